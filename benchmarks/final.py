@@ -1,0 +1,204 @@
+"""From search to a scored model on the embedded default, beside students made by hand with the same budget.
+
+Search, finalize the best student that is at least three times as fast as its teacher, evaluate both; then distil, in
+the same way on the same text, the student of the same depth that a person would make: every k-th teacher layer at
+full width. Goes on where an earlier run was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.report import Result, Table, say
+from kdnas import places
+from kdnas.evaluate import Protocol
+from kdnas.finalize import Telling, distil, finalize, given
+from kdnas.flags import overlay
+from kdnas.places import presets
+from kdnas.scoring import Wanted, score
+from kdnas.spec import StudySpec, from_values, read_values
+from kdnas.store import reader
+from kdnas.store.open import open_reader
+from kdnas.tasks import OWN
+
+FASTER = 3.0
+QUICK = {"data.limit": 96, "data.max_held_out": 8, "budget.trials": 3, "budget.epochs": 1, "full.epochs": 2}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, help="where studies and models are kept, to go on from them")
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each model (3)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="another value of the spec")
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
+
+
+def spec_of(chosen: argparse.Namespace) -> StudySpec:
+    from kdnas.flags import assigned
+
+    fields: list[tuple[str, Any]] = [("name", "final-quick" if chosen.quick else "final")]
+    if chosen.quick:
+        fields += list(QUICK.items())
+    fields += [assigned(text) for text in chosen.set]
+    return from_values(overlay(read_values(presets()["quickstart"]), fields))
+
+
+class Clock:
+    """Seconds of each step, kept over several runs of this process's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def time(self, step: str, began: float) -> None:
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - began
+        self.path.write_text(json.dumps(self.seconds))
+
+
+def told(title: str) -> Telling:
+    last = {"words": "", "time": 0.0}
+
+    def narrate(words: str, share: float | None) -> None:
+        if time.monotonic() - last["time"] > 15:  # type: ignore[operator]
+            last["time"] = time.monotonic()
+            say(f"{title}: {words}" + ("" if share is None else f" ({share:.0%})"))
+
+    return Telling(narrate, lambda e: say(f"{title}: epoch {e.epoch}, held-out loss {e.score.loss:.4f}"))
+
+
+def measure(chosen: argparse.Namespace) -> Result:
+    spec = spec_of(chosen)
+    folder = chosen.folder or places.cache_folder() / "benchmarks" / spec.name
+    if chosen.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{folder / 'studies.db'}"
+    clock = Clock(folder / "seconds.json")
+
+    search(spec, storage, clock)
+    only = _fast(storage, spec)
+    found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
+    depth = int(found["config"]["num_hidden_layers"])
+    by_hand = given(spec, {**_teacher_sizes(spec), "num_hidden_layers": depth})
+    hand = model("by-hand", folder, clock, lambda out, t: distil(by_hand, out, t, device=spec.device))
+    results = {
+        name: evaluated(folder / name, chosen, storage, clock) for name in ("found", "by-hand")
+    }
+    return tabled(spec, found, hand, results, clock)
+
+
+def search(spec: StudySpec, storage: str, clock: Clock) -> None:
+    from kdnas.search import begin
+    from kdnas.worker import run_worker
+
+    begin(spec, storage)
+    with open_reader(storage) as store:
+        row = reader.study_row(store, spec.name)
+    if row.done < row.trials:
+        say(f"searching: {row.done} of {row.trials} trials are done")
+        began = time.monotonic()
+        run_worker(storage, spec.name)
+        clock.time("search", began)
+
+
+def _fast(storage: str, spec: StudySpec) -> str | None:
+    """The filter for students that are fast enough; none where the (quick) search found none."""
+    wanted = f"speedup>={FASTER:g}"
+    with open_reader(storage) as store:
+        rows = reader.trial_rows(store, reader.study_row(store, spec.name).study_id)
+    return wanted if any((row.speedup or 0) >= FASTER and row.state == "done" for row in rows) else None
+
+
+def _teacher_sizes(spec: StudySpec) -> dict[str, Any]:
+    from kdnas.recipes import recipe
+
+    facts = recipe(spec.recipe.name).describe(spec).teacher
+    return {
+        "num_hidden_layers": facts["layers"],
+        "hidden_size": facts["width"],
+        "num_attention_heads": facts["heads"],
+        "intermediate_size": facts["intermediate"],
+        "hidden_act": facts["activation"],
+    }
+
+
+def model(name: str, folder: Path, clock: Clock, make: Any) -> Mapping[str, Any]:
+    began = time.monotonic()
+    finished = (folder / name / "kdnas.json").is_file()
+    facts: Mapping[str, Any] = make(folder / name, told(name))
+    if not finished:
+        clock.time(name, began)
+    return facts
+
+
+def evaluated(folder: Path, chosen: argparse.Namespace, storage: str, clock: Clock) -> Mapping[str, Any]:
+    began = time.monotonic()
+    protocol = Protocol(seeds=tuple(range(1 if chosen.quick else chosen.seeds)), limit=192 if chosen.quick else None)
+    narrate = told(f"evaluating {folder.name}").narrate
+    result = score(folder, Wanted((OWN,), protocol, device="cpu"), narrate, storage)
+    clock.time("evaluate", began)
+    return result
+
+
+def tabled(
+    spec: StudySpec,
+    found: Mapping[str, Any],
+    hand: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, Any]],
+    clock: Clock,
+) -> Result:
+    scores = {name: result["tasks"][OWN] for name, result in results.items()}
+    rows: list[tuple[object, ...]] = []
+    teacher = _teacher_sizes(spec)
+    teacher_score = 100 * scores["found"]["teacher"]["score"]
+    teacher_ms = found["latency"]["teacher_ms"]
+    sizes = (teacher["num_hidden_layers"], teacher["hidden_size"], teacher["intermediate_size"])
+    spread = _range(scores["found"]["teacher"])
+    rows.append(("teacher", *sizes, None, teacher_ms, 1.0, 0.0, teacher_score, spread, 100.0))
+    for name, facts in (("found by the search", found), ("by hand: every k-th layer", hand)):
+        config, entry = facts["config"], scores["found" if facts is found else "by-hand"]
+        rows.append((
+            name, config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], facts["parameters"],
+            facts["latency"]["student_ms"], facts["latency"]["speedup"], facts["metrics"]["loss"],
+            100 * entry["student"]["score"], _range(entry["student"]), entry["kept"],
+        ))  # fmt: skip
+    seconds = {name: round(value) for name, value in clock.seconds.items()}
+    ours = sum(value for name, value in clock.seconds.items() if name != "by-hand")
+    table = Table(
+        f"{spec.teacher.model} on {spec.data.source}, scored on {OWN}",
+        ("model", "layers", "width", "inner", "parameters", "latency ms", "× teacher", "held-out loss", "accuracy %",
+         "seeds", "kept %"),
+        rows,
+        (
+            f"{found['metrics']['epochs']} and {hand['metrics']['epochs']} epochs on {found['metrics']['tokens']:,} "
+            f"and {hand['metrics']['tokens']:,} tokens; seconds: {seconds}",
+        ),
+    )  # fmt: skip
+    figures = {
+        "kept_percent": scores["found"]["kept"],
+        "speedup": found["latency"]["speedup"],
+        "score": 100 * scores["found"]["student"]["score"],
+        "score_by_hand": 100 * scores["by-hand"]["student"]["score"],
+        "score_teacher": teacher_score,
+        "latency_ms": found["latency"]["student_ms"],
+        "latency_ms_by_hand": hand["latency"]["student_ms"],
+        "loss": found["metrics"]["loss"],
+        "loss_by_hand": hand["metrics"]["loss"],
+        "search_finalize_evaluate_s": ours,
+    }
+    return Result((table,), figures, {"spec": spec.model_dump(mode="json"), "seconds": seconds})
+
+
+def _range(entry: Mapping[str, Any]) -> str:
+    each = sorted(100 * run["score"] for run in entry["seeds"])
+    return f"{each[0]:.1f}…{each[-1]:.1f}"
+
+
+if __name__ == "__main__":
+    report.run("From a search to a scored model, beside one made by hand.", measure, options)

@@ -1,0 +1,460 @@
+"""Which strategy finds a good student soonest: each is replayed on a recorded table, with a search's own samplers.
+
+Every candidate of one real space was distilled and timed once (`python -m benchmarks.record_table`), so a hundred
+searches take minutes. Nothing in the strategies knows the table. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.report import Result, Table, say
+from kdnas.reward import reward
+from kdnas.space import Candidate, Dimension, SearchSpace
+from kdnas.spec import GP_TRIALS, StudySpec, from_values
+
+TABLES = Path(__file__).resolve().parent / "tables"
+DEFAULT = TABLES / "minilm-sotu.csv.gz"
+ALPHAS = {"evaluations_median": -0.06, "evaluations_median_strict": -0.3}
+BETA = 0.6
+INITIAL = 10  # the same random candidates first, for all strategies of a seed
+AT = (10, 30, 100)  # evaluations at which the regret is told
+GOAL = 0.01  # of the achievable range, from the table's median to its best
+FINISHED = 1000  # trials, when a proposal is timed
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "lstm": {"name": "lstm"},
+    "lstm_paper": {"name": "lstm", "controller": "paper"},
+    "tpe": {"name": "tpe"},
+    "gp": {"name": "gp"},
+    "evolution": {"name": "evolution"},
+    "nsga2": {"name": "nsga2"},
+    "tpe_two_objectives": {"name": "tpe", "two_objectives": True},
+    "random": {"name": "random"},
+    "grid": {"name": "grid"},
+}
+LIMITS = {"gp": AT[-1], "nsga2": 200, "tpe_two_objectives": 200}  # evaluations; the whole space for all others
+BASELINES = ("local_search", "largest_first", "smallest_first")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A table as arrays over its candidates, in the order of the space."""
+
+    space: SearchSpace
+    candidates: tuple[Candidate, ...]
+    losses: np.ndarray
+    latencies: np.ndarray  # of the teacher's
+    parameters: np.ndarray
+    noise: float  # standard deviation of a loss between seeds
+    latency_noise: float  # relative, between two measurements
+
+    def rewards(self, alpha: float) -> np.ndarray:
+        pairs = zip(self.losses, self.latencies, strict=True)
+        return np.asarray([reward(loss, share, 1.0, alpha, BETA) for loss, share in pairs])
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One search on the table."""
+
+    reached: int | None  # evaluations until a candidate within the goal; None where the limit came first
+    regrets: tuple[float, ...]  # at each of AT, in achievable ranges
+    best: tuple[float, ...]  # regret after each evaluation
+
+
+def main() -> None:
+    report.run("Replay every strategy on a recorded table.", measure, options)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--table", type=Path, default=DEFAULT, metavar="FILE", help="another recorded table")
+    parser.add_argument("--seeds", type=int, default=100, help="searches of each strategy (100)")
+    parser.add_argument("--gp-seeds", type=int, default=20, help="searches of gp, which is slow (20)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these strategies")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the regrets (needs matplotlib)")
+
+
+def measure(chosen: argparse.Namespace) -> Result:
+    names = chosen.only or [*STRATEGIES, *BASELINES]
+    unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
+    if unknown:
+        raise SystemExit(f"There is no strategy {unknown[0]!r}. Known: {', '.join([*STRATEGIES, *BASELINES])}.")
+    recorded = load(chosen.table)
+    jobs = []
+    for name in names:
+        seeds = min(chosen.gp_seeds, chosen.seeds) if name == "gp" else chosen.seeds
+        if chosen.quick:
+            seeds = 2 if name == "gp" else 4
+        jobs += [(name, kind, seed) for kind in ALPHAS for seed in range(seeds)]
+    found: dict[tuple[str, str], list[Replay]] = {}
+    begin = time.monotonic()
+    with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
+        done = pool.map(partial(_replay_job, chosen.table), jobs, chunksize=4)
+        for position, ((name, kind, _), replay) in enumerate(zip(jobs, done, strict=True), start=1):
+            found.setdefault((name, kind), []).append(replay)
+            if position % 100 == 0:
+                say(f"{position} of {len(jobs)} searches, {time.monotonic() - begin:.0f} s")
+        timed = [name for name in names if name in STRATEGIES]
+        costs = dict(zip(timed, pool.map(proposal_ms, timed), strict=True))
+    if chosen.picture is not None:
+        draw_picture(found, chosen.picture)
+    return _result(recorded, names, found, costs, chosen.table)
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+@cache
+def load(path: Path) -> Recorded:
+    """Read a recorded table. Raises SystemExit with what to do where there is none."""
+    facts_path = path.with_name(path.name.removesuffix(".csv.gz") + ".json")
+    if not path.exists() or not facts_path.exists():
+        raise SystemExit(f"There is no recorded table {path}; make one with `python -m benchmarks.record_table`.")
+    space = SearchSpace.from_json(json.dumps(json.loads(facts_path.read_text())["space"]))
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_seed: dict[str, dict[str, dict[str, str]]] = {"0": {}, "1": {}}
+    for row in rows:
+        by_seed[row["seed"]][space.key(_candidate(space, row))] = row
+    first, again = by_seed["0"], by_seed["1"]
+    candidates = tuple(space.candidates())
+    ordered = [first[space.key(c)] for c in candidates]
+    losses = [(float(first[key]["loss"]), float(row["loss"])) for key, row in again.items()]
+    shares = [(_share(first[key]), _share(row)) for key, row in again.items()]
+    return Recorded(
+        space,
+        candidates,
+        np.asarray([float(r["loss"]) for r in ordered]),
+        np.asarray([_share(r) for r in ordered]),
+        np.asarray([int(r["parameters"]) for r in ordered]),
+        float(np.sqrt(np.mean([(a - b) ** 2 / 2 for a, b in losses]))),
+        float(np.sqrt(np.mean([np.log(a / b) ** 2 / 2 for a, b in shares]))),
+    )
+
+
+def _candidate(space: SearchSpace, row: dict[str, str]) -> Candidate:
+    return {d.name: next(c for c in d.choices if str(c) == row[d.name]) for d in space.dimensions}
+
+
+def _share(row: dict[str, str]) -> float:
+    return float(row["latency_ms"]) / float(row["teacher_latency_ms"])
+
+
+# ---------------------------------------------------------------------------- one search
+
+
+Evaluate = Callable[[Candidate], tuple[float, float, float]]
+"""Loss, latency as a share of the teacher's, reward."""
+
+
+def _replay_job(path: Path, job: tuple[str, str, int]) -> Replay:
+    name, kind, seed = job
+    return replay(name, load(path), ALPHAS[kind], seed)
+
+
+def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
+    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of AT."""
+    rewards = recorded.rewards(alpha)
+    best, scale = rewards.max(), rewards.max() - np.median(rewards)
+    space = recorded.space
+    rows = {space.key(c): i for i, c in enumerate(recorded.candidates)}
+    initial = [recorded.candidates[i] for i in np.random.default_rng(seed).permutation(len(rows))[:INITIAL]]
+
+    def evaluate(candidate: Candidate) -> tuple[float, float, float]:
+        i = rows[space.key(candidate)]
+        return float(recorded.losses[i]), float(recorded.latencies[i]), float(rewards[i])
+
+    limit = LIMITS.get(name, space.size)
+    regrets: list[float] = []
+    reached = None
+    for worth in _search(name, recorded, evaluate, initial, seed):
+        regret = (best - worth) / scale
+        regrets.append(min(regret, regrets[-1]) if regrets else regret)
+        if reached is None and regret <= GOAL:
+            reached = len(regrets)
+        # With the best of the table found, nothing can change any more.
+        if len(regrets) >= limit or regrets[-1] == 0 or (reached is not None and len(regrets) >= AT[-1]):
+            break
+    at = tuple(regrets[min(n, len(regrets)) - 1] for n in AT)
+    return Replay(reached, at, tuple(regrets[: AT[-1]]))
+
+
+def _search(
+    name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int
+) -> Iterator[float]:
+    """The rewards of one search, in the order of its evaluations."""
+    if name == "local_search":
+        return _local_search(recorded.space, evaluate, initial, seed)
+    if name in BASELINES:
+        sign = -1 if name == "largest_first" else 1
+        order = np.argsort(sign * recorded.parameters, kind="stable")
+        return (evaluate(recorded.candidates[i])[2] for i in order)
+    spec = from_values(
+        {"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": min(recorded.space.size, GP_TRIALS)}}
+    )
+    return _strategy(spec, recorded.space, evaluate, initial)
+
+
+def _strategy(
+    spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]
+) -> Iterator[float]:
+    """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another."""
+    import optuna
+
+    from kdnas.strategies import SpaceExhausted, candidate, directions, sampler
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=directions(spec))
+    plans = Episodes(spec, space, initial) if spec.strategy.name == "lstm" else None
+    taken: set[str] = set()
+    for slot in range(space.size):
+        planned = initial[slot] if slot < len(initial) else None
+        if plans is not None:
+            try:
+                planned = plans.candidate(slot)
+            except SpaceExhausted:
+                return
+        study.sampler = sampler(spec, space, slot, taken, planned)
+        trial = study.ask()
+        chosen = candidate(trial, space)
+        taken.add(space.key(chosen))
+        loss, share, worth = evaluate(chosen)
+        study.tell(trial, [loss, share] if spec.two_objectives else worth)
+        if plans is not None:
+            plans.rewarded(slot, chosen, worth)
+        yield worth
+
+
+class Episodes:
+    """What kdnas.store.episodes does with the store's rows, in memory: the same plans from the same arguments."""
+
+    def __init__(self, spec: StudySpec, space: SearchSpace, enqueued: Sequence[Candidate]) -> None:
+        self.spec, self.space = spec, space
+        self.planned = dict(enumerate(enqueued))
+        self.history: list[Any] = []
+        self.state: bytes | None = None
+
+    def candidate(self, slot: int) -> Candidate:
+        from kdnas.strategies import SpaceExhausted, lstm
+
+        options: Any = self.spec.strategy
+        if slot not in self.planned:
+            episode = slot // options.samples
+            bare = [s for s in range(slot, (episode + 1) * options.samples) if s not in self.planned]
+            taken = {self.space.key(c) for c in self.planned.values()}
+            plan = lstm.plan(
+                options, self.space, self.spec.seed, episode, self.history, taken, self.state, len(bare)
+            )
+            self.state = plan.state
+            self.planned.update(zip(bare, (choice.candidate for choice in plan.choices), strict=False))
+        if slot not in self.planned:
+            raise SpaceExhausted(self.space.size)
+        return self.planned[slot]
+
+    def rewarded(self, slot: int, chosen: Candidate, worth: float) -> None:
+        from kdnas.strategies import lstm
+
+        options: Any = self.spec.strategy
+        self.history.append(lstm.Rewarded(chosen, worth, slot // options.samples))
+
+
+def _local_search(
+    space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate], seed: int
+) -> Iterator[float]:
+    """First improvement: from the best so far to any better neighbour; from a random candidate where there is none."""
+    from kdnas.strategies.unseen import draw
+
+    rng = np.random.default_rng([seed, 1])
+    seen: dict[str, float] = {}
+    for candidate in initial:
+        seen[space.key(candidate)] = evaluate(candidate)[2]
+        yield seen[space.key(candidate)]
+    here = max(initial, key=lambda c: seen[space.key(c)])
+    while len(seen) < space.size:
+        near = [c for c in space.neighbours(here) if space.key(c) not in seen]
+        chosen = near[int(rng.integers(len(near)))] if near else draw(space, rng, seen)
+        worth = seen[space.key(chosen)] = evaluate(chosen)[2]
+        yield worth
+        if not near or worth > seen[space.key(here)]:
+            here = chosen
+
+
+# ---------------------------------------------------------------------------- what a proposal costs
+
+
+def proposal_ms(name: str) -> float:
+    """Median CPU milliseconds of one proposal with FINISHED trials behind it (gp: as many as it is offered for), on a
+    made-up landscape of 5,184 candidates, storage in memory."""
+    import optuna
+
+    from kdnas.strategies import candidate, directions, lstm, parameters, sampler
+    from kdnas.strategies.translation import distributions
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SearchSpace(
+        (
+            *(Dimension(f"size_{i}", tuple(range(1, 7))) for i in range(3)),
+            Dimension("inner", tuple(range(8))),
+            Dimension("act", ("gelu", "relu", "silu"), ordered=False),
+        )
+    )
+    spec = from_values({"strategy": STRATEGIES[name]})
+    finished = GP_TRIALS if name == "gp" else FINISHED
+    rng = np.random.default_rng(0)
+    known = [space.from_ordinal(int(o)) for o in rng.permutation(space.size)[:finished]]
+    worth = [float(1 - 0.1 * ((space.encode(c) - 2) ** 2).mean() + 0.01 * rng.normal()) for c in known]
+    taken = {space.key(c) for c in known}
+    if name.startswith("lstm"):
+        options: Any = spec.strategy
+        history = [lstm.Rewarded(c, w, i // options.samples) for i, (c, w) in enumerate(zip(known, worth, strict=True))]
+        episode, times = finished // options.samples, []
+        state: bytes | None = None
+        for _ in range(4):
+            begin = time.process_time()
+            state = lstm.plan(options, space, 0, episode, history, taken, state, options.samples).state
+            times.append((time.process_time() - begin) * 1000 / options.samples)
+        return float(np.median(times[1:]))  # the first one warms torch up
+    study = optuna.create_study(directions=directions(spec))
+    for number, (c, w) in enumerate(zip(known, worth, strict=True)):
+        attributes = {"NSGAIISampler:generation": number // 20} if name == "nsga2" else {}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=parameters(space, c),
+                distributions=distributions(space),
+                values=[1 - w, float(space.encode(c).sum())] if spec.two_objectives else [w],
+                system_attrs=attributes,
+            )
+        )
+    costs = []
+    for slot in range(finished, finished + (3 if name == "gp" else 10)):
+        begin = time.process_time()
+        study.sampler = sampler(spec, space, slot, taken)
+        trial = study.ask()
+        candidate(trial, space)
+        costs.append((time.process_time() - begin) * 1000)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return float(np.median(costs[1:]))
+
+
+# ---------------------------------------------------------------------------- telling
+
+
+def _result(
+    recorded: Recorded,
+    names: Sequence[str],
+    found: dict[tuple[str, str], list[Replay]],
+    costs: dict[str, float],
+    path: Path,
+) -> Result:
+    figures: dict[str, float] = {f"proposal_ms.{name}": cost for name, cost in costs.items()}
+    tables = []
+    for kind, alpha in ALPHAS.items():
+        rewards = recorded.rewards(alpha)
+        near = int((rewards >= rewards.max() - GOAL * (rewards.max() - np.median(rewards))).sum())
+        rows: list[list[object]] = []
+        for name in names:
+            replays = found[name, kind]
+            counts = [r.reached if r.reached is not None else recorded.space.size for r in replays]
+            low, median, high = np.percentile(counts, (25, 50, 75))
+            figures[f"{kind}.{name}"] = float(median)
+            regrets = np.asarray([r.regrets for r in replays])
+            cells = []
+            for position, at in enumerate(AT):
+                q = np.percentile(regrets[:, position], (25, 50, 75)) * 100
+                cells.append(f"{q[1]:.1f} ({q[0]:.1f} … {q[2]:.1f})")
+                figures[f"regret_{at}{'_strict' if 'strict' in kind else ''}.{name}"] = float(q[1])
+            missed = sum(r.reached is None for r in replays)
+            rows.append(
+                [name, len(replays), float(median), f"{low:.0f} … {high:.0f}", missed, *cells, costs.get(name)]
+            )
+        tables.append(
+            Table(
+                f"α = {alpha}: evaluations to within 1 % of the achievable range, and regret in % of it",
+                ("strategy", "searches", "median", "quartiles", "missed", *(f"regret at {n}" for n in AT), "ms each"),
+                rows,
+                (
+                    f"{near} of {len(rewards)} candidates are within the goal; best {rewards.max():.4f}, "
+                    f"median {np.median(rewards):.4f}; {recorded.candidates[int(rewards.argmax())]}",
+                ),
+            )
+        )
+    facts = {
+        "table": path.name,
+        "candidates": len(recorded.candidates),
+        "loss_noise": recorded.noise,
+        "latency_noise": recorded.latency_noise,
+        "initial": INITIAL,
+        "finished_when_timed": {"others": FINISHED, "gp": GP_TRIALS},
+        "searches": {f"{name} {kind}": len(replays) for (name, kind), replays in found.items()},
+    }
+    notes = f"Losses differ by {recorded.noise:.4f} between seeds, latencies by {recorded.latency_noise:.1%} (one σ)."
+    say(notes)
+    return Result(tables, figures, facts)
+
+
+def draw_picture(found: dict[tuple[str, str], list[Replay]], path: Path) -> None:
+    """Median regret after each evaluation with the band between the quartiles, one panel per α."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("The picture needs matplotlib: pip install 'kdnas[report]'.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = {"lstm": "#d6336c", "tpe": "#1971c2", "random": "#868e96", "lstm_paper": "#f08c00", "gp": "#2f9e44"}
+    others = iter(("#7048e8", "#0c8599", "#a61e4d", "#5c940d", "#495057", "#adb5bd", "#e8590c"))
+    figure, axes = pyplot.subplots(1, len(ALPHAS), figsize=(12, 5.6), sharey=True, layout="constrained")
+    for axis, (kind, alpha) in zip(axes, ALPHAS.items(), strict=True):
+        for name in [n for n, k in found if k == kind]:
+            curves = np.asarray([_padded(r.best) for r in found[name, kind]]) * 100
+            low, middle, high = np.percentile(curves, (25, 50, 75), axis=0)
+            main = name in colours
+            colour = colours[name] if main else next(others, "#ced4da")
+            steps = np.arange(1, curves.shape[1] + 1)
+            axis.plot(steps, np.maximum(middle, 0.1), color=colour, label=name, lw=2 if main else 1)
+            if main:
+                axis.fill_between(steps, np.maximum(low, 0.1), np.maximum(high, 0.1), color=colour, alpha=0.12, lw=0)
+        others = iter(("#7048e8", "#0c8599", "#a61e4d", "#5c940d", "#495057", "#adb5bd", "#e8590c"))
+        axis.axhline(GOAL * 100, color="black", lw=0.8, ls=":")
+        axis.set(yscale="log", xlabel="candidates evaluated", title=f"α = {alpha}", xlim=(1, AT[-1]))
+    axes[0].set_ylabel("regret, % of the achievable range (median, quartiles)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def _padded(values: Iterable[float]) -> np.ndarray:
+    known = list(values)
+    return np.asarray(known + known[-1:] * (AT[-1] - len(known)))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    import warnings
+
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    main()

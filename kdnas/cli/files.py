@@ -1,0 +1,76 @@
+"""Commands that write and read exported files: export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdnas.cli import frame
+from kdnas.cli.studies import parsed
+from kdnas.cli.tables import ranked
+from kdnas.errors import UsageError
+
+
+@click.command()
+@click.argument("study")
+@click.option("--top", type=click.IntRange(min=1), help="Only the best this many.")
+@click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'latency<8 layers>=4'.")
+@click.option("--pareto", is_flag=True, help="Only trials on the Pareto front of loss and latency.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="File to write.  [default: standard output]")
+@click.option("--format", "style", metavar="FORMAT", help="json, csv or markdown.  [default: by the file's suffix]")
+@frame.storage
+def export(
+    study: str,
+    top: int | None,
+    text: str | None,
+    pareto: bool,
+    output: Path | None,
+    style: str | None,
+    storage: str | None,
+) -> None:
+    """Write the best candidates of STUDY, ranked by its present α and β."""
+    from kdnas import export as files
+    from kdnas.store import reader
+    from kdnas.store.open import open_reader
+
+    chosen_style = files.style_of(output, style)
+    with open_reader(frame.place(storage)) as store:
+        row = reader.study_row(store, study)
+        scored = ranked(store, row)
+        chosen = files.select(scored, top=top, pareto=pareto, only=parsed(text, scored))
+        provenance = reader.provenance(store, row.study_id)
+    body = files.document(row, chosen, alpha=row.alpha, beta=row.beta, provenance=provenance)
+    rendered = files.render(body, chosen_style)
+    if output is None:
+        click.echo(rendered, nl=False)
+        return
+    files.write_atomically(output, rendered)
+    frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the new study.  [default: the exported study's name with -again]")
+@click.option("--trials", type=int, help="Its budget.  [default: the exported study's]")
+@frame.storage
+def import_(file: Path, name: str | None, trials: int | None, storage: str | None) -> None:
+    """Begin a study from an exported JSON FILE, with its candidates evaluated first; `kdnas search` runs it."""
+    from kdnas import export as files
+    from kdnas.flags import overlay
+    from kdnas.spec import from_values
+    from kdnas.store.open import open_store
+    from kdnas.store.studies import create_study
+
+    body = files.read(file)
+    spec = files.spec_of(body)
+    given: list[tuple[str, object]] = [("name", name or f"{spec.name}-again")]
+    count = len(body["candidates"])
+    budget = spec.budget.trials if trials is None else trials
+    if trials is not None and trials < count:
+        raise UsageError(f"{count} candidates do not fit into {trials} trials.", f"Give --trials {count} or more.")
+    given.append(("budget.trials", max(budget, count)))
+    wanted = from_values(overlay(spec.model_dump(mode="json"), given))
+    with open_store(frame.place(storage), create=True) as store:
+        create_study(store, wanted, enqueue=[entry["candidate"] for entry in body["candidates"]])
+    frame.say(f"Began {wanted.name} with {count} candidate(s) first. Run it with: kdnas search {wanted.name}")

@@ -1,0 +1,162 @@
+"""Commands that make a model folder: finalize (a candidate of a study), distill (a configuration given by hand)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdnas.cli import frame
+from kdnas.cli.choices import base_values, given_fields, spec_from, spec_options
+from kdnas.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdnas.cli.progress import Told
+    from kdnas.finalize import Telling
+
+output_option = click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to write; it must not exist yet. Checkpoints lie beside it, in DIR.partial.",
+)
+patience_option = click.option(
+    "--patience", type=int, help="Epochs without a better held-out loss before stopping.  [default: the spec's]"
+)
+onnx_option = click.option("--onnx", is_flag=True, help="Write model.onnx too, checked and timed in onnxruntime.")
+push_option = click.option("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--rank", "rank_wanted", type=click.IntRange(min=1), help="The candidate at this rank.  [default: 1]")
+@click.option("--filter", "only", metavar="FILTER", help="Count ranks among these trials, as in 'speedup>=3'.")
+@click.option("--trial", type=click.IntRange(min=0), help="The candidate of this trial.")
+@output_option
+@click.option("--epochs", type=int, help="At most this many epochs.  [default: the study's full.epochs]")
+@patience_option
+@click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
+@onnx_option
+@push_option
+@frame.storage
+@frame.as_json
+def finalize(
+    study: str,
+    rank_wanted: int | None,
+    only: str | None,
+    trial: int | None,
+    output: Path,
+    epochs: int | None,
+    patience: int | None,
+    device: str | None,
+    onnx: bool,
+    push: str | None,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """Distil a candidate of STUDY on its whole data and write it as a model folder.
+
+    Killed or interrupted, the same command goes on from the last finished epoch, to the same result.
+    """
+    if trial is not None and (rank_wanted is not None or only is not None):
+        other = "--rank" if rank_wanted is not None else "--filter"
+        raise UsageError(f"{other} and --trial both choose the candidate.", "Give one of them.")
+    from kdnas.cli.progress import Told
+    from kdnas.finalize import Extras
+    from kdnas.finalize import finalize as run
+
+    with Told(f"finalizing {study}") as told:
+        facts = run(
+            frame.place(storage),
+            study,
+            output,
+            _telling(told),
+            rank_wanted=rank_wanted or 1,
+            trial=trial,
+            only=only,
+            full={"epochs": epochs, "patience": patience},
+            device=device,
+            extras=Extras(onnx, push),
+        )
+    _show(facts, output, as_json)
+
+
+@click.command()
+@spec_options
+@click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The student: a config.json, a candidate's keys and values (JSON, TOML), or an exported file (its best).",
+)
+@output_option
+@patience_option
+@onnx_option
+@push_option
+@frame.as_json
+def distill(
+    spec_file: Path | None,
+    preset: str | None,
+    config_file: Path,
+    output: Path,
+    patience: int | None,
+    onnx: bool,
+    push: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Distil a student of a given configuration on the whole data, without a search; --epochs says how long."""
+    from kdnas.cli.progress import Told
+    from kdnas.finalize import Extras, distil, given, read_config
+    from kdnas.presence import interruptible
+
+    fields = given_fields(flags)
+    # Without a search there is no mini-KD: --epochs can only mean the one training that there is.
+    if "budget.epochs" in fields:
+        fields["full.epochs"] = fields.pop("budget.epochs")
+    if patience is not None:
+        fields["full.patience"] = patience
+    spec = spec_from(base_values(None, spec_file, preset), fields)
+    job = given(spec, read_config(config_file))
+    with Told("distilling") as told, interruptible():
+        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push))
+    _show(facts, output, as_json)
+
+
+def _telling(told: Told) -> Telling:
+    from kdnas.finalize import Telling
+    from kdnas.recipes.contract import Epoch
+
+    def epoch(done: Epoch) -> None:
+        told.line(
+            f"epoch {done.epoch} of {done.epochs}: held-out loss {done.score.loss:.4f}, "
+            f"training {done.train_loss:.4g}, {frame.duration(done.seconds)}"
+        )
+
+    return Telling(told.narrate, epoch)
+
+
+def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
+    if as_json:
+        frame.print_json(facts)
+        return
+    metrics, latency = facts["metrics"], facts["latency"]
+    click.echo(str(output))
+    early = " (stopped early)" if metrics["stopped_early"] else ""
+    frame.say(
+        f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} after epoch {metrics['best_epoch']} "
+        f"of {metrics['epochs']}{early}, {latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the "
+        "teacher."
+    )
+    if facts.get("onnx"):
+        onnx = facts["onnx"]
+        same = f"outputs within {onnx['difference']:.1e}"
+        frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime.")
+    if facts.get("pushed"):
+        frame.say(f"Uploaded to {facts['pushed']}.")

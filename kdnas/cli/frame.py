@@ -1,0 +1,206 @@
+"""What all commands share: lazy loading, errors as one line, options, and where data and narration go."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kdnas import __version__
+from kdnas.errors import KdnasError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Named(click.Group):
+    """A group that says which command is nearest to a wrong one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise UsageError(f"There is no command '{name}'.", nearest(name, self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+class Lazy(Named):
+    """The root of the command line: loads a command's file when it is called, not to list it."""
+
+    def __init__(self, name: str, table: Mapping[str, tuple[str, str]]) -> None:
+        super().__init__(
+            name,
+            help="Find the smallest, fastest student language model that still keeps what its teacher knows.",
+            no_args_is_help=True,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        )
+        self.table = table
+        click.version_option(__version__, message="kdnas %(version)s")(self)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.table:
+            return None
+        module, attribute = self.table[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+def run(root: click.Group, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what a user can cause ends as one line on standard error."""
+    try:
+        # A tuple of arguments is what click wants; standalone mode would print usage blocks of its own.
+        code = root.main(args=None if arguments is None else list(arguments), prog_name="kdnas", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except KdnasError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.NoSuchOption as error:
+        known = [o for p in (error.ctx.command.params if error.ctx else []) for o in p.opts if o.startswith("--")]
+        command = error.ctx.command_path if error.ctx else "kdnas"
+        return _fail(f"{command} has no option {error.option_name}. {nearest(error.option_name, known)}", 2)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "kdnas"
+        return _fail(f"{error.format_message()} See {command} --help.", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of the data (head, less) has enough; a second complaint at exit helps nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _fail(f"The disk is full{_of(error)}. Free some space and run the command again.", 2)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _fail(f"{error.strerror}{_of(error)}. Give yourself the right, or name another place.", 2)
+        raise
+
+
+def _of(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
+
+
+def _fail(line: str, code: int) -> int:
+    # One line stays one line, whatever a library put into it.
+    click.echo("kdnas: " + " ".join(line.split()), err=True)
+    return code
+
+
+# ------------------------------------------------------------------------------------------- options and data
+
+storage = click.option(
+    "--storage",
+    metavar="URL",
+    help="Database of the studies: a file or an SQLAlchemy URL.  [default: studies/kdnas.db or $KDNAS_STORAGE]",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the data as JSON.")
+
+
+def place(given: str | None) -> str:
+    """The storage that was asked for, else the default one."""
+    from kdnas.places import default_storage
+
+    return given or default_storage()
+
+
+def shown(storage: str) -> str:
+    """A storage's address as it may stand on a screen: without its password."""
+    from kdnas.store.open import store_url
+
+    return store_url(storage).render_as_string(hide_password=True) if "@" in storage else storage
+
+
+def print_json(value: Any) -> None:
+    """Data for programs: numbers that JSON does not have become null."""
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def say(line: str) -> None:
+    """One line of narration on standard error."""
+    click.echo(line, err=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A plain table on standard output; text from outside is shown as it is. Only the last column gives way."""
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [["–" if value is None else str(value) for value in row] for row in rows]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        numeric = all(isinstance(r[position], int | float) or r[position] in (None, "–") for r in rows)
+        width = max(cell_len(text) for text in (column, *(row[position] for row in cells)))
+        grid.add_column(
+            Text(column),
+            justify="right" if numeric and rows else "left",
+            no_wrap=True,
+            min_width=None if position == len(columns) - 1 else width,
+        )
+    for row in cells:
+        grid.add_row(*(Text(text) for text in row))
+    out().print(grid)
+
+
+def out() -> Console:
+    """Standard output for data; piped, its lines are as long as they need to be."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False, emoji=False)
+
+
+def narration() -> Console:
+    """Standard error for progress."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def duration(seconds: float | None) -> str:
+    """`45s`, `12m`, `3h12`."""
+    if seconds is None:
+        return "–"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}" if whole < 600 else f"{whole // 60}m"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}"
+
+
+def ago(moment: float | None) -> str:
+    """How long ago a moment (UTC seconds) was."""
+    return "–" if moment is None else f"{duration(time.time() - moment)} ago"

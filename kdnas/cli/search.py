@@ -1,0 +1,244 @@
+"""Commands that begin and run studies: search, plan, worker."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdnas.cli import frame
+from kdnas.cli.choices import base_values, given_fields, spec_flags, spec_from
+from kdnas.errors import KdnasError, UsageError
+from kdnas.store.rows import Status, StudyRow
+
+if TYPE_CHECKING:
+    from kdnas.search import Started
+
+PATIENCE_S = 30.0  # for workers to end properly after Ctrl-C
+BEST = 5  # candidates shown at the end
+
+
+@click.command()
+@spec_flags
+@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that evaluate.  [default: 1]")
+@click.option("--detach", is_flag=True, help="Leave the workers to themselves and return at once.")
+@frame.storage
+@frame.as_json
+def search(
+    study: str | None,
+    spec_file: Path | None,
+    preset: str | None,
+    workers: int,
+    detach: bool,
+    storage: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Begin STUDY, or go on with it, and show it until its budget is spent.
+
+    A study that exists goes on as it was begun; --trials, --alpha, --beta and --device may be changed. Ctrl-C ends
+    the workers; what is finished is kept, and the same command goes on.
+    """
+    from kdnas.cli.watch import watch
+    from kdnas.search import start_workers
+    from kdnas.store.open import open_reader
+
+    where = frame.place(storage)
+    fields = given_fields(flags)
+    name = _begin(where, base_values(study, spec_file, preset), fields)
+    started = [] if _finished(where, name) else start_workers(where, name, workers, device=fields.get("device"))
+    if detach:
+        tell_started(name, started, as_json)
+        return 0
+    with open_reader(where) as store:
+        try:
+            with _sigterm_as_interrupt():
+                row = watch(store, name, [s.process for s in started])
+        except KeyboardInterrupt:
+            _end(started)
+            frame.say(f"Stopped; what was finished is kept. Go on with: {_again(name, storage)}")
+            return frame.INTERRUPTED
+        if row.done and not as_json:
+            _show_best(store, row)
+        if as_json:
+            from kdnas.cli.tables import ranked, study_values, trial_values
+
+            trials = [trial_values(s) for s in ranked(store, row)]
+            frame.print_json({"study": study_values(row), "trials": trials})
+    return _outcome(row, started, _again(name, storage))
+
+
+def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> str:
+    """Create the study or take it up again; its name. Flags lie over the spec, or over what it was begun with."""
+    from kdnas.search import begin
+
+    if set(values) <= {"name"}:
+        existing = _existing(where, values.get("name", "study"))
+        if existing is not None:
+            values = dict(existing.spec)
+    spec = spec_from(values, fields)
+    begun = begin(
+        spec,
+        where,
+        trials=spec.budget.trials if "budget.trials" in fields else None,
+        alpha=spec.reward.alpha if "reward.alpha" in fields else None,
+        beta=spec.reward.beta if "reward.beta" in fields else None,
+    )
+    if begun.resumed:
+        row = _existing(where, begun.name)
+        if row is not None:
+            frame.say(f"{row.name} goes on: {row.done} of {row.trials} trials are done.")
+    return begun.name
+
+
+def _finished(where: str, name: str) -> bool:
+    row = _existing(where, name)
+    return row is not None and row.status == Status.FINISHED
+
+
+def _existing(where: str, name: str) -> StudyRow | None:
+    from kdnas.store import reader
+    from kdnas.store.open import open_reader, store_url
+
+    address = store_url(where)
+    if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
+        return None
+    with open_reader(where) as store:
+        return next((row for row in reader.study_rows(store) if row.name == name), None)
+
+
+def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
+    """The workers that were started, as data."""
+    if as_json:
+        workers = [{"pid": s.pid, "log": str(s.log)} for s in started]
+        frame.print_json({"study": name, "workers": workers})
+        return
+    if not started:
+        frame.say(f"{name} is finished. See it with: kdnas show {name}")
+        return
+    for s in started:
+        click.echo(f"{s.pid}  {s.log}")
+    frame.say(f"{name} runs in the background. Watch it with: kdnas-tui {name}, or kdnas logs {name} -f")
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the search as Ctrl-C does; a dropped connection (SIGHUP) leaves the workers at work."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(started: Sequence[Started]) -> None:
+    """Ask the workers to end and wait for them; a second Ctrl-C, or too long a wait, kills them."""
+    frame.say("Ending the running trial …")
+    running = [s.process for s in started if s.process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        for process in running:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        for process in running:
+            process.kill()
+
+
+def _again(name: str, storage: str | None) -> str:
+    return shlex.join(["kdnas", "search", name, *(["--storage", frame.shown(storage)] if storage else [])])
+
+
+def _show_best(store: Any, row: StudyRow) -> None:
+    from kdnas.cli.tables import ranked, study_head, trial_table
+
+    study_head(row)
+    click.echo()
+    trial_table([s for s in ranked(store, row) if s.rank is not None][:BEST])
+
+
+def _outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:
+    """The exit code, with a line about why where the budget was not spent. Raises what ended the workers."""
+    if row.status == Status.FINISHED:
+        return 0
+    codes = [s.process.returncode for s in started]
+    if any(code < 0 for code in codes):
+        number = -min(codes)
+        raise KdnasError(f"A worker was killed by signal {number}; what was finished is kept.", f"Go on with: {again}")
+    if row.status == Status.FAILED or any(code not in (0, frame.INTERRUPTED) for code in codes):
+        worst = max(codes)
+        raise (UsageError if worst == 2 else KdnasError)(_last_words(started) or row.ending or "A worker failed.")
+    if row.status in (Status.RUNNING, Status.PAUSING, Status.PAUSED):
+        frame.say(f"{row.name} goes on with {row.workers} other worker(s).")
+        return 0
+    frame.say(f"{row.name} was stopped after {row.done} of {row.trials} trials. Go on with: {again}")
+    return frame.INTERRUPTED if frame.INTERRUPTED in codes else 0
+
+
+def _last_words(started: Sequence[Started]) -> str | None:
+    """What a worker that failed said last, in its own line or, for a fault of kdnas, in its traceback's."""
+    for s in started:
+        if s.process.returncode:
+            lines = [line for line in s.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            said = [line.removeprefix("kdnas: ") for line in lines if line.startswith("kdnas: ")]
+            if said:
+                return said[-1]
+            if lines:
+                return f"A worker ended with {lines[-1].strip()} (in {s.log})."
+    return None
+
+
+@click.command()
+@spec_flags
+@frame.storage
+@frame.as_json
+def plan(
+    study: str | None, spec_file: Path | None, preset: str | None, storage: str | None, as_json: bool, **flags: Any
+) -> None:
+    """Say what a search with these flags would do, without running it."""
+    from kdnas.plan import plan as make
+
+    spec = spec_from(base_values(study, spec_file, preset), given_fields(flags))
+    made = make(spec, frame.shown(storage) if storage else None)
+    if as_json:
+        frame.print_json(made.values())
+        return
+    click.echo(f"space     {made.space_size:,} candidates")
+    for name, choices in made.dimensions.items():
+        click.echo(f"          {name}: {', '.join(map(str, choices))}")
+    click.echo("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
+    click.echo(f"reward    {made.exchange}")
+    if made.tokens is not None:
+        click.echo(f"text      about {made.tokens:,} tokens, {made.proxy_tokens:,} of them in the proxy set")
+    if made.cache_bytes is not None:
+        click.echo(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
+    if made.seconds is not None:
+        each, total = frame.duration(made.seconds_per_trial), frame.duration(made.seconds)
+        click.echo(f"time      about {each} a candidate, {total} in all on {made.device}")
+    for note in made.notes:
+        click.echo(f"note      {note}")
+    click.echo(f"command   {made.command}")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
+@frame.storage
+def worker(study: str, device: str | None, storage: str | None) -> int:
+    """Run one worker of STUDY in this process until there is nothing left to do."""
+    from kdnas.worker import run_worker
+
+    return run_worker(frame.place(storage), study, device=device)

@@ -1,0 +1,128 @@
+"""Commands that only look: studies, show, logs."""
+
+from __future__ import annotations
+
+import datetime
+
+import click
+
+from kdnas.cli import frame
+from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
+from kdnas.errors import UsageError
+from kdnas.filter import Filter, FilterError, keys_of, parse
+from kdnas.ranking import Scored
+from kdnas.store import reader
+from kdnas.store.open import open_reader, store_url
+from kdnas.store.rows import Status
+
+POLL_S = 1.0  # how often `logs -f` looks for new lines
+
+
+def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
+    """The filter over a study's trials; a fault is underlined on standard error before it is raised."""
+    if text is None:
+        return None
+    try:
+        return parse(text, keys_of([s.row for s in scored]))
+    except FilterError as error:
+        frame.say(error.underlined)
+        raise
+
+
+@click.command()
+@frame.storage
+@frame.as_json
+def studies(storage: str | None, as_json: bool) -> None:
+    """List the studies of the store, the one that changed last first."""
+    where = frame.place(storage)
+    address = store_url(where)
+    if storage is None and address.get_backend_name() == "sqlite" and not _exists(address.database):
+        rows = []
+    else:
+        with open_reader(where) as store:
+            rows = reader.study_rows(store)
+    if as_json:
+        frame.print_json([study_values(row) for row in rows])
+    elif rows:
+        study_table(rows)
+    else:
+        frame.say(f"No studies yet in {address.database}. Begin one with `kdnas search --preset quickstart`.")
+
+
+def _exists(path: str | None) -> bool:
+    from pathlib import Path
+
+    return path is not None and Path(path).exists()
+
+
+@click.command()
+@click.argument("study")
+@click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'state:done latency<8 layers>=4'.")
+@click.option("--top", type=click.IntRange(min=1), help="At most this many trials, the best first.  [default: 20]")
+@frame.storage
+@frame.as_json
+def show(study: str, text: str | None, top: int | None, storage: str | None, as_json: bool) -> None:
+    """Show STUDY: its state, its reward and its trials, the best first."""
+    with open_reader(frame.place(storage)) as store:
+        row = reader.study_row(store, study)
+        scored = ranked(store, row)
+        only = parsed(text, scored)
+        chosen = scored if only is None else only.select(scored)
+        if as_json:
+            frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
+            return
+    study_head(row)
+    click.echo()
+    shown = chosen[: top or 20]
+    if shown:
+        trial_table(shown)
+    if len(chosen) > len(shown):
+        frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
+    if only is not None and not chosen:
+        frame.say("No trial passes the filter.")
+
+
+@click.command()
+@click.argument("study")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing until the study's workers have ended.")
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    help="Only lines of this weight or more.  [default: info]",
+)
+@click.option("--lines", type=click.IntRange(min=1), default=1000, help="At most this many lines.  [default: 1000]")
+@frame.storage
+@frame.as_json
+def logs(study: str, follow: bool, level: str, lines: int, storage: str | None, as_json: bool) -> None:
+    """Print what the workers of STUDY wrote down, oldest first."""
+    import time
+
+    weights = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+    if follow and as_json:
+        raise UsageError("--follow prints lines, --json one list.", "Give one of them.")
+    with open_reader(frame.place(storage)) as store:
+        row = reader.study_row(store, study)
+        after = 0
+        while True:
+            # The state is read before the lines, so that the last lines of a worker are still printed.
+            alive = follow and reader.study_row(store, study).status in (
+                Status.RUNNING,
+                Status.PAUSING,
+                Status.PAUSED,
+                Status.STOPPING,
+            )
+            found = reader.logs(store, row.study_id, after, lines)
+            kept = [line for line in found if weights.get(line.level, 1) >= weights[level]]
+            if as_json:
+                frame.print_json(
+                    [{"time": x.time, "worker": x.worker_id, "level": x.level, "line": x.line} for x in kept]
+                )
+                return
+            for line in kept:
+                moment = datetime.datetime.fromtimestamp(line.time).strftime("%Y-%m-%d %H:%M:%S")
+                click.echo(f"{moment}  {line.worker_id or '–':>3}  {line.level:<7}  {line.line}")
+            after = found[-1].log_id if found else after
+            if not alive:
+                return
+            time.sleep(POLL_S)

@@ -1,0 +1,143 @@
+"""Studies and trials as plain tables and as JSON values, the same in every command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from kdnas.cli.frame import ago, duration, table
+from kdnas.filter import ALIASES
+from kdnas.ranking import Scored, rank
+from kdnas.reward import exchange
+from kdnas.store import reader
+from kdnas.store.open import Store
+from kdnas.store.rows import StudyRow, TrialRow
+
+MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
+SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
+
+
+def ranked(store: Store, study: StudyRow, alpha: float | None = None, beta: float | None = None) -> list[Scored]:
+    """All trials of a study, ranked by its present α and β or by other ones."""
+    return rank(
+        reader.trial_rows(store, study.study_id),
+        study.alpha if alpha is None else alpha,
+        study.beta if beta is None else beta,
+        study.spec["reward"]["loss"],
+    )
+
+
+def study_table(rows: Sequence[StudyRow]) -> None:
+    table(
+        ["study", "status", "trials", "best", "ETA", "teacher", "data", "recipe", "strategy", "updated"],
+        [
+            (
+                row.name,
+                row.status,
+                f"{row.done}/{row.trials}",
+                _number(row.best_reward, 3),
+                duration(row.eta_s),
+                row.spec["teacher"]["model"],
+                row.spec["data"]["source"],
+                row.spec["recipe"]["name"],
+                row.spec["strategy"]["name"],
+                ago(row.updated),
+            )
+            for row in rows
+        ],
+    )
+
+
+def study_head(row: StudyRow) -> None:
+    """A study in four lines."""
+    counts = [f"{row.done} of {row.trials} trials"]
+    counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
+    best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
+    eta = "" if row.eta_s is None or row.done >= row.trials else f"   ETA {duration(row.eta_s)}"
+    spec = row.spec
+    teacher_ms = "" if row.teacher_latency_ms is None else f" ({row.teacher_latency_ms:.3g} ms)"
+    click.echo(f"{row.name}   {row.status}   {', '.join(counts)}{best}{eta}")
+    click.echo(
+        f"teacher {spec['teacher']['model']}{teacher_ms}, data {spec['data']['source']}, "
+        f"recipe {spec['recipe']['name']}, strategy {spec['strategy']['name']}, seed {spec['seed']}"
+    )
+    click.echo(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
+    if row.workers:
+        click.echo(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
+    if row.ending:
+        click.echo(row.ending)
+
+
+def trial_table(scored: Sequence[Scored]) -> None:
+    """Trials with what was measured of them; `*` on the Pareto front, `~` a tie within its noise."""
+    dimensions = list(dict.fromkeys(name for s in scored for name in s.row.candidate))
+    table(
+        [*MEASURED, *(SHORT.get(name, name) for name in dimensions), "state"],
+        [_trial(s, dimensions) for s in scored],
+    )
+
+
+def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
+    row = s.row
+    state = row.state
+    if state == "running":
+        state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}"
+    elif row.reused_from is not None:
+        state = f"reused #{row.reused_from}"
+    elif row.error:
+        state = f"{state}: {' '.join(row.error.split())[:60]}"
+    elif row.latency_flag:
+        state = f"{state}, latency {row.latency_flag}"
+    spread = None
+    if row.latency_low_ms is not None and row.latency_high_ms is not None:
+        spread = f"{(row.latency_high_ms - row.latency_low_ms) / 2:.2g}"
+    return [
+        None if s.rank is None else f"{s.rank}{'~' if s.tie else ''}",
+        f"{row.number}{'*' if s.front else ''}",
+        _number(s.reward, 4),
+        _number(s.loss_used, 4),
+        None if row.latency_ms is None else f"{row.latency_ms:.3g}",
+        spread,
+        None if row.speedup is None else f"{row.speedup:.2f}×",
+        None if row.parameters is None else f"{row.parameters / 1e6:.2f}M",
+        *(row.candidate.get(name) for name in dimensions),
+        state,
+    ]
+
+
+def figures(row: TrialRow) -> str:
+    """What was measured of a trial, in words."""
+    words = []
+    if row.reward is not None:
+        words.append(f"reward {row.reward:.4f}")
+    if row.loss is not None:
+        words.append(f"loss {row.loss:.4f}")
+    if row.latency_ms is not None:
+        words.append(f"{row.latency_ms:.3g} ms")
+    if row.speedup is not None:
+        words.append(f"{row.speedup:.2f}×")
+    return "  ".join(words)
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def study_values(row: StudyRow) -> dict[str, Any]:
+    """A study as plain values for JSON."""
+    return {**asdict(row), "status": str(row.status)}
+
+
+def trial_values(s: Scored) -> dict[str, Any]:
+    """A trial as plain values for JSON: what is stored, and how it stands among the others."""
+    return {
+        **asdict(s.row),
+        "reward": s.reward,
+        "rank": s.rank,
+        "tie": s.tie,
+        "pareto": s.front,
+        "speedup": s.row.speedup,
+    }

@@ -1,0 +1,437 @@
+"""The measuring protocol: how long one forward pass takes, beside the teacher's, and how far to trust the figure.
+
+Interleaves teacher, student, teacher and divides by the teacher's bracketing passes, so that a drifting machine
+cancels; stops when the 95 % interval of the median ratio is narrow enough. Knows no recipe and no store: it is given
+two functions to call, and two more to look up and remember shapes already measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, floor, sqrt
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+
+from kdnas import hub, places
+from kdnas.errors import UsageError
+from kdnas.spec import LatencySpec
+
+VERSION = 1  # of the protocol
+WINDOW = 5  # passes in one look of the warm-up
+FEWEST = 12  # rounds before the interval may end the measurement
+FAIR = 0.9  # share of the wall time that a pass must have had of its core
+CONTENDED = 0.1  # share of rounds below FAIR from which the figure is flagged
+BLOCK = 8  # most student passes between two teacher passes
+
+Once = Callable[[], None]
+Lookup = Callable[[str, str, str], Mapping[str, Any] | None]
+Remember = Callable[[str, str, str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of one forward pass. All student figures are the ratio to the bracketing teacher passes times
+    `teacher_p50`, so that `p50 / teacher_p50` is the median ratio."""
+
+    p50: float
+    p90: float
+    low: float  # 95 % interval of the median, from order statistics
+    high: float
+    spread: float  # interquartile range over the median
+    count: int  # rounds that counted
+    flag: str | None  # why the figure is doubtful
+    teacher_p50: float
+    share: float | None  # of its core that the timed thread had; None on a GPU
+    contended: float  # share of rounds left out for having had less than a fair part of the core
+    seconds: float
+    graph_p50: float | None = None  # GPU: replay of a CUDA graph, without the launches
+    teacher_graph_p50: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Student over teacher."""
+        return self.p50 / self.teacher_p50
+
+    @property
+    def precision(self) -> float:
+        """Half the 95 % interval, as a share of the median."""
+        return (self.high - self.low) / (2 * self.p50)
+
+    def scaled(self, teacher_p50: float) -> Measured:
+        """The same ratios beside another reading of the teacher, so that trials of one study can be compared."""
+        factor = teacher_p50 / self.teacher_p50
+        values = asdict(self)
+        for name in ("p50", "p90", "low", "high", "teacher_p50"):
+            values[name] *= factor
+        return Measured(**values)
+
+
+def measure(
+    student: Once,
+    teacher: Once | None,
+    settings: LatencySpec,
+    device: torch.device,
+    *,
+    shape: str | None = None,
+    teacher_shape: str | None = None,
+    lookup: Lookup | None = None,
+    remember: Remember | None = None,
+) -> Measured:
+    """Time `student` beside `teacher` (alone where that is None), holding the device's lock.
+
+    With `shape`, `lookup` and `remember`, a shape measured before on this device by this protocol is not measured
+    again; flagged figures are not remembered. With `teacher_shape` figures are scaled to the teacher's first reading.
+    """
+    where, protocol = device_name(device), protocol_key(settings)
+    if shape is not None and lookup is not None:
+        found = lookup(where, protocol, _key(shape))
+        if found is not None:
+            return Measured(**found)
+    with device_lock(device), _threads(settings.threads, device), _no_collection():
+        measured = _measure(student, teacher, settings, device)
+        if measured.flag is not None and measured.contended > CONTENDED:
+            again = _measure(student, teacher, settings, device)
+            if again.flag is None or again.contended < measured.contended:
+                measured = again
+    if teacher_shape is not None and lookup is not None and remember is not None:
+        key = _key(f"teacher {teacher_shape}")
+        reference = lookup(where, protocol, key)
+        if reference is not None:
+            measured = measured.scaled(float(reference["p50"]))
+        elif measured.flag is None:
+            remember(where, protocol, key, {"p50": measured.teacher_p50})
+    if shape is not None and remember is not None and measured.flag is None:
+        remember(where, protocol, _key(shape), asdict(measured))
+    return measured
+
+
+def measure_model(
+    model: str, settings: LatencySpec, device: torch.device, against: str | None = None
+) -> tuple[Measured, int]:
+    """A Hugging Face model's body (folder, shipped name or hub id) by the same protocol, with its parameters.
+
+    `against` names a model to interleave with, as the teacher of a study would be. Raises UsageError.
+    """
+    once, parameters = _model_pass(model, settings, device)
+    other = _model_pass(against, settings, device)[0] if against is not None else None
+    return measure(once, other, settings, device), parameters
+
+
+def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tuple[Once, int]:
+    hub.quiet()
+    from transformers import AutoConfig, AutoModel
+
+    from kdnas import teacher
+    from kdnas.recipes.encoders import body_arguments
+    from kdnas.spec import TeacherSpec
+
+    folder = teacher.locate(TeacherSpec(model=model))  # type: ignore[call-arg]
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        body = AutoModel.from_pretrained(folder, config=config, **body_arguments(config))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"The model {model!r} cannot be loaded: {first}.", "Give a model folder.") from None
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and settings.length > limit:
+        raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")
+    body.to(device).eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = (settings.batch_size, settings.length)
+    low = min(1000, int(config.vocab_size) // 2)
+    ids = torch.randint(low, int(config.vocab_size), shape, generator=generator).to(device)
+
+    def once() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)):
+            body(input_ids=ids)
+
+    return once, sum(p.numel() for p in body.parameters())
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One timed call, milliseconds; CPU time of the calling thread where it is the one that computes."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A block of student passes between two teacher passes."""
+
+    student: float  # median of the block
+    slow: float  # the block's slowest
+    teacher: float  # mean of the two around it
+    share: float
+
+
+def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
+    begin = time.perf_counter()
+    clock = _clock(device)
+    ours, theirs = _warm(student, teacher, clock, settings)
+    per_block = max(1, min(BLOCK, round(theirs / ours))) if teacher is not None else 1
+    rounds: list[_Round] = []
+    before = clock(teacher) if teacher is not None else None
+    while True:
+        block = [clock(student) for _ in range(per_block)]
+        after = clock(teacher) if teacher is not None else None
+        rounds.append(_round(block, before, after))
+        before = after
+        fair = [r for r in rounds if r.share >= FAIR]
+        late = time.perf_counter() - begin > settings.max_seconds
+        if len(fair) >= FEWEST:
+            low, high = interval(_ratios(fair))
+            narrow = (high - low) / 2 <= settings.precision * statistics.median(_ratios(fair))
+            if narrow or late:
+                break
+        if late and len(rounds) >= 3:
+            break
+    contended = 1 - len(fair) / len(rounds)
+    kept = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
+    ratios = _ratios(kept)
+    middle = statistics.median(ratios)
+    low, high = interval(ratios)
+    scale = statistics.median(r.teacher for r in kept)
+    slow = sorted(r.slow / r.teacher for r in kept)
+    quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3
+    on_cpu = device.type == "cpu"
+    share = statistics.median(r.share for r in rounds) if on_cpu else None
+    flag = None
+    if contended > CONTENDED:
+        flag = f"contended: {contended:.0%} of the passes shared their core"
+    elif (high - low) / 2 > settings.precision * middle:
+        flag = f"±{(high - low) / 2 / middle:.1%} after {settings.max_seconds:g} s"
+    graph = teacher_graph = None
+    if device.type == "cuda":
+        try:
+            graph = _graph(student, device)
+            teacher_graph = _graph(teacher, device) if teacher is not None else None
+        except RuntimeError:  # a pass that waits for the GPU in its middle can't be captured: eager alone then
+            graph = teacher_graph = None
+    return Measured(
+        p50=middle * scale,
+        p90=slow[min(len(slow) - 1, ceil(0.9 * len(slow)) - 1)] * scale,
+        low=low * scale,
+        high=high * scale,
+        spread=(quarters[2] - quarters[0]) / middle,
+        count=len(kept),
+        flag=flag,
+        teacher_p50=scale,
+        share=share,
+        contended=contended,
+        seconds=time.perf_counter() - begin,
+        graph_p50=graph,
+        teacher_graph_p50=teacher_graph,
+    )
+
+
+def _ratios(rounds: Sequence[_Round]) -> list[float]:
+    return [r.student / r.teacher for r in rounds]
+
+
+def _round(block: Sequence[_Pass], before: _Pass | None, after: _Pass | None) -> _Round:
+    around = [p for p in (before, after) if p is not None]
+    student = statistics.median(p.wall for p in block)
+    # Alone, a model is measured against one millisecond: ratios are milliseconds.
+    bracket = statistics.fmean(p.wall for p in around) if around else 1.0
+    every = [*block, *around]
+    return _Round(student, max(p.wall for p in block), bracket, min(p.cpu / p.wall for p in every))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median, from order statistics: the ranks n/2 ± 0.98·√n (the binomial's normal form)."""
+    ordered = sorted(values)
+    n = len(ordered)
+    reach = 0.98 * sqrt(n)
+    return ordered[max(0, floor(n / 2 - reach))], ordered[min(n - 1, ceil(n / 2 + reach) - 1)]
+
+
+def _warm(
+    student: Once, teacher: Once | None, clock: Callable[[Once], _Pass], settings: LatencySpec
+) -> tuple[float, float]:
+    """Pass until the medians of two windows agree, for at most a quarter of the time; returns both medians."""
+    until = time.perf_counter() + settings.max_seconds / 4
+    found: list[float] = []
+    for once in (student, teacher):
+        if once is None:
+            found.append(0.0)
+            continue
+        earlier = statistics.median(clock(once).wall for _ in range(WINDOW))
+        while True:
+            later = statistics.median(clock(once).wall for _ in range(WINDOW))
+            if abs(later - earlier) <= settings.precision * earlier or time.perf_counter() > until:
+                break
+            earlier = later
+        found.append(later)
+    return found[0], found[1]
+
+
+def _clock(device: torch.device) -> Callable[[Once], _Pass]:
+    if device.type == "cuda":
+
+        def on_gpu(once: Once) -> _Pass:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            once()
+            end.record()
+            end.synchronize()
+            wall = begin.elapsed_time(end)
+            return _Pass(wall, wall)
+
+        return on_gpu
+    if device.type == "mps":
+
+        def on_mps(once: Once) -> _Pass:
+            begin = time.perf_counter_ns()
+            once()
+            torch.mps.synchronize()
+            wall = (time.perf_counter_ns() - begin) / 1e6
+            return _Pass(wall, wall)
+
+        return on_mps
+
+    def on_cpu(once: Once) -> _Pass:
+        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
+        once()
+        wall = time.perf_counter_ns() - wall
+        return _Pass(wall / 1e6, (time.thread_time_ns() - cpu) / 1e6)
+
+    return on_cpu
+
+
+def _graph(once: Once, device: torch.device) -> float:
+    """Median milliseconds of a replayed CUDA graph of the pass: the arithmetic without the launches."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            once()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once()
+    clock = _clock(device)
+    return statistics.median(clock(graph.replay).wall for _ in range(50))
+
+
+@contextlib.contextmanager
+def _threads(count: int, device: torch.device) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    was = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+# ---------------------------------------------------------------- what a figure belongs to
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware in words, at most 120 characters: what a remembered figure holds for."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"{platform.processor() or platform.machine()} GPU"
+    else:
+        name = _processor()
+    return f"{device.type}: {name}"[:120]
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def protocol_key(settings: LatencySpec) -> str:
+    """Fingerprint of the protocol, its settings and torch's version."""
+    facts = {"version": VERSION, "torch": torch.__version__, **settings.model_dump(mode="json")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _key(shape: str) -> str:
+    return hashlib.sha256(shape.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- the device's lock
+
+
+@contextlib.contextmanager
+def device_lock(device: torch.device) -> Iterator[None]:
+    """Alone on the device: waits until no other worker of this host measures, and none that trains takes a step."""
+    with _lock_file(device, "gate") as gate, _lock_file(device, "room") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX)
+        yield
+
+
+class Turn:
+    """A training's place on the device, shared with other trainings and given up between steps to who measures.
+
+    `with Turn(device) as turn:` around the training, `turn.step()` after each of its steps. Who waits to measure holds
+    the gate, so that no stream of trainings can keep it waiting.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._gate, self._room = _lock_file(device, "gate"), _lock_file(device, "room")
+
+    def __enter__(self) -> Turn:
+        self._take()
+        return self
+
+    def step(self) -> None:
+        fcntl.flock(self._room, fcntl.LOCK_UN)
+        self._take()
+
+    def _take(self) -> None:
+        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        fcntl.flock(self._room, fcntl.LOCK_SH)
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._gate.close()
+        self._room.close()
+
+
+def _lock_file(device: torch.device, part: str) -> IO[bytes]:
+    folder = places.state_folder() / "devices"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = str(device if device.index is not None or device.type == "cpu" else f"{device.type}:0").replace(":", "-")
+        return (folder / f"{name}.{part}").open("ab")
+    except OSError as error:
+        raise UsageError(
+            f"The lock folder {folder} cannot be written: {error.strerror}.", "Set KDNAS_STATE to a folder of yours."
+        ) from None

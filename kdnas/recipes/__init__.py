@@ -1,0 +1,31 @@
+"""Recipes by name; a recipe's module, and torch with it, is imported only when the recipe is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from kdnas.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from kdnas.recipes.contract import Recipe
+
+_WHERE = {
+    "hidden-state": "kdnas.recipes.hidden_state:HiddenState",
+    "causal-divergence": "kdnas.recipes.causal_divergence:CausalDivergence",
+    "causal-policy-gradient": "kdnas.recipes.causal_policy_gradient:CausalPolicyGradient",
+}
+
+
+def names() -> list[str]:
+    """The recipes that can be run."""
+    return list(_WHERE)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises UsageError for one that is not there."""
+    if name not in _WHERE:
+        raise UsageError(f"There is no recipe {name!r}.", nearest(name, _WHERE))
+    module, _, cls = _WHERE[name].partition(":")
+    made: Recipe = getattr(importlib.import_module(module), cls)()
+    return made

@@ -1,0 +1,169 @@
+"""The contract that every recipe answers to: build, distil, score, save. No strategy, store or screen in sight.
+
+A recipe is chosen by its name in the spec. `space` and `describe` need only the teacher's configuration;
+`prepare` loads what all candidates share and returns a Workbench, on which one candidate after another is
+built, timed, distilled and scored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdnas.space import Candidate, SearchSpace
+from kdnas.spec import StudySpec
+
+Narrate = Callable[[str, float | None], None]
+"""What is going on, in a few words, and how far it is (0 … 1, None where unknown)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a student does on the held-out part. `extra` holds the recipe's own figures (accuracy, perplexity …)."""
+
+    loss: float  # normalised: 0 matches the teacher, 1 is no better than a constant prediction
+    raw_loss: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch of a distillation, as reported while it goes on."""
+
+    epoch: int  # from 1
+    epochs: int
+    score: Score  # on the held-out part, in eval mode
+    train_loss: float  # mean over the epoch's steps, raw
+    seconds: float  # since the distillation began
+    tokens: int  # real tokens trained on so far
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a study would do, told before anything heavy runs."""
+
+    space: SearchSpace
+    teacher: Mapping[str, Any]  # family, layers, width, parameters, …
+    notes: tuple[str, ...] = ()
+    cache_bytes_per_token: int | None = None  # of the teacher's outputs, where they are kept
+    flops_per_token: Callable[[Candidate], float] | None = None  # of the student's forward pass, about
+
+
+@dataclass
+class Student:
+    """A student on the bench: the body that is timed and saved, and what only its training needs (projections)."""
+
+    body: torch.nn.Module
+    aids: torch.nn.Module | None = None
+
+    @property
+    def size(self) -> int:
+        """Parameters of the body, shared ones counted once."""
+        return sum(p.numel() for p in self.body.parameters())
+
+    def modules(self) -> torch.nn.ModuleList:
+        """All that is trained."""
+        return torch.nn.ModuleList([self.body] if self.aids is None else [self.body, self.aids])
+
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with steps done and steps in all; what it raises ends the training there."""
+
+
+class Training(ABC):
+    """One distillation of one student, epoch by epoch, that can be written down and taken up again.
+
+    The learning-rate schedule is laid over `epochs` from the start, so that stopping after some of them and going
+    on later is the same training. The order of the batches and all dropout come from the seed and the epoch's number.
+    """
+
+    epochs: int
+    done: int  # finished epochs
+
+    @abstractmethod
+    def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
+        """Train one epoch and score the student on the held-out part."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Weights, aids and optimiser moments as tensors, the rest as plain JSON values; taken between epochs."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Take up what `state` gave: what follows equals the uninterrupted training to the last bit on CPU."""
+
+
+class Workbench(ABC):
+    """Everything that the candidates of one study share in one process: teacher, data, caches, device."""
+
+    spec: StudySpec
+    device: torch.device
+    space: SearchSpace
+
+    @abstractmethod
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        """The student's Hugging Face configuration as keys and values, `model_type` among them."""
+
+    @abstractmethod
+    def build(self, candidate: Candidate, seed: int) -> Student:
+        """A student, initialised as the spec says, on the bench's device."""
+
+    @abstractmethod
+    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> Training:
+        """The distillation of the student; `full` takes the whole training data instead of the proxy set."""
+
+    @abstractmethod
+    def score(self, student: Student) -> Score:
+        """The held-out loss now, in eval mode."""
+
+    @abstractmethod
+    def timed(self, student: Student | None) -> Callable[[], None]:
+        """One forward pass of the student's body (the teacher's for None) on fixed token ids of the spec's latency
+        batch and length: what the latency protocol calls again and again."""
+
+    def asides(self, student: Student | None) -> Mapping[str, Callable[[], None]]:
+        """Further passes (of the teacher for None) to time by the same protocol, by the name that their milliseconds
+        get among a trial's own figures: a token generated with the cache, say. None unless a recipe has some."""
+        return {}
+
+    @abstractmethod
+    def shape_key(self, candidate: Candidate | None) -> str:
+        """What decides the latency of a candidate (of the teacher for None): equal keys, equal latency."""
+
+    @abstractmethod
+    def save(self, student: Student, folder: Path) -> None:
+        """Write the student's body and tokenizer so that `from_pretrained` opens them without kdnas."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Fingerprints of teacher and data, cache decision, number of proxy and held-out tokens."""
+
+    def close(self) -> None:
+        """Let go of memory maps and device memory."""
+        return None
+
+
+class Recipe(ABC):
+    """One family of distillation."""
+
+    name: str
+    summary: str  # one line for lists
+    families: tuple[str, ...]  # the teacher's model_type values that it takes
+
+    def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A student's Hugging Face configuration with the names that the space gives its sizes. Raises UsageError for
+        one that cannot learn from the teacher at all."""
+        return config
+
+    @abstractmethod
+    def describe(self, spec: StudySpec) -> Description:
+        """The space and the teacher from the teacher's configuration alone. Raises UsageError for what cannot work."""
+
+    @abstractmethod
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+        """Load the teacher and the data, build or open the caches."""

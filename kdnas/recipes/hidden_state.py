@@ -1,0 +1,784 @@
+"""Hidden-state distillation of encoders, Uniform+Last: the recipe of KD-NAS (Trivedi et al., 2023), made cheap.
+
+Student layer i of L_S learns from the teacher's block outputs ⌊i·L_T/L_S⌋ and L_T−L_S+i (from 0, embeddings left
+out), concatenated, through one linear layer H_S → 2·H_T of its own; mean squared error over real tokens. Bodies
+only. Knows no strategy, no store and no screen.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, lcm
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from kdnas import data, teacher
+from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.recipes import encoders
+from kdnas.recipes.contract import (
+    Description,
+    Epoch,
+    Narrate,
+    OnStep,
+    Recipe,
+    Score,
+    Student,
+    Training,
+    Workbench,
+)
+from kdnas.recipes.encoders import Family, Sizes
+from kdnas.space import Candidate, Dimension, SearchSpace, Value
+from kdnas.spec import HiddenStateRecipe, SpaceSpec, StudySpec
+
+ACTIVATIONS = ("gelu", "relu", "silu")
+KD_NAS: dict[str, tuple[Value, ...]] = {
+    "num_hidden_layers": (3, 4, 6, 10, 12),
+    "num_attention_heads": (2, 3, 4, 6, 12),
+    "hidden_size": (384, 768),
+    "intermediate_size": tuple(range(384, 3073, 384)),
+    "hidden_act": ACTIVATIONS,
+}
+ORDER = ("num_hidden_layers", "hidden_size", "head_size", "num_attention_heads", "intermediate_size", "hidden_act")
+STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
+SOLVE_TOKENS = 65_536  # most tokens from which the projections are solved
+RIDGE = 1.0  # times states over tokens
+SCORE_BATCH = 32
+WEIGHTS, BATCHES, OFFSETS = 1, 2, 3  # purposes of random numbers
+
+
+def space_of(spec: SpaceSpec, family: Family, own: Sizes) -> SearchSpace:
+    """The product of choices for a teacher of these sizes, narrowed by the spec; every point builds a model.
+
+    Every head size (or number of heads) divides every width. Raises UsageError for what cannot be so.
+    """
+    given = {name: tuple(values) for name, values in spec.choices.items()}
+    unknown = [name for name in given if name not in ORDER]
+    if unknown:
+        raise BadOptionError(
+            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], ORDER)
+        )
+    if "head_size" in given and "num_attention_heads" in given:
+        raise BadOptionError(
+            "space.choices", "head_size and num_attention_heads are both given.", "Give one of the two."
+        )
+    by_heads = "num_attention_heads" in given or (spec.preset == "kd-nas" and "head_size" not in given)
+    heads_name = "num_attention_heads" if by_heads else "head_size"
+    for name, values in given.items():
+        _check_values(name, values, own)
+    choices: dict[str, tuple[Value, ...]] = _kd_nas(own) if spec.preset == "kd-nas" else _full(own)
+    choices.update(given)
+    if heads_name not in choices or heads_name not in given:
+        choices[heads_name] = _heads_default(heads_name, choices, given, own, spec.preset)
+    if "hidden_size" not in given and heads_name in given:
+        fitting = tuple(w for w in choices["hidden_size"] if all(_fits(w, h) for h in given[heads_name]))
+        choices["hidden_size"] = fitting or choices["hidden_size"]
+    for width in choices["hidden_size"]:
+        for heads in choices[heads_name]:
+            if not _fits(width, heads):
+                raise BadOptionError(
+                    "space.choices",
+                    f"hidden_size = {width} is not divisible by {heads_name} = {heads}.",
+                    f"Narrow one of the two with space.choices, so that each {heads_name} divides each hidden_size.",
+                )
+    other = "head_size" if by_heads else "num_attention_heads"
+    return SearchSpace(
+        tuple(
+            Dimension(name, _in_order(name, choices[name]), ordered=name != "hidden_act")
+            for name in ORDER
+            if name != other and name in choices
+        )
+    )
+
+
+def _in_order(name: str, values: Sequence[Value]) -> tuple[Value, ...]:
+    return tuple(values) if name == "hidden_act" else tuple(sorted(values))
+
+
+def _fits(width: Value, heads: Value) -> bool:
+    return int(width) % int(heads) == 0
+
+
+def _full(own: Sizes) -> dict[str, tuple[Value, ...]]:
+    sizes = _head_sizes(own)
+    step = lcm(*sizes)
+    return {
+        "num_hidden_layers": tuple(range(1, own.layers + 1)),
+        "hidden_size": tuple(range(step, own.width + 1, step)),
+        "intermediate_size": tuple(sorted({max(1, own.inner * k // 8) for k in range(1, 9)})),
+        "hidden_act": tuple(dict.fromkeys((own.act, *ACTIVATIONS))),
+    }
+
+
+def _head_sizes(own: Sizes) -> tuple[int, ...]:
+    """Half, the same and twice the teacher's head size, as far as they divide the teacher's width."""
+    size = own.head_size
+    wanted = [size // 2 if size % 2 == 0 and size >= 16 else size, size, size * 2]
+    return tuple(sorted({s for s in wanted if own.width % s == 0}))
+
+
+def _kd_nas(own: Sizes) -> dict[str, tuple[Value, ...]]:
+    """KD-NAS's lists, nothing larger than the teacher."""
+    limits = {"num_hidden_layers": own.layers, "hidden_size": own.width, "intermediate_size": own.inner}
+    choices = dict(KD_NAS)
+    for name, limit in limits.items():
+        fitting = tuple(v for v in KD_NAS[name] if int(v) <= limit)
+        if not fitting:
+            raise UsageError(
+                f"The preset kd-nas has no {name} as small as this teacher's {limit}.",
+                f"Take the preset full, or give space.choices.{name}.",
+            )
+        choices[name] = fitting
+    del choices["num_attention_heads"]
+    return choices
+
+
+def _heads_default(
+    name: str,
+    choices: Mapping[str, Sequence[Value]],
+    given: Mapping[str, Sequence[Value]],
+    own: Sizes,
+    preset: str,
+) -> tuple[Value, ...]:
+    widths = [int(w) for w in choices["hidden_size"]]
+    offered = KD_NAS["num_attention_heads"] if preset == "kd-nas" and name != "head_size" else _head_sizes(own)
+    fitting = tuple(h for h in offered if all(_fits(w, h) for w in widths))
+    if not fitting:
+        raise BadOptionError(
+            "space.choices",
+            f"No usual head size divides hidden_size = {', '.join(map(str, widths))}.",
+            "Give space.choices.num_attention_heads too.",
+        )
+    return fitting
+
+
+def _check_values(name: str, values: Sequence[Value], own: Sizes) -> None:
+    field = f"space.choices.{name}"
+    if name == "hidden_act":
+        for value in values:
+            if not isinstance(value, str) or not encoders.known_activation(value):
+                raise BadOptionError(
+                    field, f"{name} = {value!r} is no activation.", f"Known: {', '.join(ACTIVATIONS)} and others."
+                )
+        return
+    limit = {
+        "num_hidden_layers": own.layers,
+        "hidden_size": own.width,
+        "intermediate_size": own.inner,
+        "head_size": own.width,
+        "num_attention_heads": own.width,
+    }[name]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise BadOptionError(
+                field,
+                f"{name} = {value!r} is out of range.",
+                f"Give whole numbers from 1 to {limit}, the teacher's own size.",
+            )
+
+
+def sizes_of(candidate: Candidate) -> Sizes:
+    width = int(candidate["hidden_size"])
+    heads = candidate.get("num_attention_heads")
+    return Sizes(
+        int(candidate["num_hidden_layers"]),
+        width,
+        int(heads) if heads is not None else width // int(candidate["head_size"]),
+        int(candidate["intermediate_size"]),
+        str(candidate["hidden_act"]),
+    )
+
+
+def _flops(student: Sizes, teacher: Sizes, length: int) -> float:
+    """Of one token in a forward pass: attention's and feed-forward's products, and the projections'."""
+    block = 4 * student.width**2 + 2 * student.width * student.inner + 2 * length * student.width
+    return 2.0 * student.layers * (block + student.width * 2 * teacher.width)
+
+
+class HiddenState(Recipe):
+    """Builds search spaces and workbenches for encoders."""
+
+    name = "hidden-state"
+    summary = "Hidden states of an encoder, Uniform+Last layer mapping"
+    families = tuple(encoders.FAMILIES)
+
+    def describe(self, spec: StudySpec) -> Description:
+        config, family = teacher.read_config(spec.teacher)
+        own = family.sizes(config)
+        _check_lengths(spec, family, config)
+        facts = {
+            "model": spec.teacher.model,
+            "family": family.model_type,
+            "layers": own.layers,
+            "width": own.width,
+            "heads": own.heads,
+            "intermediate": own.inner,
+            "activation": own.act,
+            "parameters": encoders.count_parameters(config),
+        }
+        space = space_of(spec.space, family, own)
+        depths = [int(d) for d in next(d.choices for d in space.dimensions if d.name == "num_hidden_layers")]
+        sources = {s for n in depths for s in (*encoders.uniform(n, own.layers), *encoders.last(n, own.layers))}
+        return Description(
+            space,
+            facts,
+            cache_bytes_per_token=len(sources) * own.width * 2,  # bf16
+            flops_per_token=lambda candidate: _flops(sizes_of(candidate), own, spec.data.length),
+        )
+
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> HiddenStateBench:
+        return HiddenStateBench(spec, device, narrate)
+
+
+def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
+    limit = family.length_limit(config)
+    for field, length in (("data.length", spec.data.length), ("latency.length", spec.latency.length)):
+        if length > limit:
+            raise BadOptionError(
+                field, f"{field} = {length} is more than the teacher's {limit} positions.", f"Give at most {limit}."
+            )
+
+
+class HiddenStateBench(Workbench):
+    """Teacher, chunks and cached hidden states, shared by all candidates of a process."""
+
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+        self.spec, self.device, self._narrate = spec, device, narrate
+        assert isinstance(spec.recipe, HiddenStateRecipe)
+        self._inherits = spec.recipe.init == "inherit"
+        self.teacher = teacher.load(spec.teacher, device, narrate)
+        self.family = self.teacher.family
+        self.own = self.family.sizes(self.teacher.config)
+        _check_lengths(spec, self.family, self.teacher.config)
+        self.space = space_of(spec.space, self.family, self.own)
+        depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
+        self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
+        self.chunks = data.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, narrate)
+        self._proxy_ids = torch.from_numpy(self.chunks.proxy)
+        self._held_ids = torch.from_numpy(self.chunks.held_out)
+        passes = spec.budget.epochs * spec.budget.trials
+        self.proxy = self._states(self._proxy_ids, passes, "the proxy set")
+        self.held_out = self._states(self._held_ids, passes, "the held-out part")
+        self._full: teacher.HiddenStates | None = None
+        self._worth = teacher.worth(self.teacher, self._proxy_ids)
+        self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
+        self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
+        self._buffers = {
+            name: buffer.cpu() for name, buffer in self.teacher.body.named_buffers() if name not in self._weights
+        }
+        statistics = self.proxy.statistics
+        self._variance = {layer: float(statistics.variance[layer].mean()) for layer in self.layers}
+        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
+        shape = (spec.latency.batch_size, spec.latency.length)
+        usual = self.chunks.train[:, 1:-1]
+        ids = rng.choice(usual[:64].reshape(-1), size=shape)
+        ids[:, 0], ids[:, -1] = data.special_tokens(self.teacher.tokenizer)
+        self._timed_ids = torch.from_numpy(ids).to(device)
+
+    def _states(
+        self, ids: torch.Tensor, passes: int, what: str, layers: Sequence[int] | None = None
+    ) -> teacher.HiddenStates:
+        return teacher.hidden_states(
+            self.teacher,
+            ids,
+            self.layers if layers is None else layers,
+            passes=passes,
+            say=self._narrate,
+            what=f"{what} of {self.spec.data.source}",
+        )
+
+    def _sources(self, layers: int) -> list[int]:
+        return [*encoders.uniform(layers, self.own.layers), *encoders.last(layers, self.own.layers)]
+
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        return encoders.config_values(self.family, self.teacher.config, sizes_of(candidate))
+
+    def build(self, candidate: Candidate, seed: int) -> Student:
+        """The body, cut out of the teacher or fresh, and one projection a layer."""
+        sizes = sizes_of(candidate)
+        values = self.config(candidate)
+        if self._inherits:
+            weights = encoders.sliced(self._weights, self.family, self.teacher.config, sizes, self._worth)
+            body = encoders.inherit(values, weights, self._buffers)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_draw(seed, WEIGHTS, 0))
+                body = encoders.build_body(encoders.configure(values))
+        body.to(self.device)
+        aids = Projections(sizes.layers, sizes.width, 2 * self.own.width).to(self.device)
+        return Student(body, aids)
+
+    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
+        states = self._full_states(student, epochs) if full else self.proxy
+        return HiddenStateTraining(self, student, states, epochs, seed)
+
+    def _full_states(self, student: Student, epochs: int) -> teacher.HiddenStates:
+        """Of the whole training part, and only the layers that this student learns from."""
+        first, second = self.targets_of(student.body)
+        layers = sorted({*first, *second})
+        if self._full is None or self._full.layers != tuple(layers):
+            if self._full is not None:
+                self._full.close()
+            ids = torch.from_numpy(self.chunks.train)
+            self._full = self._states(ids, epochs, "the training part", layers)
+        return self._full
+
+    def targets_of(self, body: torch.nn.Module) -> tuple[list[int], list[int]]:
+        """The teacher's layers that each layer of a student learns from: (uniform, last)."""
+        layers = self.family.sizes(body.config).layers  # type: ignore[arg-type]
+        return encoders.uniform(layers, self.own.layers), encoders.last(layers, self.own.layers)
+
+    def variance(self, body: torch.nn.Module) -> float:
+        """Mean variance of the student's own targets on the proxy set: what a constant per dimension leaves."""
+        first, second = self.targets_of(body)
+        return sum(self._variance[layer] for layer in [*first, *second]) / (2 * len(first))
+
+    @torch.inference_mode()
+    def score(self, student: Student) -> Score:
+        """MSE on every token of the held-out part, over layers and both targets; divided by the targets' variance."""
+        body, aids = student.body, _projections(student)
+        first, second = self.targets_of(body)
+        total = torch.zeros(len(first), dtype=torch.float64)
+        body.eval()
+        for rows in torch.arange(len(self._held_ids)).split(SCORE_BATCH):
+            outputs = forward(body, self.device, input_ids=self._held_ids[rows].to(self.device))
+            targets = self.held_out.batch(rows, sorted({*first, *second}))
+            known = dict(zip(sorted({*first, *second}), targets, strict=True))
+            for i, output in enumerate(outputs):
+                total[i] += aids.squared_error(i, output, known[first[i]], known[second[i]]).cpu().double()
+        figures = self._held_ids.numel() * 2 * self.own.width
+        each = total / figures
+        raw = float(each.mean())
+        return Score(raw / self.variance(body), raw, {})
+
+    def timed(self, student: Student | None) -> Callable[[], None]:
+        body = self.teacher.body if student is None else student.body
+        body.eval()
+        ids = self._timed_ids
+
+        def once() -> None:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=teacher.autocasts(self.device)),
+            ):
+                body(input_ids=ids)
+
+        return once
+
+    def shape_key(self, candidate: Candidate | None) -> str:
+        # A student's figure is taken beside the teacher's, so that the teacher's sizes belong to the key.
+        keep = {
+            "family": self.family.model_type,
+            "teacher": asdict(self.own),
+            "student": None if candidate is None else asdict(sizes_of(candidate)),
+            "batch": list(self._timed_ids.shape),
+            "bf16": teacher.autocasts(self.device),
+        }
+        return json.dumps(keep, sort_keys=True)
+
+    def save(self, student: Student, folder: Path) -> None:
+        """The body, with the pooler that AutoModel's class expects, and the tokenizer.
+
+        The pooler is a slice of the teacher's where there is one (else a fixed random one); it was not distilled.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        body = student.body
+        config = encoders.configure(self.family_values(body))
+        config.architectures = [type(body).__name__]
+        config.dtype = torch.float32
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in body.state_dict().items()}
+        if self.family.pooler is not None:
+            width = self.family.sizes(config).width
+            kept = encoders.best(self._worth.width, width)
+            for leaf, shape in (("weight", (width, width)), ("bias", (width,))):
+                name = f"{self.family.pooler}.{leaf}"
+                own = self.teacher.pooler.get(name)
+                if own is not None:
+                    cut = own.cpu().index_select(0, kept)
+                    weights[name] = (cut.index_select(1, kept) if cut.dim() == 2 else cut).contiguous()
+                else:
+                    generator = torch.Generator().manual_seed(0)
+                    fresh = torch.randn(shape, generator=generator) * 0.02
+                    weights[name] = fresh if leaf == "weight" else torch.zeros(shape)
+        config.save_pretrained(folder)
+        from safetensors.torch import save_file
+
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.teacher.tokenizer.save_pretrained(folder)
+
+    def family_values(self, body: torch.nn.Module) -> dict[str, Any]:
+        return encoders.config_values(self.family, self.teacher.config, self.family.sizes(body.config))  # type: ignore[arg-type]
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher.name,
+            "teacher_fingerprint": self.teacher.fingerprint,
+            "data": self.spec.data.source,
+            "data_fingerprint": self.chunks.fingerprint,
+            "documents": self.chunks.documents,
+            "training_tokens": int(self.chunks.train.size),
+            "proxy_tokens": int(self.chunks.proxy.size),
+            "held_out_tokens": int(self.chunks.held_out.size),
+            "cache": {"proxy": self.proxy.decision.facts(), "held_out": self.held_out.decision.facts()},
+            "projection": "one per student layer",
+            "stride": STRIDE,
+        }
+
+    def close(self) -> None:
+        self.proxy.close()
+        self.held_out.close()
+        if self._full is not None:
+            self._full.close()
+            self._full = None
+
+
+def forward(body: torch.nn.Module, device: torch.device, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Block outputs [rows, length, hidden] of a student, embeddings left out."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)):
+        out = body(**inputs, output_hidden_states=True)
+    return tuple(out.hidden_states[1:])
+
+
+def _projections(student: Student) -> Projections:
+    assert isinstance(student.aids, Projections)
+    return student.aids
+
+
+def _draw(*path: int) -> int:
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Projections(torch.nn.Module):
+    """One linear layer H_S → 2·H_T for each student layer.
+
+    One for each rather than one for all: layers differ in basis and scale, and a shared one would make the
+    student's layers alike for the projection's sake. It costs the same arithmetic.
+    """
+
+    def __init__(self, layers: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(layers, width, outputs))
+        self.bias = torch.nn.Parameter(torch.zeros(layers, outputs))
+
+    def squared_error(
+        self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of squared differences from both targets, over rows, positions and dimensions."""
+        return self._difference(layer, output, first, second).square().sum()
+
+    def _difference(self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        flat = output.flatten(0, 1).float()
+        made = torch.addmm(self.bias[layer], flat, self.weight[layer])
+        half = made.shape[1] // 2
+        made[:, :half] -= first.flatten(0, 1).to(made.device)
+        made[:, half:] -= second.flatten(0, 1).to(made.device)
+        return made
+
+    def loss(
+        self, outputs: Sequence[torch.Tensor], firsts: Sequence[torch.Tensor], seconds: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Mean squared error over the given tokens, both targets, all layers; differentiable in outputs and weights.
+
+        Each step gives every STRIDE-th token of all layers: neighbouring tokens' errors are alike, and the
+        projections (with the reading of targets) would otherwise cost a third of a narrow student's own arithmetic.
+        """
+        weights, biases = self.weight.unbind(0), self.bias.unbind(0)
+        loss: torch.Tensor = sum(
+            _Fit.apply(output, weight, bias, first, second)
+            for output, weight, bias, first, second in zip(outputs, weights, biases, firsts, seconds, strict=True)
+        )
+        return loss / len(outputs)
+
+    @torch.no_grad()
+    def solve(self, layer: int, gram: torch.Tensor, cross: torch.Tensor, tokens: int) -> None:
+        """The least-squares projection from normal equations with a constant column: [H+1, H+1] and [H+1, 2·H_T].
+
+        The ridge falls with the number of tokens: from few of them 2·H_T regressions on H_S states fit noise.
+        """
+        ridge = gram.diagonal()[:-1].mean() * (RIDGE * len(gram) / tokens)
+        gram = gram.clone()
+        gram.diagonal()[:-1] += ridge
+        found = torch.linalg.solve(gram, cross)
+        self.weight[layer].copy_(found[:-1])
+        self.bias[layer].copy_(found[-1])
+
+
+class _Fit(torch.autograd.Function):
+    """Mean squared error of one projection. Its gradients are made at once from the difference, which is never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> torch.Tensor:
+        output, weight, bias, first, second = given
+        flat = output.flatten(0, 1)
+        half = weight.shape[1] // 2
+        with torch.autocast(flat.device.type, enabled=False):
+            work = torch.bfloat16 if teacher.autocasts(flat.device) else torch.float32
+            flat, narrow = flat.to(work), weight.to(work)
+            difference = torch.addmm(bias.to(work), flat, narrow)
+            difference[:, :half] -= first.flatten(0, 1)
+            difference[:, half:] -= second.flatten(0, 1)
+            figures = difference.numel()
+            loss = torch.linalg.vector_norm(difference, dtype=torch.float32).square() / figures
+            scale = 2.0 / figures
+            ctx.save_for_backward(
+                torch.mm(difference, narrow.t()).mul_(scale).view_as(output).to(output.dtype),
+                torch.mm(flat.t(), difference).mul_(scale).to(weight.dtype),
+                difference.sum(0, dtype=torch.float32).mul_(scale),
+            )
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
+        return (*(saved * upstream[0] for saved in ctx.saved_tensors), None, None)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """One batch on the device: compact ids, and the targets of the positions scored."""
+
+    ids: torch.Tensor
+    states: dict[int, torch.Tensor]
+    positions: slice
+    tokens: int
+
+
+class HiddenStateTraining(Training):
+    """AdamW with warm-up and linear decay over all epochs, clipped; only the embedding rows that occur are trained.
+
+    The projections are trained with the student, and besides solved by least squares before the first step and after
+    each epoch: found from nothing by steps alone, they cost most of a short budget (measured: 24 steps end at a loss
+    of 0.95 without, 0.21 with), and what is scored should be the student, not how far they came.
+
+    A row of the embedding table whose token does not occur in the text gets no gradient, and rows are not decayed:
+    leaving it out of the optimiser changes nothing but the cost (70 % of a small student are embeddings).
+    """
+
+    def __init__(
+        self, bench: HiddenStateBench, student: Student, states: teacher.HiddenStates, epochs: int, seed: int
+    ) -> None:
+        self.bench, self.student, self.epochs, self.seed, self.done = bench, student, epochs, seed, 0
+        self._states, self._ids = states, states.ids
+        self._batch = min(bench.spec.data.batch_size, len(self._ids))
+        self._steps = ceil(len(self._ids) / self._batch)
+        self._seconds, self._tokens = 0.0, 0
+        self._table: torch.nn.Parameter = student.body.get_input_embeddings().weight  # type: ignore[operator]
+        self._rows, compact = _compact(self._ids)
+        self._compact = compact.view_as(self._ids)
+        self._rows = self._rows.to(bench.device)
+        self._table.requires_grad_(False)
+        self._embeddings = torch.nn.Parameter(self._table.detach()[self._rows].clone())
+        self._names, self._parameters, self._optimiser = self._make_optimiser()
+
+    def _make_optimiser(self) -> tuple[list[str], list[torch.nn.Parameter], torch.optim.AdamW]:
+        named = [(n, p) for n, p in self.student.body.named_parameters() if p.requires_grad]
+        named += [(f"aids.{n}", p) for n, p in _projections(self.student).named_parameters()]
+        named += [("rows", self._embeddings)]
+        decayed = [p for n, p in named if p.dim() >= 2 and n != "rows" and "embeddings" not in n and n != "aids.bias"]
+        marked = {id(p) for p in decayed}
+        rest = [p for _, p in named if id(p) not in marked]
+        settings = self.bench.spec.training
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        return [n for n, _ in named], [p for _, p in named], optimiser
+
+    def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
+        begin = time.perf_counter()
+        body, aids = self.student.body, _projections(self.student)
+        if self.done == 0:
+            self._solve()
+        body.train()
+        first, second = self.bench.targets_of(body)
+        settings, total = self.bench.spec.training, self.epochs * self._steps
+        losses = torch.zeros((), device=self.bench.device)
+        for done, batch in enumerate(self._feed(), start=1):
+            step = self.done * self._steps + done - 1
+            for group in self._optimiser.param_groups:
+                group["lr"] = settings.learning_rate * rate(step, total, settings.warmup)
+            embedded = functional.embedding(batch.ids, self._embeddings)
+            outputs = forward(body, self.bench.device, inputs_embeds=embedded)
+            loss = aids.loss(
+                [output[:, batch.positions] for output in outputs],
+                [batch.states[layer] for layer in first],
+                [batch.states[layer] for layer in second],
+            )
+            loss.backward()
+            clip(self._parameters, settings.clip)
+            self._optimiser.step()
+            self._optimiser.zero_grad(set_to_none=True)
+            losses += loss.detach() * len(batch.ids)
+            self._tokens += batch.tokens
+            if on_step is not None:
+                on_step(done, self._steps)
+        self.done += 1
+        self._write_back()
+        self._solve()
+        score = self.bench.score(self.student)
+        self._seconds += time.perf_counter() - begin
+        return Epoch(self.done, self.epochs, score, float(losses) / len(self._ids), self._seconds, self._tokens)
+
+    def peek(self) -> Score:
+        """The score in the middle of an epoch, as its end would give it now; the training goes on as if not asked."""
+        aids = _projections(self.student)
+        kept = [parameter.detach().clone() for parameter in aids.parameters()]
+        self._write_back()
+        self._solve()
+        score = self.bench.score(self.student)
+        with torch.no_grad():
+            for parameter, value in zip(aids.parameters(), kept, strict=True):
+                parameter.copy_(value)
+        self.student.body.train()
+        return score
+
+    @torch.no_grad()
+    def _solve(self) -> None:
+        """The projections by least squares on the first chunks, for the student's body as it is."""
+        body, aids = self.student.body, _projections(self.student)
+        first, second = self.bench.targets_of(body)
+        device = self.bench.device
+        body.eval()
+        width, outputs = aids.weight.shape[1], aids.weight.shape[2]
+        grams = torch.zeros(len(first), width + 1, width + 1, device=device)
+        crosses = torch.zeros(len(first), width + 1, outputs, device=device)
+        count = min(len(self._ids), max(1, SOLVE_TOKENS // self._ids.shape[1]))
+        for rows in torch.arange(count).split(self._batch):
+            hidden = forward(body, device, input_ids=self._ids[rows].to(device))
+            for i, output in enumerate(hidden):
+                one, two = self._states.batch(rows, [first[i], second[i]])
+                flat = output.flatten(0, 1).float()
+                flat = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)
+                target = torch.cat([one.flatten(0, 1), two.flatten(0, 1)], dim=1).to(device).float()
+                grams[i] += flat.t() @ flat
+                crosses[i] += flat.t() @ target
+        for i in range(len(first)):
+            aids.solve(i, grams[i], crosses[i], count * self._ids.shape[1])
+
+    def _feed(self) -> Iterator[_Ready]:
+        """The epoch's batches in the order that the seed and the epoch's number give; made ahead on a GPU."""
+        order = torch.from_numpy(
+            np.random.default_rng(np.random.SeedSequence([self.seed, BATCHES, self.done])).permutation(len(self._ids))
+        )
+        offsets = np.random.default_rng(np.random.SeedSequence([self.seed, OFFSETS, self.done]))
+        plan = [(rows, slice(int(offsets.integers(STRIDE)), None, STRIDE)) for rows in order.split(self._batch)]
+        if self.bench.device.type == "cuda" and self._states.decision.place != "recompute":
+            yield from _ahead(lambda part: self._ready(*part), plan)
+        else:
+            for part in plan:
+                yield self._ready(*part)
+
+    def _ready(self, rows: torch.Tensor, positions: slice) -> _Ready:
+        device = self.bench.device
+        wanted = sorted({layer for side in self.bench.targets_of(self.student.body) for layer in side})
+        states = self._states.batch(rows, wanted, positions)
+        ids = self._compact[rows]
+        if device.type == "cuda":
+            ids = ids.pin_memory().to(device, non_blocking=True)
+            states = [s if s.is_cuda else s.pin_memory().to(device, non_blocking=True) for s in states]
+        return _Ready(ids, dict(zip(wanted, states, strict=True)), positions, int(ids.numel()))
+
+    @torch.no_grad()
+    def _write_back(self) -> None:
+        self._table[self._rows] = self._embeddings.detach()
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = {f"body.{n}": t.detach().clone() for n, t in self.student.body.state_dict().items()}
+        tensors |= {f"aids.{n}": t.detach().clone() for n, t in _projections(self.student).state_dict().items()}
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{name}.{key}"] = value.detach().clone()
+        facts = {
+            "done": self.done,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "seconds": self._seconds,
+            "tokens": self._tokens,
+        }
+        return tensors, facts
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        if facts["epochs"] != self.epochs or facts["seed"] != self.seed:
+            raise UsageError(
+                f"The checkpoint is of a training over {facts['epochs']} epochs with seed {facts['seed']}.",
+                f"This one runs over {self.epochs} with seed {self.seed}; start it afresh.",
+            )
+        device = self.bench.device
+        split: dict[str, dict[str, torch.Tensor]] = {"body": {}, "aids": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            split[part][rest] = tensor
+        self.student.body.load_state_dict(split["body"])
+        _projections(self.student).load_state_dict(split["aids"])
+        with torch.no_grad():
+            self._embeddings.copy_(self._table[self._rows])
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            kept = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = split["optimiser"].get(f"{name}.{key}")
+                if value is not None:
+                    kept[key] = value.clone().to(device)
+            if kept:
+                self._optimiser.state[parameter] = kept
+        self.done, self._seconds = int(facts["done"]), float(facts["seconds"])
+        self._tokens = int(facts["tokens"])
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak step size at a step counted from 0: linear rise over `warmup`, then linear fall to 0."""
+    rise = max(1, round(warmup * steps)) if warmup > 0 else 0
+    if step < rise:
+        return (step + 1) / rise
+    return max(0.0, (steps - step) / max(1, steps - rise))
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[torch.nn.Parameter], largest: float) -> None:
+    """Scale the gradients down to a norm of `largest`; on the CPU gradients within it are not touched at all."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if norm.is_cuda or float(norm) > largest:
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+
+
+def _compact(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, places = torch.unique(ids, return_inverse=True)
+    return rows, places
+
+
+def _ahead(make: Callable[[Any], _Ready], plan: Sequence[Any]) -> Iterator[_Ready]:
+    """The batches of a plan, made by a thread two ahead of their use."""
+    ready: queue.Queue[_Ready | BaseException] = queue.Queue(maxsize=2)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for part in plan:
+                made = make(part)
+                while not stop.is_set():
+                    try:
+                        ready.put(made, timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            ready.put(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="batches")
+    thread.start()
+    try:
+        for _ in plan:
+            made = ready.get()
+            if isinstance(made, BaseException):
+                raise made
+            yield made
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,381 @@
+"""A study's budget as a row of slots: claimed, proposed for, finished or freed, each in one transaction.
+
+Our rows are written before Optuna is told, so that a result is never known to Optuna alone; what a death leaves
+half done is put right by `orphans.close`. A slot that a lost trial has freed keeps its candidate, and the next
+claim evaluates just that one. Imports no Optuna.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from kdnas.errors import UsageError
+from kdnas.space import Candidate, SearchSpace
+from kdnas.store import control
+from kdnas.store import tables as t
+from kdnas.store.open import Store
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A slot that one worker holds."""
+
+    slot: int
+    candidate: Candidate | None  # planned (enqueued, an episode's, or of a trial that was lost)
+    origin: str | None
+    predicted: float | None
+    taken: frozenset[str]  # keys of the candidates that other slots hold
+
+
+@dataclass(frozen=True)
+class Clash:
+    """The proposed candidate belongs to another slot."""
+
+    slot: int
+    number: int | None  # its trial
+    state: str  # the slot's
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a study still has to do, when nothing could be claimed."""
+
+    wanted: str
+    free: int  # slots that nobody holds
+    running: int  # slots that are being worked on
+
+
+def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = False) -> Claim | Left:
+    """The lowest free slot, now held by the worker; or what is left where none is free or people want no new trial.
+
+    `planned_only` passes over slots without a candidate: for when no further candidate can be proposed.
+    """
+    s = t.slot.c
+    with store.begin() as connection:
+        # A worker that waits asks again and again: only what changes something counts as a revision.
+        wanted = control.hold(connection, study_id)
+        query = sa.select(t.slot).where(s.study_id == study_id, s.state == "free").order_by(s.slot).limit(1)
+        if planned_only:
+            query = query.where(s.candidate.is_not(None))
+        row = connection.execute(query).first() if wanted == "run" else None
+        if row is None:
+            number = sa.select(sa.func.count()).where(s.study_id == study_id)
+            return Left(
+                wanted,
+                free=connection.execute(number.where(s.state == "free")).scalar_one(),
+                running=connection.execute(number.where(s.state == "running")).scalar_one(),
+            )
+        control.bump(connection, study_id)
+        connection.execute(
+            sa.update(t.slot)
+            .where(s.study_id == study_id, s.slot == row.slot)
+            .values(state="running", worker_id=worker_id, trial=None)
+        )
+        return Claim(
+            slot=row.slot,
+            candidate=json.loads(row.candidate) if row.candidate else None,
+            origin=row.origin,
+            predicted=row.predicted,
+            taken=_taken(connection, study_id, row.slot),
+        )
+
+
+def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
+    """Gives enqueued candidates their keys, now that the space is known. What is not in the space, or stands twice, is
+    taken out of its slot, which the strategy then fills; one line for each of these."""
+    s = t.slot.c
+    complaints = []
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        known = set(_taken(connection, study_id, -1))
+        rows = connection.execute(
+            sa.select(s.slot, s.candidate)
+            .where(s.study_id == study_id, s.candidate.is_not(None), s.candidate_key.is_(None))
+            .order_by(s.slot)
+        ).all()
+        for row in rows:
+            values: dict[str, Any] = {"candidate": None, "origin": None}
+            try:
+                space.indices(json.loads(row.candidate))
+            except UsageError as error:
+                complaints.append(f"The candidate enqueued for slot {row.slot} is left out: {error}")
+            else:
+                candidate = space.canonical(json.loads(row.candidate))
+                key = space.key(candidate)
+                if key in known:
+                    complaints.append(f"The candidate enqueued for slot {row.slot} is left out: it stands there twice.")
+                else:
+                    known.add(key)
+                    values = {"candidate": json.dumps(candidate), "candidate_key": key}
+            connection.execute(sa.update(t.slot).where(s.study_id == study_id, s.slot == row.slot).values(**values))
+    return complaints
+
+
+def taken(store: Store, study_id: int, slot: int) -> frozenset[str]:
+    """Keys of the candidates that other slots hold: ended, running or planned."""
+    with store.connect() as connection:
+        return _taken(connection, study_id, slot)
+
+
+def _taken(connection: Connection, study_id: int, slot: int) -> frozenset[str]:
+    s = t.slot.c
+    query = sa.select(s.candidate_key).where(
+        s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None)
+    )
+    return frozenset(connection.execute(query).scalars())
+
+
+def propose(
+    store: Store,
+    study_id: int,
+    slot: int,
+    worker_id: int,
+    number: int,
+    candidate: Candidate,
+    key: str,
+    *,
+    config: Mapping[str, Any],
+    origin: str,
+    predicted: float | None,
+    seed: int,
+    epochs: int,
+) -> Clash | None:
+    """Optuna's trial `number` evaluates the candidate in the slot from now on; counts an attempt.
+
+    Nothing is written, and the other slot returned, where the candidate belongs to one.
+    """
+    s = t.slot.c
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        other = connection.execute(
+            sa.select(s.slot, s.trial, s.state).where(
+                s.study_id == study_id, s.candidate_key == key, s.slot != slot
+            )
+        ).first()
+        if other is not None:
+            return Clash(other.slot, other.trial, other.state)
+        _require_held(
+            connection.execute(
+                sa.update(t.slot)
+                .where(s.study_id == study_id, s.slot == slot, s.state == "running", s.worker_id == worker_id)
+                .values(
+                    trial=number,
+                    attempts=s.attempts + 1,
+                    candidate=json.dumps(candidate),
+                    candidate_key=key,
+                    origin=origin,
+                )
+            ).rowcount,
+            slot,
+        )
+        connection.execute(
+            t.trial.insert().values(
+                study_id=study_id,
+                number=number,
+                slot=slot,
+                worker_id=worker_id,
+                state="running",
+                candidate=json.dumps(candidate),
+                candidate_key=key,
+                config=json.dumps(dict(config)),
+                origin=origin,
+                predicted=predicted,
+                seed=seed,
+                epoch=0,
+                epochs=epochs,
+                progress=0.0,
+                phase="building",
+                started=time.time(),
+                revision=revision,
+            )
+        )
+    return None
+
+
+def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, of: int) -> Mapping[str, Any]:
+    """Optuna's trial `number` proposed what trial `of` has a result for: a row that shows it, at no cost of budget.
+
+    Gives the columns of the trial that is reused.
+    """
+    c = t.trial.c
+    now = time.time()
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        row = connection.execute(sa.select(t.trial).where(c.study_id == study_id, c.number == of)).one()
+        values = dict(row._mapping) | {
+            "number": number,
+            "slot": slot,
+            "worker_id": worker_id,
+            "state": "reused",
+            "reused_from": of,
+            "started": now,
+            "ended": now,
+            "revision": revision,
+        }
+        connection.execute(t.trial.insert().values(**values))
+    return values
+
+
+def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
+    """Whatever of a running trial's columns has changed."""
+    c = t.trial.c
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        changed = connection.execute(
+            sa.update(t.trial)
+            .where(c.study_id == study_id, c.number == number, c.state == "running")
+            .values(revision=revision, **columns)
+        ).rowcount
+        _require_held(changed, number)
+
+
+def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **columns: Any) -> None:
+    """One more finished epoch of a running trial: a point of its curve, and what it changes of the row."""
+    c = t.trial.c
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        changed = connection.execute(
+            sa.update(t.trial)
+            .where(c.study_id == study_id, c.number == number, c.state == "running")
+            .values(revision=revision, epoch=point["epoch"], **columns)
+        ).rowcount
+        _require_held(changed, number)
+        connection.execute(t.curve.insert().values(study_id=study_id, number=number, **point))
+
+
+def rate(store: Store, study_id: int) -> tuple[float, float]:
+    """α and β now."""
+    with store.connect() as connection:
+        row = connection.execute(
+            sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)
+        ).one()
+    return row.alpha, row.beta
+
+
+def finish(store: Store, study_id: int, slot: int, number: int, state: str, **columns: Any) -> None:
+    """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
+    s, c = t.slot.c, t.trial.c
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        _require_held(
+            connection.execute(
+                sa.update(t.slot)
+                .where(s.study_id == study_id, s.slot == slot, s.trial == number, s.state == "running")
+                .values(state=state, error=columns.get("error"))
+            ).rowcount,
+            slot,
+        )
+        connection.execute(
+            sa.update(t.trial)
+            .where(c.study_id == study_id, c.number == number)
+            .values(state=state, revision=revision, ended=time.time(), phase=None, **columns)
+        )
+        teacher = columns.get("teacher_latency_ms")
+        if teacher is not None:
+            connection.execute(
+                sa.update(t.study)
+                .where(t.study.c.study_id == study_id, t.study.c.teacher_latency_ms.is_(None))
+                .values(teacher_latency_ms=teacher)
+            )
+        _finish_study(connection, study_id, None)
+
+
+def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts: int | None, why: str) -> None:
+    """The worker no longer holds the slot: its trial, if it had begun one, is lost and the slot free again.
+
+    `attempts` is the cap where the worker died in the trial: at it the trial fails instead. None where it was
+    stopped on purpose, which counts as no attempt.
+    """
+    s, c = t.slot.c, t.trial.c
+    with store.begin() as connection:
+        revision = control.bump(connection, study_id)
+        row = connection.execute(
+            sa.select(t.slot).where(
+                s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running"
+            )
+        ).first()
+        if row is None:
+            return
+        begun = row.trial is not None
+        failed = begun and attempts is not None and row.attempts >= attempts
+        error = f"its worker died in each of {row.attempts} attempts" if failed else None
+        connection.execute(
+            sa.update(t.slot)
+            .where(s.study_id == study_id, s.slot == slot)
+            .values(
+                state="failed" if failed else "free",
+                worker_id=worker_id if failed else None,
+                attempts=row.attempts - (1 if begun and attempts is None else 0),
+                error=error,
+            )
+        )
+        if begun:
+            connection.execute(
+                sa.update(t.trial)
+                .where(c.study_id == study_id, c.number == row.trial, c.state == "running")
+                .values(
+                    state="failed" if failed else "lost",
+                    error=error or why,
+                    ended=time.time(),
+                    phase=None,
+                    revision=revision,
+                )
+            )
+        _finish_study(connection, study_id, None)
+
+
+def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
+    """The worker found no candidate for the slot."""
+    s = t.slot.c
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        connection.execute(
+            sa.update(t.slot)
+            .where(s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running")
+            .values(state="free", worker_id=None)
+        )
+
+
+def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
+    """The study ends before its budget, since no candidate is left; unless a slot still runs or must run again."""
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        return _finish_study(connection, study_id, why)
+
+
+def _finish_study(connection: Connection, study_id: int, exhausted: str | None) -> bool:
+    """Marks the study as finished when nothing is left to run."""
+    s = t.slot.c
+    left = sa.select(sa.func.count()).where(s.study_id == study_id, s.state.in_(("free", "running")))
+    if exhausted is not None:
+        left = left.where(sa.or_(s.state == "running", s.candidate.is_not(None)))
+    if connection.execute(left).scalar_one():
+        return False
+    trials = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()
+    ending = exhausted or f"The budget of {trials} trial{'s' if trials != 1 else ''} is spent."
+    connection.execute(
+        sa.update(t.study)
+        .where(t.study.c.study_id == study_id)
+        .values(finished=time.time(), ending=ending)
+    )
+    control.record(connection, study_id, "ended", {"ending": ending})
+    return True
+
+
+def _require_held(rows: int, what: int) -> None:
+    if rows != 1:
+        raise SlotTaken(what)
+
+
+class SlotTaken(Exception):  # noqa: N818 - another worker has it, which is nobody's fault
+    """This worker was silent for so long that others took it for dead and gave its slot away."""
+
+    def __init__(self, what: int) -> None:
+        super().__init__(f"slot or trial {what} was given up for another worker while this one was silent")

@@ -1,0 +1,204 @@
+"""Begins and deletes studies: Optuna's study and our rows for it, under one number and one name."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import DuplicatedStudyError
+
+from kdnas import liveness
+from kdnas.errors import UsageError
+from kdnas.space import Candidate
+from kdnas.spec import StudySpec, differences, from_values
+from kdnas.store import control, optuna_side, reader
+from kdnas.store import tables as t
+from kdnas.store.open import Store, creation_lock
+
+
+def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] = ()) -> int:
+    """The study's number in the store; the study is begun where it does not exist, `enqueue` evaluated first.
+
+    Raises UsageError, listing what differs, where one of that name was begun with another spec. What a begun study
+    may change (budget, α, β, device) is not compared, and not changed here.
+    """
+    for _ in range(2):
+        found = _find(store, spec.name)
+        if found is not None:
+            if enqueue:
+                raise UsageError(f"There is a study {spec.name!r} already.", "Choose another name.")
+            _require_same(found, spec)
+            return int(found.study_id)
+        study_id = _begin(store, spec, enqueue)
+        if study_id is not None:
+            return study_id
+    raise UsageError(f"Somebody else began a study {spec.name!r} at this moment.", "Try again.")
+
+
+def delete_study(store: Store, name: str) -> None:
+    """Removes a study with all its trials from Optuna's tables and ours. Raises UsageError while a worker lives."""
+    row = reader.study_row(store, name)
+    if row.workers:
+        raise UsageError(
+            f"The study {name!r} has {row.workers} running worker{'s' if row.workers > 1 else ''}.",
+            f"Stop it first: kdnas stop {name}.",
+        )
+    storage = optuna_side.optuna_storage(store)
+    with store.begin() as connection:
+        connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
+    with optuna_side.explained(store):
+        optuna.delete_study(study_name=name, storage=storage)
+    storage.engine.dispose()
+
+
+def _find(store: Store, name: str) -> Any:
+    with store.connect() as connection:
+        return connection.execute(sa.select(t.study).where(t.study.c.name == name)).first()
+
+
+def _require_same(found: Any, spec: StudySpec) -> None:
+    differing = differences(from_values(json.loads(found.spec)), spec)
+    if differing:
+        listed = "; ".join(f"{field} is {old!r}, asked for {new!r}" for field, (old, new) in differing.items())
+        raise UsageError(
+            f"The study {spec.name!r} was begun with another spec: {listed}.",
+            "Give the study another name, or leave these as they were.",
+        )
+
+
+def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int | None:
+    """None where another process was faster."""
+    storage = optuna_side.optuna_storage(store)
+    with optuna_side.explained(store):
+        try:
+            study_id = storage.create_new_study(optuna_side.directions(spec), spec.name)
+        except DuplicatedStudyError:
+            # Left by a process that died between Optuna's rows and ours, or about to get ours from one that lives.
+            study_id = storage.get_study_id_from_name(spec.name)
+            if storage.get_study_directions(study_id) != optuna_side.directions(spec):
+                storage.delete_study(study_id)
+                return None
+        finally:
+            storage.engine.dispose()
+    now = time.time()
+    with creation_lock(store), store.begin() as connection:  # two may have found Optuna's row at the same moment
+        if connection.execute(sa.select(t.study.c.name).where(t.study.c.study_id == study_id)).first() is not None:
+            return None
+        connection.execute(
+            t.study.insert().values(
+                study_id=study_id,
+                name=spec.name,
+                spec=spec.model_dump_json(),
+                trials=max(spec.budget.trials, len(enqueue)),
+                alpha=spec.reward.alpha,
+                beta=spec.reward.beta,
+                wanted="run",
+                revision=0,
+                created=now,
+                updated=now,
+            )
+        )
+        control.add_slots(connection, study_id, range(max(spec.budget.trials, len(enqueue))))
+        for slot, candidate in enumerate(enqueue):
+            connection.execute(
+                sa.update(t.slot)
+                .where(t.slot.c.study_id == study_id, t.slot.c.slot == slot)
+                .values(candidate=json.dumps(candidate), origin="enqueued")
+            )
+        control.record(connection, study_id, "created", {"spec": spec.model_dump(mode="json")})
+    return study_id
+
+
+# ---------------------------------------------------------------------------- workers
+
+
+def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, task: str) -> int:
+    """A row for this process among the study's workers; its number."""
+    now = time.time()
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        return int(
+            connection.execute(
+                t.worker.insert()
+                .values(
+                    study_id=study_id,
+                    host=liveness.this_host(),
+                    pid=os.getpid(),
+                    lock=lock,
+                    device=device,
+                    state="starting",
+                    task=task,
+                    started=now,
+                    heartbeat=now,
+                )
+                .returning(t.worker.c.worker_id)
+            ).scalar_one()
+        )
+
+
+def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str | None, device: str | None) -> None:
+    """The worker lives, and this is what it does."""
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        connection.execute(
+            sa.update(t.worker)
+            .where(t.worker.c.worker_id == worker_id)
+            .values(heartbeat=time.time(), state=state, doing=doing, device=device)
+        )
+
+
+def leave(store: Store, study_id: int, worker_id: int, *, error: str | None) -> None:
+    """The worker ends, as it should or with an error."""
+    now = time.time()
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        task = connection.execute(
+            sa.update(t.worker)
+            .where(t.worker.c.worker_id == worker_id)
+            .values(
+                heartbeat=now, ended=now, state="ended" if error is None else "failed", doing=None, error=error
+            )
+            .returning(t.worker.c.task)
+        ).scalar_one()
+        if error is not None and task == "search":
+            connection.execute(
+                sa.update(t.study)
+                .where(t.study.c.study_id == study_id, t.study.c.finished.is_(None))
+                .values(ending=error)
+            )
+
+
+def wanted(store: Store, study_id: int) -> str:
+    """What people ask of the workers now: run, pause, stop or abandon."""
+    with store.connect() as connection:
+        found = connection.execute(
+            sa.select(t.study.c.wanted).where(t.study.c.study_id == study_id)
+        ).scalar_one_or_none()
+    return found or "abandon"  # a deleted study wants nothing more
+
+
+def prepared(store: Store, study_id: int, space: str, provenance: str) -> None:
+    """What the first worker found when it had prepared. Raises UsageError where the space is no longer the study's."""
+    with store.begin() as connection:
+        control.bump(connection, study_id)
+        c = t.study.c
+        row = connection.execute(sa.select(c.space, c.provenance).where(c.study_id == study_id)).one()
+        if row.space is not None and row.space != space:
+            raise UsageError(
+                "The teacher's search space is no longer the one that the study was begun with.",
+                "Bring back the teacher and the kdnas of that time, or begin another study.",
+            )
+        connection.execute(
+            sa.update(t.study)
+            .where(c.study_id == study_id)
+            .values(space=space, provenance=row.provenance or provenance)
+        )
+        # What an earlier worker failed of no longer holds.
+        connection.execute(
+            sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None)
+        )

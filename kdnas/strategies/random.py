@@ -1,0 +1,21 @@
+"""Random search without replacement: the yardstick for all the others. Sees no result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from optuna import Study
+from optuna.trial import FrozenTrial
+
+from kdnas.space import Candidate, SearchSpace
+from kdnas.strategies.unseen import WholeSampler, draw
+
+
+class RandomSampler(WholeSampler):
+    def __init__(self, space: SearchSpace, taken: Collection[str], rng: np.random.Generator) -> None:
+        super().__init__(space, taken)
+        self.rng = rng
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
+        return draw(self.space, self.rng, self.taken)

@@ -1,0 +1,28 @@
+"""Optuna's multivariate TPE, for the reward or for the front of loss and latency.
+
+Pruned trials count, below all complete ones of their step (Optuna's rule); failed ones are not seen, and no
+candidate of theirs is proposed again.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, TPESampler
+
+from kdnas.spec import TpeStrategy
+
+
+def sampler(options: TpeStrategy, seed: int) -> BaseSampler:
+    """`seed` below 2³²; a sampler for one slot."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Constant liar: what other workers are at counts as bad, so that two of them look in different places.
+        return TPESampler(
+            n_startup_trials=options.startup,
+            n_ei_candidates=options.pool,
+            multivariate=True,
+            constant_liar=True,
+            seed=seed,
+        )

@@ -1,0 +1,5 @@
+"""`python -m kdnas_tui` is `kdnas-tui`."""
+
+from kdnas_tui.app import main
+
+main()

@@ -1,0 +1,348 @@
+"""`kdnas-tui`: the app around the screens, its command line, and how it ends.
+
+Holds what all screens share (storage, feed, clock, settings) and turns signals into a clean end. Never runs a
+search: closing it, or losing the terminal, stops nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.message import Message
+from textual.screen import Screen
+
+from kdnas.errors import KdnasError, UsageError
+from kdnas_tui import keys, mishaps, settings, theme
+from kdnas_tui.feed import Feed
+from kdnas_tui.screens.frame import Frame
+
+if TYPE_CHECKING:
+    from kdnas.store.open import Store
+
+
+class Actions(Provider):
+    """Every key of the screen in the palette, under its explanation."""
+
+    def _all(self) -> Iterable[tuple[keys.Key, Callable[[], Any]]]:
+        name = getattr(self.screen, "NAME", "everywhere")
+        for key in keys.keys(name) if name in keys.KEYS else keys.KEYS["everywhere"]:
+            if key.action != "app.command_palette":
+                yield key, partial(self.screen.run_action, key.action)
+
+    async def discover(self) -> Hits:
+        for key, call in self._all():
+            yield DiscoveryHit(f"{key.label}  ({key.shown})", call, text=key.label, help=key.explains)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for key, call in self._all():
+            text = f"{key.label}: {key.explains}"
+            score = matcher.match(text)
+            if score > 0:
+                yield Hit(score, matcher.highlight(text), call, text=text, help=f"key {key.shown}")
+
+
+class KdnasApp(App[str]):
+    """The screens. `now` is the clock (UTC seconds); tests give their own."""
+
+    TITLE = "kdnas"
+    CSS_PATH = "app.tcss"
+    COMMANDS = {Actions}
+    ENABLE_COMMAND_PALETTE = True
+    ANIMATION_LEVEL = "none"
+
+    class NewsArrived(Message):
+        """The feed's basket is no longer empty."""
+
+    def __init__(
+        self,
+        storage: str,
+        *,
+        study: str | None = None,
+        preset: str | None = None,
+        ascii: bool = False,
+        now: Callable[[], float] = time.time,
+        period: float = 1.0,
+        farewell: str = "",
+    ) -> None:
+        super().__init__()
+        self.animation_level = "none"  # a slow line has better things to carry
+        self.storage = storage
+        self.first_study, self.first_preset = study, preset
+        self.now = now
+        self.farewell = farewell
+        self.ascii = ascii
+        if ascii:
+            self._filters.append(theme.Ascii())
+        for one in theme.THEMES:
+            self.register_theme(one)
+        chosen = settings.read().theme
+        self.theme = chosen if chosen in self.available_themes else theme.DARK.name
+        self.feed = Feed(storage, self._news_waits, period)
+        self._writer: Store | None = None
+        self.alive: dict[str, int] = {}  # study → workers alive when last looked at
+
+    # ------------------------------------------------------------------ life
+
+    def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            try:
+                loop.add_signal_handler(number, partial(self._signalled, number))
+            except (ValueError, RuntimeError, NotImplementedError):
+                break  # not the main thread, as in tests
+        if self.first_study is not None:
+            self.open_study(self.first_study)
+        else:
+            self.push_screen(self._studies())
+            if self.first_preset is not None:
+                self._first_preset(self.first_preset)
+        self.call_after_refresh(self.feed.start)
+
+    def _studies(self) -> Screen[Any]:
+        from kdnas_tui.screens.studies import StudiesScreen
+
+        return StudiesScreen()
+
+    def _first_preset(self, name: str) -> None:
+        from kdnas.places import presets
+        from kdnas_tui.screens.new_study import NewStudyScreen, preset_values
+
+        values = preset_values(name, presets())
+        study = str(values.get("name", name))
+        if study_exists(self.storage, study):
+            self.open_study(study)
+        else:
+            self.push_screen(NewStudyScreen(values))
+
+    def _signalled(self, number: int) -> None:
+        self.farewell = ""
+        self.exit(return_code=128 + number)
+
+    def on_unmount(self) -> None:
+        self.feed.stop()
+
+    def action_leave(self) -> None:
+        alive = {name: count for name, count in self.alive.items() if count}
+        if alive:
+            name = next(iter(alive))
+            names = ", ".join(alive)
+            self.farewell = (
+                f"The search goes on: {names}. See it again with `kdnas-tui {name}`, stop it with `kdnas stop {name}`."
+            )
+        self.exit()
+
+    # ------------------------------------------------------------------ the store
+
+    def _news_waits(self) -> None:
+        self.post_message(self.NewsArrived())
+
+    def on_kdnas_app_news_arrived(self) -> None:
+        news = self.feed.take()
+        if news is None:
+            return
+        if news.study is not None:
+            self.alive[news.study.name] = news.study.workers
+        for row in news.studies or ():
+            self.alive[row.name] = row.workers
+        for screen in self.screen_stack:
+            if isinstance(screen, Frame):
+                screen.tell(news)
+
+    def open_study(self, name: str) -> None:
+        """Show a study, over the list of them."""
+        from kdnas_tui.screens.studies import StudiesScreen
+        from kdnas_tui.screens.study import StudyScreen
+
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        if len(self.screen_stack) == 1:
+            self.push_screen(StudiesScreen())
+        self.push_screen(StudyScreen(name))
+
+    @work(thread=True, group="change", exit_on_error=False)
+    def change(self, what: Callable[[Store], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
+        """Write to the store in a thread; a fault becomes a notice with its mend."""
+        from kdnas.store.open import open_store
+
+        try:
+            if self._writer is None:
+                self._writer = open_store(self.storage)
+            what(self._writer)
+        except Exception as fault:  # nobody else would hear of it
+            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.kept(fault))
+            return
+        self.feed.look_now()
+        self.call_from_thread(self._changed, done, then)
+
+    def _changed(self, done: str, then: Callable[[], Any] | None) -> None:
+        if done:
+            self.notify(done, timeout=4, markup=False)
+        if then is not None:
+            then()
+
+    @work(thread=True, group="command", exit_on_error=False)
+    def command(self, what: Callable[[], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
+        """Something slow that is not on the store (a process, a file), in a thread."""
+        try:
+            what()
+        except OSError as error:
+            file = error.filename or "A file"
+            self.call_from_thread(
+                self.fault, UsageError(f"{file} cannot be used: {error.strerror}.", "Name another place.")
+            )
+            return
+        except Exception as fault:  # nobody else would hear of it
+            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.kept(fault))
+            return
+        self.feed.look_now()
+        self.call_from_thread(self._changed, done, then)
+
+    def fault(self, error: KdnasError) -> None:
+        """What went wrong and its mend, until it is read."""
+        self.notify(f"{error.problem}\n{error.mend}".strip(), severity="error", timeout=12, markup=False)
+
+    # ------------------------------------------------------------------ theme, copy
+
+    def action_next_theme(self) -> None:
+        self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
+        settings.write(settings.Settings(self.theme, settings.read().ascii))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        yield SystemCommand("Quit", "Close the screens; searches that run go on", self.action_leave)
+
+    def copy(self, text: str, name: str) -> None:
+        """To the terminal's clipboard (OSC 52), and always to a file too, since not every terminal takes it."""
+        self.copy_to_clipboard(text)
+
+        def write() -> None:
+            from kdnas.export import write_atomically
+            from kdnas.places import state_folder
+
+            folder = state_folder() / "copies"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / name, text)
+            self.call_from_thread(
+                self.notify, f"Copied. Also in {folder / name}", timeout=6, markup=False
+            )
+
+        self.command(write)
+
+
+def study_exists(storage: str, name: str) -> bool:
+    """Whether the store is there and holds the study; a store that cannot be read tells why on its own screen."""
+    if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
+        return False
+    from kdnas.store import reader
+    from kdnas.store.open import open_reader
+
+    try:
+        with open_reader(storage) as store:
+            reader.study_row(store, name)
+    except KdnasError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`kdnas-tui`; exits with 0, with 2 where no screen can be shown, with 128 + n after signal n."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="kdnas-tui", description="Search for small, fast student language models, and watch it.", add_help=True
+    )
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study at once")
+    parser.add_argument("--preset", metavar="NAME", help="begin with a spec that ships, or open its study")
+    parser.add_argument("--storage", metavar="URL", help="database of the studies: a file or an SQLAlchemy URL")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
+    parser.add_argument("--locate", action="store_true", help="print where settings, stores, logs and caches lie")
+    parser.add_argument("--demo", action="store_true", help="look round in a recorded study; nothing runs")
+    parser.add_argument("--serve", action="store_true", help="serve the screens to a browser on this machine only")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of --serve (default 8000)")
+    chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen)
+    except KdnasError as error:
+        print(f"kdnas-tui: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from kdnas.places import default_storage
+
+    storage = chosen.storage or default_storage()
+    if chosen.locate:
+        for what, place in located(storage):
+            print(f"{what:<9} {place}")
+        return 0
+    if chosen.serve:
+        from kdnas_tui.serve import serve
+
+        return serve(chosen, storage)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        why = "TERM is dumb" if os.environ.get("TERM") == "dumb" else "this is not a terminal"
+        raise UsageError(f"The screens need a terminal that can draw, and {why}.", "Use `kdnas search`.")
+    ascii_only = chosen.ascii or settings.read().ascii
+    if chosen.demo:
+        from kdnas.store import recording
+
+        with recording.opened(recording.shipped()) as (url, study):
+            return show(KdnasApp(url, study=study, ascii=ascii_only))
+    if chosen.study is not None and chosen.preset is not None:
+        raise UsageError("A study and a preset were both given.", "Give one of them.")
+    if chosen.study is not None:
+        from kdnas.store import reader
+        from kdnas.store.open import open_reader
+
+        with open_reader(storage) as store:
+            reader.study_row(store, chosen.study)
+    if chosen.preset is not None:
+        from kdnas.places import presets
+        from kdnas_tui.screens.new_study import preset_values
+
+        preset_values(chosen.preset, presets())
+    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
+
+
+def show(app: KdnasApp) -> int:
+    """Run the app until it ends; a terminal that is gone is no fault."""
+    try:
+        app.run()
+    except OSError:
+        return 1
+    if app.farewell:
+        print(app.farewell)
+    return app.return_code or 0
+
+
+def located(storage: str) -> list[tuple[str, str | Path]]:
+    from kdnas import places
+    from kdnas_tui.screens.studies import shown_storage
+
+    return [
+        ("storage", shown_storage(storage)),
+        ("settings", settings.path()),
+        ("state", places.state_folder()),
+        ("cache", places.cache_folder()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Looks at the store once a second in a thread of its own, and says what is new.
+
+`PRAGMA data_version` first, then only rows that changed. What was read waits in a basket until the screen takes it:
+a slow screen gets one bigger piece of news, never a queue of them. Reads only.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdnas.errors import KdnasError, UsageError
+from kdnas_tui import mishaps
+
+if TYPE_CHECKING:
+    from kdnas.board import Board
+    from kdnas.store.open import Store
+    from kdnas.store.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
+    from kdnas_tui.widgets.devices import Probe, Reading
+
+PERIOD_S = 1.0
+DEVICES_S = 2.0
+STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often all the same
+LOG_LINES = 2000  # of the past, on opening
+
+
+@dataclass
+class News:
+    """What changed since the screen last took its news."""
+
+    studies: list[StudyRow] | None = None  # the whole list, where it changed
+    crew: dict[int, list[WorkerRow]] | None = None  # with `studies`: the workers of those that have some
+    study: StudyRow | None = None
+    board: Board | None = None  # all trials, on opening: whoever takes it owns it
+    trials: dict[int, TrialRow] = field(default_factory=dict)  # changed since
+    workers: list[WorkerRow] | None = None
+    episodes: list[EpisodeRow] | None = None
+    curves: dict[int, list[CurvePoint]] = field(default_factory=dict)
+    logs: list[LogRow] = field(default_factory=list)
+    events: list[EventRow] | None = None
+    runs: list[RunRow] | None = None
+    provenance: dict[str, Any] | None = None
+    devices: tuple[Reading, ...] | None = None  # of this machine, while a worker runs on it
+    error: KdnasError | None = None
+    healed: bool = False  # the error before is over
+    gone: bool = False  # the study was deleted
+
+    def add(self, newer: News) -> None:
+        if newer.board is not None:
+            self.board, self.trials, self.logs = newer.board, {}, []
+        self.trials.update(newer.trials)
+        self.curves.update(newer.curves)
+        self.logs.extend(newer.logs)
+        for name in ("studies", "crew", "study", "workers", "episodes", "events", "runs", "provenance", "devices"):
+            value = getattr(newer, name)
+            if value is not None:
+                setattr(self, name, value)
+        self.error = newer.error if newer.error or newer.healed else self.error
+        self.healed = newer.healed if newer.error or newer.healed else self.healed
+        self.gone = newer.gone or self.gone
+
+
+class Feed(threading.Thread):
+    """`tell` is called in this thread whenever the basket stops being empty."""
+
+    def __init__(self, url: str, tell: Callable[[], None], period: float = PERIOD_S) -> None:
+        super().__init__(name="feed", daemon=True)
+        self.url = url
+        self.period = period
+        self._tell = tell
+        self._wake = threading.Event()
+        self._stopping = False
+        self._lock = threading.Lock()
+        self._basket: News | None = None
+        self._wanted: tuple[str | None, int] = (None, 0)  # study name, None for the list; times asked
+        self._curves_wanted: frozenset[int] = frozenset()
+        self._store: Store | None = None
+        self._look = _Look()
+        self._probe: Probe | None = None
+        self._probed_at = 0.0
+        self.ticks = 0
+
+    # ------------------------------------------------------------------ for the screens (any thread)
+
+    def watch(self, study: str | None) -> None:
+        """Look at one study from now on, or at the list of them; everything is told anew."""
+        with self._lock:
+            self._wanted = (study, self._wanted[1] + 1)
+            self._basket = None
+        self._wake.set()
+
+    def want_curves(self, numbers: frozenset[int]) -> None:
+        if numbers != self._curves_wanted:
+            self._curves_wanted = numbers
+            self._wake.set()
+
+    def look_now(self) -> None:
+        """Look at once, for a change that this very screen has made."""
+        self._wake.set()
+
+    def take(self) -> News | None:
+        with self._lock:
+            basket, self._basket = self._basket, None
+        return basket
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    # ------------------------------------------------------------------ the thread
+
+    def run(self) -> None:
+        while not self._stopping:
+            self.tick()
+            self._wake.wait(self.period)
+            self._wake.clear()
+        if self._store is not None:
+            self._store.close()
+
+    def tick(self) -> None:
+        """One look. Public, so that tests and benchmarks need no clock."""
+        self.ticks += 1
+        wanted = self._wanted
+        if wanted != self._look.wanted:
+            self._look = _Look(wanted, failed=self._look.failed)
+        try:
+            news = self._new()
+        except Exception as fault:  # the thread must live on, whatever happens
+            error = fault if isinstance(fault, KdnasError) else mishaps.kept(fault)
+            self._reopen()
+            news = News(error=error) if str(error) != self._look.failed else None
+            self._look = _Look(wanted, failed=str(error))
+        if news is None:
+            return
+        with self._lock:
+            if self._wanted != wanted or self._stopping:
+                return
+            first = self._basket is None
+            if self._basket is None:
+                self._basket = News()
+            self._basket.add(news)
+        if first:
+            self._tell()
+
+    def _reopen(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _new(self) -> News | None:
+        # Imported here: the first look happens after the first paint.
+        from kdnas.store import reader
+        from kdnas.store.open import open_reader, store_url
+
+        if self._store is None:
+            address = store_url(self.url)
+            nothing_yet = address.get_backend_name() == "sqlite" and not Path(address.database or "").exists()
+            if nothing_yet and self._look.wanted[0] is None:
+                first, self._look.studies = self._look.studies is None, ([], {})
+                return News(studies=[], crew={}) if first else None
+            self._store = open_reader(self.url)
+        store, look = self._store, self._look
+        version = reader.changed(store)
+        now = time.monotonic()
+        curves_wanted = self._curves_wanted
+        devices = self._devices(now)
+        if version == look.version and now - look.status_at < STATUS_S and curves_wanted == look.curves_wanted:
+            return None if devices is None else News(devices=devices)
+        stale = version != look.version
+        healed = look.failed is not None
+        news = News(healed=healed, devices=devices)
+        name = look.wanted[0]
+        if name is None:
+            rows = reader.study_rows(store)
+            crew = {row.study_id: reader.workers(store, row.study_id) for row in rows if row.heartbeat is not None}
+            if (rows, crew) != look.studies or healed:
+                news.studies, news.crew = rows, crew
+            look.studies = (rows, crew)
+        else:
+            self._new_of_study(reader, store, look, news, name, stale, curves_wanted)
+        look.version, look.status_at, look.failed = version, now, None
+        return None if news == _NOTHING else news
+
+    def _devices(self, now: float) -> tuple[Reading, ...] | None:
+        """How busy this machine is, where a worker of the study runs on it and it is time to look."""
+        from kdnas.liveness import this_host
+
+        study = self._look.study
+        if study is None or this_host() not in study.hosts or now - self._probed_at < DEVICES_S:
+            return None
+        self._probed_at = now
+        if self._probe is None:
+            from kdnas_tui.widgets.devices import Probe
+
+            self._probe = Probe()
+        readings = self._probe.read()
+        if readings == self._look.devices:
+            return None
+        self._look.devices = readings
+        return readings
+
+    def _new_of_study(
+        self, reader: Any, store: Store, look: _Look, news: News, name: str, stale: bool, curves: frozenset[int]
+    ) -> None:
+        first = look.study is None
+        row = self._row(reader, store, look, name)
+        if row is None:
+            news.gone = not look.gone
+            look.gone = True
+            return
+        if row != look.study:
+            news.study = row
+        if stale or first:
+            if first:
+                news.board, look.live = self._board(store, row)
+                look.revision = news.board.revision
+            else:
+                found = reader.trial_rows(store, row.study_id, look.revision)
+                news.trials = {trial.number: trial for trial in found}
+                look.revision = max([look.revision, *(trial.revision for trial in found)])
+                look.live |= {trial.number for trial in found if trial.state == "running"}
+            logs = reader.logs(store, row.study_id, look.log, LOG_LINES)
+            if logs:
+                look.log = logs[-1].log_id
+                news.logs = logs
+            for part, read in (
+                ("episodes", reader.episodes),
+                ("events", reader.events),
+                ("runs", reader.runs),
+                ("provenance", reader.provenance),
+            ):
+                value = read(store, row.study_id)
+                if value != look.parts.get(part):
+                    look.parts[part] = value
+                    setattr(news, part, value)
+        workers = reader.workers(store, row.study_id)
+        if workers != look.parts.get("workers"):
+            look.parts["workers"] = workers
+            news.workers = workers
+        asked = (curves - look.curves_wanted) | (curves | look.live if stale else frozenset())
+        look.live -= {number for number, trial in news.trials.items() if trial.state != "running"}
+        if asked:
+            found_curves = reader.curves(store, row.study_id, sorted(asked))
+            news.curves = {n: points for n, points in found_curves.items() if look.curves.get(n) != len(points)}
+            look.curves.update({n: len(points) for n, points in found_curves.items()})
+        look.curves_wanted = curves
+        look.study = row
+
+    def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
+        """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
+        from kdnas.store.boards import read_board
+
+        board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
+        live = set(board.running())
+        if len(board):
+            _ = board.standing
+        return board, live
+
+    def _row(self, reader: Any, store: Store, look: _Look, name: str) -> StudyRow | None:
+        """The study, also under the name that somebody has given it meanwhile; None where it was deleted."""
+        if look.study is None:
+            found: StudyRow = reader.study_row(store, name)
+            return found
+        try:
+            found = reader.study_of(store, look.study.study_id)
+        except UsageError:
+            return None
+        return found
+
+
+@dataclass
+class _Look:
+    """What the feed has seen of what it watches."""
+
+    wanted: tuple[str | None, int] = (None, -1)
+    version: int | None = None
+    status_at: float = 0.0
+    studies: tuple[list[StudyRow], dict[int, list[WorkerRow]]] | None = None
+    study: StudyRow | None = None
+    revision: int = -1
+    live: set[int] = field(default_factory=set)  # running when last looked at
+    log: int = 0
+    parts: dict[str, Any] = field(default_factory=dict)
+    curves: dict[int, int] = field(default_factory=dict)
+    curves_wanted: frozenset[int] = frozenset()
+    failed: str | None = None
+    gone: bool = False
+    devices: tuple[Reading, ...] | None = None
+
+
+_NOTHING = News()

@@ -1,0 +1,165 @@
+"""The one table of keys: it drives dispatch, the footer, the palette, the help and docs/keys.md.
+
+A key of a screen is a line here and an `action_…` method there; nothing else names keys. `python -m kdnas_tui.keys`
+prints the page for the docs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from textual.binding import Binding
+
+SCREENS = {
+    "everywhere": "Everywhere",
+    "studies": "Studies",
+    "new": "New study",
+    "study": "Study",
+    "reward": "α and β",
+    "candidate": "Candidate",
+    "compare": "Compare",
+    "about": "About a study",
+    "export": "Export",
+    "finalize": "Finalize",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    keys: str  # Textual's names, separated by commas
+    shown: str  # as people call it
+    action: str
+    label: str  # in the footer, a word or two
+    explains: str  # in help, palette and docs
+    footer: int = 0  # place in the footer, 0 for not there; the highest go first where it is narrow
+    priority: bool = False  # before the focused widget sees it, so that what is typed next goes where it leads
+
+
+KEYS: dict[str, tuple[Key, ...]] = {
+    "everywhere": (
+        Key("question_mark", "?", "help", "help", "Explain the focused pane and list the keys", 90),
+        Key("f1", "F1", "help", "help", "The same from within a field", priority=True),
+        Key("ctrl+p", "^p", "app.command_palette", "palette", "Find any action by its name", 91, priority=True),
+        Key("ctrl+t", "^t", "app.next_theme", "theme", "Switch between dark and light", priority=True),
+        Key("q", "q", "app.leave", "quit", "Close the screens; searches that run go on", 99),
+        Key("ctrl+q", "^q", "app.leave", "quit", "The same from within a field", priority=True),
+    ),
+    "studies": (
+        Key("enter", "enter", "open", "open", "Open the study under the cursor", 1),
+        Key("n", "n", "new", "new", "Begin a new study", 2),
+        Key("slash", "/", "filter", "filter", "Show only studies with these words", 3, priority=True),
+        Key("d", "d", "duplicate", "duplicate", "Begin a new study from the settings of this one", 4),
+        Key("e", "e", "rename", "rename", "Give the study another name", 5),
+        Key("delete,backspace", "del", "delete", "delete", "Delete the study and its trials, after a question", 6),
+        Key("escape", "esc", "back", "all", "Clear the filter"),
+    ),
+    "new": (
+        Key("ctrl+s", "^s", "start", "start", "Begin the study and open it", 1, priority=True),
+        Key("f2", "F2", "choose", "choices", "List what ships for the field under the cursor", 2),
+        Key("f3", "F3", "copy_command", "copy command", "Copy the same study as one kdnas command", 3),
+        Key("f4", "F4", "preset", "presets", "Fill the form from a spec that ships", 4),
+        Key("escape", "esc", "back", "studies", "Go back to the studies; nothing is begun", 5),
+        Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
+        Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
+    ),
+    "study": (
+        Key("p", "p", "pause", "pause", "Pause after the running epoch, or go on", 1),
+        Key("s", "s", "stop", "stop", "Stop: finish or abandon the running trial, as you choose", 2),
+        Key("r", "r", "resume", "resume", "Go on with a paused, stopped or dead study", 9),
+        Key("a", "a", "reward", "α/β", "Try another α and β on all finished trials", 3),
+        Key("slash", "/", "filter", "filter", "Filter table and plots", 4, priority=True),
+        Key("space", "space", "mark", "mark", "Mark or unmark the trial under the cursor", 5),
+        Key("t", "t", "tags", "tags", "Tag the trial under the cursor", 22),
+        Key("n", "n", "note", "note", "Write a note to the trial under the cursor", 23),
+        Key("c", "c", "compare", "compare", "Compare the marked trials, two to four", 6),
+        Key("f", "f", "finalize", "finalize", "Make a model of the candidate, and score it", 6),
+        Key("x", "x", "export", "export", "Write the best, the marked or the front to a file", 7),
+        Key("y", "y", "copy", "copy", "Copy the candidate under the cursor as JSON", 8),
+        Key("plus", "+", "budget", "budget", "Give the study another number of trials", 20),
+        Key("w", "w", "worker", "worker", "Start one more worker", 21),
+        Key("i,enter", "i", "candidate", "candidate", "Show all about the trial under the cursor (also Enter)", 10),
+        Key("v", "v", "about", "about", "Show the study's settings, provenance and history", 24),
+        Key("greater_than_sign", ">", "sort(1)", "sort", "Sort by the column to the right"),
+        Key("less_than_sign", "<", "sort(-1)", "sort", "Sort by the column to the left"),
+        Key("equals_sign", "=", "sort(0)", "turn order", "Turn the order round"),
+        Key("tab", "tab", "next_pane", "next pane", "Go to the next pane"),
+        Key("shift+tab", "⇧tab", "previous_pane", "previous pane", "Go to the previous pane"),
+        Key("right_square_bracket", "]", "next_tab", "next tab", "Show the next tab", 25),
+        Key("left_square_bracket", "[", "previous_tab", "previous tab", "Show the previous tab"),
+        Key("escape", "esc", "back", "studies", "Clear the filter, then go back to the studies", 26),
+    ),
+    "reward": (
+        Key("left", "←", "step(-1)", "less", "Lower the value by a step", 1, priority=True),
+        Key("right", "→", "step(1)", "more", "Raise the value by a step", 2, priority=True),
+        Key("tab,down,up", "tab", "other", "α or β", "Go to the other value", 3, priority=True),
+        Key("ctrl+s,enter", "^s", "use", "use it", "Reward new trials like this from now on", 4, priority=True),
+        Key("escape", "esc", "back", "back", "Go back; nothing is changed", 5),
+    ),
+    "candidate": (
+        Key("y", "y", "copy", "copy JSON", "Copy the candidate as JSON", 1),
+        Key("left_square_bracket", "[", "previous", "better", "Show the candidate one rank better", 2),
+        Key("right_square_bracket", "]", "next", "worse", "Show the candidate one rank worse", 3),
+        Key("space", "space", "mark", "mark", "Mark or unmark it", 4),
+        Key("escape", "esc", "back", "back", "Go back to the study", 5),
+    ),
+    "compare": (
+        Key("y", "y", "copy", "copy JSON", "Copy the compared candidates as JSON", 1),
+        Key("escape", "esc", "back", "back", "Go back to the study", 2),
+    ),
+    "about": (
+        Key("y", "y", "copy", "copy spec", "Copy the study's spec as TOML", 1),
+        Key("escape", "esc", "back", "back", "Go back to the study", 2),
+    ),
+    "export": (
+        Key("ctrl+s", "^s", "write", "write", "Write the file", 1, priority=True),
+        Key("escape", "esc", "back", "back", "Go back; nothing is written", 2),
+        Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
+        Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
+    ),
+    "finalize": (
+        Key("ctrl+s", "^s", "start", "distil", "Distil the candidate on the whole data", 1, priority=True),
+        Key("ctrl+e", "^e", "score", "score", "Score the model made last, beside its teacher", 2, priority=True),
+        Key("ctrl+k", "^k", "stop", "stop", "Stop what runs here; finished epochs are kept", 3, priority=True),
+        Key("escape", "esc", "back", "back", "Go back; what runs goes on", 4),
+        Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
+        Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
+    ),
+}
+
+
+def keys(screen: str) -> tuple[Key, ...]:
+    """The keys of a screen, its own first."""
+    return (*KEYS[screen], *KEYS["everywhere"])
+
+
+def bindings(screen: str) -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
+    return [
+        Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains)
+        for key in keys(screen)
+    ]
+
+
+FORMS = frozenset({"new", "export", "finalize", "reward"})  # letters are written there: the footer names other keys
+
+
+def footer(screen: str) -> list[Key]:
+    """The keys that the footer shows, in its order."""
+    shown = sorted((key for key in keys(screen) if key.footer), key=lambda key: key.footer)
+    if screen not in FORMS:
+        return shown
+    twins = {key.action: key for key in KEYS["everywhere"] if key.priority}
+    return [replace(twins[key.action], footer=key.footer) if key.action in twins else key for key in shown]
+
+
+def page() -> str:
+    """docs/keys.md."""
+    lines = ["# Keys", "", "Printed by `python -m kdnas_tui.keys`; `?` shows the same inside the app.", ""]
+    for screen, title in SCREENS.items():
+        lines += [f"## {title}", "", "| key | what it does |", "| --- | --- |"]
+        lines += [f"| `{key.shown}` | {key.explains} |" for key in KEYS[screen]]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

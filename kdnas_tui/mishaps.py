@@ -1,0 +1,22 @@
+"""What must not happen, and did: a fault of kdnas in a thread. It goes to a file, and one line to the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+
+from kdnas.errors import KdnasError
+from kdnas.places import state_folder
+
+
+def kept(fault: Exception) -> KdnasError:
+    """The fault as one line that names the file with the traceback."""
+    path = state_folder() / "logs" / "kdnas-tui.log"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(time.strftime("%Y-%m-%dT%H:%M:%S "))
+            traceback.print_exception(fault, file=file)
+    said = " ".join(str(fault).split())[:120]
+    return KdnasError(f"kdnas-tui made a mistake: {type(fault).__name__}: {said}.", f"Please report what is in {path}.")

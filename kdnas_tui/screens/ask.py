@@ -1,0 +1,97 @@
+"""Small questions over a screen: choose one of a few answers, or write a line that is checked while it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from kdnas.errors import KdnasError
+from kdnas_tui.widgets.field import Field
+
+
+@dataclass(frozen=True)
+class Answer:
+    value: str
+    label: str
+    explains: str = ""
+
+
+class Ask(ModalScreen[str | None]):
+    """One of a few answers; None where the person went back."""
+
+    BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
+
+    def __init__(self, question: str, answers: Sequence[Answer], detail: str = "") -> None:
+        super().__init__()
+        self._question, self._answers, self._detail = question, answers, detail
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._question), classes="title")
+            if self._detail:
+                yield Static(Text(self._detail), classes="says")
+            yield OptionList(*(Option(self._prompt(answer), answer.value) for answer in self._answers))
+            yield Static(Text("enter to choose · esc to go back"), classes="quiet")
+
+    def _prompt(self, answer: Answer) -> Text:
+        text = Text(answer.label)
+        if answer.explains:
+            text.append(f"\n  {answer.explains}", style="dim")
+        return text
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option.id)
+
+
+class Write(ModalScreen[str | None]):
+    """One line of text. `check` raises KdnasError for what cannot be taken, and says the mend under the field."""
+
+    BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
+
+    def __init__(
+        self,
+        question: str,
+        value: str = "",
+        *,
+        detail: str = "",
+        check: Callable[[str], object] | None = None,
+        placeholder: str = "",
+    ) -> None:
+        super().__init__()
+        self._question, self._value, self._detail, self._check = question, value, detail, check
+        self._placeholder = placeholder
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._question), classes="title")
+            if self._detail:
+                yield Static(Text(self._detail), classes="says")
+            yield Field(self._value, placeholder=self._placeholder)
+            yield Static("", id="mend", classes="mend")
+            yield Static(Text("enter to keep · esc to go back"), classes="quiet")
+
+    def _fault(self, value: str) -> str:
+        if self._check is None:
+            return ""
+        try:
+            self._check(value)
+        except KdnasError as error:
+            return str(error)
+        return ""
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.query_one("#mend", Static).update(Text(self._fault(event.value)))
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        fault = self._fault(event.value)
+        self.query_one("#mend", Static).update(Text(fault))
+        if not fault:
+            self.dismiss(event.value)

@@ -1,0 +1,249 @@
+"""Makes a model of a candidate: full distillation and task scores, started as processes of their own and watched here.
+
+What runs is `kdnas finalize` and `kdnas evaluate`; the screen reads their rows in the store and loads no model.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Checkbox, Input, Static
+
+from kdnas import folder
+from kdnas.errors import KdnasError, UsageError
+from kdnas.liveness import this_host
+from kdnas.store.rows import RunRow, WorkerRow
+from kdnas_tui import words, workers
+from kdnas_tui.feed import News
+from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.widgets.field import Field
+from kdnas_tui.widgets.key_bar import KeyBar
+
+if TYPE_CHECKING:
+    from kdnas_tui.screens.study import StudyScreen
+
+BAR = 20  # cells of a progress bar
+
+
+class FinalizeScreen(Frame):
+    NAME = "finalize"
+    BINDINGS = bindings("finalize")
+    PANES = {
+        "": "The candidate learns on the whole training data, not only on the proxy set, and is written as a folder "
+        "that AutoModel.from_pretrained opens. It runs as a process of its own: close the screen, and it goes on; kill "
+        "it, and starting it again goes on from its last epoch. Scores fine-tune the model and its teacher on labelled "
+        "film sentences and compare them."
+    }
+    DEFAULT_CSS = """
+    FinalizeScreen #finalize { height: 1fr; padding: 1 2; }
+    FinalizeScreen .row { height: 1; width: 100%; max-width: 100; }
+    FinalizeScreen .gap { margin: 1 0 0 0; }
+    FinalizeScreen .label { width: 12; color: $foreground 65%; }
+    FinalizeScreen Input { width: 1fr; }
+    FinalizeScreen Checkbox { border: none; padding: 0; background: $background; height: 1; }
+    FinalizeScreen #mend { margin: 1 0 0 12; }
+    FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
+    """
+
+    def __init__(self, study: StudyScreen, trial: int) -> None:
+        super().__init__()
+        self._study = study
+        self._trial = trial
+        self._named = False  # the folder's name was typed, so it no longer follows the trial
+        self._started: dict[str, str] = {}  # folders whose process is on its way → what it is for
+
+    def compose(self) -> ComposeResult:
+        spec: Any = self._study.study.spec if self._study.study is not None else {}
+        yield Static(Text.assemble((f"{self._study.study_name}  ", "dim"), ("finalize", "bold")), classes="head")
+        with VerticalScroll(id="finalize", can_focus=False):
+            with Horizontal(classes="row"):
+                yield Static("trial", classes="label")
+                yield Field(str(self._trial), id="trial")
+            with Horizontal(classes="row"):
+                yield Static("folder", classes="label")
+                yield Field(self._usual_folder(self._trial), id="folder")
+            with Horizontal(classes="row"):
+                yield Static("epochs", classes="label")
+                yield Field(str(spec.get("full", {}).get("epochs", 20)), id="epochs")
+            with Horizontal(classes="row"):
+                yield Static("", classes="label")
+                yield Checkbox("ONNX too", id="onnx", compact=True)
+            with Horizontal(classes="row gap"):
+                yield Static("", classes="label")
+                yield Button("Distil", id="start", variant="primary", compact=True)
+            yield Static("", id="mend", classes="mend")
+            yield Static("", id="runs")
+        yield KeyBar("finalize")
+
+    def on_mount(self) -> None:
+        self.query_one("#start", Button).focus()
+        self._check()
+        self._draw()
+
+    def tell(self, news: News) -> None:
+        if news.runs is not None:
+            here = {run.folder for run in news.runs if run.state == "running"}
+            self._started = {place: kind for place, kind in self._started.items() if place not in here}
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    # ------------------------------------------------------------------ the form
+
+    def _usual_folder(self, trial: int) -> str:
+        return f"{self._study.study_name}-{trial}"
+
+    def _wanted(self) -> tuple[int, Path, int]:
+        """Trial, folder, epochs. Raises UsageError that says the mend."""
+        text = self.query_one("#trial", Input).value.strip().removeprefix("#")
+        board = self._study.board
+        scored = board.scored(int(text)) if board is not None and text.isdigit() else None
+        if scored is None:
+            raise UsageError(f"There is no trial {text or '(none)'}.", "Give the number of one in the table.")
+        epochs = self.query_one("#epochs", Input).value.strip()
+        if not epochs.isdigit() or not 1 <= int(epochs) <= 10_000:
+            raise UsageError(f"{epochs!r} is no number of epochs.", "Give 1 to 10000.")
+        name = self.query_one("#folder", Input).value.strip()
+        if not name:
+            raise UsageError("The folder has no name.", "Name one that does not exist yet.")
+        place = Path(name).expanduser().absolute()
+        if folder.finished(place):
+            raise UsageError(f"{name} already holds a model.", "Name another folder.")
+        return int(text), place, int(epochs)
+
+    def _check(self) -> None:
+        fault = ""
+        try:
+            _, place, _ = self._wanted()
+            if folder.partial_of(place).exists():
+                fault = f"Goes on from the checkpoints in {folder.partial_of(place).name}."
+        except KdnasError as error:
+            fault = str(error)
+        self.query_one("#mend", Static).update(Text(fault))
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.id == "trial" and not self._named:
+            text = event.value.strip().removeprefix("#")
+            if text.isdigit():
+                with self.prevent(Input.Changed):
+                    self.query_one("#folder", Input).value = self._usual_folder(int(text))
+        elif event.input.id == "folder" and event.input.has_focus:
+            self._named = True
+        self._check()
+
+    def on_input_submitted(self) -> None:
+        self.action_start()
+
+    def on_button_pressed(self) -> None:
+        self.action_start()
+
+    # ------------------------------------------------------------------ actions
+
+    def action_start(self) -> None:
+        try:
+            trial, place, epochs = self._wanted()
+        except KdnasError as error:
+            self.query_one("#mend", Static).update(Text(str(error)))
+            return
+        name = self._study.study_name
+        asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
+        if self.query_one("#onnx", Checkbox).value:
+            asked.append("--onnx")
+        self._begin(asked, str(place), "finalize")
+
+    def action_score(self) -> None:
+        """Task scores of the model that was made last."""
+        made = [run for run in self._study.runs if run.kind == "finalize" and run.state == "done"]
+        if not made:
+            self.kdnas.fault(UsageError("No model has been made yet.", "Distil a candidate first."))
+            return
+        self._begin(["evaluate", made[-1].folder], made[-1].folder, "evaluate")
+
+    def action_stop(self) -> None:
+        """The processes on this machine that are at it; what is finished is kept."""
+        mine = [w for w in self._study.crew if w.alive and w.task in ("finalize", "evaluate")]
+        here = [w for w in mine if w.host == this_host()]
+        for worker in here:
+            try:
+                os.kill(worker.pid, signal.SIGTERM)
+            except OSError as error:
+                self.kdnas.fault(KdnasError(f"Process {worker.pid} cannot be stopped: {error.strerror}."))
+        if not here:
+            where = f"They run on {mine[0].host}." if mine else "Nothing runs."
+            self.kdnas.fault(UsageError("There is nothing to stop on this machine.", where))
+
+    def _begin(self, asked: list[str], place: str, kind: str) -> None:
+        self._started[place] = kind
+        self._draw()
+        storage = self.kdnas.feed.url
+
+        def begin() -> None:
+            try:
+                workers.launch([*asked, "--storage", storage], self._study.study_name)
+            finally:
+                self._started.pop(place, None)
+
+        self.kdnas.command(begin, "", self._draw)
+
+    # ------------------------------------------------------------------ what runs and ran
+
+    def _draw(self) -> None:
+        if not self.is_mounted:
+            return
+        said = Text()
+        for place, kind in self._started.items():
+            said.append(f"{kind}  {Path(place).name}  starting …\n")
+        for run in reversed(self._study.runs):
+            said.append_text(run_text(run, self._study.crew))
+        if not said:
+            said.append("No candidate of this study has become a model yet.", style="dim")
+        self.query_one("#runs", Static).update(said)
+
+
+def run_text(run: RunRow, crew: list[WorkerRow]) -> Text:
+    """One job in a line, and what came of it in those below."""
+    number = "" if run.number is None else f"#{run.number}  "
+    text = Text.assemble((f"{run.kind}  ", "bold"), f"{number}{Path(run.folder).name}  ")
+    if run.state == "running":
+        if any(worker.alive and worker.task == run.kind for worker in crew):
+            full = round(run.progress * BAR)
+            text.append(f"{'▰' * full}{'▱' * (BAR - full)} {run.progress:.0%}  {run.doing or ''}\n")
+        else:
+            text.append("its process is gone; start it again, and it goes on\n")
+    elif run.state == "failed":
+        text.append(f"{run.error}\n")
+    else:
+        text.append("done\n")
+    for line in outcome(run):
+        text.append(f"    {line}\n", style="dim")
+    return text
+
+
+def outcome(run: RunRow) -> list[str]:
+    """The figures that a job has found so far."""
+    lines = []
+    curve, metrics, latency = run.result.get("curve"), run.result.get("metrics"), run.result.get("latency")
+    if curve and not metrics:
+        lines.append(f"held-out loss {curve[-1]['loss']:.4f} after epoch {curve[-1]['epoch']}")
+    if metrics and latency:
+        lines.append(
+            f"loss {metrics['loss']:.4f} (epoch {metrics['best_epoch']} of {metrics['epochs']}), "
+            f"{words.milliseconds(latency['student_ms'])} ms, {latency['speedup']:.2f} × the teacher"
+        )
+    if run.state == "done" and run.kind == "finalize":
+        lines.append(run.folder)
+    for name, entry in (run.result.get("tasks") or {}).items():
+        teacher = f", teacher {100 * entry['teacher']['score']:.1f}" if entry.get("teacher") else ""
+        kept = "" if entry["kept"] is None else f", {entry['kept']:.1f} % kept"
+        lines.append(f"{name} {100 * entry['student']['score']:.1f}{teacher}{kept}")
+    perplexity = run.result.get("perplexity")
+    if perplexity:
+        lines.append(f"masked-language perplexity {perplexity['student']['perplexity']:.1f}")
+    return lines

@@ -1,0 +1,578 @@
+"""A new study as a form: every field checked while it is typed, what it would do told before anything runs.
+
+The spec decides what is right; a short-lived `kdnas plan` says what it would cost. Nothing is begun before Start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from textual import events, work
+from textual.app import ComposeResult
+from textual.containers import Container, Horizontal, VerticalScroll
+from textual.timer import Timer
+from textual.widgets import Button, Input, Static
+from textual.worker import get_current_worker
+
+from kdnas import flags
+from kdnas.errors import BadOptionError, KdnasError, UsageError, nearest
+from kdnas.places import presets
+from kdnas.reward import exchange
+from kdnas.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
+from kdnas_tui import words, workers
+from kdnas_tui.feed import News
+from kdnas_tui.screens.ask import Answer, Ask
+from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.widgets.field import Field
+from kdnas_tui.widgets.key_bar import KeyBar
+
+PLAN_AFTER_S = 0.7  # without a key before the plan is asked for
+
+
+@dataclass(frozen=True)
+class Entry:
+    field: str  # of the spec; "more" and "workers" are the form's own
+    label: str
+    says: str
+    choices: bool = False
+    gap: bool = False  # a blank line before it
+
+
+ENTRIES = (
+    Entry("name", "name", "What the study is called: letters, digits, dots, dashes and underscores."),
+    Entry("teacher.model", "teacher", "A teacher that ships (F2), a hub id, or a folder with a model.", True, gap=True),
+    Entry("data.source", "data", "A text that ships (F2), a hub id, or a CSV, JSONL, Parquet or text file.", True),
+    Entry("data.text_column", "text column", "The column that holds the text."),
+    Entry("recipe.name", "recipe", "How a student is built and learns.", True, gap=True),
+    Entry("strategy.name", "strategy", "Who proposes the next candidate.", True),
+    Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
+    Entry("reward.alpha", "α", "What speed is worth: 0 nothing, −0.06 a little, −0.3 a lot.", gap=True),
+    Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
+    Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
+    Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
+    Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
+    Entry("device", "device", "auto, cpu, cuda, cuda:N or mps.", True, gap=True),
+    Entry("workers", "workers", "Processes that evaluate candidates at the same time."),
+    Entry("seed", "seed", "Every random number comes from it."),
+    Entry("more", "more", "Any other setting as field=value, for example data.length=64."),
+)
+FIELDS = {entry.field: entry for entry in ENTRIES}
+TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
+OWN = {"more", "workers"}
+
+
+class NewStudyScreen(Frame):
+    NAME = "new"
+    BINDINGS = bindings("new")
+    PANES = {
+        "form": "What the study is. Each field is checked while you type; a fault and its mend stand under it. F2 "
+        "lists what ships for the field. Everything else of a spec goes into `more` as field=value.",
+        "plan": "What the study would do, asked of a short process of its own: the search space, the cache on disk and "
+        "a rough time. Nothing has been begun.",
+        "": "Begin a study. ^s starts it.",
+    }
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """`values`: nested values of a spec to begin from (a preset, a study to duplicate)."""
+        super().__init__()
+        self._values = dict(values)
+        self._faults: dict[str, str] = {}
+        self.spec: StudySpec | None = None
+        self._taken: set[str] = set()
+        self.plan: dict[str, Any] | None = None
+        self._plan_fault = ""
+        self._plan_for = ""
+        self._planning = False
+        self._timer: Timer | None = None
+        self._question: workers.Question | None = None
+        self._starting = False
+
+    def compose(self) -> ComposeResult:
+        shown = form_values(self._values)
+        yield Static(Text.assemble(("kdnas", "bold"), "  new study"), classes="head")
+        with VerticalScroll(id="sheet", can_focus=False):
+            with Container(id="form"):
+                for entry in ENTRIES:
+                    with Horizontal(classes="row gap" if entry.gap else "row"):
+                        yield Static(Text(entry.label), classes="label")
+                        yield Field(shown.get(entry.field, ""), id=_id(entry.field))
+                        yield Static("▾" if entry.choices else " ", classes="open", name=entry.field)
+                    yield Static("", id=f"{_id(entry.field)}-mend", classes="mend")
+                with Horizontal(classes="row gap"):
+                    yield Static("", classes="label")
+                    yield Button("Start", id="start", variant="primary", compact=True)
+                    yield Static("", id="hint")
+            with Container(id="plan"):
+                yield Static("", id="says")
+        yield Static("", id="command")
+        yield KeyBar("new")
+
+    def on_mount(self) -> None:
+        for entry in ENTRIES:
+            self.query_one(f"#{_id(entry.field)}-mend").display = False
+        self._check()
+        self._ask_names()
+        if self._values:
+            self.query_one("#start").focus()
+        else:
+            self.query_one(f"#{_id('name')}").focus()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width >= 100, "wide")
+        self.set_class(event.size.height < 20, "low")
+
+    def on_unmount(self) -> None:
+        self.give_up_asking()
+
+    def tell(self, news: News) -> None:
+        if news.studies is not None:
+            self._names_known({row.name for row in news.studies})
+
+    @work(thread=True, exit_on_error=False)
+    def _ask_names(self) -> None:
+        from kdnas.store import reader
+        from kdnas.store.open import open_reader
+
+        try:
+            with open_reader(self.kdnas.storage) as store:
+                names = {row.name for row in reader.study_rows(store)}
+        except KdnasError:
+            return  # no store yet; Start makes one, or says what is wrong with it
+        self.app.call_from_thread(self._names_known, names)
+
+    def _names_known(self, names: set[str]) -> None:
+        if names == self._taken or self._starting:
+            return
+        self._taken = names
+        field = self._field("name")
+        if not self._values and field.value in names:
+            from kdnas_tui.screens.studies import free_name
+
+            field.value = free_name(field.value, names)
+        self._check()
+
+    # ------------------------------------------------------------------ checking
+
+    def _field(self, name: str) -> Input:
+        return self.query_one(f"#{_id(name)}", Input)
+
+    def _pairs(self) -> list[tuple[str, Any]]:
+        """What the form says, field by field. Faults of reading go to `_faults`."""
+        pairs: list[tuple[str, Any]] = []
+        for entry in ENTRIES:
+            text = self._field(entry.field).value.strip()
+            if entry.field == "more":
+                try:
+                    pairs += [flags.assigned(part) for part in split_settings(text)]
+                except UsageError as error:
+                    self._faults["more"] = str(error)
+            elif entry.field == "workers":
+                if not (text.isdigit() and 1 <= int(text) <= 256):
+                    self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256."
+            elif entry.field == "data.text_column" and not text:
+                continue
+            else:
+                pairs.append((entry.field, text if entry.field in TEXTS else number(text)))
+        return pairs
+
+    def _check(self) -> None:
+        """Read the form, tell every fault under its field, and ask for a new plan where it makes a spec."""
+        self._faults = {}
+        pairs = self._pairs()
+        for field, value in pairs:
+            try:
+                check_value(field, value)
+            except KdnasError as error:
+                if field in FIELDS:
+                    self._faults.setdefault(field, plain_fault(FIELDS[field].label, field, error))
+        name = self._field("name").value.strip()
+        if name in self._taken:
+            self._faults.setdefault("name", f"There is a study {name} already. Choose another name, or open it.")
+        self.spec = None
+        if not self._faults:
+            try:
+                self.spec = from_values(flags.overlay({}, pairs))
+            except BadOptionError as error:
+                self._faults[error.field if error.field in FIELDS else "more"] = str(error)
+            except (KdnasError, TypeError, AttributeError) as error:
+                self._faults["more"] = str(error)
+        for entry in ENTRIES:
+            mend = self.query_one(f"#{_id(entry.field)}-mend", Static)
+            fault = self._faults.get(entry.field, "")
+            mend.update(Text(fault))
+            mend.display = bool(fault)
+            self._field(entry.field).set_class(bool(fault), "wrong")
+        column = self._field("data.text_column")
+        ships = _asset(self._field("data.source").value.strip()) is not None
+        if column.parent is not None:
+            column.parent.display = not ships
+        self.show_plan()
+        self._ask_plan_later()
+
+    def show_plan(self) -> None:
+        command = self.query_one("#command", Static)
+        if self.spec is None:
+            command.update(Text("the form has a fault: mend it to see the command", style="dim"))
+        else:
+            command.update(Text.assemble(("$ ", "dim"), self._command()))
+        self.query_one("#says", Static).update(self._says())
+
+    def _command(self) -> str:
+        from kdnas.places import default_storage
+
+        assert self.spec is not None
+        storage = self.kdnas.storage
+        line = flags.command(self.spec, None if storage == default_storage() else storage)
+        count = self._field("workers").value.strip()
+        return line if count == "1" else f"{line} --workers {count}"
+
+    # ------------------------------------------------------------------ the plan
+
+    def _ask_plan_later(self) -> None:
+        wanted = "" if self.spec is None else to_toml(self.spec)
+        if wanted == self._plan_for:
+            return
+        self._plan_for, self.plan, self._plan_fault = wanted, None, ""
+        self.give_up_asking()
+        self._planning = bool(wanted)
+        self.show_plan()
+        if wanted:
+            self._timer = self.set_timer(PLAN_AFTER_S, lambda: self._ask_plan(wanted))
+
+    def give_up_asking(self) -> None:
+        """Ask for no plan, and wait for none."""
+        if self._timer is not None:
+            self._timer.stop()
+        if self._question is not None:
+            self._question.give_up()
+            self._question = None
+
+    @work(thread=True, exclusive=True, group="plan", exit_on_error=False)
+    def _ask_plan(self, wanted: str) -> None:
+        plan: dict[str, Any] | None = None
+        fault = ""
+        question: workers.Question | None = None
+        try:
+            self._question = question = workers.plan(wanted, self.kdnas.storage)
+            plan = question.answer()
+        except (KdnasError, OSError) as error:
+            fault = str(error)
+        given_up = question is not None and question is not self._question
+        if not given_up and not get_current_worker().is_cancelled and self.is_attached:
+            self.app.call_from_thread(self._planned, wanted, plan, fault)
+
+    def _planned(self, wanted: str, plan: dict[str, Any] | None, fault: str) -> None:
+        if wanted == self._plan_for:
+            self._planning, self.plan, self._plan_fault = False, plan, fault
+            self.show_plan()
+
+    def _says(self) -> Text:
+        text = Text()
+
+        def part(title: str, *lines: str) -> None:
+            text.append(f"{title}\n", style="bold")
+            for line in lines:
+                text.append(f"{line}\n")
+            text.append("\n")
+
+        alpha = number(self._field("reward.alpha").value)
+        if isinstance(alpha, int | float) and "reward.alpha" not in self._faults:
+            part("reward", f"{str(exchange(float(alpha))).capitalize()}.")
+        for field, what in (("teacher.model", "teacher"), ("data.source", "data")):
+            asset = _asset(self._field(field).value.strip())
+            if asset is not None:
+                part(what, f"{asset.what}.", f"Licence: {asset.licence}.")
+        if self.plan is not None:
+            for title, lines in plan_words(self.plan):
+                part(title, *lines)
+        elif self._plan_fault:
+            text.append("It would not start\n", style="bold")
+            text.append(self._plan_fault)
+        elif self._planning:
+            text.append("Asking for the size of the space, the cache and a rough time …", style="dim")
+        return text
+
+    # ------------------------------------------------------------------ events
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._check()
+
+    def on_input_submitted(self) -> None:
+        self.focus_next()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        entry = next((e for e in ENTRIES if _id(e.field) == event.widget.id), None)
+        says = entry.says if entry else ""
+        if entry is not None and entry.choices:
+            says += " F2 lists them." if "F2" not in says else ""
+        self.query_one("#hint", Static).update(Text(says))
+        event.widget.scroll_visible(animate=False)
+
+    def on_button_pressed(self) -> None:
+        self.action_start()
+
+    def on_click(self, event: events.Click) -> None:
+        widget = event.widget
+        if widget is not None and widget.has_class("open") and widget.name:
+            self._field(widget.name).focus()
+            self.action_choose()
+
+    # ------------------------------------------------------------------ actions
+
+    def action_choose(self) -> None:
+        """The choices that ship for the focused field; the first field that has some where none is focused."""
+        at = self.focused
+        entry = next((e for e in ENTRIES if at is not None and _id(e.field) == at.id and e.choices), None)
+        if entry is None:
+            self.notify("This field has no list: write it.", timeout=3, markup=False)
+            return
+
+        def chosen(value: str | None) -> None:
+            if value is not None:
+                self._field(entry.field).value = value
+
+        self.app.push_screen(Ask(f"Choose the {entry.label}", choices(entry.field)), chosen)
+
+    def action_preset(self) -> None:
+        known = presets()
+
+        def chosen(name: str | None) -> None:
+            if name is None:
+                return
+            try:
+                values = preset_values(name, known)
+            except KdnasError as error:
+                self.kdnas.fault(error)
+                return
+            for field, text in form_values(values).items():
+                self._field(field).value = text
+
+        answers = [Answer(name, name, first_comment(path)) for name, path in known.items()]
+        self.app.push_screen(Ask("Fill the form from a spec that ships", answers), chosen)
+
+    def action_copy_command(self) -> None:
+        if self.spec is None:
+            self._to_fault()
+        else:
+            self.kdnas.copy(self._command() + "\n", f"{self.spec.name}.command.txt")
+
+    def _to_fault(self) -> None:
+        field = next(entry.field for entry in ENTRIES if entry.field in self._faults)
+        self._field(field).focus()
+        self.notify(self._faults[field], severity="error", timeout=8, markup=False)
+
+    def action_start(self) -> None:
+        """Start, once the field has taken in what was typed before the key: on a busy machine that may still wait."""
+        at = self.focused
+        if at is None:
+            self._start()
+        else:
+            at.call_later(self._start)
+
+    def _start(self) -> None:
+        if self._starting:
+            return
+        self._check()
+        spec = self.spec
+        if spec is None:
+            self._to_fault()
+            return
+        self._starting = True
+        self.query_one("#start", Button).label = "Starting …"
+        count = int(self._field("workers").value.strip())
+        self._begin(spec, count)
+
+    @work(thread=True, exit_on_error=False)
+    def _begin(self, spec: StudySpec, count: int) -> None:
+        try:
+            workers.begin(to_toml(spec), spec.name, self.kdnas.storage, count)
+        except (KdnasError, OSError) as error:
+            fault = error if isinstance(error, KdnasError) else UsageError(str(error))
+            self.app.call_from_thread(self._failed, fault)
+            return
+        self.app.call_from_thread(self.kdnas.open_study, spec.name)
+
+    def _failed(self, error: KdnasError) -> None:
+        self._starting = False
+        self.query_one("#start", Button).label = "Start"
+        self.kdnas.fault(error)
+
+
+# ---------------------------------------------------------------------------- what the form says
+
+
+def _id(field: str) -> str:
+    return "f-" + field.replace(".", "-").replace("_", "-")
+
+
+def _asset(name: str) -> Any:
+    from kdnas.assets import ASSETS
+
+    return ASSETS.get(name)
+
+
+def number(text: str) -> int | float | str:
+    """A number as people write it (a real minus sign, a thousands comma), else the text."""
+    plain = text.strip().replace("−", "-").replace("_", "")
+    for kind in (int, float):
+        try:
+            return kind(plain)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def check_value(field: str, value: Any) -> None:
+    """One field by itself. Raises BadOptionError, or UsageError with the mend for what the spec cannot know."""
+    if value == "" and field != "data.text_column":
+        raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
+    from_values(flags.overlay({}, [(field, value)]))
+    if field == "teacher.model":
+        _check_source(str(value), "teacher", "Give the folder of a model with its config.json.")
+    elif field == "data.source":
+        _check_source(str(value), "text", "Give the path of a CSV, JSONL, Parquet or text file.")
+
+
+def _check_source(value: str, kind: str, mend: str) -> None:
+    """A shipped name, a path that is there, or what can be a hub id."""
+    from kdnas.assets import names
+    from kdnas.hub import is_id
+
+    if value in names(kind):
+        return
+    path = Path(value).expanduser()
+    if path.exists():
+        if kind == "teacher" and not (path / "config.json").is_file() and not path.is_file():
+            raise UsageError(f"{value} holds no config.json.", mend)
+        return
+    if value.startswith(("/", "~", "./", "../")) or path.suffix in (".csv", ".jsonl", ".json", ".parquet", ".txt"):
+        raise UsageError(f"There is no {path}.", mend)
+    if "/" not in value or not is_id(value):
+        raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names(kind)))
+
+
+def plain_fault(label: str, field: str, error: KdnasError) -> str:
+    """The fault in the form's words rather than the spec's."""
+    return str(error).replace(field, label)
+
+
+def form_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """What each field of the form shows for nested values of a spec; what has no field goes into `more`."""
+    try:
+        spec = from_values(values)
+    except BadOptionError:
+        spec = from_values({})
+    flat = flatten(spec)
+    usual = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
+    shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
+    rest = []
+    for field, value in flat.items():
+        if field in FIELDS or value == usual.get(field) or value is None:
+            continue
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, one in inner:
+            name = f"{field}.{key}" if key else field
+            rest.append(f"{name}={toml_value(one)}")
+    return {**shown, "workers": "1", "more": " ".join(rest)}
+
+
+def split_settings(text: str) -> list[str]:
+    """`a=1 b=["x", "y z"]` at the blanks that stand in no quotes and no brackets. Raises UsageError for open ones."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, letter in enumerate(text + " "):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == " " and depth <= 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if quote or depth > 0:
+        raise UsageError(f"{text[start:]!r} is not complete.", "Close the quotes." if quote else "Close the brackets.")
+    return [part for part in parts if part]
+
+
+def shown_value(value: Any) -> str:
+    return words.signed(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def toml_value(value: Any) -> str:
+    import tomli_w
+
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").replace("\n", "").replace("    ", "").strip()
+
+
+def preset_values(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
+    """The values of a spec that ships. Raises UsageError, with the nearest name, for one that does not."""
+    if name not in known:
+        raise UsageError(f"There is no preset {name!r}.", nearest(name, known) if known else "None ships here.")
+    values = {"name": name, **read_values(known[name])}
+    from_values(values)
+    return values
+
+
+def first_comment(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+    except OSError:
+        return ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def choices(field: str) -> list[Answer]:
+    """What ships for a field, each with a line on what it is."""
+    from kdnas.assets import ASSETS, names
+
+    if field == "teacher.model":
+        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("teacher")]
+    if field == "data.source":
+        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("text")]
+    if field == "recipe.name":
+        return [Answer(name, name, _first_line(part)) for name, part in recipe_parts().items()]
+    if field == "strategy.name":
+        return [Answer(name, name, _first_line(part)) for name, part in strategy_parts().items()]
+    if field == "space.preset":
+        return [
+            Answer("full", "full", "every size that the recipe offers for this teacher"),
+            Answer("kd-nas", "kd-nas", "the fixed lists of KD-NAS, as far as they fit the teacher"),
+        ]
+    return [
+        Answer("auto", "auto", "a GPU where there is one, else the CPU"),
+        Answer("cpu", "cpu", "the processor"),
+        Answer("cuda", "cuda", "the first NVIDIA GPU; cuda:1 is the second"),
+        Answer("mps", "mps", "Apple's GPU"),
+    ]
+
+
+def _first_line(part: Any) -> str:
+    return str(part.__doc__ or "").strip().splitlines()[0]
+
+
+def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The answer of `kdnas plan --json` as titled lines; what cannot be known beforehand is left out."""
+    space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]
+    for name, listed in plan["dimensions"].items():
+        space.append(f"  {name}  {', '.join(str(choice) for choice in listed)}")
+    told = [("search space", space)]
+    cost = []
+    if plan["cache_bytes"] is not None:
+        cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
+    if plan["proxy_tokens"] is not None:
+        cost.append(f"{words.count(plan['proxy_tokens'])} tokens learnt from in each epoch.")
+    if plan["seconds"] is not None:
+        each = words.duration(plan["seconds_per_trial"])
+        cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
+    if cost:
+        told.append(("what it takes, roughly", cost))
+    if plan["notes"]:
+        told.append(("notes", [str(note) for note in plan["notes"]]))
+    return told

@@ -1,0 +1,283 @@
+"""The list of studies in the store, each with its true status; where everything else begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.widgets import Input, Static
+
+from kdnas.errors import UsageError
+from kdnas.store.rows import Status, StudyRow, WorkerRow
+from kdnas_tui import words
+from kdnas_tui.feed import News
+from kdnas_tui.screens.ask import Answer, Ask, Write
+from kdnas_tui.screens.frame import MARKS, Frame, bindings
+from kdnas_tui.widgets.field import Field
+from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.list_table import Column, Line, ListTable
+
+COLUMNS = (
+    Column("name", flex=True),
+    Column("status"),
+    Column("teacher", keep=4),
+    Column("data", keep=5),
+    Column("recipe", keep=6),
+    Column("strategy", keep=3),
+    Column("trials", "right"),
+    Column("best", "right", keep=1),
+    Column("updated", "right", keep=2),
+)
+ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
+
+
+class StudiesScreen(Frame):
+    NAME = "studies"
+    BINDINGS = bindings("studies")
+    PANES = {
+        "studies": "Every study of the store, the one that changed last first. The status is the true one: it comes "
+        "from the workers' own locks and heartbeats, not from what was last asked of them.",
+        "filter": "Words that a study's line must contain; several words must all be there.",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[StudyRow] = []
+        self._crew: Mapping[int, list[WorkerRow]] = {}
+        self._words: list[str] = []
+        self.read = False
+        self._fault = ""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head", classes="head")
+        table = ListTable(COLUMNS, id="studies")
+        table.empty = "Reading the store …"
+        yield table
+        yield Static(id="detail", classes="detail")
+        yield Field(placeholder="words, for example: running minilm", id="filter")
+        yield KeyBar("studies")
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").display = False
+        self._draw_head()
+
+    def on_screen_resume(self) -> None:
+        self.kdnas.feed.watch(None)
+
+    def tell(self, news: News) -> None:
+        if news.error is not None:
+            self._fault = f"{news.error.problem} {news.error.mend}"
+            self.rows, self.read = [], True
+            self._draw()
+        if news.studies is not None:
+            self.rows, self._crew, self.read, self._fault = news.studies, news.crew or {}, True, ""
+            self._draw()
+
+    # ------------------------------------------------------------------ drawing
+
+    def _draw(self) -> None:
+        table = self.query_one(ListTable)
+        shown = [row for row in self.rows if self._passes(row)]
+        table.empty = self._nothing()
+        table.fill([self._line(row) for row in shown])
+        self._draw_head()
+        self._draw_detail()
+
+    def _nothing(self) -> str:
+        if self._fault:
+            return ""
+        if self.rows:
+            return "No study has these words. Press esc to see all."
+        return "No study yet. Press n to begin one." if self.read else "Reading the store …"
+
+    def _draw_head(self) -> None:
+        text = Text()
+        text.append("kdnas", style="bold")
+        text.append("  studies", style="")
+        if self.read and not self._fault:
+            running = sum(row.status in ALIVE for row in self.rows)
+            text.append(f"   {words.plural(len(self.rows), 'study', 'studies')}, {running} running", style="dim")
+        text.append(f"   {shown_storage(self.kdnas.storage)}", style="dim")
+        text.no_wrap, text.overflow = True, "ellipsis"
+        self.query_one("#head", Static).update(text)
+
+    def _draw_detail(self) -> None:
+        detail = self.query_one("#detail", Static)
+        row = self._row()
+        detail.set_class(bool(self._fault), "fault")
+        if self._fault:
+            detail.update(Text(self._fault))
+        elif row is None:
+            detail.update("")
+        else:
+            detail.update(Text(self._about(row)))
+
+    def _about(self, row: StudyRow) -> str:
+        now = self.kdnas.now()
+        parts = [f"{row.name}: {row.status}"]
+        crew = [w for w in self._crew.get(row.study_id, []) if w.alive]
+        if crew:
+            parts += [f"pid {w.pid} on {w.host}, heard {words.ago(now, w.heartbeat)} ago" for w in crew[:3]]
+        elif row.status is Status.DEAD:
+            parts.append(f"its worker was last heard {words.ago(now, row.heartbeat)} ago; open it and press r to go on")
+        if row.eta_s is not None and row.status is Status.RUNNING:
+            parts.append(f"ready in about {words.duration(row.eta_s)}")
+        if row.ending:
+            parts.append(row.ending)
+        space = f"{row.space_size:,} candidates" if row.space_size else "space not known yet"
+        parts.append(f"{space}, α {words.signed(row.alpha)}, β {row.beta:g}, begun {words.ago(now, row.created)} ago")
+        return " · ".join(parts)
+
+    def _line(self, row: StudyRow) -> Line:
+        sign, look = MARKS[row.status]
+        spec = row.spec
+        return Line(
+            str(row.study_id),
+            (
+                row.name,
+                f"{sign} {row.status}",
+                short(spec.get("teacher", {}).get("model")),
+                short(spec.get("data", {}).get("source")),
+                str(spec.get("recipe", {}).get("name", "")),
+                str(spec.get("strategy", {}).get("name", "")),
+                f"{row.done}/{row.trials}",
+                words.figure(row.best_reward),
+                words.ago(self.kdnas.now(), row.updated),
+            ),
+            ("strong", look, "", "", "quiet", "quiet", "", "", "quiet"),
+        )
+
+    def _passes(self, row: StudyRow) -> bool:
+        text = " ".join(self._line(row).cells).lower()
+        return all(word in text for word in self._words)
+
+    def _row(self) -> StudyRow | None:
+        key = self.query_one(ListTable).current
+        return next((row for row in self.rows if str(row.study_id) == key), None)
+
+    # ------------------------------------------------------------------ events and actions
+
+    def on_list_table_moved(self) -> None:
+        self._draw_detail()
+
+    def on_list_table_chosen(self) -> None:
+        self.action_open()
+
+    def action_open(self) -> None:
+        row = self._row()
+        if row is not None:
+            self.kdnas.open_study(row.name)
+        elif not self.rows and not self._fault:
+            self.action_new()
+
+    def action_new(self) -> None:
+        from kdnas_tui.screens.new_study import NewStudyScreen
+
+        self.app.push_screen(NewStudyScreen({}))
+
+    def action_duplicate(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        from kdnas_tui.screens.new_study import NewStudyScreen
+
+        values: dict[str, Any] = {**row.spec, "name": free_name(row.name, {r.name for r in self.rows})}
+        values["reward"] = {**values.get("reward", {}), "alpha": row.alpha, "beta": row.beta}
+        values["budget"] = {**values.get("budget", {}), "trials": row.trials}
+        self.app.push_screen(NewStudyScreen(values))
+
+    def action_rename(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        taken = {r.name for r in self.rows} - {row.name}
+
+        def check(name: str) -> None:
+            check_name(name, taken)
+
+        def answered(name: str | None) -> None:
+            if name is not None and name != row.name:
+                from kdnas.store import control
+
+                self.kdnas.change(lambda store: control.rename(store, row.study_id, name), f"{row.name} is now {name}.")
+
+        self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
+
+    def action_delete(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        if row.status in ALIVE:
+            self.kdnas.fault(UsageError(f"{row.name} has a worker.", "Open it and stop it first."))
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "delete":
+                from kdnas_tui import workers
+
+                self.kdnas.command(lambda: workers.delete(row.name, self.kdnas.storage), f"{row.name} is deleted.")
+
+        done = words.plural(row.done, "finished trial")
+        self.app.push_screen(
+            Ask(
+                f"Delete {row.name}?",
+                [Answer("keep", "Keep it"), Answer("delete", "Delete it", f"with its {done}; this cannot be undone")],
+            ),
+            answered,
+        )
+
+    def action_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._words = event.value.lower().split()
+        self._draw()
+
+    def on_input_submitted(self) -> None:
+        self.query_one(ListTable).focus()
+        self.query_one("#filter").display = bool(self._words)
+
+    def action_back(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.display = False
+        self.query_one(ListTable).focus()
+
+
+def short(name: object) -> str:
+    """The last part of a path or hub id."""
+    return str(name or "–").rstrip("/").rsplit("/", 1)[-1]
+
+
+def shown_storage(url: str) -> str:
+    """The store's place without a password."""
+    if url.startswith("sqlite:///"):
+        return url.removeprefix("sqlite:///")
+    scheme, colons, rest = url.partition("://")
+    return f"{scheme}{colons}{rest.rsplit('@', 1)[-1]}" if colons else url
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """`name-2`, `name-3`, … the first that is free."""
+    stem, _, last = name.rpartition("-")
+    base = stem if stem and last.isdigit() else name
+    number = 2
+    while f"{base}-{number}" in taken:
+        number += 1
+    return f"{base}-{number}"
+
+
+def check_name(name: str, taken: set[str]) -> None:
+    from kdnas.spec import NAME
+
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"The name {name!r} does not fit." if name else "A study needs a name.",
+            "Use 1 to 80 letters, digits, dots, dashes and underscores, a letter or digit first.",
+        )
+    if name in taken:
+        raise UsageError(f"There is a study {name} already.", "Choose another name.")

@@ -1,0 +1,126 @@
+"""Bars of what the reward depends on. The estimate is asked of a short-lived process, for it needs Optuna."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from textual import work
+from textual.message import Message
+from textual.strip import Strip
+from textual.worker import get_current_worker
+
+from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of, wrapped
+
+
+@dataclass(frozen=True)
+class Asked:
+    study: str
+    storage: str
+    finished: int  # trials, when it was asked
+    rate: tuple[float, float]  # α and β
+
+
+class Importance(Lines, can_focus=True):
+    """`ask` starts an estimate where the last one is out of date; the bars appear when it comes."""
+
+    PREFIX = "importance"
+    COMPONENT_CLASSES = {"importance--bar", "importance--quiet"}
+    DEFAULT_CSS = """
+    Importance {
+        background: $background;
+        padding: 1 1;
+        & > .importance--bar { color: $primary; }
+        & > .importance--quiet { color: $foreground 50%; }
+    }
+    """
+
+    class Answered(Message):
+        """An estimate came, or the reason why there is none."""
+
+        def __init__(self, shares: tuple[tuple[str, float], ...], says: str) -> None:
+            super().__init__()
+            self.shares, self.says = shares, says
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.shares: tuple[tuple[str, float], ...] = ()
+        self.says = "Not estimated yet."
+        self._asked: Asked | None = None
+        self._asking = False
+
+    def ask(self, study: str, storage: str, finished: int, rate: tuple[float, float]) -> None:
+        """Estimate again if nobody waits for one already, it is looked at, and a tenth more trials have finished."""
+        last = self._asked
+        fresh = (
+            last is not None
+            and (last.study, last.storage, last.rate) == (study, storage, rate)
+            and finished < last.finished + max(4, last.finished // 10)
+        )
+        if fresh or self._asking or not self.is_attached or not self.is_on_screen:
+            return
+        self._asked = Asked(study, storage, finished, rate)
+        self._asking = True
+        if not self.shares:
+            self.says = "Estimating …"
+            self.redraw()
+        self._estimate(study, storage)
+
+    @work(thread=True, exit_on_error=False)
+    def _estimate(self, study: str, storage: str) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kdnas.importance", study, "--storage", storage, "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+        worker = get_current_worker()
+        while True:
+            try:
+                out, said = process.communicate(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                if worker.is_cancelled:
+                    process.kill()
+        if worker.is_cancelled:
+            return
+        if process.returncode == 0:
+            found = json.loads(out)
+            shares = tuple((str(entry["name"]), float(entry["share"])) for entry in found["importance"])
+            self.post_message(self.Answered(shares, f"{found['evaluator']}, {found['trials']} trials"))
+        else:
+            lines = said.strip().splitlines() or ["The estimate failed."]
+            self.post_message(self.Answered((), lines[-1].removeprefix("kdnas: ")))
+
+    def on_importance_answered(self, event: Answered) -> None:
+        self._asking = False
+        self.show(event.shares, event.says)
+
+    def show(self, shares: tuple[tuple[str, float], ...], says: str) -> None:
+        """Draw these shares, the largest first, and a line below them."""
+        self.shares, self.says = shares, says
+        self.redraw()
+
+    def line(self, y: int, width: int) -> Strip:
+        if y < len(self.shares):
+            name, share = self.shares[y]
+            names = min(max(len(clean(name)) for name, _ in self.shares), max(6, width - 20))
+            room = max(1, width - names - 9)
+            most = self.shares[0][1] or 1.0
+            filled = round(room * max(0.0, share) / most)
+            return strip_of(
+                [
+                    (fitted(clean(name), names) + "  ", self.rich_style),
+                    ("█" * filled + " " * (room - filled), self.look("bar")),
+                    (f" {share:5.0%}", self.rich_style),
+                ]
+            )
+        said = wrapped(clean(self.says), max(8, width))
+        place = y - len(self.shares) - (1 if self.shares else 0)
+        if 0 <= place < len(said):
+            return strip_of([(said[place], self.look("quiet"))])
+        return Strip.blank(width, self.rich_style)

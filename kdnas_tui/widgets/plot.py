@@ -1,0 +1,285 @@
+"""What all plots share: textual-plot with narrow margins, drawn only while seen and at most once a second.
+
+Only the cells that changed are sent to the terminal: textual-plot draws into its canvases, and what differs from the
+drawing before is repainted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil, floor, log10
+from typing import Any
+
+from rich.markup import escape
+from textual.app import ComposeResult
+from textual.containers import Grid
+from textual.css.query import NoMatches
+from textual.geometry import Region
+from textual_hires_canvas import Canvas, TextAlign
+from textual_plot import HiResMode, PlotWidget
+from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
+from textual_plot.plot_widget import Legend
+
+from kdnas_tui.widgets.lines import over
+
+BRAILLE = HiResMode.BRAILLE
+PERIOD_S = 1.0  # between two drawings of changed data
+
+
+class Still(Canvas):
+    """A canvas that keeps quiet while it is drawn on and then repaints the spans that differ."""
+
+    def __init__(self, id: str) -> None:
+        self.held = False
+        self._painted: tuple[list[list[str]], list[list[str]]] | None = None
+        super().__init__(1, 1, id=id)
+
+    def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Any:
+        if self.held:
+            return self
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+
+    def commit(self) -> None:
+        """Repaint what differs from the last commit."""
+        drawn = ([*map(list, self._buffer)], [*map(list, self._styles)])
+        before, self._painted = self._painted, drawn
+        if before is None or len(before[0]) != len(drawn[0]) or len(before[0][0]) != len(drawn[0][0]):
+            self.refresh()
+            return
+        spans = []
+        lines = zip(before[0], drawn[0], before[1], drawn[1], strict=True)
+        for y, (old, new, old_styles, new_styles) in enumerate(lines):
+            if old == new and old_styles == new_styles:
+                continue
+            cells = zip(old, new, old_styles, new_styles, strict=True)
+            # The style of a blank shows nowhere, as no style here has a background.
+            unlike = [x for x, (a, b, c, d) in enumerate(cells) if a != b or (c != d and b != " ")]
+            if unlike:
+                spans.append(Region(unlike[0], y, unlike[-1] + 1 - unlike[0], 1))
+        if spans:
+            self.refresh(*spans)
+
+
+class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
+    """A plot whose subclass says in `put` what is drawn. `x_name` and `y_name` carry their units."""
+
+    COMPONENT_CLASSES = {
+        "plot--quiet",
+        "plot--line",
+        "plot--strong",
+        "plot--mark",
+        "plot--cursor",
+        "plot--good",
+    }
+    DEFAULT_CSS = """
+    Plot {
+        background: $background;
+        & > .plot--axis { color: $foreground 25%; }
+        &:focus > .plot--axis { color: $foreground 50%; }
+        & > .plot--tick { color: $foreground 60%; text-style: none; }
+        & > .plot--label { color: $foreground 60%; text-style: none; }
+        & > .plot--quiet { color: $foreground 40%; }
+        & > .plot--line { color: $primary; }
+        & > .plot--strong { color: $accent; }
+        & > .plot--mark { color: $accent; }
+        & > .plot--cursor { color: $foreground; text-style: bold; }
+        & > .plot--good { color: $success; }
+        & Canvas { background: $background; }
+    }
+    """
+
+    def __init__(
+        self, x_name: str, y_name: str, *, empty: str = "", period: float = PERIOD_S, id: str | None = None
+    ) -> None:
+        super().__init__(id=id, allow_pan_and_zoom=False)
+        self.set_reactive(PlotWidget.margin_top, 1)
+        self.set_reactive(PlotWidget.margin_bottom, 1)
+        self.set_reactive(PlotWidget.margin_left, 8)
+        self.x_name, self.y_name, self.empty, self.period = x_name, y_name, empty, period
+        self.told = ""  # beside the name of the y axis, where there is room
+        self._x_formatter = Ticks(8)
+        self._y_formatter = Ticks(4)
+        self._drawn_at = -1e9
+        self._waiting = False
+        self._base: tuple[list[list[str]], list[list[str]]] | None = None
+
+    def compose(self) -> ComposeResult:
+        with Grid():
+            for id in ("margin-top", "margin-left", "plot", "margin-bottom"):
+                yield Still(id)
+        yield Legend(id="legend")
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def put(self) -> None:
+        """Call `plot` and `scatter` for what there is to draw; set limits where the data should not."""
+        raise AssertionError("a subclass says what it draws")
+
+    def put_cursor(self, canvas: Canvas) -> None:
+        """Draw over the finished plot what moves often."""
+
+    def changed(self) -> None:
+        """The data are others: draw them, soon, if anyone is looking."""
+        if self._waiting or not self.is_attached:
+            return
+        wait = self._drawn_at + self.period - time.monotonic()
+        if wait > 0:
+            self._waiting = True
+            self.set_timer(wait, self._draw_late)
+        else:
+            self._draw_now()
+
+    def cursor_changed(self) -> None:
+        """Only what `put_cursor` draws is another."""
+        canvas = self._canvas()
+        if canvas is None or self._base is None or not self.is_on_screen:
+            return
+        with self._quietly():
+            canvas._buffer = [*map(list, self._base[0])]
+            canvas._styles = [*map(list, self._base[1])]
+            self.put_cursor(canvas)
+
+    def style_of(self, name: str) -> str:
+        """A component's colour as textual-plot takes it."""
+        return str(over(self, f"plot--{name}", self.rich_style))
+
+    # ------------------------------------------------------------------ drawing
+
+    def _draw_late(self) -> None:
+        self._waiting = False
+        self._draw_now()
+
+    def _draw_now(self) -> None:
+        if self.is_attached and self.is_on_screen and self._canvas() is not None:
+            self._drawn_at = time.monotonic()
+            self._render_plot()
+
+    def on_show(self) -> None:
+        self._draw_now()
+
+    def _canvas(self) -> Still | None:
+        try:
+            canvas = self.query_one("#plot", Still)
+        except NoMatches:
+            return None
+        return canvas if canvas._canvas_size.area > 1 else None
+
+    def _rerender(self) -> None:
+        """What textual-plot calls whenever a data set is added; `_render_plot` draws all of them at once."""
+        if self.is_attached:
+            self._needs_rerender = True
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._draw_now()
+
+    def _render_plot(self) -> None:
+        canvas = self._canvas()
+        if canvas is None:
+            return
+        with self._quietly():
+            self._datasets, self._labels, self._v_lines = [], [], []
+            self.put()
+            if any(len(data.x) for data in self._datasets):
+                width, height = canvas._canvas_size
+                self._scale_rectangle = Region(1, 1, width - 2, height - 2)
+                self._y_formatter = Ticks(max(2, (height - 2) // 3))
+                super()._render_plot()
+            else:
+                self._render_nothing()
+            self._base = ([*map(list, canvas._buffer)], [*map(list, canvas._styles)])
+            self.put_cursor(canvas)
+
+    def _render_nothing(self) -> None:
+        for still in self.query(Still):
+            still.reset()
+        canvas = self._canvas()
+        if canvas is not None and self.empty:
+            size = canvas._canvas_size
+            text = f"[{self.style_of('quiet')}]{escape(self.empty)}"
+            canvas.write_text(size.width // 2 - 4, size.height // 2, text, TextAlign.CENTER)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        stills = list(self.query(Still))
+        for still in stills:
+            still.held = True
+        try:
+            yield
+        finally:
+            for still in stills:
+                still.held = False
+                still.commit()
+
+    def _update_legend(self) -> None:
+        """No legend: the names stand in the title line."""
+
+    def _render_x_label(self) -> None:
+        margin = self.query_one("#margin-top", Still)
+        style = self.get_component_rich_style("plot--label")
+        margin.write_text(margin.size.width - 2, 0, f"[{style}]{escape(self.x_name)} →", TextAlign.RIGHT)
+
+    def _render_y_label(self) -> None:
+        margin = self.query_one("#margin-top", Still)
+        style = self.get_component_rich_style("plot--label")
+        name = f"{self.y_name} ↑"
+        room = margin.size.width - len(self.x_name) - 6
+        told = f"{name}   {self.told}" if len(name) + len(self.told) + 3 <= room else self.told[:room] or name
+        margin.write_text(1, 0, f"[{style}]{escape(told)}", TextAlign.LEFT)
+
+
+def outward(low: float, high: float) -> tuple[float, float]:
+    """The ends moved out to round numbers, with some air: one more point seldom moves the axes."""
+    span = high - low
+    if not span > 0:
+        span = abs(high) * 0.1 or 0.1
+    step = round_step(span / 20)
+    return floor((low - span * 0.02) / step) * step, ceil((high + span * 0.02) / step) * step
+
+
+def round_step(rough: float) -> float:
+    """The least of 1, 2, 5, 10 … that is not below."""
+    power = 10.0 ** floor(log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+class Ticks(NumericAxisFormatter):
+    """At most so many ticks at 1, 2, 5, 10 …, at whole numbers where things are counted."""
+
+    def __init__(self, most: int, *, whole: bool = False) -> None:
+        self.most = most
+        self.whole = whole
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
+        span = max_ - min_
+        if not span > 0:
+            return [min_]
+        step = round_step(span / self.most)
+        step = max(step, 1.0) if self.whole else step
+        first = ceil(min_ / step - 1e-9)
+        ticks = []
+        while first * step <= max_ + step * 1e-9:
+            ticks.append(float(f"{first * step:.12g}"))
+            first += 1
+        return ticks
+
+    def get_labels_for_ticks(self, ticks: Any) -> list[str]:
+        if len(ticks) < 2:
+            return [f"{tick:.4g}" for tick in ticks]
+        decimals = max(0, -floor(log10(ticks[1] - ticks[0]) + 1e-9))
+        return [f"{tick:.{decimals}f}" for tick in ticks]
+
+
+class LogTicks(AxisFormatter):
+    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values."""
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
+        ticks = [
+            power + log10(factor) for power in range(floor(min_) - 1, ceil(max_) + 1) for factor in (1, 2, 5)
+        ]
+        return [tick for tick in ticks if min_ <= tick <= max_]
+
+    def get_labels_for_ticks(self, ticks: Any) -> list[str]:
+        return [f"{10**tick:.3g}" for tick in ticks]

@@ -1,0 +1,78 @@
+"""A row of tabs as plain words on one line; the shown one stands out. Click a word to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+
+class TabBar(Widget):
+    COMPONENT_CLASSES = {"tab-bar--shown", "tab-bar--other", "tab-bar--rule"}
+    DEFAULT_CSS = """
+    TabBar {
+        height: 1; background: $background;
+        & > .tab-bar--shown { color: $foreground; text-style: bold; }
+        & > .tab-bar--other { color: $foreground 50%; }
+        & > .tab-bar--rule { color: $border; }
+    }
+    """
+
+    class Chosen(Message):
+        def __init__(self, tab: str) -> None:
+            super().__init__()
+            self.tab = tab
+
+    def __init__(self, tabs: Sequence[tuple[str, str]], shown: str, *, id: str | None = None) -> None:
+        """`tabs`: (id, title)."""
+        super().__init__(id=id)
+        self.tabs = tuple(tabs)
+        self.shown = shown
+        self.note = ""
+        self._spans: list[tuple[int, int, str]] = []
+
+    def show(self, tabs: Sequence[tuple[str, str]], shown: str, note: str = "") -> None:
+        """`note` is said at the right end, of what is shown."""
+        if (tuple(tabs), shown, note) != (self.tabs, self.shown, self.note):
+            self.tabs, self.shown, self.note = tuple(tabs), shown, note
+            self.refresh()
+
+    def _fitting(self) -> tuple[str, list[tuple[str, str]]]:
+        """The separator and the tabs that fit: first the air goes, then the ends of long titles."""
+        for separator in (" │ ", "│"):
+            room = self.size.width - 4 - len(separator) * (len(self.tabs) - 1)
+            if sum(len(title) for _, title in self.tabs) <= room:
+                return separator, list(self.tabs)
+        length = max((len(title) for _, title in self.tabs), default=0)
+        while length > 3 and sum(min(len(title), length) for _, title in self.tabs) > room:
+            length -= 1
+        return separator, [(tab, title[:length]) for tab, title in self.tabs]
+
+    def render_line(self, y: int) -> Strip:
+        rule = self.get_component_rich_style("tab-bar--rule")
+        separator, tabs = self._fitting()
+        segments = [Segment("─ ", rule)]
+        self._spans = []
+        x = 2
+        for i, (tab, title) in enumerate(tabs):
+            if i:
+                segments.append(Segment(separator, rule))
+                x += len(separator)
+            name = "shown" if tab == self.shown else "other"
+            segments.append(Segment(title, self.get_component_rich_style(f"tab-bar--{name}")))
+            self._spans.append((x, x + len(title), tab))
+            x += len(title)
+        note = f" {self.note}" if self.note and len(self.note) + x + 4 <= self.size.width else ""
+        segments.append(Segment(" " + "─" * max(0, self.size.width - x - 1 - len(note)), rule))
+        segments.append(Segment(note, self.get_component_rich_style("tab-bar--other")))
+        return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
+
+    def on_click(self, event: events.Click) -> None:
+        for start, end, tab in self._spans:
+            if start <= event.x < end:
+                self.post_message(self.Chosen(tab))
+                return

@@ -1,0 +1,507 @@
+"""The trials of a study as a table of any length: sorted, with a cursor that stays on its trial, drawn line by line.
+
+Shows a `kdnas.board.Board`; `show` is cheap enough for every tick. Knows no store: marking and opening a trial are
+messages that the screen answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.style import Style
+from textual import events
+from textual.binding import Binding
+from textual.message import Message
+from textual.strip import Strip
+
+from kdnas.board import Board
+from kdnas.filter import ALIASES, lookup
+from kdnas.ranking import Scored, Standing
+from kdnas_tui import words
+from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
+
+_TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
+_SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
+_LEFT = 2  # cells for cursor and mark before the first column
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it is called, what it sorts by, how much room it takes, and what it says of a trial.
+
+    Columns are compared without what they say, which is made anew with every change of the trials.
+    """
+
+    key: str  # of the filter language
+    title: str
+    width: int
+    keep: int  # columns with a higher number leave first where it is narrow
+    text: Callable[[Scored], str] = field(compare=False)
+    look: Callable[[Scored], str] | None = field(default=None, compare=False)
+    left: bool = False
+    falling: bool = False  # the natural order is from the largest down
+
+
+class TrialsTable(Lines, can_focus=True):
+    """Trials sorted by `sort_key`; `cursor` is the number of the trial under the cursor."""
+
+    PREFIX = "trials-table"
+    COMPONENT_CLASSES = {
+        "trials-table--title",
+        "trials-table--title-sorted",
+        "trials-table--cursor",
+        "trials-table--cursor-blurred",
+        "trials-table--quiet",
+        "trials-table--front",
+        "trials-table--mark",
+        "trials-table--running",
+        "trials-table--failed",
+        "trials-table--bar",
+    }
+    DEFAULT_CSS = """
+    TrialsTable {
+        height: 1fr;
+        background: $background;
+        & > .trials-table--title { color: $foreground 55%; }
+        & > .trials-table--title-sorted { color: $foreground 85%; text-style: bold; }
+        & > .trials-table--cursor { background: $block-cursor-background; color: $block-cursor-foreground; }
+        & > .trials-table--cursor-blurred { background: $block-cursor-blurred-background; }
+        & > .trials-table--quiet { color: $foreground 50%; }
+        & > .trials-table--front { color: $accent; }
+        & > .trials-table--mark { color: $accent; text-style: bold; }
+        & > .trials-table--running { color: $primary; }
+        & > .trials-table--failed { color: $error; }
+        & > .trials-table--bar { color: $foreground 35%; }
+    }
+    """
+    BINDINGS = [
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("home,g", "edge(0)", show=False),
+        Binding("end,G", "edge(-1)", show=False),
+    ]
+
+    class CursorMoved(Message):
+        """The cursor stands on another trial."""
+
+        def __init__(self, table: TrialsTable, number: int) -> None:
+            super().__init__()
+            self.table, self.number = table, number
+
+        @property
+        def control(self) -> TrialsTable:
+            return self.table
+
+    class Chosen(CursorMoved):
+        """The trial was double-clicked."""
+
+    class MarkClicked(CursorMoved):
+        """The place before a trial was clicked, where its mark stands."""
+
+    class SortChanged(Message):
+        """The table is sorted otherwise, by key or mouse."""
+
+        def __init__(self, table: TrialsTable, key: str, descending: bool) -> None:
+            super().__init__()
+            self.table, self.key, self.descending = table, key, descending
+
+    def __init__(self, *, empty: str = "No trial yet.", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.empty = empty
+        self.board: Board | None = None
+        self.cursor: int | None = None
+        self.sort_key = "reward"
+        self.descending = True
+        self.top = 0  # the first row shown
+        self._mask: np.ndarray | None = None
+        self._seen: tuple[Standing, str, bool] | None = None
+        self._places = np.zeros(0, dtype=np.int64)  # of the board, in the table's order
+        self._numbers = np.zeros(0, dtype=np.int64)
+        self._row = 0  # where the cursor is
+        self._columns: tuple[Column, ...] = ()
+        self._gaps: tuple[int, ...] = ()  # blanks before each column
+        self._strips: dict[tuple[int, str], Strip] = {}  # by trial and cursor's look; emptied with every change
+
+    # ------------------------------------------------------------------ contents
+
+    def show(self, board: Board, mask: np.ndarray | None = None) -> None:
+        """Show the board's trials (where the mask is) as they are now; repaints only what differs."""
+        seen = (board.standing, self.sort_key, self.descending)
+        alike = self._seen is not None and seen[0] is self._seen[0] and seen[1:] == self._seen[1:]
+        if alike and _equal(mask, self._mask):
+            self.redraw()  # the empty table's words may be others
+            return
+        self._seen = seen
+        self.board, self._mask = board, mask
+        self._places = board.order(self.sort_key, descending=self.descending, mask=mask)
+        self._numbers = board.numbers[self._places]
+        self._strips.clear()
+        before, self._columns = self._columns, self._fitting()
+        self._gaps = self._spaced()
+        if self._columns != before:
+            self.repaint()
+        self._find_cursor()
+        self.redraw()
+
+    @property
+    def count(self) -> int:
+        """How many trials are shown."""
+        return len(self._places)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The trial numbers in the order shown."""
+        found: list[int] = self._numbers.tolist()
+        return found
+
+    @property
+    def first(self) -> int | None:
+        """The trial at the top."""
+        return int(self._numbers[0]) if self.count else None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that fit the width, from the left."""
+        return self._columns
+
+    def _find_cursor(self) -> None:
+        """Keep the cursor on its trial and that trial where it was; without it, on the row where it was."""
+        before = self.cursor
+        found = np.flatnonzero(self._numbers == (-1 if before is None else before))
+        at_top = self.top == 0
+        if len(found):
+            row = int(found[0])
+            if not (at_top and row < self._rows):
+                self.top += row - self._row
+            self._row = row
+        else:
+            self._row = max(0, min(self._row, self.count - 1))
+        self.cursor = int(self._numbers[self._row]) if self.count else None
+        self._keep_in_view()
+        if self.cursor != before and self.cursor is not None:
+            self.post_message(self.CursorMoved(self, self.cursor))
+
+    # ------------------------------------------------------------------ sorting
+
+    def sort_by(self, key: str, descending: bool | None = None) -> None:
+        """Sort by a key of the filter language; a key given again turns the order round."""
+        if descending is None:
+            natural = next((c.falling for c in self._all_columns() if c.key == key), False)
+            descending = not self.descending if key == self.sort_key else natural
+        self.sort_key, self.descending = key, descending
+        if self.board is not None:
+            self.show(self.board, self._mask)
+        self.post_message(self.SortChanged(self, key, descending))
+
+    def action_sort(self, step: int) -> None:
+        """Sort by the column beside the present one; 0 turns the order round."""
+        if step == 0:
+            self.sort_by(self.sort_key, not self.descending)
+            return
+        keys = [column.key for column in self._columns]
+        if keys:
+            here = keys.index(self.sort_key) if self.sort_key in keys else 0
+            key = keys[(here + step) % len(keys)]
+            self.sort_by(key, next(c.falling for c in self._columns if c.key == key))
+
+    # ------------------------------------------------------------------ cursor
+
+    def go_to(self, number: int) -> bool:
+        """Put the cursor on a trial; False where it is not shown."""
+        found = np.flatnonzero(self._numbers == number)
+        if len(found):
+            self._move_to(int(found[0]))
+        return bool(len(found))
+
+    def action_move(self, by: int) -> None:
+        self._move_to(self._row + by)
+
+    def action_page(self, by: int) -> None:
+        self._move_to(self._row + by * max(1, self._rows - 1))
+
+    def action_edge(self, to: int) -> None:
+        self._move_to(0 if to == 0 else self.count - 1)
+
+    def _move_to(self, row: int) -> None:
+        row = max(0, min(row, self.count - 1))
+        if not self.count or (row == self._row and self.cursor is not None):
+            return
+        self._row = row
+        self.cursor = int(self._numbers[row])
+        self._keep_in_view()
+        self.redraw()
+        self.post_message(self.CursorMoved(self, self.cursor))
+
+    @property
+    def _rows(self) -> int:
+        """How many rows fit below the titles."""
+        return max(1, self.content_size.height - 1)
+
+    def _keep_in_view(self) -> None:
+        top = min(max(self.top, self._row - self._rows + 1), self._row)
+        self.top = max(0, min(top, self.count - self._rows))
+
+    def _scroll(self, by: int) -> None:
+        top = max(0, min(self.top + by, self.count - self._rows))
+        if top != self.top:
+            self.top = top
+            self.redraw()
+
+    # ------------------------------------------------------------------ columns
+
+    def _all_columns(self) -> list[Column]:
+        board = self.board
+        digits = 4 if board is not None and board.loss == "raw" else 3
+        highest = int(board.numbers.max()) if board is not None and len(board) else 0
+        columns = [
+            Column("number", "#", max(4, len(str(highest)) + 1), 0, _number, falling=True),
+            Column("reward", "reward", 6, 0, lambda s: words.figure(s.reward), falling=True),
+            Column("loss", "loss", digits + 2, 0, lambda s: words.figure(s.loss_used, digits)),
+            Column("latency", "lat ms", 6, 0, lambda s: words.milliseconds(s.row.latency_ms)),
+            Column("interval", "±", 3, 4, _latency_spread, _flag_look),
+            Column("speedup", "×T", 5, 1, _speedup, falling=True),
+            Column("params", "params", 6, 2, lambda s: words.count(s.row.parameters)),
+        ]
+        columns += [
+            Column(key, title, width, keep, _setting(key), left=left)
+            for key, title, width, keep, left in self._settings()
+        ]
+        columns.append(Column("state", "state", 10, 0, _state, _state_look, left=True))
+        columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
+        return columns
+
+    def _settings(self) -> list[tuple[str, str, int, int, bool]]:
+        """Key, title, width, importance and alignment of what the candidates differ in, transformers' sizes first."""
+        if self.board is None:
+            return []
+        keys = self.board.keys()
+        varying = self.board.varying_keys()
+        short = [
+            key
+            for key in _TITLES
+            if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])
+        ]
+        spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
+        found = [
+            (key, _TITLES[key], _SIZES[key], 3 if place < 2 else 6 + place, key == "act")
+            for place, key in enumerate(short)
+        ]
+        others = [key for key in self.board.candidate_keys() if key in varying and key not in spoken_for]
+        for place, key in enumerate(others):
+            title = key.replace("_", " ")
+            found.append((key, title[:9], min(9, max(5, len(title))), 12 + place, False))
+        return found
+
+    def _fitting(self) -> tuple[Column, ...]:
+        """The columns that the width has room for."""
+        columns = self._all_columns()
+        room = self.content_size.width - _LEFT - 1
+        if self.board is not None and not self.board.tagged():
+            columns = [column for column in columns if column.key != "tag"]
+        while len(columns) > 1 and sum(column.width + 1 for column in columns) - 1 > room:
+            last = max(columns, key=lambda column: column.keep)
+            if last.keep == 0:
+                break
+            columns.remove(last)
+        return tuple(columns)
+
+    def _spaced(self) -> tuple[int, ...]:
+        """Blanks before each column: two where there is room for them, else one; the left ones first."""
+        spare = self.content_size.width - _LEFT - 1 - sum(column.width + 1 for column in self._columns) + 1
+        return tuple(_LEFT if place == 0 else 2 if place <= spare else 1 for place in range(len(self._columns)))
+
+    # ------------------------------------------------------------------ drawing
+
+    def line(self, y: int, width: int) -> Strip:
+        if y == 0:
+            return self._titles()
+        row = self.top + y - 1
+        if row >= self.count or self.board is None:
+            if self.count == 0 and y == 2:
+                return strip_of([(fitted("  " + self.empty, width), self.look("quiet"))])
+            return Strip.blank(width, self.rich_style)
+        strip = self._row_strip(row)
+        if self.count > self._rows:
+            bar = self._bar(y)
+            strip = Strip.join([strip.adjust_cell_length(width - 1, self.rich_style), bar])
+        return strip
+
+    def _titles(self) -> Strip:
+        plain, sorted_look = self.look("title"), self.look("title-sorted")
+        pieces: list[tuple[str, Style]] = []
+        for column, blank in zip(self._columns, self._gaps, strict=True):  # the arrow finds room in the blanks
+            style, title = plain, column.title
+            if column.key == self.sort_key:
+                arrow = "▾" if self.descending else "▴"
+                style, title = sorted_look, title + arrow if column.left else arrow + title
+            if column.left:
+                pieces += [(" " * blank, plain), (fitted(title, column.width), style)]
+            else:
+                pieces.append((fitted(title, column.width + blank, right=True), style))
+        return strip_of(pieces)
+
+    def _row_strip(self, row: int) -> Strip:
+        assert self.board is not None
+        number = int(self._numbers[row])
+        cursor = "" if number != self.cursor else "cursor" if self.has_focus else "cursor-blurred"
+        strip = self._strips.get((number, cursor))
+        if strip is None:
+            scored = self.board.at(int(self._places[row]))
+            strip = self._strips[number, cursor] = self._drawn(scored, cursor)
+        return strip
+
+    def _drawn(self, scored: Scored, cursor: str) -> Strip:
+        base = self.look(cursor)
+        usual = base if scored.rank is not None or scored.row.state == "running" else self.look("quiet", base)
+        pieces: list[tuple[str, Style]] = [
+            ("▸" if cursor else " ", base),
+            ("●" if scored.row.marked else " ", self.look("mark", base)),
+        ]
+        for place, (column, blank) in enumerate(zip(self._columns, self._gaps, strict=True)):
+            look = column.look(scored) if column.look is not None else ""
+            text = fitted(column.text(scored), column.width, right=not column.left)
+            if place:
+                pieces.append((" " * blank, base))
+            if column.key == "number" and scored.front:
+                pieces += [(text[:-1], usual), ("*", self.look("front", base))]
+            else:
+                pieces.append((text, self.look(look, base) if look else usual))
+        width = self.content_size.width - (self.count > self._rows)
+        return strip_of(pieces).adjust_cell_length(width, base)
+
+    def _bar(self, y: int) -> Strip:
+        """One cell of the scroll bar."""
+        rows = self._rows
+        length = max(1, rows * rows // self.count)
+        start = (rows - length) * self.top // max(1, self.count - rows)
+        return strip_of([("▐" if start <= y - 1 < start + length else " ", self.look("bar"))])
+
+    def on_resize(self) -> None:
+        self._strips.clear()
+        self._columns = self._fitting()
+        self._gaps = self._spaced()
+        self._keep_in_view()
+        self.redraw()
+
+    def notify_style_update(self) -> None:
+        self._strips.clear()
+        super().notify_style_update()
+
+    # ------------------------------------------------------------------ focus and mouse
+
+    def on_focus(self) -> None:
+        self.redraw()
+
+    def on_blur(self) -> None:
+        self.redraw()
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._scroll(3)
+        event.stop()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._scroll(-3)
+        event.stop()
+
+    def on_click(self, event: events.Click) -> None:
+        place = event.get_content_offset(self)
+        if place is None:
+            return
+        if place.y == 0:
+            column = self._column_at(place.x)
+            if column is not None:
+                self.sort_by(column.key)
+            return
+        if self.count > self._rows and place.x >= self.content_size.width - 1:
+            share = (place.y - 1) / max(1, self._rows - 1)
+            self._scroll(round(share * (self.count - self._rows)) - self.top)
+            return
+        row = self.top + place.y - 1
+        if row >= self.count:
+            return
+        self._move_to(row)
+        number = int(self._numbers[row])
+        if place.x < _LEFT:
+            self.post_message(self.MarkClicked(self, number))
+        elif event.chain == 2:
+            self.post_message(self.Chosen(self, number))
+
+    def _column_at(self, x: int) -> Column | None:
+        left = 0
+        for column, blank in zip(self._columns, self._gaps, strict=True):
+            if left <= x < left + blank + column.width:
+                return column
+            left += blank + column.width
+        return None
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
+def progress_bar(row_epoch: int, epochs: int, progress: float) -> str:
+    """`▰▰▱▱ 2/4`: how far the evaluation is, and the finished epochs."""
+    full = max(0, min(4, int(progress * 4 + 1e-9)))
+    return "▰" * full + "▱" * (4 - full) + f" {row_epoch}/{epochs}"
+
+
+def _number(scored: Scored) -> str:
+    return f"{scored.number} "  # the last cell is for the star of the front
+
+
+def _speedup(scored: Scored) -> str:
+    if scored.speedup is None:
+        return "–"
+    return f"{scored.speedup:.1f}×" if scored.speedup < 99.95 else f"{scored.speedup:.0f}×"
+
+
+def _latency_spread(scored: Scored) -> str:
+    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful."""
+    row = scored.row
+    if row.latency_ms is None:
+        return ""
+    if row.latency_flag:
+        return "!"
+    if row.latency_low_ms is None or row.latency_high_ms is None:
+        return ""
+    half = (row.latency_high_ms - row.latency_low_ms) / 2
+    decimals = 2 if row.latency_ms < 10 and half < 1 else 1 if half < 10 else 0
+    return f"{half:.{decimals}f}".removeprefix("0")
+
+
+def _flag_look(scored: Scored) -> str:
+    return "failed" if scored.row.latency_flag else "quiet"
+
+
+def _setting(key: str) -> Callable[[Scored], str]:
+    def text(scored: Scored) -> str:
+        value = lookup(scored.row, key)
+        return "–" if value is None else clean(str(value))
+
+    return text
+
+
+def _state(scored: Scored) -> str:
+    row = scored.row
+    match row.state:
+        case "running" if row.phase in (None, "training") or row.epoch > 0:
+            return progress_bar(row.epoch, row.epochs, row.progress)
+        case "running":
+            return clean(row.phase or "running")
+        case "pruned":
+            return f"pruned {row.epoch}/{row.epochs}"
+        case "reused":
+            return f"as #{row.reused_from}" if row.reused_from is not None else "reused"
+        case "done":
+            return "done ~" if scored.tie else "done"
+    return row.state
+
+
+def _state_look(scored: Scored) -> str:
+    return {"running": "running", "failed": "failed", "done": ""}.get(scored.row.state, "quiet")

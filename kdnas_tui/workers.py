@@ -1,0 +1,149 @@
+"""Starts what the screens need done elsewhere: searches, workers, and short questions to `kdnas`.
+
+Everything heavy is a process of its own session with no standard input and its output in a file, so that closing
+the terminal takes nothing with it. Loads no model and waits for nothing on the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdnas.errors import KdnasError, UsageError
+from kdnas.places import state_folder
+
+KDNAS = (sys.executable, "-m", "kdnas")
+
+
+def logs_folder() -> Path:
+    return state_folder() / "logs"
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The folder {path} cannot be made: {error.strerror}.", "Set KDNAS_STATE to one that can be written."
+        ) from None
+    return path
+
+
+def begin(spec_toml: str, name: str, storage: str, workers: int = 1) -> None:
+    """Begin a study (or go on with it) with detached workers. Waits for `kdnas search --detach` to return.
+
+    Raises UsageError or KdnasError with what the command said.
+    """
+    folder = _folder(state_folder() / "specs")
+    spec = folder / f"{name}.toml"
+    spec.write_text(spec_toml, encoding="utf-8")
+    asked = ["search", name, "--spec", str(spec), "--storage", storage, "--detach"]
+    if workers != 1:
+        asked += ["--workers", str(workers)]
+    run(asked, name)
+
+
+def resume(name: str, storage: str) -> None:
+    """Let a study go on, starting a worker where none lives."""
+    run(["resume", name, "--storage", storage], name)
+
+
+def delete(name: str, storage: str) -> None:
+    run(["delete", name, "--storage", storage, "--yes"], name)
+
+
+def add_worker(name: str, storage: str) -> None:
+    """One more worker of a study, left to itself."""
+    log = _folder(logs_folder()) / f"{name}.{int(time.time())}.log"
+    with log.open("ab") as output:
+        subprocess.Popen(
+            [*KDNAS, "worker", name, "--storage", storage],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run(arguments: Sequence[str], name: str) -> None:
+    """A `kdnas` command that ends soon, in its own session; what it starts outlives it and us."""
+    log = _folder(logs_folder()) / f"{name}.{arguments[0]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*KDNAS, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        code = process.wait()
+    if code != 0:
+        raise _said(log.read_text(encoding="utf-8", errors="replace"), code, arguments[0])
+
+
+EARLY_S = 20.0  # a command that cannot work says so within its first seconds
+
+
+def launch(arguments: Sequence[str], name: str) -> None:
+    """A long `kdnas` command left to itself. Waits a little: raises what it said where it failed at once."""
+    log = _folder(logs_folder()) / f"{name}.{arguments[0]}.{time.time_ns() // 1_000_000}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*KDNAS, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        code = process.wait(EARLY_S)
+    except subprocess.TimeoutExpired:
+        return
+    if code != 0:
+        raise _said(log.read_text(encoding="utf-8", errors="replace"), code, arguments[0])
+
+
+class Question:
+    """A short-lived `kdnas … --json` whose answer a screen waits for in a thread, and may give up."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [*KDNAS, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._command = arguments[0]
+
+    def answer(self) -> Any:
+        """The data. Raises KdnasError with the line that the command gave."""
+        out, said = self._process.communicate()
+        if self._process.returncode != 0:
+            raise _said(said.decode("utf-8", "replace"), self._process.returncode, self._command)
+        return json.loads(out)
+
+    def give_up(self) -> None:
+        self._process.kill()
+
+
+def _said(output: str, code: int, command: str) -> KdnasError:
+    lines = [line for line in output.splitlines() if line.strip()]
+    faults = [line for line in lines if line.startswith("kdnas: ")]
+    line = (faults or lines or [f"`kdnas {command}` ended with code {code} and said nothing."])[-1]
+    kind = UsageError if code == 2 else KdnasError
+    return kind(line.removeprefix("kdnas: "))
+
+
+def plan(spec_toml: str, storage: str) -> Question:
+    """Ask what a spec would do. The spec goes through a file of its own, named by its contents."""
+    folder = _folder(state_folder() / "specs")
+    name = f"plan-{hashlib.sha256(spec_toml.encode()).hexdigest()[:16]}.toml"
+    (folder / name).write_text(spec_toml, encoding="utf-8")
+    return Question(["plan", "--spec", str(folder / name), "--storage", storage, "--json"])

@@ -1,0 +1,283 @@
+"""One study through the command line, with real models: begun, looked at, re-ranked, exported, continued, deleted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pexpect
+import pytest
+from transformers import AutoConfig, AutoModel
+
+from kdnas import export
+from kdnas.store import reader
+from kdnas.store.open import open_reader
+from tests.cli.conftest import Place, Quick, spec_text
+
+SAME = ("slot", "state", "candidate", "seed", "loss", "raw_loss", "parameters", "epoch")
+
+
+def trials(quick: Quick, study: str, *fields: str) -> list[tuple[Any, ...]]:
+    """The finished trials of a study in slot order, as the command line tells them."""
+    said = quick("show", study, "--json")
+    assert said.code == 0, said.err
+    rows = [t for t in said.data["trials"] if t["state"] != "lost"]
+    return [tuple(str(t[f]) for f in fields or SAME) for t in sorted(rows, key=lambda t: t["slot"])]
+
+
+def test_a_study_from_search_to_delete(place: Place, quick: Quick) -> None:
+    began = place.kdnas("search", "--spec", str(place.spec))
+    assert began.code == 0, began.err
+    assert "finished" in began.out and "4 of 4 trials" in began.out
+    assert began.err.count(" done ") == 4
+    assert "tiny: loading " in began.err and "%" not in began.err
+
+    again = place.kdnas("search", "tiny")
+    assert again.code == 0, again.err
+    assert "4 of 4 trials are done" in again.err and again.out == began.out
+
+    listed = quick("studies", "--json").data
+    assert [(s["name"], s["done"], s["status"]) for s in listed] == [("tiny", 4, "finished")]
+    shown = quick("show", "tiny", "--filter", "layers>=1 state:done", "--json").data
+    assert [t["rank"] for t in shown["trials"]] == [1, 2, 3, 4]
+
+    before = quick("rescore", "tiny", "--alpha", "-1.5", "--json").data
+    assert (before["used"], before["to"]["alpha"]) == (False, -1.5)
+    assert quick("show", "tiny", "--json").data["study"]["alpha"] == -0.06
+    used = quick("rescore", "tiny", "--alpha", "-1.5", "--use", "--json").data
+    assert used["trials"] == before["trials"]
+    assert quick("show", "tiny", "--json").data["study"]["alpha"] == -1.5
+
+    check_exports(place, quick)
+
+    more = place.kdnas("search", "tiny", "--trials", "5", "--json")
+    assert more.code == 0, more.err
+    assert (more.data["study"]["done"], more.data["study"]["trials"]) == (5, 5)
+
+    rechecked = place.kdnas("recheck", "tiny", "--top", "1", "--seeds", "2", "--json")
+    assert rechecked.code == 0, rechecked.err
+    assert rechecked.data[0]["repeats"] == 2 and rechecked.data[0]["loss_spread"] >= 0
+    assert "have been evaluated" in place.kdnas("recheck", "tiny", "--top", "1", "--seeds", "2").err
+
+    lines = quick("logs", "tiny", "--json").data
+    assert any("reward" in entry["line"] for entry in lines)
+
+    check_optunas_own_tools(place)
+
+    refused = quick("delete", "tiny")
+    assert refused.code == 2 and "--yes" in refused.line
+    assert quick("delete", "tiny", "--yes").code == 0
+    assert quick("studies", "--json").data == []
+    gone = quick("show", "tiny")
+    assert gone.code == 2 and "There is no study 'tiny'" in gone.line
+
+
+def check_exports(place: Place, quick: Quick) -> None:
+    said = quick("export", "tiny", "--top", "2", "--output", "best.json")
+    assert said.code == 0, said.err
+    body = json.loads((place.folder / "best.json").read_text())
+    jsonschema.Draft202012Validator(export.schema()).validate(body)
+    assert len(body["candidates"]) == 2
+    assert body["reward"]["alpha"] == -1.5
+    assert body["latency"]["teacher_ms"] > 0
+    assert body["teacher"]["fingerprint"] and body["data"]["fingerprint"] and body["versions"]["torch"]
+    for entry in body["candidates"]:
+        model = AutoModel.from_config(AutoConfig.for_model(**entry["config"]))
+        assert sum(p.numel() for p in model.parameters()) >= entry["parameters"]
+    assert quick("export", "tiny", "--pareto", "-o", "front.csv").code == 0
+    with (place.folder / "front.csv").open() as file:
+        assert all(float(row["loss"]) >= 0 for row in csv.DictReader(file))
+    printed = quick("export", "tiny", "--top", "1", "--format", "markdown")
+    assert printed.out.startswith("# tiny") and printed.out.count("\n| 1 |") == 1
+    imported = quick("import", "best.json", "--name", "second", "--trials", "2")
+    assert imported.code == 0, imported.err
+    ran = place.kdnas("search", "second", "--json")
+    assert ran.code == 0, ran.err
+    wanted = [entry["candidate"] for entry in body["candidates"]]
+    found = sorted(ran.data["trials"], key=lambda t: t["slot"])
+    assert [t["candidate"] for t in found] == wanted
+    assert {t["origin"] for t in found} == {"enqueued"}
+    # The same candidate under the same seed is the same training.
+    assert [t["loss"] for t in found] == [entry["loss"] for entry in body["candidates"]]
+    assert quick("delete", "second", "--yes").code == 0
+
+
+def check_optunas_own_tools(place: Place) -> None:
+    tools = Path(sys.executable).parent
+    url = f"sqlite:///{place.store}"
+    listed = subprocess.run(
+        [tools / "optuna", "trials", "--study-name", "tiny", "--storage", url, "-f", "json"],
+        capture_output=True,
+        text=True,
+        env=place.environment,
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert [t["state"] for t in json.loads(listed.stdout)] == ["COMPLETE"] * 5
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dashboard = subprocess.Popen(
+        [tools / "optuna-dashboard", url, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=place.environment,
+    )
+    try:
+        answer = asked(f"http://127.0.0.1:{port}/api/studies", dashboard)
+        assert [s["study_name"] for s in answer["study_summaries"]] == ["tiny"]
+    finally:
+        dashboard.terminate()
+        dashboard.wait()
+
+
+def asked(url: str, server: subprocess.Popen[str]) -> Any:
+    """What a server that is still starting answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with opener.open(url, timeout=5) as response:
+                return json.load(response)
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, server.stderr.read() if server.stderr else ""
+            assert time.monotonic() < deadline, "the dashboard does not answer"
+            time.sleep(0.1)
+
+
+# ---------------------------------------------------------------------------- interruptions
+
+
+@pytest.fixture
+def longer(place: Place, shelf: Path) -> Path:
+    file = place.folder / "longer.toml"
+    file.write_text(spec_text(shelf / "teacher", shelf / "text.txt", trials=6, strategy="tpe"))
+    return file
+
+
+def wait_for(place: Place, study: str, enough: int, process: subprocess.Popen[str] | None = None) -> int:
+    """Waits until so many trials are done and another one runs; the process number of its worker."""
+    deadline = time.monotonic() + 120
+    while True:
+        assert time.monotonic() < deadline, "the trials do not arrive"
+        assert process is None or process.poll() is None, process.stderr.read() if process and process.stderr else ""
+        if place.store.exists() and place.store.stat().st_size:
+            with open_reader(place.store) as store:
+                row = next((r for r in reader.study_rows(store) if r.name == study), None)
+                alive = [w for w in reader.workers(store, row.study_id) if w.alive] if row else []
+                if row and row.done >= enough and row.running and alive:
+                    return alive[0].pid
+        time.sleep(0.02)
+
+
+def kill_in_mid_trial(place: Place, study: str, enough: int, process: subprocess.Popen[str]) -> None:
+    """Stops the worker first, to see that it holds a trial whose result is not known."""
+    while True:
+        worker = wait_for(place, study, enough, process)
+        os.kill(worker, signal.SIGSTOP)
+        with open_reader(place.store) as store:
+            row = reader.study_row(store, study)
+            if any(t.state == "running" for t in reader.trial_rows(store, row.study_id)):
+                os.kill(worker, signal.SIGKILL)
+                return
+        os.kill(worker, signal.SIGCONT)
+
+
+def test_a_killed_study_goes_on_as_the_uninterrupted_one(place: Place, quick: Quick, longer: Path) -> None:
+    whole = place.kdnas("search", "whole", "--spec", str(longer))
+    assert whole.code == 0, whole.err
+    once_more = place.kdnas("search", "again", "--spec", str(longer))
+    assert once_more.code == 0, once_more.err
+    assert trials(quick, "again") == trials(quick, "whole")  # one seed, one result
+
+    broken = place.start("search", "broken", "--spec", str(longer))
+    kill_in_mid_trial(place, "broken", 2, broken)
+    _, err = broken.communicate(timeout=120)
+    assert broken.returncode == 1, err
+    assert "killed by signal 9" in err and "kdnas search broken" in err
+    kept = trials(quick, "broken", "number", "slot", "loss")
+    finished = [t for t in kept if t[2] != "None"]
+    assert len(finished) >= 2
+
+    resumed = place.kdnas("search", "broken")
+    assert resumed.code == 0, resumed.err
+    assert trials(quick, "broken") == trials(quick, "whole")
+    assert [t for t in trials(quick, "broken", "number", "slot", "loss") if t in finished] == finished
+    states = [t["state"] for t in quick("show", "broken", "--top", "100", "--json").data["trials"]]
+    assert (states.count("done"), states.count("lost")) == (6, 1)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(place: Place, quick: Quick, longer: Path) -> None:
+    process = place.start("search", "--spec", str(longer), "--set", "budget.trials=40")
+    wait_for(place, "tiny", 1, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Go on with: kdnas search tiny" in err and "Traceback" not in err
+    row = quick("show", "tiny", "--json").data["study"]
+    assert row["done"] >= 1 and row["workers"] == 0 and row["status"] == "stopped"
+
+
+def test_a_detached_study_is_paused_resumed_and_stopped_from_outside(place: Place, quick: Quick, longer: Path) -> None:
+    began = place.kdnas("search", "--spec", str(longer), "--trials", "60", "--detach", "--json")
+    assert began.code == 0, began.err
+    (worker,) = began.data["workers"]
+    assert Path(worker["log"]).exists()
+    assert wait_for(place, "tiny", 1) == worker["pid"]
+
+    assert quick("pause", "tiny").code == 0
+    until(place, "paused")
+    refused = quick("delete", "tiny", "--yes")
+    assert refused.code == 2 and "kdnas stop tiny" in refused.line
+    done = quick("show", "tiny", "--json").data["study"]["done"]
+    assert place.kdnas("resume", "tiny").code == 0
+    assert wait_for(place, "tiny", done + 1) == worker["pid"]
+    assert quick("stop", "tiny", "--abandon").code == 0
+    until(place, "stopped")
+
+    woken = place.kdnas("resume", "tiny")
+    assert woken.code == 0 and "in the background" in woken.err
+    wait_for(place, "tiny", done + 1)
+    assert quick("stop", "tiny").code == 0
+    until(place, "stopped")
+    assert "trial" in quick("logs", "tiny", "-f").out  # nobody is at work: it does not wait
+
+
+def until(place: Place, status: str) -> None:
+    deadline = time.monotonic() + 120
+    with open_reader(place.store) as store:
+        while str(reader.study_row(store, "tiny").status) != status:
+            assert time.monotonic() < deadline, reader.study_row(store, "tiny").status
+            time.sleep(0.05)
+
+
+def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) -> None:
+    """`kdnas search` in a real terminal that goes away: the workers finish the study."""
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-m", "kdnas", "search", "--spec", str(longer), "--trials", "3"],
+        cwd=str(place.folder),
+        env={**place.environment, "TERM": "xterm-256color"},
+        dimensions=(24, 120),
+        timeout=120,
+        encoding="utf-8",
+    )
+    terminal.expect("[1-3]/3")  # the live line counts
+    terminal.close(force=True)  # SIGHUP
+    assert terminal.signalstatus == signal.SIGHUP
+    until(place, "finished")
+    with open_reader(place.store) as store:
+        row = reader.study_row(store, "tiny")
+        assert (row.done, row.failed) == (3, 0)
+        assert "lost" not in {t.state for t in reader.trial_rows(store, row.study_id)}

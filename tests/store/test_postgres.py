@@ -1,0 +1,220 @@
+"""The same code on PostgreSQL: a private server of the test's own, on loopback, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from kdnas.errors import UsageError
+from kdnas.search import begin
+from kdnas.store import control, reader
+from kdnas.store.open import open_reader, open_store
+from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.rows import Status
+from kdnas.store.studies import create_study, delete_study
+from kdnas.worker import run_worker
+from tests import fakes
+
+BINARIES = shutil.which("initdb") and shutil.which("postgres")
+pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
+
+
+class Server:
+    """A server that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        # The server refuses to run as root.
+        account: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+        if account:
+            os.chown(folder, 65534, 65534)
+        self.how: dict[str, Any] = {**account, "cwd": folder, "stdin": subprocess.DEVNULL}
+        user = pwd.getpwuid(65534).pw_name if account else pwd.getpwuid(os.geteuid()).pw_name
+        self.user = user
+        subprocess.run(
+            ["initdb", "-D", self.data, "-A", "trust", "-U", user, "-E", "UTF8", "--no-sync"],
+            check=True,
+            capture_output=True,
+            **self.how,
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.data.parent / "log").open("ab")
+        self.process = subprocess.Popen(
+            ["postgres", "-D", self.data, "-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"],
+            stdout=log,
+            stderr=log,
+            **self.how,
+        )
+        end = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            assert time.monotonic() < end and self.process.poll() is None
+            time.sleep(0.02)
+        while True:
+            try:
+                self.sql("SELECT 1")
+                return
+            except Exception:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)  # "fast": connections are ended
+            self.process.wait()
+
+    def sql(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user=self.user, dbname="postgres", autocommit=True
+        ) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as name:
+        server = Server(Path(name))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def url(server: Server, request: pytest.FixtureRequest) -> str:
+    database = f"d{abs(hash(request.node.name)) % 10**9}"
+    server.sql(f"CREATE DATABASE {database}")
+    return server.url(database)
+
+
+def told(url: str) -> list[tuple[Any, ...]]:
+    with open_reader(url) as store:
+        rows = [r for r in reader.trial_rows(store, 1) if r.state in ("done", "pruned")]
+    return sorted((r.slot, str(r.candidate), r.state, r.loss, r.reward) for r in rows)
+
+
+def test_a_study_runs_as_it_does_on_sqlite(url: str, tmp_path: Path) -> None:
+    spec = fakes.spec(strategy={"name": "tpe", "startup": 3}, budget={"trials": 6, "epochs": 2, "pruner": "median"})
+    for place in (url, str(tmp_path / "kdnas.db")):
+        begin(spec, place)
+        assert run_worker(place, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    assert told(url) == told(str(tmp_path / "kdnas.db"))
+    with open_store(url) as store:
+        study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
+        assert len(study.trials) == 6
+        assert reader.study_row(store, "fake").status == Status.FINISHED
+
+
+def test_the_controllers_episodes_run_there_too(url: str) -> None:
+    spec = fakes.spec(strategy={"name": "lstm", "episodes": 2, "samples": 3, "pool": 20}, budget={"trials": 6})
+    begin(spec, url)
+    run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    with open_reader(url) as store:
+        assert reader.study_row(store, "fake").done == 6
+        assert [row.episode for row in reader.episodes(store, 1)] == [0, 1]
+
+
+def test_many_workers_share_one_budget_and_a_killed_one_is_made_good(url: str) -> None:
+    begin(fakes.spec(budget={"trials": 14}), url)
+    pids = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                code = run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    with open_reader(url) as store:
+        end = time.monotonic() + 60
+        while reader.study_row(store, "fake").done < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    os.kill(pids[0], signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert codes[1:] == [0, 0]
+    with open_reader(url) as store:
+        row = reader.study_row(store, "fake")
+        rows = reader.trial_rows(store, 1)
+    assert (row.status, row.done) == (Status.FINISHED, 14)
+    states = Counter(r.state for r in rows)
+    assert states["done"] == 14
+    assert set(states) <= {"done", "lost"}
+    finished = [r for r in rows if r.state == "done"]
+    assert len({r.slot for r in finished}) == len({str(r.candidate) for r in finished}) == 14
+
+
+def test_many_first_starts_at_once_make_one_store(url: str) -> None:
+    def start(n: int) -> int:
+        with open_store(url, create=True) as store:
+            return create_study(store, fakes.spec(f"study-{n % 2}"))
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(start, range(4)))
+    assert len(set(ids)) == 2
+
+
+def test_a_server_that_was_restarted_is_used_again(url: str, server: Server) -> None:
+    begin(fakes.spec(budget={"trials": 2}), url)
+    with open_store(url) as store:
+        assert reader.study_row(store, "fake").status == Status.NEW
+        server.stop()
+        with pytest.raises(UsageError, match="does not answer"), open_store(url):
+            pass
+        server.start()
+        control.set_wanted(store, 1, "pause")
+        assert reader.study_row(store, "fake").status == Status.PAUSED
+
+
+def test_deleting_leaves_no_row_in_either_side(url: str) -> None:
+    begin(fakes.spec(budget={"trials": 2}), url)
+    run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    with open_store(url) as store:
+        delete_study(store, "fake")
+        with store.connect() as connection:
+            for table in ("studies", "trials", "kdnas_study", "kdnas_trial", "kdnas_slot", "kdnas_log"):
+                assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one() == 0, table
+
+
+def test_a_reader_sees_changes_and_cannot_write(url: str) -> None:
+    begin(fakes.spec(), url)
+    with open_reader(url) as watching, open_store(url) as writing:
+        seen = reader.changed(watching)
+        assert reader.changed(watching) == seen
+        control.add_log(writing, 1, "info", "news")
+        assert reader.changed(watching) != seen
+        with pytest.raises(UsageError, match="may only be read"), watching.connect() as connection:
+            connection.exec_driver_sql("DELETE FROM kdnas_log")
+
+
+def test_a_database_that_is_not_there_or_not_a_store(url: str, server: Server) -> None:
+    with pytest.raises(UsageError, match="There is no store at"):
+        open_store(url)
+    with pytest.raises(UsageError, match="nowhere"):
+        open_store(server.url("nowhere"))

@@ -1,0 +1,211 @@
+"""A budget of slots: never overshot, no candidate twice, nothing lost with a worker."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from kdnas.spec import StudySpec
+from kdnas.store import control, orphans, reader, slots
+from kdnas.store import tables as t
+from kdnas.store.open import Store, open_store
+from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.studies import create_study
+from tests import fakes
+from tests.store.test_control import slot_states
+from tests.store.test_reader import figures, trial, worker
+
+
+def optunas(store: Store, name: str = "fake") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=optuna_storage(store))
+
+
+def states(store: Store, study_id: int) -> dict[int, str]:
+    return {row.number: row.state for row in reader.trial_rows(store, study_id)}
+
+
+def close(store: Store, study_id: int, spec: StudySpec | None = None) -> list[int]:
+    return orphans.close(store, optunas(store), study_id, spec or fakes.spec())
+
+
+def test_each_slot_is_claimed_once_however_many_try(store: Store) -> None:
+    study_id = create_study(store, fakes.spec(budget={"trials": 40}))
+
+    def claim_all(worker_id: int) -> list[int]:
+        mine = []
+        with open_store(store.url) as own:
+            while isinstance(claimed := slots.claim(own, study_id, worker_id), slots.Claim):
+                mine.append(claimed.slot)
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [slot for mine in pool.map(claim_all, range(4)) for slot in mine]
+    assert sorted(claimed) == list(range(40))
+
+
+def test_nothing_is_claimed_while_people_want_no_new_trial(store: Store, study_id: int) -> None:
+    for wanted in ("pause", "stop", "abandon"):
+        control.set_wanted(store, study_id, wanted)
+        assert slots.claim(store, study_id, 1) == slots.Left(wanted, free=8, running=0)
+    control.set_wanted(store, study_id, "run")
+    assert isinstance(slots.claim(store, study_id, 1), slots.Claim)
+
+
+def test_a_candidate_belongs_to_one_slot(store: Store, study_id: int) -> None:
+    trial(store, study_id, 1, 0, 5, **figures())
+    trial(store, study_id, 1, 1, 6)
+    claimed = slots.claim(store, study_id, 2)
+    assert isinstance(claimed, slots.Claim)
+    assert claimed.taken == {"5", "6"}
+
+    def propose(ordinal: int) -> slots.Clash | None:
+        candidate = fakes.SPACE.from_ordinal(ordinal)
+        return slots.propose(
+            store,
+            study_id,
+            claimed.slot,
+            2,
+            2,
+            candidate,
+            str(ordinal),
+            config={},
+            origin="strategy",
+            predicted=None,
+            seed=1,
+            epochs=2,
+        )
+
+    assert propose(5) == slots.Clash(0, 0, "done")
+    assert propose(6) == slots.Clash(1, 1, "running")
+    assert states(store, study_id) == {0: "done", 1: "running"}
+    assert propose(7) is None
+
+
+def test_a_reused_result_costs_no_budget(store: Store, study_id: int) -> None:
+    trial(store, study_id, 1, 0, 5, **figures(loss=0.25))
+    claimed = slots.claim(store, study_id, 1)
+    assert isinstance(claimed, slots.Claim)
+    values = slots.reuse(store, study_id, claimed.slot, 1, 1, 0)
+    assert values["loss"] == 0.25
+    row = reader.trial_rows(store, study_id)[1]
+    assert (row.state, row.reused_from, row.loss, row.slot) == ("reused", 0, 0.25, claimed.slot)
+    study = reader.study_row(store, "fake")
+    assert (study.done, study.reused) == (1, 1)
+    assert slot_states(store, study_id)[claimed.slot] == "running"
+
+
+def test_a_dead_workers_trial_is_lost_and_its_candidate_kept_for_the_slot(store: Store, study_id: int) -> None:
+    study = optunas(store)
+    number = study.ask().number
+    slot = trial(store, study_id, worker(store, study_id), number, 5)
+    assert close(store, study_id) == [number]
+    assert states(store, study_id) == {number: "lost"}
+    assert study.trials[number].state == TrialState.FAIL
+    assert [w.state for w in reader.workers(store, study_id)] == ["dead"]
+    again = slots.claim(store, study_id, 99)
+    assert isinstance(again, slots.Claim)
+    assert (again.slot, again.candidate) == (slot, fakes.SPACE.from_ordinal(5))
+    assert close(store, study_id) == []
+
+
+def test_a_candidate_that_kills_workers_fails_in_the_end(store: Store, study_id: int) -> None:
+    spec = fakes.spec(budget={"attempts": 2})
+    study = optunas(store)
+    for _ in range(2):
+        number = study.ask().number
+        slot = trial(store, study_id, worker(store, study_id), number, 5)
+        close(store, study_id, spec)
+    assert slot_states(store, study_id)[slot] == "failed"
+    assert states(store, study_id) == {0: "lost", 1: "failed"}
+    assert reader.trial_rows(store, study_id)[1].error == "its worker died in each of 2 attempts"
+
+
+def test_leaving_on_purpose_counts_as_no_attempt(store: Store, study_id: int) -> None:
+    for number in range(5):
+        slot = trial(store, study_id, 1, number, 5)
+        slots.give_up(store, study_id, slot, 1, attempts=None, why="stopped")
+    with store.connect() as connection:
+        assert connection.execute(sa.select(t.slot.c.attempts).where(t.slot.c.slot == slot)).scalar_one() == 0
+
+
+def test_a_result_that_optuna_was_never_told_is_told_it(store: Store, study_id: int) -> None:
+    study = optunas(store)
+    numbers = [study.ask().number for _ in range(3)]
+    worker_id = worker(store, study_id)
+    trial(store, study_id, worker_id, numbers[0], 5, **figures(loss=0.25))
+    trial(store, study_id, worker_id, numbers[1], 6, state="pruned", **figures())
+    trial(store, study_id, worker_id, numbers[2], 7, state="failed", error="x")
+    assert close(store, study_id) == []
+    told = study.trials
+    assert [trial.state for trial in told] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    assert told[0].value == figures(loss=0.25)["reward"]
+    assert slot_states(store, study_id)[:3] == ["done", "pruned", "failed"]
+
+
+def test_a_trial_that_only_optuna_knows_is_failed_unless_someone_is_at_it(store: Store, study_id: int) -> None:
+    import time
+
+    study = optunas(store)
+    study.ask()
+    alive = worker(store, study_id, host="elsewhere", heartbeat=time.time())
+    claimed = slots.claim(store, study_id, alive)
+    assert isinstance(claimed, slots.Claim)
+    close(store, study_id)
+    assert study.trials[0].state == TrialState.RUNNING  # it may be the one that the living worker is asking for
+    slots.give_back(store, study_id, claimed.slot, alive)
+    close(store, study_id)
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_living_workers_trials_are_left_alone(store: Store, study_id: int) -> None:
+    import time
+
+    study = optunas(store)
+    number = study.ask().number
+    trial(store, study_id, worker(store, study_id, host="elsewhere", heartbeat=time.time()), number, 5)
+    worker(store, study_id)  # another one, dead
+    assert orphans.any_left(store, study_id)
+    assert close(store, study_id) == []
+    assert not orphans.any_left(store, study_id)
+    assert (states(store, study_id)[number], study.trials[number].state) == ("running", TrialState.RUNNING)
+
+
+def test_who_was_taken_for_dead_cannot_write_into_a_slot_that_is_anothers(store: Store, study_id: int) -> None:
+    import pytest
+
+    study = optunas(store)
+    slot = trial(store, study_id, worker(store, study_id), study.ask().number, 5)
+    close(store, study_id)
+    trial(store, study_id, 99, study.ask().number, 5)
+    for late in (
+        lambda: slots.finish(store, study_id, slot, 0, "done", **figures()),
+        lambda: slots.progress(store, study_id, 0, progress=0.5),
+    ):
+        with pytest.raises(slots.SlotTaken):
+            late()
+    assert states(store, study_id) == {0: "lost", 1: "running"}
+
+
+def test_enqueued_candidates_are_keyed_once_the_space_is_known(store: Store) -> None:
+    good, other = fakes.SPACE.from_ordinal(5), fakes.SPACE.from_ordinal(9)
+    study_id = create_study(store, fakes.spec("list"), enqueue=[good, {"num_hidden_layers": 99}, good, other])
+    said = slots.key_planned(store, study_id, fakes.SPACE)
+    assert len(said) == 2
+    assert "gives no" in said[0] or "99" in said[0]
+    assert "twice" in said[1]
+    claims = [slots.claim(store, study_id, 1) for _ in range(4)]
+    assert [c.candidate for c in claims if isinstance(c, slots.Claim)] == [good, None, None, other]
+
+
+def test_an_exhausted_space_ends_the_study_only_when_nobody_runs(store: Store, study_id: int) -> None:
+    slot = trial(store, study_id, 1, 0, 5)
+    assert not slots.finish_exhausted(store, study_id, "All seen.")
+    slots.give_up(store, study_id, slot, 1, attempts=None, why="stopped")
+    assert not slots.finish_exhausted(store, study_id, "All seen.")  # it is to be run again
+    trial(store, study_id, 1, 1, 5, **figures())
+    assert slots.finish_exhausted(store, study_id, "All seen.")
+    row = reader.study_row(store, "fake")
+    assert (row.status, row.ending, row.done) == ("finished", "All seen.", 1)

@@ -1,0 +1,102 @@
+"""A search without models: the strategies in Optuna's loop over slots, on a made-up landscape of rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+
+from benchmarks.search import Episodes
+from kdnas.space import Candidate, Dimension, SearchSpace
+from kdnas.spec import StudySpec, from_values
+from kdnas.strategies import candidate, directions, sampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = SearchSpace(
+    (
+        Dimension("num_hidden_layers", (1, 2, 3, 4, 5, 6)),
+        Dimension("num_attention_heads", (2, 3, 4, 6, 12)),
+        Dimension("intermediate_size", (128, 384, 768, 1536)),
+        Dimension("hidden_act", ("gelu", "relu", "silu"), ordered=False),
+    )
+)
+CONDITIONAL = SearchSpace(
+    (
+        Dimension("cell", ("lstm", "transformer"), ordered=False),
+        Dimension("hidden_size", (32, 64, 96)),
+        Dimension("heads", (1, 2, 4), when=("cell", ("transformer",))),
+        Dimension("dropout", (0.1,)),
+    )
+)
+STRATEGIES: dict[str, dict[str, object]] = {
+    "tpe": {"name": "tpe"},
+    "tpe-two": {"name": "tpe", "two_objectives": True},
+    "gp": {"name": "gp"},
+    "random": {"name": "random"},
+    "grid": {"name": "grid"},
+    "evolution": {"name": "evolution", "population": 8},
+    "nsga2": {"name": "nsga2", "population": 8},
+    "lstm": {"name": "lstm", "pool": 80},
+    "lstm-paper": {"name": "lstm", "controller": "paper", "samples": 8},
+}
+
+
+def spec(strategy: str, *, seed: int = 3, trials: int = 60) -> StudySpec:
+    return from_values(
+        {"name": strategy, "seed": seed, "strategy": STRATEGIES[strategy], "budget": {"trials": trials}}
+    )
+
+
+def measured(space: SearchSpace, chosen: Candidate) -> tuple[float, float]:
+    """Loss and latency (ms) of a candidate: smooth in its sizes, with a ripple that is its own."""
+    x = space.encode(chosen) / [max(n - 1, 1) for n in space.shape]
+    ripple = (space.ordinal(chosen) * 7919 % 101) / 101
+    return float(0.9 - 0.5 * x.mean() + 0.15 * (x[0] - 0.6) ** 2 + 0.05 * ripple), float(1 + 6 * x[0] + 2 * x.sum())
+
+
+@dataclass
+class Search:
+    """A study's slots, filled one by one. Episodes are planned in memory here; test_episodes has the store."""
+
+    spec: StudySpec
+    space: SearchSpace = field(default_factory=lambda: SPACE)
+    storage: Callable[[], BaseStorage] = InMemoryStorage
+    lost: frozenset[int] = frozenset()  # slots whose first attempt dies
+    done: list[Candidate] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.episodes = Episodes(self.spec, self.space, ()) if self.spec.strategy.name == "lstm" else None
+
+    def run(self, slots: Iterable[int], storage: BaseStorage | None = None) -> list[Candidate]:
+        storage = storage or self.storage()
+        study = optuna.create_study(
+            storage=storage, study_name=self.spec.name, directions=directions(self.spec), load_if_exists=True
+        )
+        for slot in slots:
+            for attempt in range(2 if slot in self.lost else 1):
+                taken = frozenset(self.space.key(c) for c in self.done)
+                planned = None if self.episodes is None else self.episodes.candidate(slot)
+                study.sampler = sampler(self.spec, self.space, slot, taken, planned)
+                lost = attempt == 0 and slot in self.lost
+
+                def objective(trial: optuna.Trial, lost: bool = lost, slot: int = slot) -> float | tuple[float, float]:
+                    chosen = candidate(trial, self.space)
+                    if lost:
+                        raise KeyboardInterrupt
+                    self.done.append(chosen)
+                    loss, latency = measured(self.space, chosen)
+                    reward = (1 - loss) * latency**-0.1
+                    if self.episodes is not None:
+                        self.episodes.rewarded(slot, chosen, reward)
+                    return (loss, latency) if self.spec.two_objectives else reward
+
+                study.optimize(objective, n_trials=1, catch=(KeyboardInterrupt,))  # type: ignore[arg-type]
+        return self.done
+
+
+def on_file(path: Path) -> BaseStorage:
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})

@@ -1,0 +1,104 @@
+"""What every strategy owes: valid candidates, none twice, one sequence per seed, whatever is stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdnas.errors import UsageError
+from kdnas.space import SearchSpace
+from kdnas.strategies import SpaceExhausted, distributions, from_parameters, parameters
+from tests.strategies.loop import CONDITIONAL, SPACE, STRATEGIES, Search, on_file, spec
+
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+@every_strategy
+def test_only_valid_candidates_and_none_twice(strategy: str) -> None:
+    done = Search(spec(strategy)).run(range(60))
+    assert len({SPACE.ordinal(c) for c in done}) == 60  # ordinal raises for a value that is no choice
+
+
+@every_strategy
+def test_a_small_space_is_seen_whole_and_then_the_search_says_so(strategy: str) -> None:
+    search = Search(spec(strategy), CONDITIONAL)
+    search.run(range(CONDITIONAL.size))
+    assert sorted(map(CONDITIONAL.ordinal, search.done)) == sorted(map(CONDITIONAL.ordinal, CONDITIONAL.candidates()))
+    with pytest.raises(SpaceExhausted, match="All 12 candidates"):
+        search.run([CONDITIONAL.size])
+
+
+@every_strategy
+def test_one_seed_one_sequence_another_seed_another(strategy: str) -> None:
+    once, again = Search(spec(strategy)).run(range(25)), Search(spec(strategy)).run(range(25))
+    assert once == again
+    if strategy != "grid":
+        assert Search(spec(strategy, seed=4)).run(range(25)) != once
+
+
+@every_strategy
+def test_stopped_after_every_trial_and_taken_up_by_new_objects(strategy: str, tmp_path: Path) -> None:
+    """A new storage and sampler before each trial: equal here for each k means equal from any k on, by induction."""
+    whole = Search(spec(strategy)).run(range(60))
+    resumed = Search(spec(strategy))
+    for slot in range(60):
+        resumed.run([slot], on_file(tmp_path / "study.db"))
+    assert resumed.done == whole
+
+
+@every_strategy
+def test_a_lost_trial_changes_nothing(strategy: str) -> None:
+    whole = Search(spec(strategy)).run(range(40))
+    assert Search(spec(strategy), lost=frozenset({0, 7, 11, 25, 26})).run(range(40)) == whole
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "nsga2"])
+def test_taken_up_by_a_new_process(strategy: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    search = Search(spec(strategy))
+    search.run(range(30), on_file(path))
+    code = (
+        "import sys, json, pathlib; from tests.strategies.loop import *\n"
+        f"s = Search(spec({strategy!r}), done=json.loads(sys.argv[2]))\n"
+        "print(json.dumps(s.run(range(30, 40), on_file(pathlib.Path(sys.argv[1])))))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path), json.dumps(search.done)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert json.loads(told.stdout) == Search(spec(strategy)).run(range(40))
+
+
+@pytest.mark.parametrize("space", [SPACE, CONDITIONAL])
+def test_every_candidate_survives_the_way_to_optuna_and_back(space: SearchSpace) -> None:
+    for candidate in space.candidates():
+        values = parameters(space, candidate)
+        assert from_parameters(space, values) == candidate
+        assert all(d._contains(d.to_internal_repr(values[name])) for name, d in distributions(space).items())
+
+
+def test_gp_is_refused_for_budgets_that_it_cannot_serve() -> None:
+    assert spec("gp", trials=200).budget.trials == 200
+    with pytest.raises(UsageError, match=r"gp is for budgets up to 200 trials.*201.*tpe or lstm"):
+        spec("gp", trials=201)
+
+
+def test_evolution_puts_what_was_pruned_below_what_was_not() -> None:
+    from optuna.trial import TrialState, create_trial
+
+    from kdnas.strategies.evolution import _fitness
+
+    asked = distributions(SPACE)
+    values = parameters(SPACE, SPACE.from_ordinal(0))
+    pruned = create_trial(
+        state=TrialState.PRUNED, params=values, distributions=asked, value=0.9, intermediate_values={1: 0.9}
+    )
+    whole = create_trial(state=TrialState.COMPLETE, params=values, distributions=asked, value=0.1)
+    assert _fitness(pruned, 1.0) < _fitness(whole, 1.0)

@@ -1,0 +1,185 @@
+"""The protocol: an interval that is one, a drift that cancels, a shared core that is told, a shape measured once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdnas import latency
+from kdnas.errors import UsageError
+from kdnas.latency import _Pass, _round, device_lock, interval, measure
+from kdnas.spec import LatencySpec
+from tests.encoders import tiny_encoder
+
+CPU = torch.device("cpu")
+QUICK = LatencySpec(max_seconds=2.0, precision=0.3)  # type: ignore[call-arg]
+
+
+def work(size: int) -> Any:
+    a = torch.randn(size, size)
+
+    def once() -> None:
+        torch.mm(a, a)
+
+    return once
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        low, high = interval(rng.exponential(size=25).tolist())
+        covered += low <= np.log(2) <= high
+    assert 0.93 <= covered / 2000 <= 0.985
+
+
+def test_a_machine_that_slows_down_in_between_does_not_change_the_ratio() -> None:
+    for slow in (1.0, 3.0):  # the whole round at another speed
+        made = _round([_Pass(2 * slow, 2 * slow)] * 3, _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
+        assert made.student / made.teacher == pytest.approx(0.2)
+    drifting = _round([_Pass(3.0, 3.0)], _Pass(10.0, 10.0), _Pass(20.0, 20.0))  # and within it
+    assert drifting.student / drifting.teacher == pytest.approx(3 / 15)
+
+
+def test_figures_hang_together() -> None:
+    small, large = work(64), work(512)
+    made = measure(small, large, QUICK, CPU)
+    assert 0 < made.low <= made.p50 <= made.high and made.p50 <= made.p90
+    assert made.ratio < 1 and made.teacher_p50 > made.p50 and made.count >= 3
+    scaled = made.scaled(2 * made.teacher_p50)
+    assert scaled.ratio == pytest.approx(made.ratio) and scaled.p90 == pytest.approx(2 * made.p90)
+
+
+def _burn(core: int, started: Any) -> None:
+    os.sched_setaffinity(0, {core})
+    started.set()
+    while os.getppid() != 1:
+        sum(range(10_000))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs to pin processes to a core")
+def test_a_process_that_burns_the_same_core_is_flagged() -> None:
+    context = multiprocessing.get_context("spawn")
+    allowed = os.sched_getaffinity(0)
+    core, started = min(allowed), context.Event()
+    burner = context.Process(target=_burn, args=(core, started), daemon=True)
+    burner.start()
+    try:
+        os.sched_setaffinity(0, {core})
+        assert started.wait(300)
+        made = measure(work(400), work(600), QUICK, CPU)
+        assert made.flag is not None and made.flag.startswith("contended") and made.contended > 0.1
+        assert made.share is not None and made.share < 0.95
+    finally:
+        os.sched_setaffinity(0, allowed)
+        burner.terminate()
+        burner.join()
+
+
+class Shapes:
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+
+    def lookup(self, *key: str) -> Mapping[str, Any] | None:
+        return self.rows.get(key)  # type: ignore[arg-type]
+
+    def remember(self, device: str, protocol: str, shape: str, measured: Mapping[str, Any]) -> None:
+        self.rows[device, protocol, shape] = measured
+
+
+def fixed(flag: str | None) -> Any:
+    def stand_in(*_: Any) -> latency.Measured:
+        return latency.Measured(2.0, 2.2, 1.9, 2.1, 0.05, 20, flag, 10.0, 1.0, 0.0, 0.1)
+
+    return stand_in
+
+
+def test_a_shape_is_measured_once_and_a_doubtful_figure_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = Shapes()
+    keep = {"shape": "s", "lookup": shapes.lookup, "remember": shapes.remember}
+    monkeypatch.setattr(latency, "_measure", fixed("±9 % after 10 s"))
+    assert measure(work(8), work(8), QUICK, CPU, **keep).flag is not None and not shapes.rows
+    monkeypatch.setattr(latency, "_measure", fixed(None))
+    first = measure(work(8), work(8), QUICK, CPU, **keep)
+    monkeypatch.setattr(latency, "_measure", None)  # would fail if it were called
+    assert measure(work(8), work(8), QUICK, CPU, **keep) == first
+    ((device, protocol, shape),) = shapes.rows
+    assert len(device) <= 120 and len(protocol) <= 64 and len(shape) <= 64
+    assert latency.protocol_key(QUICK) == protocol != latency.protocol_key(LatencySpec())  # type: ignore[call-arg]
+
+
+def test_trials_of_one_study_stand_beside_one_reading_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = Shapes()
+    keep = {"teacher_shape": "t", "lookup": shapes.lookup, "remember": shapes.remember}
+    monkeypatch.setattr(latency, "_measure", fixed(None))
+    assert measure(work(8), work(8), QUICK, CPU, shape="a", **keep).teacher_p50 == 10.0
+
+    def slower(*_: Any) -> latency.Measured:
+        return fixed(None)().scaled(15.0)
+
+    monkeypatch.setattr(latency, "_measure", slower)
+    later = measure(work(8), work(8), QUICK, CPU, shape="b", **keep)
+    assert (later.teacher_p50, later.p50) == (10.0, pytest.approx(2.0))
+
+
+def test_the_threads_of_the_process_are_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+    try:
+        measure(lambda: seen.append(torch.get_num_threads()), None, QUICK, CPU)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_who_measures_waits_for_a_training_step_and_keeps_the_next_one_waiting() -> None:
+    order: list[str] = []
+    inside, may_leave, asked = threading.Event(), threading.Event(), threading.Event()
+
+    def measuring() -> None:
+        asked.set()
+        with device_lock(CPU):
+            order.append("measured")
+            inside.set()
+            assert may_leave.wait(60)
+            order.append("left")
+
+    thread = threading.Thread(target=measuring)
+    with latency.Turn(CPU) as turn:
+        thread.start()
+        assert asked.wait(60) and not inside.wait(0.2)
+        order.append("first step")
+        threading.Timer(0.2, may_leave.set).start()
+        while not inside.is_set():  # the next step that gives way lets it in
+            turn.step()
+        order.append("second step")
+    thread.join()
+    assert order == ["first step", "measured", "left", "second step"]
+
+
+def test_a_worker_that_dies_while_measuring_leaves_no_lock() -> None:
+    lock = device_lock(CPU)
+    with pytest.raises(RuntimeError), lock:
+        raise RuntimeError
+    with device_lock(CPU):
+        pass
+
+
+def test_any_model_folder_can_be_measured(tmp_path: Path) -> None:
+    settings = LatencySpec(length=16, max_seconds=1.0, precision=0.3)  # type: ignore[call-arg]
+    folder = str(tiny_encoder(tmp_path / "m", "distilbert"))
+    made, parameters = latency.measure_model(folder, settings, CPU)
+    assert made.p50 > 0 and made.teacher_p50 == 1.0 and parameters > 1000
+    beside, _ = latency.measure_model(folder, settings, CPU, against=folder)
+    assert beside.ratio > 0 and beside.teacher_p50 > 0
+    with pytest.raises(UsageError, match="takes at most 40 tokens"):
+        latency.measure_model(folder, LatencySpec(), CPU)  # type: ignore[call-arg]

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tui.filled import new_store, study
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, logs and copies of a test stay in its folder."""
+    for name in ("KDNAS_STATE", "KDNAS_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.delenv("KDNAS_STORAGE", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture(scope="session")
+def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a running, a stopped and a failed study. Copy it before it is written to."""
+    folder = tmp_path_factory.mktemp("three")
+    _, store = new_store(folder)
+    with store:
+        study(store, "minilm", worker="running")
+        study(store, "kdnas-paper", rows=40, strategy="lstm", worker="ended")
+        study(store, "roberta-imdb", rows=12, trials=100, worker="failed")
+    return folder / "kdnas.db"

@@ -1,0 +1,159 @@
+"""The Finalize screen: what its form refuses, what it starts, and what it shows of jobs as they go and end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from kdnas.store import reader, runs
+from kdnas.store import tables as t
+from kdnas.store.open import Store, open_store
+from kdnas_tui import workers
+from kdnas_tui.screens.finalize import FinalizeScreen
+from kdnas_tui.screens.study import StudyScreen
+from tests.tui.driving import SIZES, app_on, driven, opened, screen, settled, shows, text_of, until
+from tests.tui.filled import NOW
+
+
+@pytest.fixture
+def store(three_studies: Path, tmp_path: Path) -> Iterator[Store]:
+    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    with open_store(tmp_path / "kdnas.db") as store:
+        yield store
+
+
+@pytest.fixture
+async def pilot(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pilot[str]]:
+    monkeypatch.chdir(tmp_path)
+    async with driven(app_on(store.url)) as pilot:
+        await opened(pilot, "minilm")
+        yield pilot
+
+
+async def finalize(pilot: Pilot[str]) -> FinalizeScreen:
+    await pilot.press("f")
+    await until(pilot, lambda: isinstance(pilot.app.screen, FinalizeScreen), "Finalize is shown")
+    await settled(pilot)
+    found: FinalizeScreen = screen(pilot.app, FinalizeScreen)
+    return found
+
+
+async def fill(pilot: Pilot[str], field: str, text: str) -> None:
+    pilot.app.screen.query_one(f"#{field}", Input).value = text
+    await settled(pilot)
+
+
+async def test_it_takes_the_candidate_under_the_cursor(pilot: Pilot[str]) -> None:
+    await pilot.press("down")
+    await settled(pilot)
+    study: StudyScreen = screen(pilot.app, StudyScreen)
+    number = study.cursor
+    await finalize(pilot)
+    assert pilot.app.screen.query_one("#trial", Input).value == str(number)
+    assert pilot.app.screen.query_one("#folder", Input).value == f"minilm-{number}"
+    await fill(pilot, "trial", "3")
+    assert pilot.app.screen.query_one("#folder", Input).value == "minilm-3"
+    assert "No candidate of this study has become a model yet." in text_of(pilot.app)
+
+
+async def test_a_wrong_form_says_the_mend_and_starts_nothing(
+    pilot: Pilot[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "launch", lambda *given: pytest.fail("started"))
+    await finalize(pilot)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for field, text, said in (
+        ("trial", "999", "There is no trial 999."),
+        ("epochs", "none", "is no number of epochs"),
+        ("folder", "", "has no name"),
+        ("folder", "nowhere/model", "does not exist"),
+        ("folder", "full", "is not empty"),
+    ):
+        usual = pilot.app.screen.query_one(f"#{field}", Input).value
+        await fill(pilot, field, text)
+        await until(pilot, shows(pilot.app, said), said)
+        await pilot.press("ctrl+s")
+        await fill(pilot, field, usual)
+
+
+async def test_it_starts_the_command_that_a_person_would(
+    pilot: Pilot[str], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = tmp_path / "heard.json"
+    program = f"import json, sys; open({str(heard)!r}, 'w').write(json.dumps(sys.argv[1:]))"
+    monkeypatch.setattr(workers, "KDNAS", (sys.executable, "-c", program))
+    await finalize(pilot)
+    await fill(pilot, "trial", "3")
+    await fill(pilot, "epochs", "7")
+    await pilot.press("ctrl+s")
+    await until(pilot, lambda: heard.exists() and heard.read_text(), "the command ran")
+    asked = json.loads(heard.read_text())
+    assert asked == [
+        "finalize", "minilm", "--trial", "3", "--output", str(tmp_path / "minilm-3"), "--epochs", "7",
+        "--storage", store.url,
+    ]  # fmt: skip
+
+
+async def test_what_the_command_complains_of_is_shown(pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; print('kdnas: The teacher is gone. Bring it back.', file=sys.stderr); sys.exit(2)"
+    monkeypatch.setattr(workers, "KDNAS", (sys.executable, "-c", program))
+    await finalize(pilot)
+    await pilot.press("ctrl+s")
+    await until(pilot, shows(pilot.app, "The teacher is gone."), "the complaint is shown")
+
+
+async def test_jobs_are_shown_as_they_go_and_as_they_ended(pilot: Pilot[str], store: Store, tmp_path: Path) -> None:
+    study_id = reader.study_row(store, "minilm").study_id
+    found = await finalize(pilot)
+    run_id = runs.begin(store, study_id, "finalize", str(tmp_path / "minilm-3"), number=3)
+    runs.progress(store, run_id, 0.5, "epoch 2 of 4", {"curve": [{"epoch": 1, "loss": 0.25}]})
+    await until(pilot, shows(pilot.app, "its process is gone"), "a dead job is told from a running one")
+    with store.begin() as connection:
+        connection.execute(
+            t.worker.insert().values(
+                study_id=study_id, host="elsewhere", pid=1, lock=None, device="cpu", state="running", task="finalize",
+                started=NOW, heartbeat=NOW,
+            )
+        )  # fmt: skip
+    runs.progress(store, run_id, 0.75, "epoch 3 of 4")
+    await until(pilot, shows(pilot.app, "75%  epoch 3 of 4"), "the progress is shown")
+    await pilot.press("ctrl+k")
+    await until(pilot, shows(pilot.app, "They run on elsewhere."), "another machine's job cannot be stopped here")
+    metrics = {"loss": 0.123, "best_epoch": 3, "epochs": 4}
+    runs.end(store, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.51}, "curve": []})
+    await until(pilot, shows(pilot.app, "loss 0.1230 (epoch 3 of 4), 4.20 ms, 3.51 × the teacher"), "the result")
+    other = runs.begin(store, study_id, "evaluate", str(tmp_path / "minilm-3"), number=3)
+    runs.end(store, other, {"tasks": {"sst2": {"student": {"score": 0.8}, "teacher": {"score": 0.9}, "kept": 88.9}}})
+    await until(pilot, shows(pilot.app, "sst2 80.0, teacher 90.0, 88.9 % kept"), "the scores")
+    failed = runs.begin(store, study_id, "finalize", str(tmp_path / "other"), number=4)
+    runs.fail(store, failed, "The loss is nan after epoch 2.")
+    await until(pilot, shows(pilot.app, "The loss is nan after epoch 2."), "the failure")
+    assert found is pilot.app.screen
+    await pilot.press("escape")
+    await until(pilot, lambda: isinstance(pilot.app.screen, StudyScreen), "back at the study")
+
+
+async def test_scores_need_a_model(pilot: Pilot[str]) -> None:
+    await finalize(pilot)
+    await pilot.press("ctrl+e")
+    await until(pilot, shows(pilot.app, "No model has been made yet."), "the fault is shown")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_it_fits_every_size(size: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with driven(app_on(store.url), SIZES[size]) as pilot:
+        study = await opened(pilot, "minilm")
+        await pilot.app.push_screen(FinalizeScreen(study, 3))
+        await settled(pilot)
+        shown = text_of(pilot.app)
+        for words in ("finalize", "trial", "folder", "epochs", "Distil", "^s"):
+            assert words in shown, shown

@@ -1,0 +1,98 @@
+"""Every screen at three sizes, as text, exactly as it was judged to be right."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from kdnas.store import control
+from kdnas_tui.screens.new_study import NewStudyScreen
+from kdnas_tui.widgets.key_bar import KeyBar
+from tests.tui.driving import SIZES, app_on, driven, listed, matches, opened, settled, until
+
+Steps = Callable[[Pilot[str]], Awaitable[None]]
+
+
+async def _studies(pilot: Pilot[str]) -> None:
+    await listed(pilot)
+
+
+async def _new(pilot: Pilot[str]) -> None:
+    await listed(pilot)
+    await pilot.press("n")
+    found = pilot.app.screen
+    assert isinstance(found, NewStudyScreen)
+    found.give_up_asking()
+    found.plan = {
+        "space_size": 12960,
+        "dimensions": {"num_hidden_layers": [1, 2, 3, 4, 5, 6], "hidden_act": ["gelu", "relu", "silu"]},
+        "proxy_tokens": 790_000, "cache_bytes": 1_214_000_000, "seconds_per_trial": 41, "seconds": 4100,
+        "device": "cpu", "notes": [],
+    }  # fmt: skip
+    found.show_plan()
+
+
+async def _study(pilot: Pilot[str]) -> None:
+    await opened(pilot, "minilm")
+
+
+async def _compare(pilot: Pilot[str]) -> None:
+    found = await opened(pilot, "minilm")
+    assert found.study is not None
+    for number in (25, 16):
+        found.change(lambda store, study, number=number: control.set_remark(store, study, number, marked=True))
+    await until(pilot, lambda: len(found.marked()) == 2, "two are marked")
+    await pilot.press("c")
+
+
+def _keys(*keys: str) -> Steps:
+    async def steps(pilot: Pilot[str]) -> None:
+        await opened(pilot, "minilm")
+        for key in keys:
+            await pilot.press(key)
+            await settled(pilot)
+
+    return steps
+
+
+SCREENS: dict[str, Steps] = {
+    "studies": _studies,
+    "new_study": _new,
+    "study": _study,
+    "study_filtered": _keys("slash", *"layers>=4", "enter"),
+    "rescore": _keys("a", "left", "left", "left", "left"),
+    "candidate": _keys("i"),
+    "compare": _compare,
+    "export": _keys("x"),
+    "about": _keys("v"),
+    "help": _keys("question_mark"),
+    "stop": _keys("s"),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SCREENS)
+async def test_screen_looks_as_it_was_judged(
+    name: str, size: str, three_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    async with driven(app_on("kdnas.db"), SIZES[size]) as pilot:
+        await SCREENS[name](pilot)
+        await settled(pilot)
+        matches(pilot.app, name, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_footer_fits_and_ends_with_the_way_out(size: str, three_studies: Path) -> None:
+    async with driven(app_on(str(three_studies)), SIZES[size]) as pilot:
+        await listed(pilot)
+        shown = pilot.app.screen.query_one(KeyBar).shown(SIZES[size][0])
+        assert shown[-1].action == "app.leave"

@@ -1,0 +1,153 @@
+"""The form for a new study: each field says its mend, and what it starts is what it shows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual.pilot import Pilot
+
+from kdnas.errors import UsageError
+from kdnas.flags import assigned, overlay
+from kdnas.places import presets
+from kdnas.spec import flatten, from_values, read_toml
+from kdnas_tui.screens.ask import Ask
+from kdnas_tui.screens.new_study import NewStudyScreen, form_values, number, preset_values, split_settings
+from kdnas_tui.screens.studies import StudiesScreen
+from tests.tui.driving import SIZES, app_on, driven, listed, screen, shows, text_of, until
+
+
+@pytest.fixture
+async def pilot(three_studies: Path) -> AsyncIterator[Pilot[str]]:
+    async with driven(app_on(str(three_studies))) as pilot:
+        await listed(pilot)
+        await pilot.press("n")
+        form(pilot).give_up_asking()
+        yield pilot
+
+
+def form(pilot: Pilot[str]) -> NewStudyScreen:
+    found = pilot.app.screen
+    assert isinstance(found, NewStudyScreen)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "mend"),
+    [
+        ("name", "minilm", "There is a study minilm already."),
+        ("name", "with space", "letters, digits"),
+        ("name", "", "Nothing is written here."),
+        ("teacher-model", "all-minilm-l6-v1", "Did you mean 'all-minilm-l6-v2'?"),
+        ("teacher-model", "/nowhere/model", "There is no /nowhere/model."),
+        ("data-source", "missing.csv", "There is no missing.csv."),
+        ("data-source", "stou", "Did you mean 'sotu'?"),
+        ("recipe-name", "hiden-state", "Did you mean 'hidden-state'?"),
+        ("strategy-name", "lstmm", "Did you mean 'lstm'?"),
+        ("reward-alpha", "3", "Give at most 0."),
+        ("reward-alpha", "fast", "does not fit"),
+        ("reward-beta", "0", "Give more than 0"),
+        ("budget-trials", "0", "Give at least 1."),
+        ("budget-trials", "many", "does not fit"),
+        ("budget-proxy-fraction", "2", "Give at most 1"),
+        ("device", "gpu", "device = 'gpu'"),
+        ("workers", "0", "Give 1 to 256."),
+        ("seed", "-1", "Give at least 0"),
+        ("more", "data.lenght=64", "Did you mean 'length'?"),
+        ("more", "data.length", "field=value"),
+        ("more", "data.length=[1", "Close the brackets."),
+    ],
+)
+async def test_each_field_says_its_mend_under_itself(pilot: Pilot[str], field: str, value: str, mend: str) -> None:
+    found = form(pilot)
+    found.query_one(f"#f-{field}").value = value  # type: ignore[attr-defined]
+    said = found.query_one(f"#f-{field}-mend")
+    await until(pilot, lambda: said.display and mend in str(said.content), mend)  # type: ignore[attr-defined]
+    assert "mend it to see the command" in text_of(pilot.app)
+    await pilot.press("ctrl+s")
+    await pilot.pause()
+    assert found.focused is not None and found.focused.id == f"f-{field}"
+
+
+async def test_the_command_shown_begins_the_same_study(pilot: Pilot[str], three_studies: Path) -> None:
+    found = form(pilot)
+    for field, value in (("name", "mine"), ("strategy-name", "random"), ("reward-alpha", "−0.2"), ("workers", "2")):
+        found.query_one(f"#f-{field}").value = value  # type: ignore[attr-defined]
+    found.query_one("#f-more").value = "data.length=64"  # type: ignore[attr-defined]
+    await until(pilot, shows(pilot.app, "kdnas search mine"), "the command is shown")
+    words = shlex.split(str(found.query_one("#command").content).removeprefix("$ "))  # type: ignore[attr-defined]
+    assert words == [
+        "kdnas", "search", "mine", "--strategy", "random", "--alpha", "-0.2", "--set", "data.length=64",
+        "--storage", str(three_studies), "--workers", "2",
+    ]  # fmt: skip
+    assert "10 times faster is worth 0.295 of loss" in text_of(pilot.app)
+
+
+async def test_choices_that_ship_are_listed_and_taken(pilot: Pilot[str]) -> None:
+    found = form(pilot)
+    found.query_one("#f-data-source").focus()
+    await pilot.press("f2")
+    screen(pilot.app, Ask)
+    assert "public domain" in text_of(pilot.app)
+    await pilot.press("down", "enter")
+    await until(pilot, lambda: found.query_one("#f-data-source").value == "rotten-tomatoes", "it is taken")  # type: ignore[attr-defined]
+
+
+async def test_a_preset_fills_the_whole_form(pilot: Pilot[str]) -> None:
+    found = form(pilot)
+    await pilot.press("f4")
+    names = list(presets())
+    await pilot.press(*["down"] * names.index("quickstart"), "enter")
+    await until(pilot, lambda: found.query_one("#f-name").value == "quickstart", "it is filled")  # type: ignore[attr-defined]
+    assert found.spec == read_toml(presets()["quickstart"])
+
+
+async def test_escape_begins_nothing(pilot: Pilot[str]) -> None:
+    await pilot.press("escape")
+    await until(pilot, lambda: isinstance(pilot.app.screen, StudiesScreen), "the list is shown")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_start_button_is_one_key_away_with_a_preset(tmp_path: Path, size: str) -> None:
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart"), SIZES[size]) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, NewStudyScreen), "the form is shown")
+        found = form(pilot)
+        found.give_up_asking()
+        assert found.focused is not None and found.focused.id == "start"
+
+
+async def test_a_preset_whose_study_exists_opens_it(three_studies: Path, tmp_path: Path) -> None:
+    from kdnas.store.open import open_store
+    from kdnas_tui.screens.study import StudyScreen
+    from tests.tui.filled import study
+
+    with open_store(tmp_path / "k.db", create=True) as store:
+        study(store, "quickstart", rows=3)
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart")) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, StudyScreen), "the study is shown")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_what_a_form_shows_of_a_preset_is_the_preset(name: str) -> None:
+    shown = form_values(preset_values(name, presets()))
+    pairs = [assigned(part) for part in split_settings(shown.pop("more"))]
+    shown.pop("workers")
+    texts = {"name", "teacher.model", "data.source", "data.text_column", "device"}
+    pairs += [(field, text if field in texts else number(text)) for field, text in shown.items() if text]
+    assert flatten(from_values(overlay({}, pairs))) == flatten(read_toml(presets()[name]))
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'quickstart'"):
+        preset_values("quikstart", presets())
+
+
+@given(st.lists(st.sampled_from(["a=1", 'b="x y"', "c=[1, 2]", "d={x = [1, '] ']}", "e='a \"b'"]), max_size=5))
+def test_settings_are_split_only_where_nothing_is_open(parts: list[str]) -> None:
+    assert split_settings(" ".join(parts)) == parts
+
+

@@ -1,0 +1,288 @@
+"""The study's screen: every action on a real store, seen on the screen and in the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from textual.pilot import Pilot
+
+from kdnas.store import control, reader
+from kdnas.store import tables as t
+from kdnas.store.open import Store, open_store
+from kdnas.store.rows import TrialRow
+from kdnas_tui.app import KdnasApp
+from kdnas_tui.screens.ask import Ask, Write
+from kdnas_tui.screens.compare import CompareScreen
+from kdnas_tui.screens.export import ExportScreen
+from kdnas_tui.screens.help import HelpScreen
+from kdnas_tui.screens.rescore import RescoreScreen
+from kdnas_tui.screens.studies import StudiesScreen
+from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.widgets.curves import Curves
+from kdnas_tui.widgets.log_tail import LogTail
+from kdnas_tui.widgets.pareto_plot import ParetoPlot
+from kdnas_tui.widgets.trials_table import TrialsTable
+from tests.tui.driving import SIZES, app_on, driven, opened, screen, settled, shows, text_of, until
+
+
+@pytest.fixture
+def store(three_studies: Path, tmp_path: Path) -> Iterator[Store]:
+    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    with open_store(tmp_path / "kdnas.db") as store:
+        yield store
+
+
+@pytest.fixture
+async def pilot(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pilot[str]]:
+    monkeypatch.chdir(tmp_path)
+    async with driven(app_on(store.url)) as pilot:
+        await opened(pilot, "minilm")
+        yield pilot
+
+
+def row_of(store: Store, number: int, study: str = "minilm") -> TrialRow:
+    study_id = reader.study_row(store, study).study_id
+    return next(row for row in reader.trial_rows(store, study_id) if row.number == number)
+
+
+def wanted(store: Store, study: str = "minilm") -> str:
+    with store.connect() as connection:
+        return str(connection.execute(sa.select(t.study.c.wanted).where(t.study.c.name == study)).scalar_one())
+
+
+async def test_cursor_is_one_in_table_plot_and_curves(pilot: Pilot[str]) -> None:
+    study = screen(pilot.app, StudyScreen)
+    await pilot.press("down", "down")
+    await settled(pilot)
+    number = study.query_one(TrialsTable).cursor
+    assert study.cursor == number
+    assert study.query_one(ParetoPlot).cursor == number
+    study.action_next_tab()
+    await until(pilot, lambda: number in study.query_one(Curves).curves, "its curve is drawn")
+    study.query_one(ParetoPlot).focus()
+    await pilot.press("right")
+    await settled(pilot)
+    assert study.query_one(TrialsTable).cursor == study.query_one(ParetoPlot).cursor != number
+
+
+async def test_filter_narrows_table_and_plot_and_keeps_the_last_good_one(pilot: Pilot[str]) -> None:
+    study = screen(pilot.app, StudyScreen)
+    every = study.query_one(TrialsTable).count
+    points = study.query_one(ParetoPlot).count
+    await pilot.press("slash", *"layers>=5")
+    await settled(pilot)
+    few = study.query_one(TrialsTable).count
+    assert 0 < few < every
+    await until(pilot, lambda: study.query_one(ParetoPlot).count < points, "the plot has fewer points")
+    study.query_one("#filter").value = "layers>=5 latncy<3"
+    await settled(pilot)
+    assert study.query_one(TrialsTable).count == few
+    assert "Did you mean" in text_of(pilot.app)
+    await pilot.press("escape")
+    await settled(pilot)
+    assert study.query_one(TrialsTable).count == every
+    assert study.filter.empty
+
+
+async def test_marks_tags_and_notes_are_kept_in_the_store(pilot: Pilot[str], store: Store) -> None:
+    study = screen(pilot.app, StudyScreen)
+    number = study.cursor
+    await pilot.press("space")
+    await until(pilot, lambda: row_of(store, number).marked, "the mark is stored")
+    await pilot.press("t", *"keep small", "enter")
+    await until(pilot, lambda: row_of(store, number).tags == ("keep", "small"), "the tags are stored")
+    await pilot.press("n", *"try [bold] again", "enter")
+    await until(pilot, lambda: row_of(store, number).note == "try [bold] again", "the note is stored")
+    await until(pilot, shows(pilot.app, "keep small"), "the table shows the tags")
+    await pilot.press("space")
+    await until(pilot, lambda: not row_of(store, number).marked, "the mark is gone")
+
+
+async def test_pause_stop_and_resume_are_rows_that_workers_read(pilot: Pilot[str], store: Store) -> None:
+    await pilot.press("p")
+    await until(pilot, lambda: wanted(store) == "pause", "pause is wanted")
+    await until(pilot, shows(pilot.app, "PAUSING"), "the screen says so")
+    await pilot.press("p")
+    await until(pilot, lambda: wanted(store) == "run", "it is to run again")
+    await until(pilot, shows(pilot.app, "RUNNING"), "the screen says so")
+    await pilot.press("s")
+    screen(pilot.app, Ask)
+    await pilot.press("down", "enter")
+    await until(pilot, lambda: wanted(store) == "abandon", "it is to stop at once")
+    await until(pilot, shows(pilot.app, "STOPPING"), "the screen says so")
+    await pilot.press("r")
+    await until(pilot, lambda: wanted(store) == "run", "it is to run again")
+
+
+async def test_stop_where_nothing_runs_says_the_mend(store: Store) -> None:
+    async with driven(app_on(store.url)) as pilot:
+        await opened(pilot, "roberta-imdb")
+        await pilot.press("s")
+        await until(pilot, shows(pilot.app, "Press r to go on."), "the mend is told")
+
+
+async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Store) -> None:
+    await pilot.press("plus")
+    field = screen(pilot.app, Write).query_one("Input")
+    field.value = "3"
+    await until(pilot, shows(pilot.app, "28 trials have ended already. Give at least 28."), "the mend is told")
+    await pilot.press("enter")
+    screen(pilot.app, Write)
+    field.value = "50"
+    await pilot.press("enter")
+    await until(pilot, lambda: reader.study_row(store, "minilm").trials == 50, "the budget is raised")
+    await until(pilot, shows(pilot.app, "28/50"), "the screen shows it")
+
+
+async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[str], store: Store) -> None:
+    await pilot.press("a", *["left"] * 30)
+    found = screen(pilot.app, RescoreScreen)
+    assert "α −0.36" in text_of(pilot.app)
+    old = [line.key for line in found.query_one("#old").lines]
+    new = [line.key for line in found.query_one("#new").lines]
+    assert old != new
+    await pilot.press(*["right"] * 80)
+    assert "only the loss counts" in text_of(pilot.app)
+    found.query_one("#alpha").value = "3"
+    await until(pilot, shows(pilot.app, "α = 3 is out of range. Give −2 to 0."), "the mend is told")
+    found.query_one("#alpha").value = "−0.3"
+    await pilot.press("ctrl+s")
+    await until(pilot, lambda: reader.study_row(store, "minilm").alpha == -0.3, "the study uses it")
+    study_id = reader.study_row(store, "minilm").study_id
+    assert reader.events(store, study_id)[-1].detail["to"] == {"alpha": -0.3, "beta": 0.6}
+    study = screen(pilot.app, StudyScreen)
+    await until(pilot, lambda: study.board is not None and study.board.alpha == -0.3, "the table is ranked by it")
+    await pilot.press("v")
+    await until(pilot, shows(pilot.app, "α −0.06 → −0.3"), "the history tells it")
+
+
+async def test_compare_needs_two_marks_and_shows_differences_first(pilot: Pilot[str], store: Store) -> None:
+    await pilot.press("c")
+    await until(pilot, shows(pilot.app, "Mark two to four with space."), "the mend is told")
+    study = screen(pilot.app, StudyScreen)
+    await pilot.press("space", "down", "space", "down", "space")
+    await until(pilot, lambda: len(study.marked()) == 3, "three are marked")
+    await pilot.press("c")
+    screen(pilot.app, CompareScreen)
+    shown = text_of(pilot.app)
+    assert shown.index("reward") < shown.index("the same in all") < shown.index("head_size")
+
+
+@pytest.mark.parametrize(("downs", "count"), [(0, 10), (2, None), (3, 26)])
+async def test_export_writes_what_was_chosen(pilot: Pilot[str], tmp_path: Path, downs: int, count: int | None) -> None:
+    study = screen(pilot.app, StudyScreen)
+    front = int(study.board.standing.front.sum())
+    await pilot.press("x", *["down"] * downs)
+    screen(pilot.app, ExportScreen)
+    await pilot.press("ctrl+s")
+    path = tmp_path / "minilm.json"
+    await until(pilot, path.exists, "the file is written")
+    body = json.loads(path.read_text())
+    assert len(body["candidates"]) == (front if count is None else count)
+    assert body["study"]["name"] == "minilm"
+    await until(pilot, lambda: isinstance(pilot.app.screen, StudyScreen), "the study is shown again")
+
+
+async def test_export_says_what_keeps_it_from_writing(pilot: Pilot[str], tmp_path: Path) -> None:
+    await pilot.press("x", "down")
+    await until(pilot, shows(pilot.app, "Mark some with space"), "that nothing is marked")
+    await pilot.press("up")
+    found = screen(pilot.app, ExportScreen)
+    for value, mend in (
+        (str(tmp_path), "Name a file in it."),
+        ("nowhere/x.json", "Make it first, or name another."),
+        ("x.docx", ".json"),
+        ("", "Name a .json, .csv or .md file."),
+    ):
+        found.query_one("#file").value = value
+        await until(pilot, shows(pilot.app, mend), mend)
+    found.query_one("#file").value = "best.csv"
+    await pilot.press("ctrl+s")
+    await until(pilot, (tmp_path / "best.csv").exists, "a CSV is written")
+
+
+async def test_log_follows_is_searched_and_left(pilot: Pilot[str], store: Store) -> None:
+    study = screen(pilot.app, StudyScreen)
+    await pilot.press("left_square_bracket")
+    await until(pilot, lambda: isinstance(study.focused, LogTail), "the log is shown")
+    await until(pilot, shows(pilot.app, "loaded the teacher"), "its lines are shown")
+    study_id = reader.study_row(store, "minilm").study_id
+    control.add_log(store, study_id, "warning", "the disk [red]fills[/red]")
+    await until(pilot, shows(pilot.app, "the disk [red]fills[/red]"), "a new line as it is")
+    await pilot.press("slash", *"cache", "enter")
+    assert study.query_one(LogTail).searched == "cache"
+    assert study.filter.empty
+    await pilot.press("escape")
+    assert study.query_one(LogTail).searched == ""
+
+
+async def test_what_another_screen_or_worker_writes_is_seen(pilot: Pilot[str], store: Store) -> None:
+    study_id = reader.study_row(store, "minilm").study_id
+    control.set_wanted(store, study_id, "pause")
+    await until(pilot, shows(pilot.app, "PAUSING"), "the pause")
+    control.rename(store, study_id, "minilm-renamed")
+    await until(pilot, shows(pilot.app, "minilm-renamed"), "the new name")
+
+
+async def test_study_deleted_elsewhere_leads_back_to_the_list(pilot: Pilot[str], store: Store) -> None:
+    with store.begin() as connection:
+        connection.execute(sa.delete(t.study).where(t.study.c.name == "minilm"))
+    await until(pilot, lambda: isinstance(pilot.app.screen, StudiesScreen), "the list is shown")
+    await until(pilot, shows(pilot.app, "minilm was deleted."), "the reason is told")
+
+
+async def test_escape_leads_back_to_the_studies(pilot: Pilot[str]) -> None:
+    await pilot.press("escape")
+    await until(pilot, shows(pilot.app, "roberta-imdb"), "the studies are listed")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_pane_is_reached_by_keys_at_every_size(store: Store, size: str) -> None:
+    async with driven(app_on(store.url), SIZES[size]) as pilot:
+        study = await opened(pilot, "kdnas-paper")
+        seen = set()
+        for _ in range(9):
+            await pilot.press("right_square_bracket")
+            await pilot.pause()
+            seen.add(study.aside if study.layout_now == "wide" else study.tab)
+        assert {"history", "curves", "controller", "importance", "log"} <= seen
+
+
+async def test_resizing_keeps_study_cursor_and_filter(pilot: Pilot[str]) -> None:
+    study = screen(pilot.app, StudyScreen)
+    await pilot.press("down", "down", "slash", *"is:ranked", "enter")
+    number = study.cursor
+    sizes = ((80, 24, "tabs"), (50, 16, "card"), (200, 50, "wide"), (20, 5, "card"), (120, 36, "wide"))
+    for width, height, layout in sizes:
+        await pilot.resize_terminal(width, height)
+        await until(pilot, lambda layout=layout: study.layout_now == layout, layout)
+        assert study.cursor == number
+        assert study.filter.text == "is:ranked"
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -> None:
+    from kdnas_tui.widgets.key_bar import KeyBar
+
+    async with driven(app_on(store.url), SIZES[size]) as pilot:
+        await opened(pilot, "minilm")
+        bar = pilot.app.screen.query_one(KeyBar)
+        position = 1
+        for key in bar.shown(SIZES[size][0]):
+            if key.action == "help":
+                await pilot.click(bar, offset=(position, 0))
+                break
+            position += len(key.shown) + len(key.label) + 3
+        screen(pilot.app, HelpScreen)
+
+
+async def test_quitting_says_that_the_search_goes_on(pilot: Pilot[str]) -> None:
+    app = pilot.app
+    assert isinstance(app, KdnasApp)
+    await pilot.press("q")
+    assert "The search goes on: minilm." in app.farewell
