@@ -126,7 +126,7 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
             with contextlib.suppress(StoreError):
                 if error is not None:
                     steering.log("error", error)
-                studies.leave(store, study_id, worker_id, error=error)
+                studies.leave(store, study_id, worker_id, device=steering.device, error=error)
                 known = True
             hold.release(known=known)
 

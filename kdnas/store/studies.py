@@ -152,8 +152,8 @@ def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str 
         )
 
 
-def leave(store: Store, study_id: int, worker_id: int, *, error: str | None) -> None:
-    """The worker ends, as it should or with an error."""
+def leave(store: Store, study_id: int, worker_id: int, *, device: str | None, error: str | None) -> None:
+    """The worker ends, as it should or with an error. `device`: where it worked, also where no heartbeat told it."""
     now = time.time()
     with store.begin() as connection:
         control.bump(connection, study_id)
@@ -161,7 +161,12 @@ def leave(store: Store, study_id: int, worker_id: int, *, error: str | None) -> 
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
             .values(
-                heartbeat=now, ended=now, state="ended" if error is None else "failed", doing=None, error=error
+                heartbeat=now,
+                ended=now,
+                state="ended" if error is None else "failed",
+                doing=None,
+                device=device,
+                error=error,
             )
             .returning(t.worker.c.task)
         ).scalar_one()

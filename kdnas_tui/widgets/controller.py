@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kdnas.board import Board
+from kdnas.ranking import Standing
 from kdnas.store.rows import EpisodeRow
 from kdnas_tui.widgets.plot import BRAILLE, Plot, outward
 
@@ -20,13 +21,13 @@ class Controller(Plot):
         )
         self.board: Board | None = None
         self.episodes: tuple[EpisodeRow, ...] = ()
-        self._seen: object = None
+        self._seen: tuple[Standing | None, int] = (None, 0)
 
     def show(self, board: Board, episodes: Sequence[EpisodeRow]) -> None:
         """Draw where trials or episodes are others than before."""
-        seen = (id(board.standing), len(episodes))
+        seen = (board.standing, len(episodes))
         self.board, self.episodes = board, tuple(episodes)
-        if seen != self._seen:
+        if seen[0] is not self._seen[0] or seen[1] != self._seen[1]:
             self._seen = seen
             self.changed()
 

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual_hires_canvas import Canvas
 
 from kdnas.board import Board
+from kdnas.ranking import Standing
 from kdnas_tui.widgets.plot import BRAILLE, LogTicks, Plot, Ticks, outward
 
 MOST = 2000  # points drawn; the front and the marks are always among them
@@ -46,7 +47,7 @@ class ParetoPlot(Plot):
         self.cursor: int | None = None
         self.log_latency = False
         self._mask: np.ndarray | None = None
-        self._seen: object = None
+        self._seen: tuple[Standing | None, bytes | None, bool] = (None, None, False)
         self._numbers = np.zeros(0, dtype=np.int64)  # of the points drawn
         self._x = np.zeros(0)
         self._y = np.zeros(0)
@@ -55,8 +56,8 @@ class ParetoPlot(Plot):
         """Show the board's done trials (where the mask is); draws only where these are others than before."""
         self.board, self._mask = board, mask
         standing = board.standing
-        seen = (id(board), id(standing), None if mask is None else mask.tobytes(), self.log_latency)
-        if seen != self._seen:
+        seen = (standing, None if mask is None else mask.tobytes(), self.log_latency)
+        if standing is not self._seen[0] or seen[1:] != self._seen[1:]:
             self._seen = seen
             self.changed()
 

@@ -122,7 +122,7 @@ def test_deleting_leaves_no_row_in_either_side(store: Store, study_id: int) -> N
     trial(store, study_id, worker_id, 0, 0, **figures())
     control.set_remark(store, study_id, 0, marked=True)
     control.add_log(store, study_id, "info", "hello", worker_id)
-    studies.leave(store, study_id, worker_id, error=None)
+    studies.leave(store, study_id, worker_id, device=None, error=None)
     other = create_study(store, fakes.spec("other"))
     delete_study(store, "fake")
     with store.connect() as connection:

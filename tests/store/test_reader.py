@@ -104,14 +104,14 @@ def test_status_while_a_worker_holds_its_lock_and_after(store: Store, study_id: 
     os.close(file)  # what the kernel does on death: the lock goes, the file stays
     assert status(store) == Status.DEAD
     assert [w.state for w in reader.workers(store, study_id)] == ["dead"]
-    studies.leave(store, study_id, worker_id, error=None)
+    studies.leave(store, study_id, worker_id, device=None, error=None)
     assert status(store) == Status.STOPPED
     hold.path.unlink()
 
 
 def test_a_worker_that_failed_says_why(store: Store, study_id: int) -> None:
     worker_id = worker(store, study_id)
-    studies.leave(store, study_id, worker_id, error="The teacher is gone.")
+    studies.leave(store, study_id, worker_id, device=None, error="The teacher is gone.")
     row = reader.study_row(store, "fake")
     assert (row.status, row.ending) == (Status.FAILED, "The teacher is gone.")
     assert reader.workers(store, study_id)[0].error == "The teacher is gone."
