@@ -7,6 +7,7 @@ Jensen–Shannon divergence, policy gradient without and with penalties. Searche
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import statistics
@@ -150,20 +151,78 @@ def continuation_rouge(bench: CausalBench, student: Student) -> float:
 
 
 def floor_seconds(bench: CausalBench) -> float:
-    """CPU seconds of the student's own forward, backward and fused optimiser step by the model's own loss."""
-    student = bench.build(STUDENT, 0)
-    model = cast(Any, student.body)
-    model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    rows = bench.proxy_ids[: bench.spec.data.batch_size]
-    spent = []
-    for _ in range(TIMED_STEPS + 1):
+    """Median CPU seconds of one of the floor's steps."""
+    floor = _Floor(bench)
+    return statistics.median([floor.step() for _ in range(TIMED_STEPS + 1)][1:])
+
+
+def costs(quick: bool) -> Result:
+    """What a step of each way costs beside its student's own forward, backward and step on the same tokens; CPU time.
+
+    Figures `causal_step_over_floor.<way>`. Steps of ours and of the floor are taken in turn.
+    """
+    rows: list[tuple[object, ...]] = []
+    figures: dict[str, float] = {}
+    for name in WAYS:
+        spec = spec_of(name, quick)
+        bench = recipe(spec.recipe.name).prepare(spec, torch.device("cpu"), lambda words, share: None)
+        assert isinstance(bench, CausalBench)
+        say(f"timing steps by {name}")
+        ours, floor = _steps_beside_floor(bench, 4 if quick else 12)
+        figures[f"causal_step_over_floor.{name}"] = ours / floor
+        rows.append((name, ours * 1000, floor * 1000, ours / floor))
+        bench.close()
+        del bench
+        gc.collect()
+    notes = [
+        "floor: the student's own forward with its vocabulary head, backward and fused AdamW step on the same tokens.",
+        "policy: writes its tokens first, one by one with the cache, by teacher and student in turn.",
+    ]
+    return Result([Table("A step of a causal student, CPU ms", ["way", "step", "floor", "step/floor"], rows, notes)],
+                  figures, {"causal_student": STUDENT})  # fmt: skip
+
+
+class _Enough(Exception):  # noqa: N818 - no error: the steps asked for are done
+    pass
+
+
+def _steps_beside_floor(bench: CausalBench, count: int) -> tuple[float, float]:
+    """Medians of `count` steps of a training and of the floor, in CPU seconds."""
+    training = bench.training(bench.build(STUDENT, 0), epochs=1, seed=0)
+    floor = _Floor(bench)
+    ours: list[float] = []
+    floors: list[float] = []
+    last = time.process_time()
+
+    def on_step(done: int, of: int) -> None:
+        nonlocal last
+        ours.append(time.process_time() - last)
+        floors.append(floor.step())
+        if done > count:
+            raise _Enough
+        last = time.process_time()
+
+    with contextlib.suppress(_Enough):
+        training.run_epoch(on_step)
+    return statistics.median(ours[1:]), statistics.median(floors[1:])
+
+
+class _Floor:
+    """A student trained by its model's own loss and nothing else."""
+
+    def __init__(self, bench: CausalBench) -> None:
+        self.model = cast(Any, bench.build(STUDENT, 0).body)
+        self.model.train()
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-9, fused=True)
+        self.rows = bench.proxy_ids[: bench.spec.data.batch_size]
+
+    def step(self) -> float:
+        """CPU seconds of one."""
         begin = time.process_time()
-        model(input_ids=rows, labels=rows, use_cache=False).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        spent.append(time.process_time() - begin)
-    return statistics.median(spent[1:])
+        self.model(input_ids=self.rows, labels=self.rows, use_cache=False).loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return time.process_time() - begin
 
 
 def _result(found: dict[str, Found], floor: float, facts: dict[str, Any], seeds: int) -> Result:

