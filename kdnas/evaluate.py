@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from kdnas import hub, places
+from kdnas.atomic import write_atomically
 from kdnas.errors import KdnasError, UsageError
-from kdnas.export import write_atomically
 from kdnas.folder import RESULTS, require_model, versions
 from kdnas.metrics import METRICS
 from kdnas.tasks import Split, Task, load

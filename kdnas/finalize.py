@@ -428,6 +428,7 @@ def _distil(
         with folder.whole(output) as work:
             bench.save(student, work)
             facts |= _saved_as(work)
+            facts |= bench.finished(student, work, telling.narrate)
             if extras.onnx:
                 from kdnas.onnx_export import export
 

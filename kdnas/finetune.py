@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas import __version__, checkpoints, data, folder
+from kdnas import __version__, checkpoints, data, folder, labelled
+from kdnas.atomic import write_atomically
 from kdnas.errors import BadOptionError, KdnasError, UsageError
-from kdnas.export import write_atomically
 from kdnas.latency import Turn
-from kdnas.recipes.causal import SEPARATOR, CausalModel, autocast, draw, end_of_text, hard_loss, ids_fingerprint
+from kdnas.recipes.causal import SEPARATOR, CausalModel, autocast, end_of_text, hard_loss, ids_fingerprint
 from kdnas.recipes.decoders import body_and_head
 from kdnas.recipes.divergences import IGNORED, head_loss, next_token_labels
 from kdnas.recipes.hidden_state import clip, rate
+from kdnas.recipes.stepwise import draw
 from kdnas.spec import DataSpec
 
 Narrate = Callable[[str, float | None], None]
@@ -102,6 +103,10 @@ class Task(ABC):
     def head(self) -> set[str]:
         """Names of the parameters that begin fresh and take `head_rate`."""
         return set()
+
+    def final(self) -> dict[str, Any]:
+        """Further figures of the trained model, for its `finetune.json`: on examples that decided nothing, say."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -192,12 +197,7 @@ def _epoch(
 def _plan(lengths: np.ndarray, settings: Settings, epoch: int) -> list[list[np.ndarray]]:
     """The epoch's steps, each some batches of rows; examples of like length lie together within pools of 50 batches."""
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, BATCHES, epoch]))
-    order, size = rng.permutation(len(lengths)), settings.batch_size
-    batches = []
-    for pool in np.array_split(order, range(size * 50, len(order), size * 50)):
-        alike = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += np.array_split(alike, range(size, len(alike), size))
-    shuffled = [batches[i] for i in rng.permutation(len(batches))]
+    shuffled = labelled.plan(lengths, settings.batch_size, rng)
     return [shuffled[i : i + settings.accumulate] for i in range(0, len(shuffled), settings.accumulate)]
 
 
@@ -286,6 +286,7 @@ def run(task: Task, settings: Settings, output: Path, told: Told, about: Mapping
             "scores": dict(best.scores),
             "stopped_early": len(history) < settings.epochs,
             "history": [asdict(epoch) for epoch in history],
+            **task.final(),
             "versions": folder.versions(),
         }
         with folder.whole(output) as work:

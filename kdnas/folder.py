@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from kdnas import __version__
+from kdnas.atomic import umask, write_atomically
 from kdnas.errors import KdnasError, UsageError
-from kdnas.export import _umask, write_atomically
 
 FACTS = "kdnas.json"
 CARD = "README.md"
@@ -105,7 +105,7 @@ def whole(output: Path) -> Iterator[Path]:
             yield work
             for path in [*work.rglob("*"), work]:
                 # Some writers make files for their owner alone; a model folder is for whom the umask says.
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
                 _sync(path)
             work.rename(output)
             _sync(output.parent)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from kdnas import __version__, pictures
+from kdnas.atomic import write_atomically
 from kdnas.errors import UsageError
-from kdnas.export import write_atomically
 from kdnas.ranking import Scored, rank
 from kdnas.reward import exchange
 from kdnas.space import SearchSpace

@@ -228,7 +228,7 @@ class KdnasApp(App[str]):
         self.copy_to_clipboard(text)
 
         def write() -> None:
-            from kdnas.export import write_atomically
+            from kdnas.atomic import write_atomically
             from kdnas.places import state_folder
 
             folder = state_folder() / "copies"

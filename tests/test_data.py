@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from kdnas import data
@@ -124,35 +122,6 @@ def test_tokens_come_from_the_disk_the_second_time_and_follow_the_text(tmp_path:
     changed = data.tokenise(data.read(spec(folder)), tokenizer)
     assert changed.fingerprint != first.fingerprint
     assert list(changed.document(0)) == [VOCABULARY["waa"], VOCABULARY["wab"]]
-
-
-def test_labelled_examples_of_one_group_stay_on_one_side(tmp_path: Path, tokenizer: Any) -> None:
-    wanted = spec(rows(tmp_path, ".csv"), text_column="body", label_column="label", group_column="film")
-    made = data.labelled(wanted, 0.5, tokenizer)
-    found = data.read(wanted, labelled=True)
-    assert made.label_names == ("a", "b") and found.groups is not None
-    group = dict(zip(found.texts, found.groups, strict=True))
-    sides = [
-        {group[next(t for t in group if t.startswith(" ".join(WORDS[i - 5] for i in ids[1:-1])))] for ids in side.ids}
-        for side in (made.train, made.held_out)
-    ]
-    assert sides[0] and sides[1] and not sides[0] & sides[1]
-    assert all(ids[0] == VOCABULARY["[CLS]"] and ids[-1] == VOCABULARY["[SEP]"] for ids in made.train.ids)
-    assert all(len(ids) <= 16 for ids in made.train.ids)
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
-@settings(deadline=None, max_examples=40)
-def test_length_grouped_batches_give_every_example_once(lengths: list[int], batch: int, shuffled: bool) -> None:
-    examples = data.Examples(tuple(np.full(n, n) for n in lengths), np.arange(len(lengths)))
-    rng = np.random.default_rng(0) if shuffled else None
-    seen = []
-    for part in data.length_grouped(examples, batch, pad_id=99, rng=rng):
-        assert part.ids.shape == part.mask.shape and len(part.ids) <= batch
-        assert ((part.ids == 99) == ~part.mask).all()
-        assert part.mask.sum(1).tolist() == [lengths[row] for row in part.rows]
-        seen += part.labels.tolist()
-    assert sorted(seen) == list(range(len(lengths)))
 
 
 def wrong(tmp_path: Path, name: str, content: bytes) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kdnas import export
+from kdnas import atomic, export
 from kdnas.errors import KdnasError, UsageError
 from kdnas.filter import parse
 from kdnas.ranking import rank
@@ -107,7 +107,7 @@ def test_a_document_that_breaks_the_schema_does_not_leave() -> None:
 def test_export_reads_back_and_gives_its_spec(tmp_path: Path) -> None:
     body = made(top=3)
     file = tmp_path / "best.json"
-    export.write_atomically(file, export.render(body, "json"))
+    atomic.write_atomically(file, export.render(body, "json"))
     assert export.read(file) == json.loads(json.dumps(body))
     assert export.spec_of(export.read(file)) == StudySpec(name="s")
 
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
         "import resource, sys\n"
         "from pathlib import Path\n"
         "from kdnas.errors import UsageError\n"
-        "from kdnas.export import write_atomically\n"
+        "from kdnas.atomic import write_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
         "try:\n"
         "    write_atomically(Path(sys.argv[1]), 'x' * 5000)\n"
@@ -183,9 +183,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
 
 def test_a_missing_folder_and_a_folder_in_the_way_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        export.write_atomically(tmp_path / "no" / "best.json", "{}")
+        atomic.write_atomically(tmp_path / "no" / "best.json", "{}")
     with pytest.raises(UsageError, match="is a folder"):
-        export.write_atomically(tmp_path, "{}")
+        atomic.write_atomically(tmp_path, "{}")
 
 
 def test_export_loads_nothing_heavy() -> None:

@@ -31,6 +31,7 @@ def export(
 ) -> None:
     """Write the best candidates of STUDY, ranked by its present α and β."""
     from kdnas import export as files
+    from kdnas.atomic import write_atomically
     from kdnas.store import reader
     from kdnas.store.open import open_reader
 
@@ -45,7 +46,7 @@ def export(
     if output is None:
         click.echo(rendered, nl=False)
         return
-    files.write_atomically(output, rendered)
+    write_atomically(output, rendered)
     frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.")
 
 

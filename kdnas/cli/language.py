@@ -60,9 +60,9 @@ def generate(
     import json
 
     from kdnas import generate as writing
+    from kdnas.atomic import write_atomically
     from kdnas.cli.progress import Told
     from kdnas.evaluation import resolve_device
-    from kdnas.export import write_atomically
     from kdnas.recipes.causal import SEPARATOR
     from kdnas.spec import from_values
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log
+from math import exp, log
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,14 +26,14 @@ from kdnas import assets, data, gguf_teacher, places, teacher
 from kdnas.data import Chunks, Frame, tokenizer_fingerprint
 from kdnas.errors import BadOptionError, UsageError, nearest
 from kdnas.recipes import decoders
-from kdnas.recipes.contract import Description, Epoch, Narrate, OnStep, Recipe, Score, Student, Training, Workbench
+from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student, Workbench
 from kdnas.recipes.decoders import Shape, Worth, body_and_head
 from kdnas.recipes.divergences import TokenLoss, head_loss
-from kdnas.recipes.hidden_state import clip, rate
+from kdnas.recipes.stepwise import Stepwise, draw
 from kdnas.space import Candidate, Dimension, SearchSpace, Value
 from kdnas.spec import CausalDivergenceRecipe, CausalPolicyGradientRecipe, DataSpec, SpaceSpec, StudySpec, TeacherSpec
 
-WEIGHTS, BATCHES, SAMPLES = 1, 2, 3  # purposes of random numbers
+WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
 WORTH_CHUNKS = 16  # on which the importance of the teacher's parts is measured
 SCORE_TOKENS = 2048
 SEPARATOR = "\n\nTL;DR: "  # between a text and its summary, as GPT-2's authors prompted for one
@@ -553,87 +551,22 @@ def unigram_loss(counts: Tensor, held_out: Tensor) -> float:
     return float(-(added.log() - log(float(added.sum())))[held_out[:, 1:].flatten()].mean())
 
 
-def draw(seed: int, purpose: int, index: int) -> int:
-    """One number below 2³¹ for a torch generator."""
-    return int(np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint32)[0] >> 1)
-
-
 # ---------------------------------------------------------------------------- training
 
 
-class CausalTraining(Training):
-    """AdamW with warm-up and linear decay over all epochs, clipped; a recipe's subclass says what a step's loss is."""
+class CausalTraining(Stepwise):
+    """Steps over chunks; a recipe's subclass says what a step's loss is."""
 
     def __init__(self, bench: CausalBench, student: Student, ids: Tensor, epochs: int, seed: int) -> None:
-        self.bench, self.student, self.ids, self.epochs, self.seed, self.done = bench, student, ids, epochs, seed, 0
-        self._batch = min(bench.spec.data.batch_size, len(ids))
-        self._steps = ceil(len(ids) / self._batch)
-        self._seconds, self._tokens = 0.0, 0
-        self.model = cast(PreTrainedModel, student.body)
-        self._named = dict(self.model.named_parameters())  # tied ones once
-        embeddings = {id(p) for p in self.model.get_input_embeddings().parameters()}
-        decayed = [p for p in self._named.values() if p.dim() >= 2 and id(p) not in embeddings]
-        marked = {id(p) for p in decayed}
-        rest = [p for p in self._named.values() if id(p) not in marked]
-        settings = bench.spec.training
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.ids, self.model = ids, cast(PreTrainedModel, student.body)
+        super().__init__(bench, student, len(ids), epochs, seed)
 
-    @abstractmethod
-    def step_loss(self, rows: Tensor, step: int) -> Tensor:
-        """The mean loss over the tokens of chunks `rows`, to be differentiated; `step` counts from the beginning."""
+    def undecayed(self) -> list[torch.nn.Parameter]:
+        return list(self.model.get_input_embeddings().parameters())
 
-    def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
-        begin = time.perf_counter()
-        self.model.train()
-        settings, total = self.bench.spec.training, self.epochs * self._steps
-        generator = np.random.default_rng(np.random.SeedSequence([self.seed, BATCHES, self.done]))
+    def batches(self, generator: np.random.Generator) -> Sequence[Tensor]:
         order = torch.from_numpy(generator.permutation(len(self.ids)))
-        losses = torch.zeros((), device=self.bench.device)
-        with torch.random.fork_rng(devices=[self.bench.device] if self.bench.device.type == "cuda" else []):
-            torch.manual_seed(draw(self.seed, SAMPLES, self.done))
-            for done, rows in enumerate(order.split(self._batch), start=1):
-                step = self.done * self._steps + done - 1
-                for group in self._optimiser.param_groups:
-                    group["lr"] = settings.learning_rate * rate(step, total, settings.warmup)
-                loss = self.step_loss(rows, step)
-                loss.backward()
-                clip(list(self._named.values()), settings.clip)
-                self._optimiser.step()
-                self._optimiser.zero_grad(set_to_none=True)
-                losses += loss.detach() * len(rows)
-                self._tokens += len(rows) * (self.ids.shape[1] - 1)
-                if on_step is not None:
-                    on_step(done, self._steps)
-        self.done += 1
-        score = self.bench.score(self.student)
-        self._seconds += time.perf_counter() - begin
-        return Epoch(self.done, self.epochs, score, float(losses) / len(self.ids), self._seconds, self._tokens)
+        return order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"body.{name}": parameter.detach().clone() for name, parameter in self._named.items()}
-        for name, parameter in self._named.items():
-            for key, value in self._optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{name}.{key}"] = value.detach().clone()
-        facts = {"done": self.done, "epochs": self.epochs, "seed": self.seed}
-        return tensors, {**facts, "seconds": self._seconds, "tokens": self._tokens}
-
-    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        if facts["epochs"] != self.epochs or facts["seed"] != self.seed:
-            raise UsageError(
-                f"The checkpoint is of a training over {facts['epochs']} epochs with seed {facts['seed']}.",
-                f"This one runs over {self.epochs} with seed {self.seed}; start it afresh.",
-            )
-        with torch.no_grad():
-            for name, parameter in self._named.items():
-                parameter.copy_(tensors[f"body.{name}"])
-        for name, parameter in self._named.items():
-            kept = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = tensors.get(f"optimiser.{name}.{key}")
-                if value is not None:
-                    kept[key] = value.clone().to(self.bench.device)
-            if kept:
-                self._optimiser.state[parameter] = kept
-        self.done, self._seconds = int(facts["done"]), float(facts["seconds"])
-        self._tokens = int(facts["tokens"])
+    def tokens(self, rows: Tensor) -> int:
+        return len(rows) * (self.ids.shape[1] - 1)

@@ -20,19 +20,18 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kdnas.errors import BadOptionError
 from kdnas.recipes.causal import (
-    SAMPLES,
     CausalBench,
     CausalModel,
     CausalRecipe,
     CausalTraining,
     autocast,
-    draw,
     end_of_text,
     hard_loss,
 )
 from kdnas.recipes.contract import Description, Narrate, Student
 from kdnas.recipes.decoders import body_and_head
 from kdnas.recipes.divergences import between, head_loss
+from kdnas.recipes.stepwise import SAMPLES, draw
 from kdnas.spec import CausalPolicyGradientRecipe, StudySpec
 
 LARGEST_WEIGHT = 2.0  # importance weights are cut there; without a temperature they never exceed 1 / (1 − teacher_mix)

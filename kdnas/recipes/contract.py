@@ -143,6 +143,11 @@ class Workbench(ABC):
     def provenance(self) -> dict[str, Any]:
         """Fingerprints of teacher and data, cache decision, number of proxy and held-out tokens."""
 
+    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+        """What is measured once, on a finished student that `save` has just written into `folder`: JSON values by name
+        for its `kdnas.json` (scores beside the teacher's, say). Smaller forms of it may be written below `folder`."""
+        return {}
+
     def close(self) -> None:
         """Let go of memory maps and device memory."""
         return None
@@ -153,7 +158,7 @@ class Recipe(ABC):
 
     name: str
     summary: str  # one line for lists
-    families: tuple[str, ...]  # the teacher's model_type values that it takes
+    families: tuple[str, ...]  # the model_type values of the students that it makes
 
     def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """A student's Hugging Face configuration with the names that the space gives its sizes. Raises UsageError for

@@ -150,10 +150,11 @@ class ExportScreen(Frame):
 
         def write() -> None:
             from kdnas import export
+            from kdnas.atomic import write_atomically
 
             chosen = [board.at(place) for place in places]
             body = export.document(study, chosen, alpha=study.alpha, beta=study.beta, provenance=provenance)
-            export.write_atomically(path, export.render(body, export.style_of(path)))
+            write_atomically(path, export.render(body, export.style_of(path)))
 
         done = f"{words.plural(len(places), 'candidate')} written to {path.resolve()}"
         self.kdnas.command(write, done, self._done)

@@ -1,0 +1,236 @@
+"""What all distillation of classifiers shares: examples, teacher and its logits, score, bench and training loop.
+
+The recipes beside it say what a student is and what a step's loss is. Knows no strategy, no store and no screen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdnas import classification, data, finetune, labelled, teacher
+from kdnas.classification import Classifier, Source
+from kdnas.errors import UsageError
+from kdnas.labelled import Examples, LabelledText
+from kdnas.recipes import soft_labels
+from kdnas.recipes.contract import Narrate, Score, Student, Workbench
+from kdnas.recipes.stepwise import Stepwise
+from kdnas.spec import ClassifierRecipe, StudySpec
+
+LEAST_TO_LEARN = 1e-3  # nats by which a teacher's predictions must differ from a constant one
+
+
+def described(spec: StudySpec) -> tuple[Any, dict[str, Any]]:
+    """The teacher's configuration and what `describe` tells of it, its weights unread. Raises UsageError."""
+    data.require_labels(spec.data)
+    folder = teacher.locate(spec.teacher, config_only=True)
+    config = classification.config_of(folder, spec.teacher.model)
+    classification.check_length(spec.data, config, spec.latency.length)
+    facts = {
+        "model": spec.teacher.model,
+        "family": config.model_type,
+        "layers": getattr(config, "num_hidden_layers", None),
+        "width": getattr(config, "hidden_size", None),
+    }
+    return config, {name: value for name, value in facts.items() if value is not None}
+
+
+class ClassifierBench(Workbench):
+    """Examples, teacher and its logits, shared by all candidates of a process. Subclasses set `space`."""
+
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+        self.spec, self.device, self.narrate = spec, device, narrate
+        self.source: Source = classification.source(spec.teacher, narrate)
+        config = classification.config_of(self.source.folder, spec.teacher.model)
+        classification.check_length(spec.data, config, spec.latency.length)
+        self.text: LabelledText = labelled.read(
+            spec.data, spec.budget.proxy_fraction, self.source.tokenizer, narrate
+        )
+        self.teacher: Classifier = self.open_teacher()
+        self.held_logits = self.teacher_logits(self.text.held_out, "the held-out part")
+        self.constant = self._constant()
+        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
+        shape = (spec.latency.batch_size, spec.latency.length)
+        sample = np.concatenate([ids[1:-1] for ids in self.text.train.ids[:256]])
+        ids = rng.choice(sample, size=shape)
+        self._timed = {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.ones(shape, dtype=torch.int64, device=device),
+        }
+
+    # -------------------------------------------------------------------- the teacher
+
+    def open_teacher(self) -> Classifier:
+        """The checkpoint, the model's own head, or else the model taught on the examples (once for all studies)."""
+        where = self.source
+        if classification.has_head(where, self.text.names):
+            folder = where.base if where.checkpoint is None else where.checkpoint
+        else:
+            folder = classification.taught(where, self.text, self.teaching(), self.device, self.narrate)
+        self.narrate(f"loading {where.name}", None)
+        return classification.open_classifier(where, folder, self.text.names, self.device)
+
+    def teaching(self) -> finetune.Settings:
+        """How a teacher without a head is taught. Its seed is fixed, so that studies of all seeds share it."""
+        part = cast(ClassifierRecipe, self.spec.recipe)
+        return finetune.Settings(
+            epochs=part.teacher_epochs,
+            batch_size=16,
+            learning_rate=part.teacher_rate,
+            head_rate=part.teacher_head_rate,
+        )
+
+    def teacher_logits(self, examples: Examples, what: str) -> Tensor:
+        """float32 [examples, classes] on the CPU, in the data's order of classes; asked for once."""
+        return self.teacher.logits(examples, self.text.pad_id, self.narrate, f"{what} of {self.spec.data.source}")
+
+    @cached_property
+    def proxy_logits(self) -> Tensor:
+        return self.teacher_logits(self.text.proxy, "the proxy set")
+
+    @cached_property
+    def train_logits(self) -> Tensor:
+        """Of the whole training part, whose head the proxy set is."""
+        rest = self.text.train[self.text.proxy_count :]
+        if not len(rest):
+            return self.proxy_logits
+        return torch.cat([self.proxy_logits, self.teacher_logits(rest, "the rest of the training part")])
+
+    def _constant(self) -> float:
+        """Mean KL(teacher ‖ the teacher's mean prediction on the proxy set) over the held-out part, in nats: what the
+        best constant prediction leaves."""
+        mean = torch.softmax(self.proxy_logits.double(), -1).mean(0).log()
+        left = float(_divergence(self.held_logits, mean.expand(len(self.held_logits), -1)))
+        if left < LEAST_TO_LEARN:
+            raise UsageError(
+                f"The teacher {self.teacher.name!r} says nearly the same of every example of "
+                f"{self.spec.data.source!r}.",
+                "Give a teacher that tells its classes apart, or teach it longer (recipe.teacher_epochs).",
+            )
+        return left
+
+    # -------------------------------------------------------------------- the contract
+
+    def score(self, student: Student) -> Score:
+        """Mean KL(teacher ‖ student) over the held-out part, divided by that of a constant prediction.
+
+        Raw it is in nats. `extra` has accuracy, macro F1 and cross-entropy against the labels, and the teacher's
+        accuracy.
+        """
+        logits = self.student_logits(student.body, self.text.held_out)
+        raw = float(_divergence(self.held_logits, logits.double()))
+        found = classification.figures(logits, self.text.held_out.labels)
+        own = classification.figures(self.held_logits, self.text.held_out.labels)
+        extra = {**found, "teacher_accuracy": own["accuracy"], "teacher_macro_f1": own["macro_f1"]}
+        return Score(raw / self.constant, raw, extra)
+
+    def student_logits(self, body: torch.nn.Module, examples: Examples) -> Tensor:
+        """float32 [examples, classes] on the CPU, in eval mode."""
+        return classification.logits_of(body, examples, self.text.pad_id)
+
+    def timed(self, student: Student | None) -> Callable[[], None]:
+        """One classification of the spec's batch and length, all tokens real, head included."""
+        model = self.teacher.model if student is None else student.body
+        model.eval()
+        return self.pass_of(model)
+
+    def pass_of(self, model: torch.nn.Module) -> Callable[[], None]:
+        inputs, device = self._timed, self.device
+
+        def once() -> None:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)),
+            ):
+                model(**inputs)
+
+        return once
+
+    def teacher_shape(self) -> dict[str, Any]:
+        """What decides the teacher's latency, for `shape_key`."""
+        config: Any = self.teacher.model.config
+        names = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+        return {name: getattr(config, name, None) for name in names} | {
+            "classes": len(self.text.names),
+            "batch": list(self._timed["input_ids"].shape),
+            "bf16": teacher.autocasts(self.device),
+        }
+
+    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+        """`classification`: figures of student and teacher on the held-out part and on the test part."""
+        narrate("scoring student and teacher", None)
+        found: dict[str, Any] = {"classes": list(self.text.names)}
+        for part in ("held_out", "test"):
+            examples: Examples = getattr(self.text, part)
+            if len(examples):
+                found[part] = {
+                    "examples": len(examples),
+                    "student": classification.figures(self.student_logits(student.body, examples), examples.labels),
+                    "teacher": classification.figures(
+                        self.teacher_logits(examples, f"the {part.replace('_', '-')} part"), examples.labels
+                    ),
+                }
+        return {"classification": found}
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher.name,
+            "teacher_fingerprint": self.teacher.fingerprint,
+            "data": self.spec.data.source,
+            "data_fingerprint": self.text.fingerprint,
+            "classes": list(self.text.names),
+            "training_examples": len(self.text.train),
+            "proxy_examples": self.text.proxy_count,
+            "held_out_examples": len(self.text.held_out),
+            "test_examples": len(self.text.test),
+            "training_tokens": self.text.train.tokens,
+            "proxy_tokens": self.text.proxy.tokens,
+            "held_out_tokens": self.text.held_out.tokens,
+            "constant_divergence": self.constant,
+            "teacher_accuracy": classification.figures(self.held_logits, self.text.held_out.labels)["accuracy"],
+        }
+
+
+def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
+    """Mean KL(teacher ‖ student) at temperature 1, in nats."""
+    return soft_labels.soft(logits, teacher_logits, 1.0).mean()
+
+
+class ClassifierTraining(Stepwise):
+    """Steps over examples in batches of like length; a recipe's subclass says what the loss of a batch is."""
+
+    def __init__(
+        self, bench: ClassifierBench, student: Student, epochs: int, seed: int, *, full: bool, soft: bool = True
+    ) -> None:
+        """On the whole training part with `full`, else the proxy set; without `soft` the teacher isn't asked."""
+        self.text, self.examples = bench.text, bench.text.train if full else bench.text.proxy
+        self._lengths = self.examples.lengths
+        self._teacher = (bench.train_logits if full else bench.proxy_logits) if soft else None
+        super().__init__(bench, student, len(self.examples), epochs, seed)
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        """Of a batch: logits [n, classes], labels [n], the teacher's logits [n, classes] → [n]."""
+
+    def batches(self, generator: np.random.Generator) -> Sequence[Tensor]:
+        size = self.bench.spec.data.batch_size
+        return [torch.from_numpy(rows) for rows in labelled.plan(self._lengths, size, generator)]
+
+    def tokens(self, rows: Tensor) -> int:
+        return int(self._lengths[rows.numpy()].sum())
+
+    def step_loss(self, rows: Tensor, step: int) -> Tensor:
+        device = self.bench.device
+        batch = labelled.padded(self.examples, rows.numpy(), self.text.pad_id)
+        with torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)):
+            logits = self.student.body(**classification.tensors(batch, device)).logits
+        labels = torch.from_numpy(batch.labels).to(device)
+        taught = None if self._teacher is None else self._teacher[rows].to(device)
+        return self.loss(logits.float(), labels, taught).mean()
