@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # a recipe's own defaults for other parts of the spec
 
 
 class TeacherSpec(Part):
@@ -91,8 +92,70 @@ class CausalPolicyGradientRecipe(Part):
     entropy_penalty: float = Field(0.0, ge=0, description="weight of the entropy penalty")
 
 
+class ClassifierRecipe(Part):
+    """What the recipes of classifiers share: how a teacher without a classification head gets one."""
+
+    teacher_epochs: int = Field(3, ge=1, le=100, description="most epochs in which a teacher without a head is taught")
+    teacher_rate: float = Field(5e-5, gt=0, le=1, description="peak step size of its body")
+    teacher_head_rate: float = Field(1e-3, gt=0, le=1, description="peak step size of its fresh head")
+
+
+class RnnHybridRecipe(ClassifierRecipe):
+    """A small recurrent network with attention that learns to classify from an encoder."""
+
+    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "data": {"source": "rotten-tomatoes", "max_held_out": 1000},
+        "training": {"learning_rate": 2e-3},
+        "full": {"patience": 5},
+    }
+    name: Literal["rnn-hybrid"] = "rnn-hybrid"
+    soft: float = Field(0.4, ge=0, le=100, description="weight of the divergence from the teacher, times T²")
+    hard: float = Field(0.4, ge=0, le=100, description="weight of the cross-entropy with the labels")
+    sequence: float = Field(0.2, ge=0, le=100, description="weight of the cross-entropy with the teacher's own class")
+    temperature: float = Field(3.0, gt=0, le=100, description="T, which softens both distributions")
+    embeddings: Literal["word2vec", "teacher", "random"] = Field(
+        "word2vec", description="how embeddings begin: Word2Vec on the training text, the teacher's own, or fresh"
+    )
+    remove: float = Field(0.5, gt=0, lt=1, description="share of hidden units that finalize's smaller variant loses")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> RnnHybridRecipe:
+        if not self.soft + self.hard + self.sequence:
+            raise ValueError("soft, hard and sequence are all 0; give at least one of them a weight")
+        return self
+
+
+LoraModules = Literal["query-value", "query-key-value", "attention", "all"]
+
+
+class LoraRecipe(ClassifierRecipe):
+    """LoRA teacher into LoRA student, through PEFT, under a limit of trainable parameters."""
+
+    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "data": {"source": "rotten-tomatoes", "max_held_out": 1000},
+        "training": {"learning_rate": 1e-3},
+    }
+    name: Literal["lora"] = "lora"
+    teacher_rate: float = Field(5e-4, gt=0, le=1, description="peak step size of the teacher's adapters")
+    weight: float = Field(0.5, ge=0, le=1, description="share of the soft loss; the rest is cross-entropy with labels")
+    temperature: float = Field(2.0, gt=0, le=100, description="softens both distributions; the loss is scaled by T²")
+    max_parameters: int = Field(1_000_000, ge=1, description="most trainable parameters of a student, its head too")
+    truncate: bool = Field(False, description="keep only the layers up to the student's highest adapted one")
+    teacher_rank: int = Field(16, ge=1, le=1024, description="rank of the teacher's adapters")
+    teacher_alpha: float = Field(32, gt=0, description="scale of the teacher's adapters, times 1/rank")
+    teacher_layers: int | None = Field(None, ge=1, description="its adapted layers, from below  [two thirds of all]")
+    teacher_modules: LoraModules = Field("query-value", description="which parts of a layer the teacher adapts")
+    teacher_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the teacher's adapters")
+    student: str | None = Field(None, min_length=1, description="base of the students, where not the teacher's")
+    rank: int = Field(8, ge=1, le=1024, description="rank of the student that no search chooses")
+    alpha: float = Field(16, gt=0, description="scale of its adapters, times 1/rank")
+    layers: int | None = Field(None, ge=1, description="its adapted layers, from below  [half of all]")
+    modules: LoraModules = Field("query-value", description="which parts of a layer it adapts")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout before its adapters")
+
+
 RecipeSpec = Annotated[
-    HiddenStateRecipe | CausalDivergenceRecipe | CausalPolicyGradientRecipe,
+    HiddenStateRecipe | CausalDivergenceRecipe | CausalPolicyGradientRecipe | RnnHybridRecipe | LoraRecipe,
     Field(discriminator="name"),
 ]
 
@@ -193,12 +256,19 @@ StrategySpec = Annotated[
 ]
 
 
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+VARYING = ("teacher", "recipe", "training")  # parts of the spec that the runs of one comparison may differ in
+
+
 class SpaceSpec(Part):
     """How the recipe's own space is narrowed."""
 
     preset: Literal["full", "kd-nas"] = Field("full", description="the recipe's own choices, or KD-NAS's lists")
     choices: dict[str, tuple[int | float | str, ...]] = Field(
         default_factory=dict, description="dimension → the only values allowed"
+    )
+    variants: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict, description="runs to compare instead of a search: name → what differs from the spec"
     )
 
     @field_validator("choices")
@@ -207,6 +277,17 @@ class SpaceSpec(Part):
         for name, choices in value.items():
             if not choices:
                 raise ValueError(f"{name} has no value left; allow at least one")
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _what_may_vary(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, parts in value.items():
+            if not PLAIN.fullmatch(name):
+                raise ValueError(f"the variant {name!r} needs a plain name: letters, digits, dashes and underscores")
+            for part in parts:
+                if part not in VARYING:
+                    raise ValueError(f"the variant {name} changes {part}; it may change {', '.join(VARYING)}")
         return value
 
 
@@ -302,6 +383,20 @@ class StudySpec(Part):
             return values
         return {**values, "budget": {**budget, "trials": episodes * samples}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_for_the_recipe(cls, values: Any) -> Any:
+        """What the recipe's own defaults are, where nothing else is given."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("recipe"), Mapping):
+            return values
+        part = recipe_parts().get(str(values["recipe"].get("name")))
+        made = dict(values)
+        for name, usual in (part.usual if part is not None else {}).items():
+            given = made.get(name, {})
+            if isinstance(given, Mapping):
+                made[name] = {**usual, **given}
+        return made
+
     @model_validator(mode="after")
     def _fits_together(self) -> StudySpec:
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
@@ -313,7 +408,22 @@ class StudySpec(Part):
             raise ValueError(
                 f"a search for the Pareto front cannot prune; set budget.pruner to none (it is {self.budget.pruner})"
             )
+        for name in self.space.variants:
+            try:
+                variant(self, name)
+            except UsageError as error:
+                raise ValueError(f"the variant {name} cannot be: {error}".rstrip(".")) from None
         return self
+
+
+def variant(spec: StudySpec, name: str) -> StudySpec:
+    """The study that one run of a comparison is: the spec with the variant's values laid over it, and no variants."""
+    values = spec.model_dump(mode="json")
+    for part, changed in spec.space.variants[name].items():
+        other = changed.get("name", values[part].get("name")) != values[part].get("name")
+        values[part] = dict(changed) if other else {**values[part], **changed}  # another recipe: its own defaults
+    values["space"]["variants"] = {}
+    return from_values(values)
 
 
 # ---------------------------------------------------------------------------- reading, writing, comparing
@@ -374,6 +484,8 @@ RECIPES: tuple[type[Part], ...] = (
     HiddenStateRecipe,
     CausalDivergenceRecipe,
     CausalPolicyGradientRecipe,
+    RnnHybridRecipe,
+    LoraRecipe,
 )
 STRATEGIES: tuple[type[Part], ...] = (
     TpeStrategy,
@@ -437,7 +549,7 @@ def flatten(spec: StudySpec) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and prefix != "space.choices":
+        if isinstance(value, dict) and prefix not in ("space.choices", "space.variants"):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
         else:
