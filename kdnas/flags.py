@@ -79,6 +79,12 @@ def _understood(spec: StudySpec) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value if assigned(f"x={value}")[1] == value else json.dumps(value)
+    return _toml(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
     return json.dumps(value)
 
 

@@ -2,7 +2,8 @@
 
 Knows nothing of what a candidate means; a recipe builds the space and reads the candidate. A dimension that
 matters only under a condition (heads of a transformer cell in a space that also has LSTM cells) is folded to
-its first choice wherever the condition does not hold, so that two names for one student never differ.
+its first choice wherever the condition does not hold, so that two names for one student never differ. In the same way
+a point that costs more than a limit is folded to the nearest one that does not: it is never proposed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -42,10 +43,31 @@ class Dimension:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """The most that a candidate may cost (trainable parameters, say): `fixed` plus the product of its choices' factors.
+
+    Where a point costs more, its dimension `gives` is folded to its dearest choice that fits.
+    """
+
+    most: int
+    fixed: int
+    factors: Mapping[str, tuple[int, ...]]  # dimension → one factor for each of its choices
+    gives: str
+
+    def room(self, others: int) -> int:
+        """The largest factor of `gives` that fits beside the product of all other factors."""
+        return (self.most - self.fixed) // others
+
+
+@dataclass(frozen=True)
 class SearchSpace:
-    """All candidates of a study. A candidate's *ordinal* is its place in the product, its *key* the ordinal as text."""
+    """All candidates of a study. A candidate's *ordinal* is its place in the product, its *key* the ordinal as text.
+
+    Under a `ceiling` the cheapest choice of the dimension that gives must fit whatever the others are: ValueError.
+    """
 
     dimensions: tuple[Dimension, ...]
+    ceiling: Ceiling | None = None
 
     def __post_init__(self) -> None:
         earlier: set[str] = set()
@@ -53,6 +75,10 @@ class SearchSpace:
             if dimension.when is not None and dimension.when[0] not in earlier:
                 raise ValueError(f"{dimension.name} depends on {dimension.when[0]}, which does not stand before it")
             earlier.add(dimension.name)
+        if self.ceiling is not None:
+            dearest = prod(max(f) for name, f in self.ceiling.factors.items() if name != self.ceiling.gives)
+            if min(self.ceiling.factors[self.ceiling.gives]) > self.ceiling.room(dearest):
+                raise ValueError(f"no choice of {self.ceiling.gives} fits under {self.ceiling.most} everywhere")
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -65,8 +91,8 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int:
-        """The number of different candidates (walks the product once where there are conditions)."""
-        if all(d.when is None for d in self.dimensions):
+        """The number of different candidates (walks the product once where there are conditions or a ceiling)."""
+        if self.ceiling is None and all(d.when is None for d in self.dimensions):
             return self.product_size
         return sum(1 for _ in self.candidates())
 
@@ -74,9 +100,7 @@ class SearchSpace:
         """Every candidate once, in the order of ordinals."""
         for indices in itertools.product(*(range(n) for n in self.shape)):
             candidate = self.at(indices)
-            if all(
-                self.active(d, candidate) or i == 0 for d, i in zip(self.dimensions, indices, strict=True)
-            ):
+            if self.canonical(candidate) == candidate:
                 yield candidate
 
     def at(self, indices: tuple[int, ...]) -> Candidate:
@@ -86,13 +110,23 @@ class SearchSpace:
         return dimension.when is None or candidate[dimension.when[0]] in dimension.when[1]
 
     def canonical(self, candidate: Mapping[str, Value]) -> Candidate:
-        """The candidate with every dimension that does not count folded to its first choice."""
+        """The candidate with every dimension that does not count folded to its first choice, and under the ceiling."""
         folded: Candidate = {}
         for d in self.dimensions:
             folded[d.name] = candidate[d.name]
             if not self.active(d, folded):
                 folded[d.name] = d.choices[0]
-        return folded
+        return folded if self.ceiling is None else self._under(self.ceiling, folded)
+
+    def _under(self, ceiling: Ceiling, candidate: Candidate) -> Candidate:
+        choices = {d.name: d.choices for d in self.dimensions}
+        factor = {name: f[choices[name].index(candidate[name])] for name, f in ceiling.factors.items()}
+        own = factor.pop(ceiling.gives)
+        room = ceiling.room(prod(factor.values()))
+        if own <= room:
+            return candidate
+        offered = zip(ceiling.factors[ceiling.gives], choices[ceiling.gives], strict=True)
+        return {**candidate, ceiling.gives: max((f, value) for f, value in offered if f <= room)[1]}
 
     def indices(self, candidate: Mapping[str, Value]) -> tuple[int, ...]:
         """One index per dimension. Raises UsageError for a value that is not among the choices."""
@@ -157,16 +191,23 @@ class SearchSpace:
         return np.asarray(self.indices(self.canonical(candidate)), dtype=np.int64)
 
     def to_json(self) -> str:
-        return json.dumps(
-            [
-                {"name": d.name, "choices": list(d.choices), "ordered": d.ordered, "when": d.when}
-                for d in self.dimensions
-            ]
-        )
+        """A list of dimensions; with a ceiling, an object of both."""
+        rows = [
+            {"name": d.name, "choices": list(d.choices), "ordered": d.ordered, "when": d.when} for d in self.dimensions
+        ]
+        if self.ceiling is None:
+            return json.dumps(rows)
+        return json.dumps({"dimensions": rows, "ceiling": asdict(self.ceiling)})
 
     @staticmethod
     def from_json(text: str) -> SearchSpace:
-        rows: list[dict[str, Any]] = json.loads(text)
+        found: Any = json.loads(text)
+        rows: list[dict[str, Any]] = found if isinstance(found, list) else found["dimensions"]
+        ceiling = None
+        if not isinstance(found, list):
+            values = found["ceiling"]
+            factors = {name: tuple(f) for name, f in values["factors"].items()}
+            ceiling = Ceiling(values["most"], values["fixed"], factors, values["gives"])
         return SearchSpace(
             tuple(
                 Dimension(
@@ -176,5 +217,6 @@ class SearchSpace:
                     (r["when"][0], tuple(r["when"][1])) if r["when"] else None,
                 )
                 for r in rows
-            )
+            ),
+            ceiling,
         )

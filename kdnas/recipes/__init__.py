@@ -14,6 +14,8 @@ _WHERE = {
     "hidden-state": "kdnas.recipes.hidden_state:HiddenState",
     "causal-divergence": "kdnas.recipes.causal_divergence:CausalDivergence",
     "causal-policy-gradient": "kdnas.recipes.causal_policy_gradient:CausalPolicyGradient",
+    "rnn-hybrid": "kdnas.recipes.rnn_hybrid:RnnHybrid",
+    "lora": "kdnas.recipes.lora:Lora",
 }
 
 

@@ -141,8 +141,9 @@ class ClassifierBench(Workbench):
         model.eval()
         return self.pass_of(model)
 
-    def pass_of(self, model: torch.nn.Module) -> Callable[[], None]:
-        inputs, device = self._timed, self.device
+    def pass_of(self, model: torch.nn.Module, ids: Tensor | None = None) -> Callable[[], None]:
+        """`ids` stand in for the teacher's where the model has another vocabulary."""
+        inputs, device = self._timed if ids is None else {**self._timed, "input_ids": ids}, self.device
 
         def once() -> None:
             with (

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kdnas.errors import UsageError
 from kdnas.space import Candidate, SearchSpace
 from kdnas.spec import StudySpec
 
@@ -164,6 +165,16 @@ class Recipe(ABC):
         """A student's Hugging Face configuration with the names that the space gives its sizes. Raises UsageError for
         one that cannot learn from the teacher at all."""
         return config
+
+    def one(self, spec: StudySpec) -> Candidate:
+        """The student that a study without a search has: the only one of its space, unless the recipe has settings of
+        its own for it. Raises UsageError."""
+        space = self.describe(spec).space
+        if space.size != 1:
+            raise UsageError(
+                f"The space has {space.size:,} candidates, and one is wanted.", "Narrow space.choices to one of them."
+            )
+        return space.from_ordinal(0)
 
     @abstractmethod
     def describe(self, spec: StudySpec) -> Description:

@@ -1,0 +1,414 @@
+"""LoRA teacher into LoRA student: both are a frozen encoder with low-rank adapters and a head that learns (PEFT).
+
+Loss of an example: (1 − weight) · cross-entropy with the label + weight · T² · KL(teacher ‖ student at temperature T).
+A student's trainable parameters are limited, and counted before it learns. Adapters alone make nothing faster: with
+`truncate` a student has only the blocks up to its highest adapted one. Knows no strategy, no store and no screen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdnas import adapters, classification, labelled, teacher
+from kdnas.adapters import Adapters, Base
+from kdnas.classification import Classifier
+from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.labelled import Examples
+from kdnas.recipes import encoders, soft_labels
+from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining, described
+from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
+from kdnas.recipes.encoders import Family, Sizes
+from kdnas.recipes.stepwise import draw
+from kdnas.space import Candidate, Ceiling, Dimension, SearchSpace, Value
+from kdnas.spec import LoraRecipe, SpaceSpec, StudySpec, TeacherSpec
+
+WEIGHTS = 1  # purpose of random numbers
+ORDER = ("r", "lora_alpha", "adapted_layers", "placement", "target_modules", "lora_dropout")
+RANKS = (2, 4, 8, 16, 32)
+ALPHAS = (8.0, 16.0, 32.0)
+DROPOUTS = (0.0, 0.1)
+PLACEMENTS = ("first", "spread", "last")
+
+
+# ---------------------------------------------------------------------------- space
+
+
+def usual_layers(total: int, given: int | None, share: float, field: str) -> int:
+    """How many blocks are adapted: as given, else a share of all. Raises BadOptionError for more than there are."""
+    if given is None:
+        return max(1, round(share * total))
+    if given > total:
+        raise BadOptionError(field, f"{field} = {given} is more than the base's {total} layers.", f"Give 1 to {total}.")
+    return given
+
+
+def student_of(part: LoraRecipe, sizes: Sizes) -> Candidate:
+    """The student of the recipe's own settings: where no search chooses another."""
+    return {
+        "r": part.rank,
+        "lora_alpha": part.alpha,
+        "adapted_layers": usual_layers(sizes.layers, part.layers, 1 / 2, "recipe.layers"),
+        "placement": PLACEMENTS[0],
+        "target_modules": part.modules,
+        "lora_dropout": part.dropout,
+    }
+
+
+def space_of(narrowed: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> SearchSpace:
+    """Students on a base of these sizes whose head has `head` parameters; none of them exceeds the limit.
+
+    Raises UsageError for choices that cannot be.
+    """
+    if narrowed.preset != "full":
+        raise UsageError(f"The preset {narrowed.preset!r} is a list of encoders.", "Take the preset full for lora.")
+    unknown = [name for name in narrowed.choices if name not in ORDER]
+    if unknown:
+        raise BadOptionError(
+            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], ORDER)
+        )
+    usual, total = student_of(part, sizes), sizes.layers
+    choices: dict[str, tuple[Value, ...]] = {
+        "r": RANKS,
+        "lora_alpha": ALPHAS,
+        "adapted_layers": tuple(sorted({ceil(total * k / 4) for k in range(1, 5)})),
+        # What stands higher than the others leaves nothing to cut off.
+        "placement": PLACEMENTS[:1] if part.truncate else PLACEMENTS,
+        "target_modules": adapters.PARTS,
+        "lora_dropout": DROPOUTS,
+    }
+    choices = {name: _with(values, usual[name]) for name, values in choices.items()}
+    for name, given in narrowed.choices.items():
+        for value in given:
+            _check(name, value, total)
+        choices[name] = tuple(float(v) for v in given) if name in ("lora_alpha", "lora_dropout") else given
+        if name not in ("placement", "target_modules"):
+            choices[name] = tuple(sorted(choices[name]))
+    limit = part.max_parameters
+    if head >= limit:
+        raise BadOptionError(
+            "recipe.max_parameters",
+            f"The head alone has {head:,} trainable parameters, the limit is {limit:,}.",
+            "Raise recipe.max_parameters, or take a narrower base.",
+        )
+    _make_fit(choices, set(narrowed.choices), sizes, head, limit)
+    factors = {
+        "r": cast(tuple[int, ...], choices["r"]),
+        "adapted_layers": cast(tuple[int, ...], choices["adapted_layers"]),
+        "target_modules": tuple(adapters.cost(sizes, str(m)) for m in choices["target_modules"]),
+    }
+    below = tuple(n for n in choices["adapted_layers"] if int(n) < total)
+    made = []
+    for name in ORDER:
+        # On all layers there is only one placement.
+        when = ("adapted_layers", below) if name == "placement" and below else None
+        values = choices[name] if name != "placement" or below else choices[name][:1]
+        made.append(Dimension(name, values, name not in ("placement", "target_modules"), when))
+    return SearchSpace(tuple(made), Ceiling(limit, head, factors, "r"))
+
+
+def _with(values: tuple[Value, ...], usual: Value) -> tuple[Value, ...]:
+    if usual in values:
+        return values
+    return tuple(sorted((*values, usual))) if not isinstance(usual, str) else (*values, usual)
+
+
+def _check(name: str, value: Value, total: int) -> None:
+    field, problem = f"space.choices.{name}", f"{name} = {value!r} is out of range."
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if name == "r" and not (whole and 1 <= int(value) <= 1024):
+        raise BadOptionError(field, problem, "Give whole numbers from 1 to 1024.")
+    if name == "adapted_layers" and not (whole and 1 <= int(value) <= total):
+        raise BadOptionError(field, problem, f"Give whole numbers from 1 to {total}, the base's layers.")
+    if name == "lora_alpha" and not (isinstance(value, int | float) and 0 < value < 1e6):
+        raise BadOptionError(field, problem, "Give more than 0.")
+    if name == "lora_dropout" and not (isinstance(value, int | float) and 0 <= value < 1):
+        raise BadOptionError(field, problem, "Give 0 to below 1.")
+    known = {"placement": PLACEMENTS, "target_modules": adapters.PARTS}.get(name)
+    if known is not None and value not in known:
+        raise BadOptionError(field, f"{name} = {value!r} is not known.", nearest(str(value), known))
+
+
+def _make_fit(
+    choices: dict[str, tuple[Value, ...]], given: set[str], sizes: Sizes, head: int, limit: int
+) -> None:
+    """Leave out what does not fit at the lowest rank, parts of a layer first; what the user asked for is refused."""
+    while True:
+        rank, layers = min(cast(Any, choices["r"])), max(cast(Any, choices["adapted_layers"]))
+        dearest = max(choices["target_modules"], key=lambda m: adapters.cost(sizes, str(m)))
+        count = head + rank * layers * adapters.cost(sizes, str(dearest))
+        if count <= limit:
+            return
+        if "target_modules" not in given and len(choices["target_modules"]) > 1:
+            choices["target_modules"] = tuple(m for m in choices["target_modules"] if m != dearest)
+        elif "adapted_layers" not in given and len(choices["adapted_layers"]) > 1:
+            choices["adapted_layers"] = tuple(n for n in choices["adapted_layers"] if n != layers)
+        elif "r" not in given and rank > 1:
+            choices["r"] = (max(1, int(rank) // 2), *choices["r"])
+        else:
+            raise too_many(count, limit, head)
+
+
+def too_many(count: int, limit: int, head: int) -> BadOptionError:
+    """The refusal of a student with more trainable parameters than the limit."""
+    return BadOptionError(
+        "recipe.max_parameters",
+        f"The student has {count:,} trainable parameters ({head:,} of them in its head), the limit is {limit:,}.",
+        "Adapt fewer layers or parts of them, lower the rank, or raise recipe.max_parameters.",
+    )
+
+
+def require_within(count: int, limit: int, head: int) -> None:
+    """Raise BadOptionError, with the count, for more than `limit` trainable parameters."""
+    if count > limit:
+        raise too_many(count, limit, head)
+
+
+def layers_of(count: int, placement: str, total: int) -> tuple[int, ...]:
+    """Places of the adapted blocks, from 0. Spread: the last of each of `count` even parts."""
+    if placement == "first":
+        return tuple(range(count))
+    if placement == "last":
+        return tuple(range(total - count, total))
+    return tuple(ceil((i + 1) * total / count) - 1 for i in range(count))
+
+
+def adapters_of(candidate: Candidate, total: int) -> Adapters:
+    return Adapters(
+        int(candidate["r"]),
+        float(candidate["lora_alpha"]),
+        layers_of(int(candidate["adapted_layers"]), str(candidate["placement"]), total),
+        str(candidate["target_modules"]),
+        float(candidate["lora_dropout"]),
+    )
+
+
+# ---------------------------------------------------------------------------- recipe
+
+
+def lora_part(spec: StudySpec) -> LoraRecipe:
+    assert isinstance(spec.recipe, LoraRecipe)
+    return spec.recipe
+
+
+def _student_spec(spec: StudySpec) -> TeacherSpec:
+    """Where the students' base comes from: never the teacher's checkpoint, which may be fine-tuned already."""
+    name = lora_part(spec).student
+    if name is None:
+        return spec.teacher.model_copy(update={"checkpoint": None})
+    return TeacherSpec(model=name)  # type: ignore[call-arg]
+
+
+class Lora(Recipe):
+    """Builds search spaces and workbenches for pairs of adapters."""
+
+    name = "lora"
+    summary = "LoRA teacher into LoRA student under a limit of trainable parameters"
+    families = tuple(name for name, family in encoders.FAMILIES.items() if not family.shared_layers)
+
+    def describe(self, spec: StudySpec) -> Description:
+        adapters.require()
+        _, facts = described(spec)
+        config, family, sizes = self._base(spec)
+        part = lora_part(spec)
+        space = space_of(spec.space, part, sizes, adapters.head_size(config))
+        length = spec.data.length
+        return Description(space, facts, flops_per_token=lambda point: _flops(point, part, family, sizes, length))
+
+    def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a configuration leaves open is the recipe's own student's."""
+        return {**self.one(spec), **config}
+
+    def one(self, spec: StudySpec) -> Candidate:
+        _, _, sizes = self._base(spec)
+        return student_of(lora_part(spec), sizes)
+
+    def _base(self, spec: StudySpec) -> tuple[Any, Family, Sizes]:
+        where = _student_spec(spec)
+        folder = teacher.locate(where, config_only=True)
+        config = classification.config_of(folder, where.model)
+        family = adapters.family_of(config, where.model)
+        return config, family, family.sizes(config)
+
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> LoraBench:
+        return LoraBench(spec, device, narrate)
+
+
+def _flops(candidate: Candidate, part: LoraRecipe, family: Family, sizes: Sizes, length: int) -> float:
+    """Of one token in a forward pass of the frozen blocks; the adapters' share is small."""
+    depth = depth_of(candidate, part, sizes.layers)
+    return 2.0 * depth * (4 * sizes.width**2 + 2 * sizes.width * sizes.inner + 2 * length * sizes.width)
+
+
+def depth_of(candidate: Candidate, part: LoraRecipe, total: int) -> int:
+    """Blocks that the student has."""
+    return max(adapters_of(candidate, total).layers) + 1 if part.truncate else total
+
+
+@dataclass
+class LoraStudent(Student):
+    """A PEFT model. What is written down of it while it learns is what learns: adapters and head."""
+
+    depth: int = 0
+
+    @property
+    def size(self) -> int:
+        """Parameters of the whole model as it is served, the adapters merged into it."""
+        passed = (".lora_", ".original_module.")
+        return sum(p.numel() for n, p in self.body.named_parameters() if not any(part in n for part in passed))
+
+    def modules(self) -> torch.nn.ModuleList:
+        learned = [p for p in self.body.parameters() if p.requires_grad]
+        return torch.nn.ModuleList([torch.nn.ParameterList(learned)])
+
+
+class LoraBench(ClassifierBench):
+    """Teacher, its logits, and the base of all students."""
+
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+        self.part = lora_part(spec)
+        adapters.require()
+        super().__init__(spec, device, narrate)
+        where = _student_spec(spec)
+        folder = teacher.locate(where, narrate)
+        self.base: Base = adapters.open_base(folder, where.model, self.text.names, device)
+        self._named_base = where.model if Path(where.model).is_absolute() or "/" in where.model else str(folder)
+        # Another base may split text otherwise; the examples, their order and their sides are the same.
+        self.tokenizer, self.own_text = self.source.tokenizer, self.text
+        if self.part.student is not None:
+            self.tokenizer = teacher.open_tokenizer(folder, where.model)
+            classification.check_length(spec.data, self.base.config, spec.latency.length)
+            self.own_text = labelled.read(spec.data, spec.budget.proxy_fraction, self.tokenizer, narrate)
+        self.space = space_of(spec.space, self.part, self.base.sizes, self.base.head_size)
+        self._plain: dict[int, torch.nn.Module] = {}
+        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
+        sample = np.concatenate([ids[1:-1] for ids in self.own_text.train.ids[:256]])
+        drawn = rng.choice(sample, size=(spec.latency.batch_size, spec.latency.length))
+        self._ids = torch.from_numpy(drawn).to(device)
+
+    # -------------------------------------------------------------------- the teacher
+
+    def open_teacher(self) -> Classifier:
+        """The checkpoint, the model's own head, or else the base with adapters taught on the examples."""
+        where = self.source
+        if where.checkpoint is not None or classification.has_head(where, self.text.names):
+            return super().open_teacher()
+        config = classification.config_of(where.base, where.name)
+        family = adapters.family_of(config, where.name)
+        total = family.sizes(config).layers
+        count = usual_layers(total, self.part.teacher_layers, 2 / 3, "recipe.teacher_layers")
+        own = Adapters(
+            self.part.teacher_rank,
+            self.part.teacher_alpha,
+            layers_of(count, "first", total),
+            self.part.teacher_modules,
+            self.part.teacher_dropout,
+        )
+        settings = self.teaching()
+
+        def adapt(model: torch.nn.Module) -> tuple[torch.nn.Module, set[str]]:
+            made = adapters.put(model, family, own, settings.seed)
+            return made, {n for n, p in made.named_parameters() if p.requires_grad and ".lora_" not in n}
+
+        about = {"lora": json.loads(json.dumps(asdict(own)))}
+        folder = classification.taught(where, self.text, settings, self.device, self.narrate, adapt, about)
+        self.narrate(f"loading {where.name}", None)
+        return classification.open_classifier(where, folder, self.text.names, self.device)
+
+    # -------------------------------------------------------------------- students
+
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        """The base's configuration at the student's depth, and the adapters' as PEFT names them."""
+        depth = depth_of(candidate, self.part, self.base.sizes.layers)
+        own = adapters_of(candidate, self.base.sizes.layers)
+        values = encoders.config_values(self.base.family, self.base.config, replace(self.base.sizes, layers=depth))
+        return values | {
+            "peft_type": "LORA",
+            "r": own.rank,
+            "lora_alpha": own.alpha,
+            "lora_dropout": own.dropout,
+            "target_modules": adapters.targets(self.base.family, own.parts),
+            "layers_to_transform": list(own.layers),
+        }
+
+    def build(self, candidate: Candidate, seed: int) -> LoraStudent:
+        """The base with fresh adapters and head. Raises BadOptionError, with the count, for more than the limit."""
+        depth = depth_of(candidate, self.part, self.base.sizes.layers)
+        own = adapters_of(candidate, self.base.sizes.layers)
+        model = adapters.adapted(self.base, depth, own, draw(seed, WEIGHTS, 0))
+        require_within(adapters.trainable(model), self.part.max_parameters, self.base.head_size)
+        return LoraStudent(model.to(self.device), depth=depth)
+
+    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> LoraTraining:
+        return LoraTraining(self, student, epochs, seed, full=full, soft=self.part.weight > 0)
+
+    def student_logits(self, body: torch.nn.Module, examples: Examples) -> Tensor:
+        for name in ("held_out", "test"):
+            if examples is getattr(self.text, name):
+                examples = getattr(self.own_text, name)
+        return classification.logits_of(body, examples, self.own_text.pad_id)
+
+    def timed(self, student: Student | None) -> Callable[[], None]:
+        """A student as it is served, its adapters merged: the plain model of its depth has the same arithmetic."""
+        if student is None:
+            return super().timed(None)
+        depth = cast(LoraStudent, student).depth
+        if depth not in self._plain:
+            self._plain[depth] = self.base.cut(depth)
+        return self.pass_of(self._plain[depth], self._ids)
+
+    def shape_key(self, candidate: Candidate | None) -> str:
+        keep: dict[str, Any] = {"teacher": self.teacher_shape(), "student": None}
+        if candidate is not None:
+            depth = depth_of(candidate, self.part, self.base.sizes.layers)
+            sizes = asdict(replace(self.base.sizes, layers=depth))
+            keep["student"] = {"family": self.base.family.model_type, **sizes}
+        return json.dumps(keep, sort_keys=True)
+
+    def score(self, student: Student) -> Score:
+        found = super().score(student)
+        return replace(found, extra={**found.extra, "trainable_parameters": adapters.trainable(student.body)})
+
+    def save(self, student: Student, folder: Path) -> None:
+        """Adapter, head, configuration and tokenizer, for `PeftModel.from_pretrained`; a base that was cut too."""
+        cut = cast(LoraStudent, student).depth < self.base.sizes.layers
+        adapters.save(student.body, folder, self.tokenizer, self._named_base, truncated=cut)
+
+    def provenance(self) -> dict[str, Any]:
+        facts = super().provenance()
+        if self.part.student is not None:
+            facts["student"] = self.base.name
+        return facts | {"head_parameters": self.base.head_size}
+
+
+class LoraTraining(ClassifierTraining):
+    """Adapters and head by both losses."""
+
+    def __init__(
+        self, bench: LoraBench, student: Student, epochs: int, seed: int, *, full: bool, soft: bool
+    ) -> None:
+        super().__init__(bench, student, epochs, seed, full=full, soft=soft)
+        self._part, self.text = bench.part, bench.own_text
+        self.examples = self.text.train if full else self.text.proxy
+        self._lengths = self.examples.lengths
+
+    def undecayed(self) -> list[torch.nn.Parameter]:
+        return []
+
+    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        weight = self._part.weight
+        return soft_labels.hybrid(
+            logits,
+            labels,
+            teacher_logits,
+            weights=(weight, 1.0 - weight, 0.0),
+            temperature=self._part.temperature,
+        )
