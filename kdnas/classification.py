@@ -235,7 +235,7 @@ def logits_of(
     model: torch.nn.Module, examples: Examples, pad_id: int, say: Callable[[float], None] = lambda _: None
 ) -> Tensor:
     """float32 [examples, classes] on the CPU, in eval mode and in the examples' order; bf16 where the GPU has it."""
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # quantised models have none
     model.eval()
     found: Tensor | None = None
     done = 0

@@ -1,0 +1,372 @@
+"""A small recurrent classifier that learns from a teacher's logits, its own labels and the teacher's surest class.
+
+Loss of an example: soft · T² · KL(teacher ‖ student at temperature T) + hard · cross-entropy with the label
++ sequence · cross-entropy with the teacher's most confident class. Students are built in recurrent.py; what makes a
+finished one smaller is in smaller.py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from kdnas import classification, latency
+from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.recipes import classifiers, embeddings, recurrent, smaller, soft_labels
+from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
+from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
+from kdnas.recipes.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
+from kdnas.recipes.smaller import Masks
+from kdnas.recipes.stepwise import draw
+from kdnas.space import Candidate, Dimension, SearchSpace, Value
+from kdnas.spec import RnnHybridRecipe, SpaceSpec, StudySpec
+
+WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
+MODULE = "modeling_recurrent.py"  # in every folder written: the student's classes
+TIGHTENINGS = 20  # of the masks, all within the first epoch
+RECOVERY = 2  # epochs that a student without some of its units learns on
+PROFILED = 20  # passes
+SMALLER = "smaller"  # folder of that student, below the other's
+CHOICES: dict[str, tuple[Value, ...]] = {
+    "cell": CELLS,
+    "num_hidden_layers": (1, 2, 3),
+    "hidden_size": (32, 64, 96, 128, 192, 256),
+    "embedding_size": (64, 128, 192, 256),
+    "bidirectional": (False, True),
+    "dropout": (0.1, 0.3, 0.5),
+    "pruned": (0.0, 0.3, 0.5, 0.7),
+}
+LIMITS = {"num_hidden_layers": 12, "hidden_size": 4096, "embedding_size": 4096}
+
+
+def space_of(narrowed: SpaceSpec) -> SearchSpace:
+    """The choices above, or the spec's. Raises UsageError for a dimension or value that it cannot have."""
+    if narrowed.preset != "full":
+        raise UsageError(
+            f"The preset {narrowed.preset!r} is a list of encoders.", "Take the preset full for this recipe."
+        )
+    unknown = [name for name in narrowed.choices if name not in CHOICES]
+    if unknown:
+        raise BadOptionError(
+            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], CHOICES)
+        )
+    choices = {**CHOICES, **{name: _checked(name, values) for name, values in narrowed.choices.items()}}
+    if "transformer" in choices["cell"]:
+        odd = next((size for size in choices["hidden_size"] if int(size) % HEAD), None)
+        if odd is not None:
+            raise BadOptionError(
+                "space.choices.hidden_size",
+                f"hidden_size = {odd} is no multiple of {HEAD}, the width of a transformer cell's heads.",
+                "Give multiples of it, or leave transformer out of space.choices.cell.",
+            )
+    recurrent_cells = tuple(cell for cell in choices["cell"] if cell in RECURRENT)
+    made = []
+    for name, values in choices.items():
+        when = None
+        if name == "bidirectional":
+            if not recurrent_cells:
+                continue
+            when = ("cell", recurrent_cells) if len(recurrent_cells) < len(choices["cell"]) else None
+        ordered = name not in ("cell", "bidirectional")
+        made.append(Dimension(name, tuple(sorted(values)) if ordered else values, ordered, when))
+    return SearchSpace(tuple(made))
+
+
+def _checked(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
+    field = f"space.choices.{name}"
+    if name == "bidirectional":
+        for value in values:
+            if value not in (0, 1):
+                raise BadOptionError(field, f"{name} = {value!r} is neither true nor false.", "Give true or false.")
+        return tuple(bool(value) for value in values)
+    for value in values:
+        if name == "cell":
+            if value not in CELLS:
+                raise BadOptionError(field, f"cell = {value!r} is not known.", nearest(str(value), CELLS))
+        elif isinstance(value, bool | str) or (name in LIMITS and not isinstance(value, int)):
+            kind = "whole number" if name in LIMITS else "number"
+            raise BadOptionError(field, f"{name} = {value!r} is no {kind}.", "Give one.")
+        elif name in LIMITS and not 1 <= value <= LIMITS[name]:
+            raise BadOptionError(field, f"{name} = {value} is out of range.", f"Give 1 to {LIMITS[name]}.")
+        elif name not in LIMITS and not 0 <= value < 1:
+            raise BadOptionError(field, f"{name} = {value} is out of range.", "Give 0 to below 1.")
+    return tuple(values) if name == "cell" or name in LIMITS else tuple(float(value) for value in values)
+
+
+def flops(candidate: Candidate, length: int) -> float:
+    """Of one token in a forward pass."""
+    cell, size = str(candidate["cell"]), int(candidate["hidden_size"])
+    directions = 2 if cell in RECURRENT and candidate.get("bidirectional") else 1
+    inputs, total = int(candidate["embedding_size"]), 0
+    for _ in range(int(candidate["num_hidden_layers"])):
+        if cell in RECURRENT:
+            total += directions * (4 if cell == "lstm" else 3) * size * (inputs + size)
+        elif cell == "convolution":
+            total += recurrent.KERNEL * inputs * size
+        else:
+            total += 8 * size * size + 2 * length * size + (inputs * size if inputs != size else 0)
+        inputs = size * directions
+    return 2.0 * (total + inputs * size)
+
+
+class RnnHybrid(Recipe):
+    """Builds search spaces and workbenches for small recurrent classifiers."""
+
+    name = "rnn-hybrid"
+    summary = "A small recurrent network with attention that learns to classify from an encoder"
+    families = (RecurrentConfig.model_type,)
+
+    def describe(self, spec: StudySpec) -> Description:
+        _, facts = classifiers.described(spec)
+        part = part_of(spec)
+        notes = []
+        if part.embeddings == "word2vec":
+            notes.append("Embeddings begin as Word2Vec on the training text (package gensim).")
+        return Description(
+            space_of(spec.space),
+            facts,
+            notes=tuple(notes),
+            flops_per_token=lambda candidate: flops(candidate, spec.data.length),
+        )
+
+    def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a finished student's config.json lacks: how much of it was pruned, and that cells without directions
+        have none."""
+        return {"pruned": 0.0, "bidirectional": False, **config}
+
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> RnnBench:
+        return RnnBench(spec, device, narrate)
+
+
+def part_of(spec: StudySpec) -> RnnHybridRecipe:
+    assert isinstance(spec.recipe, RnnHybridRecipe)
+    return spec.recipe
+
+
+class RnnBench(ClassifierBench):
+    """Beside what classifiers share: the embedding rows of the training text and the vectors that they begin with."""
+
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+        super().__init__(spec, device, narrate)
+        self.part = part_of(spec)
+        self.space = space_of(spec.space)
+        self.rows = embeddings.rows_of(self.text.train, len(self.source.tokenizer))
+        self._vectors: dict[int, embeddings.Vectors] = {}
+
+    def vectors(self, size: int) -> embeddings.Vectors | None:
+        """The first embeddings [rows, size]; None where students begin with fresh ones."""
+        if self.part.embeddings == "random":
+            return None
+        if size not in self._vectors:
+            if self.part.embeddings == "teacher":
+                table: Tensor = self.teacher.model.get_input_embeddings().weight  # type: ignore[operator]
+                self._vectors[size] = embeddings.inherited(table.detach().cpu(), self.rows, size)
+            else:
+                self._vectors[size] = embeddings.word2vec(self.text.train, self.rows, size, self.narrate)
+        return self._vectors[size]
+
+    def configuration(self, candidate: Candidate) -> RecurrentConfig:
+        return RecurrentConfig(
+            cell=str(candidate["cell"]),
+            vocab_size=len(self.rows.row_of),
+            rows=self.rows.count,
+            embedding_size=int(candidate["embedding_size"]),
+            hidden_size=int(candidate["hidden_size"]),
+            num_hidden_layers=int(candidate["num_hidden_layers"]),
+            bidirectional=bool(candidate.get("bidirectional", False)),
+            dropout=float(candidate["dropout"]),
+            max_position_embeddings=max(self.spec.data.length, self.spec.latency.length),
+            pad_token_id=self.text.pad_id,
+            id2label=self.text.id2label,
+            label2id={name: i for i, name in self.text.id2label.items()},
+        )
+
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        values: dict[str, Any] = self.configuration(candidate).to_diff_dict()
+        return {"model_type": RecurrentConfig.model_type, **json.loads(json.dumps(values, default=str))}
+
+    def build(self, candidate: Candidate, seed: int) -> Student:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw(seed, WEIGHTS, 0))
+            body = RecurrentForSequenceClassification(self.configuration(candidate))
+        body.row_of.copy_(self.rows.row_of)
+        vectors = self.vectors(int(candidate["embedding_size"]))
+        if vectors is not None:
+            with torch.no_grad():
+                body.embeddings.weight.copy_(vectors.table)
+        body.to(self.device)  # type: ignore[arg-type]
+        return Student(body, Masks(body, float(candidate["pruned"])).to(self.device))
+
+    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HybridTraining:
+        return HybridTraining(self, student, epochs, seed, full=full)
+
+    def score(self, student: Student) -> Score:
+        found = super().score(student)
+        return Score(found.loss, found.raw_loss, {**found.extra, "nonzero": float(smaller.nonzero(student.body))})
+
+    def shape_key(self, candidate: Candidate | None) -> str:
+        keep: dict[str, Any] = {"teacher": self.teacher_shape()}
+        if candidate is not None:
+            values = {k: v for k, v in self.space.canonical(candidate).items() if k not in ("pruned", "dropout")}
+            keep["student"] = {**values, "rows": self.rows.count}
+        return json.dumps(keep, sort_keys=True)
+
+    def save(self, student: Student, folder: Path) -> None:
+        """The network, the module that opens it without kdnas, and the teacher's tokenizer."""
+        write(_body(student), self.source.tokenizer, folder)
+
+    def provenance(self) -> dict[str, Any]:
+        found = {str(size): vectors.found for size, vectors in self._vectors.items()}
+        return {
+            **super().provenance(),
+            "embeddings": self.part.embeddings,
+            "embedding_rows": self.rows.count,
+            **({"vectors_found": found} if found else {}),
+        }
+
+    # -------------------------------------------------------------------- a finished student
+
+    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+        """Beside the scores: `forms`, the student as it is, in int8 and without some of its hidden units, each with
+        size, latency and scores; `efficiency`, student and teacher under torch's profiler."""
+        found = super().finished(student, folder, narrate)
+        body = _body(student)
+        forms = [self._form("as trained", body)]
+        if self.device.type == "cpu":
+            narrate("measuring the student in int8", None)
+            forms.append(self._form("int8", smaller.int8(body), body))
+        if self.part.remove:
+            narrate(f"taking {self.part.remove:.0%} of the hidden units out", None)
+            less = Student(smaller.narrowed(body, self.part.remove))
+            forms.append(self._form("fewer units, as cut", _body(less)))
+            self._recover(less)
+            forms.append(self._form("fewer units, learned on", _body(less)))
+            write(_body(less), self.source.tokenizer, folder / SMALLER)
+            if self.device.type == "cpu":
+                forms.append(self._form("fewer units, in int8", smaller.int8(_body(less)), _body(less)))
+        narrate("profiling student and teacher", None)
+        return {
+            **found,
+            "forms": forms,
+            "efficiency": {"student": self._profile(body), "teacher": self._profile(self.teacher.model)},
+        }
+
+    def _recover(self, less: Student) -> None:
+        """A few epochs of the same distillation, from the weights that were left."""
+        less.aids = Masks(less.body, 0.0)  # what was pruned may grow again: there are few weights left
+        seed = draw(self.spec.seed, WEIGHTS, 1)
+        training = HybridTraining(self, less, RECOVERY, seed, full=True)
+        for _ in range(RECOVERY):
+            training.run_epoch()
+
+    def _form(self, name: str, body: torch.nn.Module, of: torch.nn.Module | None = None) -> dict[str, Any]:
+        """Size, latency and scores of one form; a quantised one is counted by what it was made `of`."""
+        counted = body if of is None else of
+        body.eval()
+        timed = latency.measure(self.pass_of(body), self.timed(None), self.spec.latency, self.device)
+        found: dict[str, Any] = {
+            "form": name,
+            "parameters": sum(p.numel() for p in counted.parameters()),
+            "zeros": smaller.zeros(counted),
+            "mib": stored_mib(body),
+            "latency_ms": timed.p50,
+            "speedup": timed.teacher_p50 / timed.p50,
+            "flag": timed.flag,
+        }
+        for part in ("held_out", "test"):
+            examples = getattr(self.text, part)
+            if len(examples):
+                found[part] = classification.figures(self.student_logits(body, examples), examples.labels)
+        return found
+
+    def _profile(self, body: torch.nn.Module) -> dict[str, Any]:
+        """CPU and device time of one pass in ms, and the memory that one pass asks for in MiB, by torch's profiler."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of itself on standard error
+        from torch.profiler import ProfilerActivity, profile
+
+        once, cuda = self.pass_of(body), self.device.type == "cuda"
+        body.eval()
+        for _ in range(3):
+            once()
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+        with profile(activities=activities, profile_memory=True) as seen:
+            for _ in range(PROFILED):
+                once()
+        rows = seen.key_averages()
+        asked = sum(
+            max(0, row.self_device_memory_usage if cuda else row.self_cpu_memory_usage) for row in rows
+        )
+        return {
+            "cpu_ms": sum(row.self_cpu_time_total for row in rows) / 1000 / PROFILED,
+            "cuda_ms": sum(row.self_device_time_total for row in rows) / 1000 / PROFILED if cuda else None,
+            "memory_mib": asked / PROFILED / 2**20,
+            "parameters": sum(p.numel() for p in body.parameters()),
+            "nonzero": smaller.nonzero(body),
+            "mib": stored_mib(body),
+            "passes": PROFILED,
+        }
+
+
+def _body(student: Student) -> RecurrentForSequenceClassification:
+    return cast(RecurrentForSequenceClassification, student.body)
+
+
+def stored_mib(body: torch.nn.Module) -> float:
+    """What the weights take on a disk, in MiB."""
+    counter = io.BytesIO()
+    torch.save(body.state_dict(), counter)  # in memory only, and the one way to weigh quantised weights
+    return counter.getbuffer().nbytes / 2**20
+
+
+def write(body: RecurrentForSequenceClassification, tokenizer: Any, folder: Path) -> None:
+    """A model folder that opens with `trust_remote_code=True` alone, and without the flag where kdnas is imported."""
+    folder.mkdir(parents=True, exist_ok=True)
+    body.config.auto_map = {
+        "AutoConfig": f"{Path(MODULE).stem}.RecurrentConfig",
+        "AutoModelForSequenceClassification": f"{Path(MODULE).stem}.RecurrentForSequenceClassification",
+    }
+    body.save_pretrained(folder)
+    shutil.copyfile(str(recurrent.__file__), folder / MODULE)
+    tokenizer.save_pretrained(folder)
+
+
+class HybridTraining(ClassifierTraining):
+    """Distillation by the hybrid loss; weights that are pruned are at zero from the end of the first epoch on, so that
+    every epoch's student is as sparse as it will be."""
+
+    def __init__(self, bench: RnnBench, student: Student, epochs: int, seed: int, *, full: bool) -> None:
+        self.part = bench.part
+        super().__init__(
+            bench, student, epochs, seed, full=full, soft=bool(bench.part.soft or bench.part.sequence)
+        )
+
+    def undecayed(self) -> list[torch.nn.Parameter]:
+        return list(_body(self.student).embeddings.parameters())
+
+    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        return soft_labels.hybrid(
+            logits,
+            labels,
+            teacher_logits,
+            weights=(self.part.soft, self.part.hard, self.part.sequence),
+            temperature=self.part.temperature,
+        )
+
+    def after_step(self, step: int, steps: int) -> None:
+        masks = self.student.aids
+        assert isinstance(masks, Masks)
+        if not masks.share:
+            return
+        every = max(1, steps // TIGHTENINGS)
+        if step < steps and ((step + 1) % every == 0 or step + 1 == steps):
+            masks.tighten((step + 1) / steps)
+        else:
+            masks.apply_to_weights()
