@@ -24,6 +24,7 @@ import termios
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ class Terminal:
             self.read(0.005)
         return time.perf_counter() - self.began
 
+    def quiet(self, seconds: float, patience: float = 120.0) -> None:
+        """Read until nothing has come for so long: what opening sends is over."""
+        end = time.perf_counter() + patience
+        while time.perf_counter() < end:
+            before = len(self.sent)
+            self.read(seconds)
+            if len(self.sent) == before:
+                return
+        raise RuntimeError(f"it is never quiet for {seconds} s")
+
     def kib_per_second(self, seconds: float) -> float:
         self.count = 0
         self.read(seconds)
@@ -248,7 +259,10 @@ class Watchdog:
 
 
 async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
-    """Open the study, then go through every action while four writers write; seconds and gaps."""
+    """Open the study, then go through every action while four writers write; seconds and gaps.
+
+    Each action waits until what it should do can be seen: one that did nothing is no measurement.
+    """
     from kdnas_tui.app import KdnasApp
     from kdnas_tui.screens.study import StudyScreen
     from kdnas_tui.widgets.trials_table import TrialsTable
@@ -256,62 +270,262 @@ async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
     app = KdnasApp(f"sqlite:///{path}")
     found: dict[str, Any] = {}
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.pause(0.5)
-        import kdnas_tui.screens.study  # noqa: F401 - what opening it first would import is in first_paint_study_s
-
+        while app.feed.ticks < 3:  # the list has been looked at, as a person would, who then chooses the study
+            await pilot.pause(0.1)
         watchdog = Watchdog()
         watchdog.doing = "open"
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         app.open_study(NAME)
 
         while not any(table.count == trials for table in app.screen.query(TrialsTable)):
             await asyncio.sleep(0.002)
-        found["open_s"] = time.perf_counter() - began
-        await pilot.pause(1.5)
+        found["open_s"], found["open_cpu_s"] = time.perf_counter() - began, time.process_time() - spent
         study = app.screen
         assert isinstance(study, StudyScreen)
-        table = study.query_one(TrialsTable)
-
-        async def keys(*names: str) -> None:
-            for name in names:
-                await pilot.press(name)
-
-        async def filtered(text: str) -> None:
-            await keys("slash")
-            study.query_one("#filter").value = text  # type: ignore[attr-defined]
-            await pilot.pause(0.1)
-            await keys("enter")
-
-        actions: dict[str, Callable[[], Awaitable[None]]] = {
-            "cursor": lambda: keys(*["down"] * 10, "pagedown", "end", "home"),
-            "sort": lambda: keys(*["greater_than_sign"] * 3, "equals_sign"),
-            "filter": lambda: filtered("latency<8 layers>=4 act:gelu"),
-            "no filter": lambda: keys("escape"),
-            "tabs": lambda: keys(*["right_square_bracket"] * 4),
-            "mark": lambda: keys("space"),
-            "another reward": lambda: keys("a", *["left"] * 5, "escape"),
-            "candidate": lambda: keys("i", "right_square_bracket", "escape"),
-            "export": lambda: keys("x", "down", "down", "escape"),
-            "help": lambda: keys("question_mark", "escape"),
-            "resize": lambda: pilot.resize_terminal(80, 24),
-            "resize back": lambda: pilot.resize_terminal(*SIZE),
-            "nothing": lambda: pilot.pause(max(1.0, busy_s / 4)),
-        }
+        while study.board is None or not study.board.whole:  # what the first second does not show
+            await asyncio.sleep(0.002)
+        found["whole_s"] = time.perf_counter() - began
+        await pilot.pause(1.5)
         with writers(path, 4, 600, 0.02, trials):
             await pilot.pause(1.0)
-            for name, act in actions.items():
+            for name, act in Actions(app, pilot, study, path, busy_s).all().items():
                 watchdog.doing = name
                 await act()
                 await pilot.pause(0.4)
         watchdog.doing = "end"
-        assert table.count == trials
-        feed = app.feed
-        found["tick_ms"] = await asyncio.to_thread(quiet_ticks, feed)
+        found["tick_ms"] = await asyncio.to_thread(quiet_ticks, app.feed)
         watchdog.stop()
         found["gaps"] = {
             name: (gap, watchdog.own[name]) for name, gap in watchdog.gaps.items() if name not in ("start", "end")
         }
     return found
+
+
+class Actions:
+    """What a person does with a study, each followed by a look at whether it was done."""
+
+    def __init__(self, app: Any, pilot: Any, study: Any, path: Path, busy_s: float) -> None:
+        from kdnas_tui.widgets.trials_table import TrialsTable
+
+        self.app, self.pilot, self.study, self.path, self.busy_s = app, pilot, study, path, busy_s
+        self.table = study.query_one(TrialsTable)
+
+    def all(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "cursor": self.cursor,
+            "sort": self.sort,
+            "filter": self.filter,
+            "no filter": self.no_filter,
+            "tabs": self.tabs,
+            "mark": self.mark,
+            "tag": self.tag,
+            "compare": self.compare,
+            "another reward": self.another_reward,
+            "use another reward": self.use_another_reward,
+            "candidate": self.candidate,
+            "about": self.about,
+            "export the best 1,000": self.export,
+            "pause and go on": self.pause,
+            "raise the budget": self.budget,
+            "a trial ends": self.trial_ends,
+            "help": self.help,
+            "palette": self.palette,
+            "theme": self.theme,
+            "resize": self.resize,
+            "nothing": self.nothing,
+        }
+
+    async def keys(self, *names: str) -> None:
+        for name in names:
+            await self.pilot.press(name)
+
+    async def until(self, condition: Callable[[], object], what: str, patience: float = 60.0) -> None:
+        end = time.perf_counter() + patience
+        while not condition():
+            if time.perf_counter() > end:
+                raise RuntimeError(f"waited in vain until {what}: the figure would be of nothing")
+            await asyncio.sleep(0.01)
+
+    async def shown(self, kind: str) -> None:
+        await self.until(lambda: type(self.app.screen).__name__ == kind, f"{kind} is shown")
+
+    async def back(self) -> None:
+        await self.keys("escape")
+        await self.until(lambda: self.app.screen is self.study, "the study is shown again")
+
+    def at(self, row: int) -> int:
+        """Number of the trial in a row of the table."""
+        return int(self.table._numbers[row])
+
+    def sorted_by(self, key: str) -> bool:
+        return bool(self.table.sort_key == key)
+
+    def tab_shown(self, tab: str) -> bool:
+        return any(pane.display for pane in self.study.query(f"#{tab}"))
+
+    def theme_is(self, dark: bool) -> bool:
+        return bool(self.app.current_theme.dark == dark)
+
+    def laid_out(self, layout: str) -> bool:
+        return bool(self.study.layout_now == layout)
+
+    async def cursor(self) -> None:
+        await self.keys(*["down"] * 10)
+        await self.until(lambda: self.study.cursor == self.at(10), "the cursor is ten lines down")
+        await self.keys("pagedown")
+        await self.until(lambda: self.table.cursor not in (self.at(10), self.at(0)), "it is a page down")
+        await self.keys("end")
+        await self.until(lambda: self.study.cursor == self.at(-1), "it is at the end")
+        await self.keys("home")
+        await self.until(lambda: self.study.cursor == self.at(0), "it is at the top")
+
+    async def sort(self) -> None:
+        for key in ("loss", "latency", "interval"):
+            await self.keys("greater_than_sign")
+            await self.until(partial(self.sorted_by, key), f"sorted by {key}")
+            values = self.study.board.column(key)[self.table._places[:100]]
+            assert (np.diff(values[~np.isnan(values)]) >= 0).all(), key
+        first = self.at(0)
+        await self.keys("equals_sign")
+        await self.until(lambda: self.table.descending and self.at(0) != first, "the order is turned round")
+        await self.keys(*["less_than_sign"] * 3)
+        await self.until(lambda: self.table.sort_key == "reward", "sorted by reward")
+        await self.keys("home")
+
+    async def filter(self) -> None:
+        text = "latency<8 layers>=4 act:gelu"
+        await self.keys("slash", *(_named(letter) for letter in text), "enter")
+        await self.until(lambda: self.study.filter.text == text, "the filter is used")
+        wanted = int(self.study.board.mask(self.study.filter).sum())
+        assert 0 < wanted < len(self.study.board)
+        await self.until(lambda: self.table.count == wanted, "the table is narrowed")
+
+    async def no_filter(self) -> None:
+        await self.keys("escape")
+        await self.until(lambda: self.table.count == len(self.study.board), "all trials are shown")
+
+    async def tabs(self) -> None:
+        for tab in ("curves", "importance", "log", "history"):
+            await self.keys("right_square_bracket")
+            await self.until(partial(self.tab_shown, tab), f"{tab} is shown")
+        self.table.focus()
+
+    async def mark(self) -> None:
+        number = self.study.cursor
+        await self.keys("space")
+        await self.until(lambda: self.study.board.scored(number).row.marked, "the mark came back from the store")
+
+    async def tag(self) -> None:
+        number = self.study.cursor
+        await self.keys("t", *"keep", "enter")
+        await self.until(lambda: self.study.board.scored(number).row.tags == ("keep",), "the tag came back")
+
+    async def compare(self) -> None:
+        await self.keys("down", "space")
+        await self.until(lambda: len(self.study.marked()) == 2, "two are marked")
+        await self.keys("c")
+        await self.shown("CompareScreen")
+        await self.back()
+
+    async def another_reward(self) -> None:
+        await self.keys("a")
+        await self.shown("RescoreScreen")
+        before = list(self.app.screen.query_one("#new").lines)
+        await self.keys(*["left"] * 20)
+        await self.until(lambda: self.app.screen.query_one("#new").lines != before, "the top ten are others")
+        await self.back()
+
+    async def use_another_reward(self) -> None:
+        await self.keys("a")
+        await self.shown("RescoreScreen")
+        await self.keys(*["left"] * 2, "ctrl+s")
+        await self.until(lambda: round(self.study.board.alpha, 4) == -0.08, "the table is ranked by it")
+
+    async def candidate(self) -> None:
+        before = self.study.cursor
+        await self.keys("i")
+        await self.shown("CandidateScreen")
+        await self.keys("right_square_bracket")
+        await self.until(lambda: self.study.cursor != before, "the next one is shown")
+        await self.back()
+
+    async def about(self) -> None:
+        await self.keys("v")
+        await self.shown("AboutScreen")
+        await self.back()
+
+    async def export(self) -> None:
+        target = self.path.with_name("best.json")
+        await self.keys("x")
+        await self.shown("ExportScreen")
+        form = self.app.screen
+        form.query_one("#which").highlighted = 0
+        form.query_one("#top").value, form.query_one("#file").value = "1000", str(target)
+        await self.keys("ctrl+s")
+        await self.until(target.exists, "the file is written")
+        await self.until(lambda: self.app.screen is self.study, "the study is shown again")
+        assert len(json.loads(target.read_text())["candidates"]) == 1000
+
+    async def pause(self) -> None:
+        await self.keys("p")
+        await self.until(lambda: self.study.study.status == "pausing", "it pauses")
+        await self.keys("p")
+        await self.until(lambda: self.study.study.status == "running", "it goes on")
+
+    async def budget(self) -> None:
+        await self.keys("plus")
+        await self.shown("Write")
+        self.app.screen.query_one("Input").value = str(TRIALS + 5000)
+        await self.keys("enter")
+        await self.until(lambda: self.study.study.trials == TRIALS + 5000, "the budget is raised")
+
+    async def trial_ends(self) -> None:
+        before = len(self.study.board.standing.order)
+        await asyncio.to_thread(end_trial, self.path, len(self.study.board) - 1)
+        await self.until(lambda: len(self.study.board.standing.order) == before + 1, "it is ranked")
+
+    async def help(self) -> None:
+        await self.keys("question_mark")
+        await self.shown("HelpScreen")
+        await self.back()
+
+    async def palette(self) -> None:
+        await self.keys("ctrl+p", *"budget")
+        await self.shown("CommandPalette")
+        await self.back()
+
+    async def theme(self) -> None:
+        for _ in range(2):
+            dark = self.app.current_theme.dark
+            await self.keys("ctrl+t")
+            await self.until(partial(self.theme_is, not dark), "the other theme is on")
+
+    async def resize(self) -> None:
+        for size, layout in (((80, 24), "tabs"), ((50, 16), "card"), (SIZE, "wide")):
+            await self.pilot.resize_terminal(*size)
+            await self.until(partial(self.laid_out, layout), layout)
+
+    async def nothing(self) -> None:
+        await self.pilot.pause(max(1.0, self.busy_s / 4))
+
+
+def _named(letter: str) -> str:
+    from textual.keys import _character_to_key
+
+    return _character_to_key(letter)
+
+
+def end_trial(path: Path, number: int) -> None:
+    """What a worker writes when a trial is done."""
+    with sqlite3.connect(path, timeout=60) as database:
+        database.execute("UPDATE kdnas_study SET revision = revision + 1 WHERE study_id = 1")
+        database.execute(
+            "UPDATE kdnas_trial SET state = 'done', loss = 0.2, raw_loss = 0.05, epoch = 4, progress = 1, "
+            "phase = NULL, ended = started + 29, reward = 0.7, "
+            "revision = (SELECT revision FROM kdnas_study WHERE study_id = 1) WHERE study_id = 1 AND number = ?",
+            (number,),
+        )
+        database.execute("UPDATE kdnas_slot SET state = 'done' WHERE study_id = 1 AND trial = ?", (number,))
 
 
 def quiet_ticks(feed: Any) -> float:
@@ -401,8 +615,8 @@ def measure(chosen: argparse.Namespace) -> Result:
         found = asyncio.run(inside(path, TRIALS, seconds))
         say("Traffic and memory on a terminal …")
         with terminal(["-m", "kdnas_tui", NAME, "--storage", str(path)], environment) as shown:
-            shown.until(b"lat ms")
-            shown.read(6.0)
+            shown.until(b"done")
+            shown.quiet(2.0)
             memory = shown.memory_mib
             idle = shown.kib_per_second(seconds)
             with writers(path, 1, 600, 0.5, TRIALS):
@@ -419,6 +633,8 @@ def measure(chosen: argparse.Namespace) -> Result:
         "idle_kib_s": idle,
         "live_kib_s": live,
         "memory_100k_mib": memory,
+        "open_100k_cpu_s": found["open_cpu_s"],
+        "open_100k_whole_s": found["whole_s"],
         "first_paint_cpu_s": statistics.median(cpu for _, cpu in paints),
         "longest_gap_cpu_ms": max(own for _, own in found["gaps"].values()),
         "datatable.fill_s": other["fill_s"],

@@ -6,6 +6,7 @@ Takes rows as they change; reads no store and draws nothing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -19,15 +20,22 @@ from kdnas.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, fl
 from kdnas.store.rows import TrialRow
 
 _FLOATS = (
-    "predicted", "reward", "alpha", "beta", "loss", "raw_loss", "latency_ms", "latency_p90_ms", "latency_low_ms",
+    "predicted", "reward", "loss", "raw_loss", "latency_ms", "latency_p90_ms", "latency_low_ms",
     "latency_high_ms", "teacher_latency_ms", "memory_mib", "progress", "started", "ended", "mean_loss",
     "mean_raw_loss", "loss_spread",
 )  # fmt: skip
 _INTS = (
-    "number", "slot", "seed", "latency_count", "parameters", "epoch", "epochs", "reused_from", "revision", "repeats",
+    "number", "slot", "seed", "parameters", "epoch", "revision", "repeats",
 )  # fmt: skip
-_CODED = ("state", "origin", "phase", "latency_flag", "error", "marked", "tags", "note")
+_CODED = (
+    "state", "origin", "phase", "alpha", "beta", "latency_count", "latency_flag", "epochs", "reused_from", "error",
+    "marked", "tags", "note",
+)  # fmt: skip
 _MAPPINGS = ("candidate", "config")
+_RANKING = (  # what a ranking reads, beside the state
+    "loss", "raw_loss", "mean_loss", "mean_raw_loss", "loss_spread", "repeats", "latency_ms", "latency_low_ms",
+    "latency_high_ms", "teacher_latency_ms",
+)  # fmt: skip
 _SMALL = frozenset(_INTS) - {"parameters", "seed"}  # counts and numbers, which fit in 32 bits
 
 
@@ -81,29 +89,34 @@ class _Coded:
 
     def __init__(self, capacity: int) -> None:
         self.values: list[Any] = [ABSENT]
-        self.known: dict[tuple[type, Any], int] = {(_Absent, ABSENT): 0}  # by type too, since True == 1 == 1.0
+        # By type, since True == 1 == 1.0; a list or a mapping is known by what it says.
+        self._known: defaultdict[type, dict[Any, int]] = defaultdict(dict, {_Absent: {ABSENT: 0}})
         self.codes = np.zeros(capacity, dtype=np.uint8)
 
     def put(self, places: np.ndarray, values: Sequence[Any] | Same) -> None:
-        if isinstance(values, Same):
-            self.codes[places] = self._codes([values.value])[0]
-        else:
-            self.codes[places] = self._codes(values)
+        codes = [self._code(values.value)] if isinstance(values, Same) else self._codes(values)
+        if len(self.values) > np.iinfo(self.codes.dtype).max:
+            self.codes = self.codes.astype(np.min_scalar_type(len(self.values)))
+        self.codes[places] = codes[0] if isinstance(values, Same) else np.array(codes, dtype=self.codes.dtype)
 
     def _codes(self, values: Sequence[Any]) -> list[int]:
-        pairs = list(zip(map(type, values), values, strict=True))
-        try:
-            new = set(pairs).difference(self.known)
-        except TypeError:  # a list or a mapping: known by what it says
-            pairs = [(kind, repr(v) if kind in (list, dict) else v) for kind, v in pairs]
-            new = set(pairs).difference(self.known)
-        if new:
-            for pair, value in zip(pairs, values, strict=True):
-                if pair in new and pair not in self.known:
-                    self.known[pair] = len(self.values)
-                    self.values.append(value)
-            self.codes = self.codes.astype(np.promote_types(self.codes.dtype, np.min_scalar_type(len(self.values))))
-        return list(map(self.known.__getitem__, pairs))
+        kinds = set(map(type, values))
+        if len(kinds) > 1 or not kinds.isdisjoint((list, dict)):
+            return list(map(self._code, values))
+        (kind,) = kinds
+        known = self._known[kind]
+        for value in set(values).difference(known):
+            self._code(value)
+        return list(map(known.__getitem__, values))
+
+    def _code(self, value: Any) -> int:
+        kind = type(value)
+        key = repr(value) if kind in (list, dict) else value
+        code = self._known[kind].get(key)
+        if code is None:
+            code = self._known[kind][key] = len(self.values)
+            self.values.append(value)
+        return code
 
     def get(self, place: int) -> Any:
         return self.values[self.codes[place]]
@@ -127,15 +140,17 @@ class _Coded:
 class Board:
     """The trials of one study, ranked for one α and β. Rows are put in and replaced by trial number."""
 
-    def __init__(self, alpha: float, beta: float, loss: LossKind = "normalised") -> None:
+    def __init__(self, alpha: float, beta: float, loss: LossKind = "normalised", *, whole: bool = True) -> None:
         self.alpha = alpha
         self.beta = beta
         self.loss = loss
+        self.whole = whole  # else only what ranks, lists and plots the trials is here
         self.revision = -1  # the latest that was put in: ask the store for what is newer
+        self.changes = 0  # how often something was put in
         self._n = 0
         self._capacity = 256
         self._columns: dict[str, np.ndarray] = {
-            **{name: np.empty(self._capacity) for name in _FLOATS},
+            **{name: _nothing(self._capacity) for name in _FLOATS},
             **{name: np.empty(self._capacity, dtype=np.int32 if name in _SMALL else np.int64) for name in _INTS},
         }
         self._coded = {name: _Coded(self._capacity) for name in _CODED}
@@ -179,10 +194,15 @@ class Board:
             return
         known = self._n
         places = self._places_for(numbers)
-        standing = self._standing
-        ranked = standing is None or bool(np.isfinite(standing.reward[places[places < known]]).any())
+        old = places[places < known]
+        before = None if self._standing is None else self._ranked_by(old)
         for name in _FLOATS:
-            self._columns[name][places] = _whole_column(trials.fields[name], len(places), _as_floats)
+            figures = _whole_column(trials.fields[name], len(places), _as_floats)
+            if not self._columns[name].flags.writeable:
+                if np.isnan(figures).all():
+                    continue
+                self._columns[name] = self._columns[name].copy()
+            self._columns[name][places] = figures
         for name in _INTS:
             column = self._columns[name]
             values = _whole_column(trials.fields[name], len(places), _as_ints)
@@ -199,11 +219,16 @@ class Board:
             column = self._extra.setdefault(key, np.full(self._capacity, np.nan))
             column[places] = _whole_column(trials.extra.get(key, Same(None)), len(places), _as_floats)
         self.revision = max(self.revision, int(self._columns["revision"][places].max()))
+        self.changes += 1
         self._used = None
-        state = self._coded["state"]
-        ranked = ranked or any(state.values[code] in SCORED_STATES for code in np.unique(state.codes[places]))
-        # Nothing moves in the ranking when a trial begins or gets on, which is most of what happens.
-        self._standing = None if ranked or standing is None else _longer(standing, self._n - known)
+        if self._standing is None or before is None:
+            return
+        # Nothing moves in the ranking when a trial begins, gets on, or is marked, which is most of what happens.
+        after = self._ranked_by(old)
+        if not _same(before.figures, after.figures) or self._scored(places[places >= known]).any():
+            self._standing = None
+        elif self._n > known or not _same(before.looks, after.looks):
+            self._standing = _longer(self._standing, self._n - known)
 
     def rescore(self, alpha: float, beta: float) -> None:
         """Rank for another α and β."""
@@ -418,6 +443,17 @@ class Board:
                 values = self._extra[name][: self._n]
                 yield values, ~np.isnan(values)
 
+    def _scored(self, places: np.ndarray) -> np.ndarray:
+        """Which of these have a result, bool [m]."""
+        state = self._coded["state"]
+        return np.array([value in SCORED_STATES for value in state.values], dtype=bool)[state.codes[places]]
+
+    def _ranked_by(self, places: np.ndarray) -> _RankedBy:
+        """What decides on the ranking of these, and what else of them is told by place; without results, nothing."""
+        state, scored = self._coded["state"].codes[places], self._scored(places)
+        figures = [np.where(scored, self._columns[name][places], 0) for name in _RANKING]
+        return _RankedBy((*figures, np.where(scored, state, 0)), (state, self._coded["marked"].codes[places]))
+
     def _loss_used(self) -> np.ndarray:
         if self._used is None:
             single, mean = ("loss", "mean_loss") if self.loss == "normalised" else ("raw_loss", "mean_raw_loss")
@@ -466,7 +502,24 @@ class Board:
                 column.codes = _grown(column.codes, capacity, fill=0)
 
 
+@dataclass(frozen=True)
+class _RankedBy:
+    figures: tuple[np.ndarray, ...]
+    looks: tuple[np.ndarray, ...]
+
+
+def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
+
+
+def _nothing(capacity: int) -> np.ndarray:
+    """A column of NaN that takes no room, until somebody has a figure to write."""
+    return np.broadcast_to(np.array(np.nan), capacity)
+
+
 def _grown(array: np.ndarray, capacity: int, fill: float | None = None) -> np.ndarray:
+    if not array.flags.writeable:
+        return _nothing(capacity)
     grown = np.empty(capacity, dtype=array.dtype)
     grown[: len(array)] = array
     if fill is not None:
@@ -475,9 +528,7 @@ def _grown(array: np.ndarray, capacity: int, fill: float | None = None) -> np.nd
 
 
 def _longer(standing: Standing, by: int) -> Standing:
-    """With so many more trials that have no result yet; itself for none."""
-    if not by:
-        return standing
+    """Another one with so many more trials that have no result yet: whoever saw the one before draws again."""
     return Standing(
         np.concatenate((standing.reward, np.full(by, np.nan))),
         np.concatenate((standing.rank, np.zeros(by, dtype=standing.rank.dtype))),
@@ -522,6 +573,8 @@ def _whole_column(
 
 
 def _as_floats(values: Sequence[Any]) -> np.ndarray:
+    if values[0] is None and values.count(None) == len(values):
+        return np.full(len(values), np.nan)
     try:
         return floats(values)
     except TypeError:
@@ -529,6 +582,8 @@ def _as_floats(values: Sequence[Any]) -> np.ndarray:
 
 
 def _as_ints(values: Sequence[Any]) -> np.ndarray:
+    if values[0] is None and values.count(None) == len(values):
+        return np.full(len(values), _NONE)
     try:
         return np.array(values, dtype=np.int64)
     except TypeError:

@@ -24,7 +24,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from kdnas.errors import KdnasError, UsageError
-from kdnas_tui import keys, mishaps, settings, theme
+from kdnas_tui import keys, memory, mishaps, settings, theme
 from kdnas_tui.feed import Feed
 from kdnas_tui.screens.frame import Frame
 
@@ -323,6 +323,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def show(app: KdnasApp) -> int:
     """Run the app until it ends; a terminal that is gone is no fault."""
+    memory.give_back()
     try:
         app.run()
     except OSError:

@@ -6,6 +6,7 @@ a slow screen gets one bigger piece of news, never a queue of them. Reads only.
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ PERIOD_S = 1.0
 DEVICES_S = 2.0
 STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often all the same
 LOG_LINES = 2000  # of the past, on opening
+AHEAD = ("kdnas_tui.screens.study", "kdnas.export")  # one after each of the first looks
+MANY = 20_000  # trials from which a sketch of them is told first
 
 
 @dataclass
@@ -35,7 +38,7 @@ class News:
     studies: list[StudyRow] | None = None  # the whole list, where it changed
     crew: dict[int, list[WorkerRow]] | None = None  # with `studies`: the workers of those that have some
     study: StudyRow | None = None
-    board: Board | None = None  # all trials, on opening: whoever takes it owns it
+    board: Board | None = None  # all trials, on opening, of many first a sketch: whoever takes it owns it
     trials: dict[int, TrialRow] = field(default_factory=dict)  # changed since
     workers: list[WorkerRow] | None = None
     episodes: list[EpisodeRow] | None = None
@@ -116,6 +119,7 @@ class Feed(threading.Thread):
     def run(self) -> None:
         while not self._stopping:
             self.tick()
+            self._load_ahead()
             self._wake.wait(self.period)
             self._wake.clear()
         if self._store is not None:
@@ -134,10 +138,18 @@ class Feed(threading.Thread):
             self._reopen()
             news = News(error=error) if str(error) != self._look.failed else None
             self._look = _Look(wanted, failed=str(error))
-        if news is None:
-            return
+        if news is not None:
+            self._offer(news)
+
+    def _load_ahead(self) -> None:
+        """Import what the next screen will need here, where it keeps nobody waiting."""
+        if self.ticks <= len(AHEAD):
+            importlib.import_module(AHEAD[self.ticks - 1])
+
+    def _offer(self, news: News) -> None:
+        """Into the basket, unless something else is watched by now."""
         with self._lock:
-            if self._wanted != wanted or self._stopping:
+            if self._wanted != self._look.wanted or self._stopping:
                 return
             first = self._basket is None
             if self._basket is None:
@@ -252,9 +264,14 @@ class Feed(threading.Thread):
 
     def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
         """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
-        from kdnas.store.boards import read_board
+        from kdnas.store.boards import read_board, sketch_board
 
-        board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
+        asked = (store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
+        if row.done >= MANY:
+            sketch = sketch_board(*asked)
+            _ = sketch.standing
+            self._offer(News(study=row, board=sketch))
+        board = read_board(*asked)
         live = set(board.running())
         if len(board):
             _ = board.standing

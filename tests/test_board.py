@@ -188,3 +188,21 @@ def test_trials_that_begin_and_get_on_leave_the_ranking_as_it_is() -> None:
     assert board.standing.order[0] == len(rows) - 1
     board.update([replace(rows[0], state="failed", loss=None)])
     assert len(board.standing.order) == len(whole.standing.order)
+
+
+def test_marks_and_states_draw_again_without_ranking_again() -> None:
+    rows = made_rows(40)
+    board = Board(-0.06, 0.6)
+    board.update(rows)
+    before = board.standing
+    done = next(row for row in rows if row.state == "done")
+    board.update([replace(done, marked=True, tags=("keep",))])
+    assert board.standing is not before and board.standing.order is before.order
+    marked = board.standing
+    board.update([replace(done, marked=True, tags=("keep",), note="again")])
+    assert board.standing is marked
+    board.update([replace(rows[-1], state="pruned", loss=0.5)])
+    assert board.standing is not marked and board.standing.order is before.order
+    board.update([replace(done, loss=0.001, latency_ms=1.0)])
+    assert board.standing.order is not before.order
+    assert board.standing.order[0] == done.number

@@ -104,14 +104,6 @@ def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> 
 
 def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
     ids = [row.study_id for row in found]
-    slots: dict[int, dict[str, int]] = defaultdict(dict)
-    counts = (
-        sa.select(t.slot.c.study_id, t.slot.c.state, sa.func.count())
-        .where(t.slot.c.study_id.in_(ids))
-        .group_by(t.slot.c.study_id, t.slot.c.state)
-    )
-    for study_id, state, count in connection.execute(counts):
-        slots[study_id][state] = count
     busy: dict[int, list[int | None]] = defaultdict(list)
     running = sa.select(t.slot.c.study_id, t.slot.c.worker_id).where(
         t.slot.c.study_id.in_(ids), t.slot.c.state == "running"
@@ -121,12 +113,12 @@ def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
     of_study = _workers(connection, ids)
     rows = []
     for row in found:
+        slots = _slots(connection, row.study_id)
         ended = _ended(connection, row.study_id)
-        best_number, best_reward = _best(connection, row)
+        best_number, best_reward = _best(connection, row, ended)
         here = [w for w in of_study.get(row.study_id, []) if w.task == "search"]
         alive = [w for w in here if w.alive]
-        state = slots[row.study_id]
-        done = sum(state.get(s, 0) for s in ("done", "pruned", "failed"))
+        done = slots.done + slots.pruned + slots.failed
         left = row.trials - done
         living = {w.worker_id for w in alive}
         rows.append(
@@ -137,9 +129,9 @@ def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
                 status=status(row.wanted, row.finished is not None, here),
                 trials=row.trials,
                 done=done,
-                pruned=state.get("pruned", 0),
-                failed=state.get("failed", 0),
-                reused=ended.get("reused", (0, 0.0))[0],
+                pruned=slots.pruned,
+                failed=slots.failed,
+                reused=ended.reused,
                 running=sum(1 for worker_id in busy[row.study_id] if worker_id in living),
                 alpha=row.alpha,
                 beta=row.beta,
@@ -160,41 +152,67 @@ def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
     return rows
 
 
-def _ended(connection: Connection, study_id: int) -> dict[str, tuple[int, float]]:
-    """State → (how many trials, mean seconds of one)."""
+# One look at every row for all that is counted: a study may have a hundred thousand, and a screen asks each second.
+
+
+def _slots(connection: Connection, study_id: int) -> Any:
+    """How many slots are `done`, `pruned`, `failed`."""
+    c = t.slot.c
+    counts = [sa.func.count().filter(c.state == state).label(state) for state in ("done", "pruned", "failed")]
+    return connection.execute(sa.select(*counts).where(c.study_id == study_id)).one()
+
+
+def _ended(connection: Connection, study_id: int) -> Any:
+    """Trials `reused`, `finished` with the seconds `spent` on them, and `done`; of the done ones the highest `reward`
+    and the ends of `alpha` and `beta`."""
     c = t.trial.c
-    query = (
-        sa.select(c.state, sa.func.count(), sa.func.avg(c.ended - c.started))
-        .where(c.study_id == study_id)
-        .group_by(c.state)
+    finished = c.state.in_(("done", "pruned", "failed"))
+    done = c.state == "done"
+    query = sa.select(
+        sa.func.count().filter(c.state == "reused").label("reused"),
+        sa.func.count().filter(finished).label("finished"),
+        sa.func.sum(c.ended - c.started).filter(finished).label("spent"),
+        sa.func.count().filter(done).label("done"),
+        sa.func.max(c.reward).filter(done).label("reward"),
+        *(
+            end(column).filter(done).label(f"{word}_{column.name}")
+            for word, end in (("least", sa.func.min), ("most", sa.func.max))
+            for column in (c.alpha, c.beta)
+        ),
     )
-    return {state: (count, float(mean or 0.0)) for state, count, mean in connection.execute(query)}
+    return connection.execute(query.where(c.study_id == study_id)).one()
 
 
-def _eta(ended: dict[str, tuple[int, float]], left: int, workers: int) -> float | None:
-    spent = [ended[state] for state in ("done", "pruned", "failed") if state in ended]
-    count = sum(n for n, _ in spent)
-    if not count or not workers:
+def _eta(ended: Any, left: int, workers: int) -> float | None:
+    if not ended.finished or not workers:
         return None
-    return sum(n * mean for n, mean in spent) / count * left / workers
+    return float(ended.spent or 0.0) / ended.finished * left / workers
 
 
-def _best(connection: Connection, row: Any) -> tuple[int | None, float | None]:
+def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
     c, r = t.trial.c, t.repeat.c
     done = sa.and_(c.study_id == row.study_id, c.state == "done")
     repeated = connection.execute(sa.select(sa.func.count()).where(r.study_id == row.study_id)).scalar_one()
-    other = connection.execute(
-        sa.select(c.number).where(done, sa.or_(c.alpha != row.alpha, c.beta != row.beta)).limit(1)
-    ).first()
-    if not repeated and other is None:
-        first = connection.execute(
-            sa.select(c.number, c.reward)
-            .where(done, c.reward.is_not(None))
-            .order_by(c.reward.desc(), c.number)
-            .limit(1)
-        ).first()
-        return (first.number, first.reward) if first else (None, None)
+    told = (ended.least_alpha, ended.most_alpha, ended.least_beta, ended.most_beta)
+    if not repeated and told in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+        if ended.reward is None:
+            return None, None
+        first = sa.select(c.number).where(done, c.reward == ended.reward).order_by(c.number).limit(1)
+        return connection.execute(first).scalar_one(), ended.reward
+    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, ended.done, repeated)
+    if key not in _bests:
+        if len(_bests) > 100:
+            _bests.clear()
+        _bests[key] = _best_anew(connection, row, done)
+    return _bests[key]
+
+
+_bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
+
+
+def _best_anew(connection: Connection, row: Any, done: Any) -> tuple[int | None, float | None]:
+    c, r = t.trial.c, t.repeat.c
     raw = json.loads(row.spec)["reward"]["loss"] == "raw"
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
@@ -232,8 +250,19 @@ def trial_rows(store: Store, study_id: int, since: int = -1) -> list[TrialRow]:
     return [row for batch in trial_batches(store, study_id, since) for row in batch]
 
 
+def trials_of(store: Store, study_id: int, numbers: Sequence[int]) -> list[TrialRow]:
+    """The trials of these numbers, by number; those that there are not are left out."""
+    parts = (numbers[start : start + _IN] for start in range(0, len(numbers), _IN))
+    chosen = (t.trial.c.number.in_(part) for part in parts)
+    return [row for those in chosen for batch in _batches(store, study_id, those, 2000) for row in batch]
+
+
 def trial_batches(store: Store, study_id: int, since: int = -1, size: int = 2000) -> Iterator[list[TrialRow]]:
     """The same in lists of at most `size`, read as one: whoever keeps them in another form needs no room for all."""
+    yield from _batches(store, study_id, t.trial.c.revision > since, size)
+
+
+def _batches(store: Store, study_id: int, those: sa.ColumnElement[bool], size: int) -> Iterator[list[TrialRow]]:
     c = t.trial.c
     with store.connect() as connection:
         remarks = {
@@ -244,7 +273,7 @@ def trial_batches(store: Store, study_id: int, since: int = -1, size: int = 2000
         for row in connection.execute(sa.select(t.repeat).where(t.repeat.c.study_id == study_id)):
             repeats[row.number].append(row)
         # One statement, so that rows that change while it is read are told by the next one and never missed.
-        query = sa.select(t.trial).where(c.study_id == study_id, c.revision > since).order_by(c.number)
+        query = sa.select(t.trial).where(c.study_id == study_id, those).order_by(c.number)
         with connection.execution_options(yield_per=size).execute(query) as found:
             for part in found.partitions():
                 candidates = _decoded([row.candidate for row in part])

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from kdnas.export import candidate
 from kdnas.ranking import Scored
 from kdnas.store.rows import CurvePoint
 from kdnas_tui import words
@@ -88,15 +87,17 @@ class CandidateScreen(Frame):
     def _step(self, by: int) -> None:
         from kdnas_tui.widgets.trials_table import TrialsTable
 
-        self._study.query_one(TrialsTable).action_move(by)
-        number = self._study.query_one(TrialsTable).cursor
-        if number is not None:
-            self._study.cursor_to(number)
+        table = self._study.query_one(TrialsTable)
+        table.action_move(by)
+        if table.cursor is not None:
+            self._study.cursor_to(table.cursor)
         self._draw()
 
 
 def as_json(scored: Scored) -> str:
     """A candidate as an export writes it."""
+    from kdnas.export import candidate
+
     return json.dumps(candidate(scored), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -18,6 +18,7 @@ from kdnas_tui.screens.frame import MARKS, Frame, bindings
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
+from kdnas_tui.widgets.says import Says
 
 COLUMNS = (
     Column("name", flex=True),
@@ -51,7 +52,7 @@ class StudiesScreen(Frame):
         self._fault = ""
 
     def compose(self) -> ComposeResult:
-        yield Static(id="head", classes="head")
+        yield Says(id="head", classes="head")
         table = ListTable(COLUMNS, id="studies")
         table.empty = "Reading the store …"
         yield table
@@ -101,7 +102,7 @@ class StudiesScreen(Frame):
             text.append(f"   {words.plural(len(self.rows), 'study', 'studies')}, {running} running", style="dim")
         text.append(f"   {shown_storage(self.kdnas.storage)}", style="dim")
         text.no_wrap, text.overflow = True, "ellipsis"
-        self.query_one("#head", Static).update(text)
+        self.query_one("#head", Says).show(text)
 
     def _draw_detail(self) -> None:
         detail = self.query_one("#detail", Static)

@@ -6,6 +6,7 @@ writes rows that workers read; it runs nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,11 +37,13 @@ from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.reward_history import RewardHistory
+from kdnas_tui.widgets.says import Says
 from kdnas_tui.widgets.tab_bar import TabBar
 from kdnas_tui.widgets.trials_table import TrialsTable
 
 WIDE = 100  # columns from which table and plots stand side by side
 CARD = (60, 16)  # below it, only a card
+AGES_S = 5.0  # how often the times that pass are told anew: each costs some bytes on a slow line
 
 TABS = (
     ("trials", "Trials"),
@@ -107,6 +110,8 @@ class StudyScreen(Frame):
         self._underlined = Underlined()
         self._fault = ""
         self._at_top = True
+        self._drawing = False  # the plots, one after the other …
+        self._lagging = False  # … and something is new since that began
         self._searching = False  # the field below searches the log instead of filtering
         self.last_log = ""
         self.devices: tuple[Reading, ...] = ()
@@ -114,25 +119,24 @@ class StudyScreen(Frame):
     # ------------------------------------------------------------------ composition and size
 
     def compose(self) -> ComposeResult:
-        yield Static(id="head", classes="head")
+        self._measure(self.app.size.width, self.app.size.height)  # first, so that everything is styled but once
+        yield Says(id="head", classes="head")
         yield TabBar(TABS, "trials", id="tabs")
         with Horizontal(id="body"):
             with Vertical(id="left"):
                 yield TrialsTable(empty="Reading the store …", id="trials")
-                yield Static(id="below")
+                yield Says(id="below")
             with Vertical(id="right"):
                 yield from self._plots()
         yield Field(placeholder="state:done latency<8 layers>=4", id="filter", highlighter=self._underlined)
         yield Static(id="filter-mend", classes="mend")
-        yield Static(id="card")
+        yield Says(id="card")
         yield KeyBar("study")
 
     def _plots(self) -> ComposeResult:
         yield ParetoPlot(id="pareto")
         yield TabBar(ASIDE, "history", id="aside")
         yield RewardHistory(id="history")
-        yield Curves(id="curves")
-        yield Controller(id="controller")
         yield Importance(id="importance")
         yield LogTail(id="log")
 
@@ -142,6 +146,7 @@ class StudyScreen(Frame):
         self._arrange(self.app.size.width, self.app.size.height)
         self.query_one("#trials").focus()
         self._draw_head()
+        self.set_interval(AGES_S, self._draw_head)
 
     def on_screen_resume(self) -> None:
         if self.study is None:
@@ -155,9 +160,8 @@ class StudyScreen(Frame):
 
     def _arrange(self, width: int, height: int) -> None:
         """Which parts stand where, for a size of the terminal."""
-        card = width < CARD[0] or height < CARD[1]
-        self.layout_now = "card" if card else "wide" if width >= WIDE else "tabs"
-        wide = self.layout_now == "wide"
+        self._measure(width, height)
+        card, wide = self.layout_now == "card", self.layout_now == "wide"
         if wide and self.tab not in ("trials", "pareto"):
             self.aside = self.tab
         self.query_one("#card").display = card
@@ -166,13 +170,25 @@ class StudyScreen(Frame):
         self.query_one("#aside").display = wide
         self.query_one("#left").display = wide or self.tab == "trials"
         self.query_one("#right").display = wide or self.tab != "trials"
-        self.set_class(wide, "wide")
+        self._mount_shown()
         for name, _ in TABS[1:]:
             for pane in self.query(f"#{name}"):
                 pane.display = (name in ("pareto", self.aside)) if wide else name == self.tab
         status = self.query_one(LogTail).status
         self.query_one("#tabs", TabBar).show(self._tabs(), self.tab, status if self.tab == "log" else "")
         self.query_one("#aside", TabBar).show(self._tabs()[2:], self.aside, status if self.aside == "log" else "")
+
+    def _measure(self, width: int, height: int) -> None:
+        card = width < CARD[0] or height < CARD[1]
+        self.layout_now = "card" if card else "wide" if width >= WIDE else "tabs"
+        self.set_class(self.layout_now == "wide", "wide")
+
+    def _mount_shown(self) -> None:
+        """Plots that not everybody looks at come to the screen when their tab is first shown."""
+        shown = self.aside if self.layout_now == "wide" else self.tab
+        for name, kind in (("curves", Curves), ("controller", Controller)):
+            if name == shown and not self.query(kind):
+                self.query_one("#right").mount(kind(id=name))
 
     def _tabs(self) -> list[tuple[str, str]]:
         """What this study has to show: a controller only where one searches."""
@@ -260,19 +276,45 @@ class StudyScreen(Frame):
         self._draw_card()
 
     def _draw_panes(self) -> None:
-        if self.board is None or self.layout_now == "card":
+        if self.board is None:
             return
         table = self.query_one(TrialsTable)
+        self._follow(table)
         table.empty = self._nothing()
         table.show(self.board, self.mask)
         if self._at_top and table.count:
             table.action_edge(0)  # who has not left the best trial stays on it when another becomes the best
-        pareto = self.query_one(ParetoPlot)
-        pareto.show(self.board, self.mask)
-        pareto.point_at(self.cursor)
-        self.query_one(RewardHistory).show(self.board)
-        self.query_one(Controller).show(self.board, self.episodes)
         self._draw_curves()
+        self._lagging = True
+        if not self._drawing:
+            self._drawing = True
+            self.run_worker(self._draw_plots(), group="plots")
+
+    async def _draw_plots(self) -> None:
+        """One after the other, so that keys are heard between two of a hundred thousand trials."""
+        try:
+            while self._lagging:
+                self._lagging = False
+                for draw in (self._draw_pareto, self._draw_history, self._draw_controller, self._ask_importance):
+                    await asyncio.sleep(0)
+                    if self.board is not None and self.layout_now != "card" and self.is_mounted:
+                        draw(self.board)
+        finally:
+            self._drawing = False
+
+    def _draw_pareto(self, board: Board) -> None:
+        pareto = self.query_one(ParetoPlot)
+        pareto.show(board, self.mask)
+        pareto.point_at(self.cursor)
+
+    def _draw_history(self, board: Board) -> None:
+        self.query_one(RewardHistory).show(board)
+
+    def _draw_controller(self, board: Board) -> None:
+        for controller in self.query(Controller):
+            controller.show(board, self.episodes)
+
+    def _ask_importance(self, _: Board) -> None:
         if self.study is not None:
             rate = (self.study.alpha, self.study.beta)
             self.query_one(Importance).ask(self.study_name, self.kdnas.storage, self.study.done, rate)
@@ -280,7 +322,8 @@ class StudyScreen(Frame):
     def _draw_curves(self) -> None:
         if self.board is not None:
             looks = wanted_curves(self.board, self.cursor)
-            self.query_one(Curves).show(self.curves, looks, self.board.loss)
+            for curves in self.query(Curves):
+                curves.show(self.curves, looks, self.board.loss)
             self.kdnas.feed.want_curves(frozenset(looks))
 
     def _nothing(self) -> str:
@@ -297,7 +340,7 @@ class StudyScreen(Frame):
         width = self.app.size.width
         text = self._head(width)
         text.no_wrap, text.overflow = True, "ellipsis"
-        self.query_one("#head", Static).update(text)
+        self.query_one("#head", Says).show(text)
 
     def _head(self, width: int) -> Text:
         text = Text()
@@ -333,8 +376,10 @@ class StudyScreen(Frame):
             text.append(f"{gap}best ", style="dim")
             text.append(f"{row.best_reward:.3f}", style=f"bold {variables.get('accent', '')}")
         if row.eta_s is not None and row.status in (Status.RUNNING, Status.NEW):
-            text.append(f"{gap}ETA ", style="dim")
-            text.append(words.duration(row.eta_s))
+            left = words.duration(row.eta_s)
+            if text.cell_len + len(f"{gap}ETA {left}") <= width - 2:
+                text.append(f"{gap}ETA ", style="dim")
+                text.append(left)
         if row.workers and self.devices:
             says = gap + "  ".join(str(reading) for reading in self.devices[:4])
             if text.cell_len + len(says) <= width - 2:
@@ -364,7 +409,7 @@ class StudyScreen(Frame):
             if scored is not None and (scored.row.tags or scored.row.note):
                 said = " · ".join(part for part in (" ".join(scored.row.tags), scored.row.note) if part)
                 text.append(f"   #{scored.number}: {said}")
-        self.query_one("#below", Static).update(text)
+        self.query_one("#below", Says).show(text)
 
     def _draw_card(self) -> None:
         if self.layout_now != "card":
@@ -389,15 +434,18 @@ class StudyScreen(Frame):
                 text.append(f"now   {doing}\n")
             if self.last_log:
                 text.append(f"{self.last_log}\n", style="dim")
-        self.query_one("#card", Static).update(text)
+        self.query_one("#card", Says).show(text)
 
     # ------------------------------------------------------------------ cursor and marks
 
     def on_trials_table_cursor_moved(self, event: TrialsTable.CursorMoved) -> None:
-        if isinstance(event, TrialsTable.Chosen | TrialsTable.MarkClicked):
-            return
-        self._at_top = self.query_one(TrialsTable).first == event.number
-        self.cursor_to(event.number)
+        if not isinstance(event, TrialsTable.Chosen | TrialsTable.MarkClicked):
+            self._follow(event.table)
+
+    def _follow(self, table: TrialsTable) -> None:
+        """Go where the table's cursor is by now: its messages may be older, and would chase each other."""
+        if table.cursor is not None and table.cursor != self.cursor:
+            self.cursor_to(table.cursor)
 
     def on_pareto_plot_cursor_moved(self, event: ParetoPlot.CursorMoved) -> None:
         self.cursor_to(event.number)
@@ -413,8 +461,10 @@ class StudyScreen(Frame):
         if number == self.cursor:
             return
         self.cursor = number
+        table = self.query_one(TrialsTable)
+        table.go_to(number)
+        self._at_top = table.first == number
         self._draw_below()
-        self.query_one(TrialsTable).go_to(number)
         self.query_one(ParetoPlot).point_at(number)
         self._draw_curves()
 
@@ -429,6 +479,13 @@ class StudyScreen(Frame):
         if self.board is None or self.cursor is None:
             return None
         return self.board.scored(self.cursor)
+
+    def _still_reading(self) -> bool:
+        """Whether there is only a sketch of very many trials yet, which the next second completes; says so."""
+        reading = self.board is not None and not self.board.whole
+        if reading:
+            self.notify("Still reading the trials: try again in a moment.", timeout=3, markup=False)
+        return reading
 
     def change(self, what: Callable[[Any, int], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
         """Write to this study: `what(store, study_id)` in a thread."""
@@ -449,6 +506,8 @@ class StudyScreen(Frame):
             self._mark(self.cursor)
 
     def action_tags(self) -> None:
+        if self._still_reading():
+            return
         scored = self.current()
         if scored is None:
             return
@@ -464,6 +523,8 @@ class StudyScreen(Frame):
         self.app.push_screen(Write(f"Tags of trial {number}", " ".join(scored.row.tags), detail=detail), answered)
 
     def action_note(self) -> None:
+        if self._still_reading():
+            return
         scored = self.current()
         if scored is None:
             return
@@ -484,7 +545,7 @@ class StudyScreen(Frame):
         return ["trials", "pareto", self.aside] if self.layout_now == "wide" else [name for name, _ in self._tabs()]
 
     def _step_pane(self, by: int) -> None:
-        order = [name for name in self._order() if self.query(f"#{name}")]
+        order = self._order()
         at = self.focused.id if self.focused is not None else None
         here = order.index(at) if at in order else order.index(self.tab) if self.tab in order else -by
         self._show_tab(order[(here + by) % len(order)])
@@ -497,7 +558,7 @@ class StudyScreen(Frame):
 
     def _step_tab(self, by: int) -> None:
         shown = self._tabs()[2:] if self.layout_now == "wide" else self._tabs()
-        tabs = [name for name, _ in shown if self.query(f"#{name}")]
+        tabs = [name for name, _ in shown]
         at = self.aside if self.layout_now == "wide" else self.tab
         if tabs:
             self._show_tab(tabs[((tabs.index(at) if at in tabs else -by) + by) % len(tabs)])
@@ -693,7 +754,7 @@ class StudyScreen(Frame):
     # ------------------------------------------------------------------ other screens
 
     def action_candidate(self) -> None:
-        if self.current() is not None:
+        if self.current() is not None and not self._still_reading():
             from kdnas_tui.screens.candidate import CandidateScreen
 
             self.app.push_screen(CandidateScreen(self))
@@ -709,6 +770,8 @@ class StudyScreen(Frame):
         self.app.push_screen(RescoreScreen(self))
 
     def action_compare(self) -> None:
+        if self._still_reading():
+            return
         chosen = self.marked()
         if len(chosen) < 2:
             self.kdnas.fault(
@@ -720,7 +783,7 @@ class StudyScreen(Frame):
         self.app.push_screen(CompareScreen(self, [scored.number for scored in chosen[:4]]))
 
     def action_export(self) -> None:
-        if self.study is None or self.board is None:
+        if self.study is None or self.board is None or self._still_reading():
             return
         from kdnas_tui.screens.export import ExportScreen
 
@@ -728,7 +791,7 @@ class StudyScreen(Frame):
 
     def action_finalize(self) -> None:
         scored = self.current()
-        if self.study is None or scored is None:
+        if self.study is None or scored is None or self._still_reading():
             return
         from kdnas_tui.screens.finalize import FinalizeScreen
 
@@ -741,6 +804,8 @@ class StudyScreen(Frame):
             self.app.push_screen(AboutScreen(self))
 
     def action_copy(self) -> None:
+        if self._still_reading():
+            return
         scored = self.current()
         if scored is not None:
             self.kdnas.copy(as_json(scored), f"{self.study_name}-{scored.number}.json")

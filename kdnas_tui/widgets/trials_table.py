@@ -25,6 +25,7 @@ from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
 _TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
 _SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
 _LEFT = 2  # cells for cursor and mark before the first column
+RANKED = frozenset({"reward", "rank", "number"})  # keys whose order changes only with the standing
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class TrialsTable(Lines, can_focus=True):
         self.descending = True
         self.top = 0  # the first row shown
         self._mask: np.ndarray | None = None
-        self._seen: tuple[Standing, str, bool] | None = None
+        self._order: tuple[Standing, str, bool] | None = None  # what decides on the order …
+        self._changes = -1  # … and on the lines
         self._places = np.zeros(0, dtype=np.int64)  # of the board, in the table's order
         self._numbers = np.zeros(0, dtype=np.int64)
         self._row = 0  # where the cursor is
@@ -130,22 +132,23 @@ class TrialsTable(Lines, can_focus=True):
 
     def show(self, board: Board, mask: np.ndarray | None = None) -> None:
         """Show the board's trials (where the mask is) as they are now; repaints only what differs."""
-        seen = (board.standing, self.sort_key, self.descending)
-        alike = self._seen is not None and seen[0] is self._seen[0] and seen[1:] == self._seen[1:]
-        if alike and _equal(mask, self._mask):
-            self.redraw()  # the empty table's words may be others
-            return
-        self._seen = seen
-        self.board, self._mask = board, mask
-        self._places = board.order(self.sort_key, descending=self.descending, mask=mask)
-        self._numbers = board.numbers[self._places]
-        self._strips.clear()
-        before, self._columns = self._columns, self._fitting()
-        self._gaps = self._spaced()
-        if self._columns != before:
-            self.repaint()
-        self._find_cursor()
-        self.redraw()
+        order = (board.standing, self.sort_key, self.descending)
+        alike = self._order is not None and order[0] is self._order[0] and order[1:] == self._order[1:]
+        new = board.changes != self._changes or board is not self.board
+        moved = not alike or (new and self.sort_key not in RANKED) or not _equal(mask, self._mask)
+        self.board, self._mask, self._order, self._changes = board, mask, order, board.changes
+        if moved:
+            self._places = board.order(self.sort_key, descending=self.descending, mask=mask)
+            self._numbers = board.numbers[self._places]
+        if moved or new:
+            self._strips.clear()
+            before, self._columns = self._columns, self._fitting()
+            self._gaps = self._spaced()
+            if self._columns != before:
+                self.repaint()
+        if moved:
+            self._find_cursor()
+        self.redraw()  # also where nothing is new: the empty table's words may be others
 
     @property
     def count(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from kdnas.board import Board, Same
 from kdnas.spec import StudySpec
 from kdnas.store import boards, reader
 from kdnas.store import tables as t
-from kdnas.store.boards import Alike, read_board
+from kdnas.store.boards import Alike, read_board, sketch_board
 from kdnas.store.open import Store, open_store
 from kdnas.store.studies import create_study
 from tests.rows import made_row, made_rows
@@ -72,6 +73,24 @@ def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
     for place in range(len(rows)):
         for key, value in columns.row(place).config.items():
             assert type(value) is type(plain.row(place).config[key])
+
+
+def test_a_sketch_ranks_lists_and_plots_the_same_and_has_the_best_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(boards, "_LOOKED_AT", 5)
+    rows = made_rows(60)
+    store, study_id = filled(tmp_path, rows, [json.dumps(row.config) for row in rows])
+    with store:
+        sketch, whole = sketch_board(store, study_id, -0.06, 0.6), read_board(store, study_id, -0.06, 0.6)
+    assert (sketch.whole, whole.whole) == (False, True)
+    for name in ("reward", "rank", "tie", "front", "order"):
+        np.testing.assert_array_equal(getattr(sketch.standing, name), getattr(whole.standing, name))
+    for descending in (True, False):
+        np.testing.assert_array_equal(
+            sketch.order("reward", descending=descending), whole.order("reward", descending=descending)
+        )
+    np.testing.assert_array_equal(sketch.ended(), whole.ended())
+    assert sketch.best(5) == whole.best(5)
+    assert sketch.best(6)[5].row.config == {} != whole.best(6)[5].row.config
 
 
 def test_an_empty_study_is_an_empty_board(tmp_path):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 import sqlalchemy as sa
 from textual.pilot import Pilot
 
-from kdnas.store import control, reader
+from kdnas.places import state_folder
+from kdnas.store import boards, control, reader
 from kdnas.store import tables as t
 from kdnas.store.open import Store, open_store
 from kdnas.store.rows import TrialRow
+from kdnas_tui import feed
 from kdnas_tui.app import KdnasApp
+from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Ask, Write
+from kdnas_tui.screens.candidate import CandidateScreen
 from kdnas_tui.screens.compare import CompareScreen
 from kdnas_tui.screens.export import ExportScreen
 from kdnas_tui.screens.help import HelpScreen
@@ -137,6 +143,65 @@ async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Sto
     await pilot.press("enter")
     await until(pilot, lambda: reader.study_row(store, "minilm").trials == 50, "the budget is raised")
     await until(pilot, shows(pilot.app, "28/50"), "the screen shows it")
+
+
+async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    study = screen(pilot.app, StudyScreen)
+    best, second = (scored.number for scored in study.board.best(2))
+    await until(pilot, lambda: study.cursor == best, "the cursor is on the best trial")
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, CandidateScreen), "the candidate is shown")
+    await until(pilot, shows(pilot.app, f"candidate {best}   rank 1"), "its rank")
+    for words in ("0.8280", "7.13 to 7.29 ms", "13,200,000", "num_attention_heads", "epoch 4"):
+        await until(pilot, shows(pilot.app, words), words)
+    await pilot.press("right_square_bracket")
+    await until(pilot, shows(pilot.app, f"candidate {second}   rank 2"), "the next candidate")
+    assert study.cursor == second
+    await until(pilot, shows(pilot.app, "epoch 4"), "its curve, asked for when it is shown")
+
+    sent: list[str] = []
+    write = pilot.app._driver.write  # type: ignore[union-attr]
+    monkeypatch.setattr(pilot.app._driver, "write", lambda text: (sent.append(text), write(text)))
+    await pilot.press("y")
+    copy = state_folder() / "copies" / f"minilm-{second}.json"
+    await until(pilot, copy.exists, "the copy is in a file")
+    body = json.loads(copy.read_text())
+    assert body["trial"] == second
+    osc = "\x1b]52;c;" + base64.b64encode(copy.read_bytes()).decode() + "\a"
+    assert osc in "".join(sent)
+    await until(pilot, shows(pilot.app, "Copied. Also in"), "where it is")
+
+
+async def test_many_trials_are_shown_before_all_of_them_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "MANY", 10)
+    read = Event()
+    whole = boards.read_board
+    monkeypatch.setattr(boards, "read_board", lambda *asked: read.wait(60) and whole(*asked))
+    async with driven(app_on(store.url)) as pilot:
+        pilot.app.open_study("minilm")  # type: ignore[attr-defined]
+        await until(pilot, shows(pilot.app, "28/40"), "the study is shown")
+        study = screen(pilot.app, StudyScreen)
+        await until(pilot, lambda: study.query_one(TrialsTable).count == 30, "all trials are listed")
+        shown = text_of(pilot.app)
+        assert "0.828" in shown and "13.2M" in shown
+        await pilot.press("x")
+        await until(pilot, shows(pilot.app, "Still reading the trials"), "no half of a trial is written")
+        read.set()
+        await until(pilot, lambda: study.board is not None and study.board.whole, "the rest is there")
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ExportScreen), "now it can be written")
+
+
+async def test_keys_faster_than_their_messages_leave_the_cursor_where_they_lead(pilot: Pilot[str]) -> None:
+    study = screen(pilot.app, StudyScreen)
+    table = study.query_one(TrialsTable)
+    for _ in range(3):
+        table.action_move(1)  # before the screen has heard of the first
+    number = table.cursor
+    study.tell(News(study=study.study))  # and something new comes in between
+    assert table.cursor == number == table.numbers[3]
+    await settled(pilot)
+    assert (table.cursor, study.cursor, study.query_one(ParetoPlot).cursor) == (number, number, number)
 
 
 async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[str], store: Store) -> None:

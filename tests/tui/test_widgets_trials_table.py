@@ -108,6 +108,26 @@ async def test_one_changed_cell_redraws_only_its_line():
         assert "\x1b[5;1H" not in sent  # nothing of the line below
 
 
+async def test_progress_of_a_running_trial_is_shown_though_nothing_is_ranked_anew():
+    running = replace(made_row(7, state="running", loss=None, epoch=1, phase="training"), progress=0.25)
+    board = board_of([*ROWS[:7], running])
+    table = TrialsTable()
+    app = WidgetApp(table)
+    async with app.run_test(size=(120, 20)) as pilot:
+        table.show(board)
+        await pilot.pause()
+        standing = board.standing
+        board.update([replace(running, epoch=3, progress=0.75)])
+        assert board.standing is standing
+        table.show(board)
+        await pilot.pause()
+        assert "▰▰▰▱ 3/4" in "\n".join(app.text())
+        table.sort_by("epoch", descending=True)
+        board.update([replace(running, epoch=0, progress=0.0, phase="building")])
+        table.show(board)
+        assert table.numbers[-1] == 7
+
+
 async def test_a_trial_that_arrives_out_of_view_sends_nothing():
     board = board_of(ROWS)
     table = TrialsTable()
