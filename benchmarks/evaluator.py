@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -30,7 +31,6 @@ from benchmarks.report import Result, Table, run, say
 from kdnas import assets, data, latency, places, reward
 from kdnas.evaluation import PeakMemory
 from kdnas.recipes import recipe
-from kdnas.recipes.contract import Student
 from kdnas.recipes.hidden_state import HiddenStateBench, forward
 from kdnas.space import Candidate
 from kdnas.spec import StudySpec, from_values, read_toml
@@ -49,6 +49,7 @@ CANDIDATES: dict[str, Candidate] = {
     }
     for name, layers, width, inner in (("small", 2, 192, 768), ("middle", 3, 256, 960), ("large", 6, 384, 1536))
 }
+PLAIN_STEPS = 3  # of which the median is taken for all of the plain method's
 FIGURED = "middle"  # the candidate whose figures count; the others stand in the table
 
 
@@ -220,7 +221,7 @@ def search(quick: bool) -> Result:
     the same real tokens, padded as the plain method pads them; `search_plain_over_ours_joined`: with the plain method
     on joined text, which it does not know.
 
-    In full, the plain method is run to its end (on joined text, in its favour) on every candidate, each method's best
+    In full, the plain method learns to its end (on joined text, in its favour) on every candidate, each method's best
     is distilled with ten times the budget from a fresh seed, and their rewards are compared (`search_reward_ours`,
     `search_reward_plain`).
     """
@@ -295,30 +296,42 @@ def _plain_search(
     steps: int,
     quick: bool,
 ) -> tuple[float, float | None]:
-    """CPU seconds of the plain method on one candidate, and its held-out loss where it was run to the end."""
-    plain = PlainKD(str(bench.teacher.folder), bench.config(candidate))
+    """CPU seconds of the plain method's steps on one candidate, reckoned from three of them, and its held-out loss
+    where it was run to the end (by `same_step`, whose arithmetic is the part that learns)."""
+    timed = PlainKD(str(bench.teacher.folder), bench.config(candidate))
     feed = batches(ids, mask, rows, 0)
+    timed.step(*next(feed))
+    spent = [cpu(lambda: timed.step(*next(feed))) for _ in range(1 if quick else PLAIN_STEPS)]
     if quick:
-        plain.step(*next(feed))
-        return steps * cpu(lambda: plain.step(*next(feed))), None
-    spent = cpu(lambda: [plain.step(*next(feed)) for _ in range(steps)])
-    return spent, _plain_loss(bench, plain)
+        return steps * spent[0], None
+    plain = PlainKD(str(bench.teacher.folder), bench.config(candidate))
+    layers = sorted({source for i in range(plain.layers) for source in plain.sources(i)})
+    for part in itertools.islice(_endless(len(ids), rows), steps):
+        states = bench.proxy.batch(part, layers)
+        theirs = {layer: state.float() for layer, state in zip(layers, states, strict=True)}
+        plain.same_step(ids[part], mask[part], theirs)
+    return steps * statistics.median(spent), _plain_loss(bench, plain)
+
+
+def _endless(count: int, size: int) -> Iterator[torch.Tensor]:
+    """Shuffled rows, batch after batch, as `plain_kd.batches` shuffles."""
+    everything = torch.arange(count)
+    return (rows for rows, _ in batches(everything, everything, size, 0))
 
 
 @torch.inference_mode()
 def _plain_loss(bench: HiddenStateBench, plain: PlainKD) -> float:
-    """The plain student's normalised loss on the same held-out part, through its own projections."""
-    student = Student(plain.student.bert, None)
-    first, second = bench.targets_of(student.body)
+    """The plain student's loss on the same held-out part as ours is scored, through its own projection."""
+    last = plain.depth - 1
     total = 0.0
     held = torch.from_numpy(bench.chunks.held_out)
+    plain.student.eval()
     for part in torch.arange(len(held)).split(16):
-        states = plain.student.eval().bert(input_ids=held[part], output_hidden_states=True).hidden_states[1:]
-        for i, state in enumerate(states):
-            one, two = bench.held_out.batch(part, [first[i], second[i]])
-            total += float((plain.projections[i](state) - torch.cat([one, two], -1).float()).square().sum())
-    figures = held.numel() * 2 * bench.own.width * len(first)
-    return total / figures / bench.variance(student.body)
+        state = plain.student.bert(input_ids=held[part], output_hidden_states=True).hidden_states[-1]
+        (target,) = bench.held_out.batch(part, [last])
+        made = plain.projections[-1](state)[..., bench.own.width :]
+        total += float((made - target.float()).square().sum())
+    return total / (held.numel() * bench.own.width) / bench.variance_of(last)
 
 
 def _long_rewards(bench: HiddenStateBench, spec: StudySpec, results: list[Any]) -> dict[str, float]:

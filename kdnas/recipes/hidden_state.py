@@ -336,6 +336,10 @@ class HiddenStateBench(Workbench):
         layers = self.family.sizes(body.config).layers  # type: ignore[arg-type]
         return encoders.uniform(layers, self.own.layers), encoders.last(layers, self.own.layers)
 
+    def variance_of(self, layer: int) -> float:
+        """Mean variance of one of the teacher's block outputs on the proxy set."""
+        return self._variance[layer]
+
     def variance(self, body: torch.nn.Module) -> float:
         """Mean variance of the student's own targets on the proxy set: what a constant per dimension leaves."""
         first, second = self.targets_of(body)
@@ -343,21 +347,27 @@ class HiddenStateBench(Workbench):
 
     @torch.inference_mode()
     def score(self, student: Student) -> Score:
-        """MSE on every token of the held-out part, over layers and both targets; divided by the targets' variance."""
+        """How well the student's last layer gives the teacher's last block output on every held-out token: mean squared
+        error through the student's own projection, over that output's variance.
+
+        That much is asked of every student alike. What Uniform+Last asks (`raw_loss`, as KD-NAS's; `mapped_loss` over
+        its own variance) depends on the depth: of one layer the easy first of the teacher's besides the last, of three
+        all those between, so that neither compares students of different depths.
+        """
         body, aids = student.body, _projections(student)
         first, second = self.targets_of(body)
-        total = torch.zeros(len(first), dtype=torch.float64)
+        total = torch.zeros(len(first), 2, dtype=torch.float64)
         body.eval()
         for rows in torch.arange(len(self._held_ids)).split(SCORE_BATCH):
             outputs = forward(body, self.device, input_ids=self._held_ids[rows].to(self.device))
             targets = self.held_out.batch(rows, sorted({*first, *second}))
             known = dict(zip(sorted({*first, *second}), targets, strict=True))
             for i, output in enumerate(outputs):
-                total[i] += aids.squared_error(i, output, known[first[i]], known[second[i]]).cpu().double()
-        figures = self._held_ids.numel() * 2 * self.own.width
-        each = total / figures
-        raw = float(each.mean())
-        return Score(raw / self.variance(body), raw, {})
+                total[i] += aids.squared_errors(i, output, known[first[i]], known[second[i]]).cpu().double()
+        total /= self._held_ids.numel() * self.own.width
+        raw = float(total.mean())
+        loss = float(total[-1, 1]) / self.variance_of(self.own.layers - 1)
+        return Score(loss, raw, {"mapped_loss": raw / self.variance(body)})
 
     def timed(self, student: Student | None) -> Callable[[], None]:
         body = self.teacher.body if student is None else student.body
@@ -468,11 +478,13 @@ class Projections(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(layers, width, outputs))
         self.bias = torch.nn.Parameter(torch.zeros(layers, outputs))
 
-    def squared_error(
+    def squared_errors(
         self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor
     ) -> torch.Tensor:
-        """Sum of squared differences from both targets, over rows, positions and dimensions."""
-        return self._difference(layer, output, first, second).square().sum()
+        """Sums of squared differences from the two targets [2], over rows, positions and dimensions."""
+        squares = self._difference(layer, output, first, second).square()
+        half = squares.shape[1] // 2
+        return torch.stack([squares[:, :half].sum(), squares[:, half:].sum()])
 
     def _difference(self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         flat = output.flatten(0, 1).float()
