@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedModel
 
-
 States = Sequence[torch.Tensor] | Mapping[int, torch.Tensor]  # the teacher's block outputs by layer
 
 
