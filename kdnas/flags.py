@@ -16,6 +16,7 @@ from kdnas.spec import HiddenStateRecipe, LstmStrategy, StudySpec, TpeStrategy, 
 
 FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other field is set by --set FIELD=VALUE
     "teacher.model": "--teacher",
+    "teacher.checkpoint": "--teacher-checkpoint",
     "data.source": "--dataset",
     "data.config": "--dataset-config",
     "data.split": "--split",

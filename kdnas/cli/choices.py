@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 METAVARS = {
     "teacher.model": "NAME|ID|FOLDER",
+    "teacher.checkpoint": "FOLDER",
     "data.source": "NAME|ID|FILE",
     "budget.trials": "N",
     "budget.epochs": "N",

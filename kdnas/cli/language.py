@@ -1,12 +1,20 @@
-"""Commands for language models beside the search: generate (write and score), finetune (ordinary training)."""
+"""Commands for models beside the search: generate (write and score), finetune (ordinary training)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdnas.cli import frame
+from kdnas.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdnas.finetune import Task
+    from kdnas.spec import StudySpec
+
 
 device_option = click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:N or mps.")
 data_option = click.option(
@@ -97,20 +105,32 @@ def generate(
 @data_option
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.")
 @click.option(
-    "--task", type=click.Choice(["language"]), default="language", show_default=True, help="What the model is to learn."
+    "--task",
+    type=click.Choice(["language", "classification"]),
+    default="language",
+    show_default=True,
+    help="What the model is to learn.",
 )
 @click.option("--text-column", default="text", show_default=True, help="Column of the texts.")
 @click.option("--summary-column", help="Column of the summaries: only they are learned, after their text.")
+@click.option("--label-column", help="Column of the classes (classification).")
+@click.option("--group-column", help="Rows that share this value are not split (classification).")
 @click.option("--config", help="Configuration of a hub data set.")
 @click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
 @click.option("--limit", type=click.IntRange(min=2), help="At most this many chunks (or pairs).")
 @click.option("--held-out", type=float, default=0.05, show_default=True, help="Share kept for scoring.")
-@click.option("--length", type=int, default=128, show_default=True, help="Tokens in one chunk (or pair, at most).")
+@click.option(
+    "--max-held-out",
+    type=int,
+    help="Most of it that decides when to stop; classification tests on the rest.  [default: 256]",
+)
+@click.option("--length", type=int, default=128, show_default=True, help="Tokens in one chunk (or example, at most).")
 @click.option("--epochs", type=int, default=3, show_default=True, help="At most this many epochs.")
 @click.option("--patience", type=int, default=2, show_default=True, help="Epochs without a better score to stop.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Examples in one batch.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches in one step.")
 @click.option("--learning-rate", type=float, default=5e-5, show_default=True, help="Peak step size.")
+@click.option("--head-rate", type=float, default=1e-3, show_default=True, help="Peak step size of a fresh head.")
 @click.option("--warmup", type=float, default=0.06, show_default=True, help="Share of the steps in which it rises.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Every random number comes from it.")
 @device_option
@@ -122,54 +142,68 @@ def finetune(
     task: str,
     text_column: str,
     summary_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
     config: str | None,
     split: str,
     limit: int | None,
     held_out: float,
+    max_held_out: int | None,
     length: int,
     epochs: int,
     patience: int,
     batch_size: int,
     accumulate: int,
     learning_rate: float,
+    head_rate: float,
     warmup: float,
     seed: int,
     device: str,
     as_json: bool,
 ) -> None:
-    """Train MODEL (a shipped name, hub id or folder), teacher or student, on text or on pairs of text and summary.
+    """Train MODEL (a shipped name, hub id or folder), teacher or student: on text, on pairs of text and summary, or on
+    labelled examples.
 
-    Killed or interrupted, the same command goes on from the last finished epoch, to the same result.
+    The best epoch's weights are kept. Killed or interrupted, the same command goes on from the last finished epoch, to
+    the same result.
     """
     from kdnas import finetune as training
     from kdnas.cli.progress import Told
     from kdnas.evaluation import resolve_device
     from kdnas.presence import interruptible
-    from kdnas.recipes.causal import load
     from kdnas.spec import from_values
     from kdnas.worker import set_up_torch
 
+    classify = task == "classification"
+    labels = {"--label-column": label_column, "--group-column": group_column}
+    foreign = {"--summary-column": summary_column} if classify else labels
+    wrong = next((flag for flag, value in foreign.items() if value is not None), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong} is not for --task {task}.", "Leave it out, or choose the other task.")
     settings = training.Settings(
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
         learning_rate=learning_rate,
+        head_rate=head_rate,
         warmup=warmup,
         patience=patience,
         seed=seed,
     )
     asked: dict[str, object] = {"source": source, "config": config, "split": split, "text_column": text_column}
-    asked |= {"label_column": summary_column, "limit": limit, "held_out": held_out, "length": length}
+    asked |= {"label_column": label_column if classify else summary_column, "group_column": group_column}
+    asked |= {"limit": limit, "held_out": held_out, "length": length}
+    asked |= {} if max_held_out is None else {"max_held_out": max_held_out}
     spec = from_values({"teacher": {"model": model}, "data": asked})
     with Told("finetuning") as told, interruptible():
         set_up_torch()
-        opened = load(spec.teacher, resolve_device(device), told.narrate)
-        learned = training.language(opened, spec.data, told.narrate)
+        make = _classification if classify else _language
+        learned = make(spec, resolve_device(device), told.narrate, seed)
 
         def epoch(done: training.Epoch) -> None:
             told.line(
-                f"epoch {done.epoch} of {epochs}: held-out loss {done.scores['loss']:.4f}, perplexity "
-                f"{done.scores['perplexity']:.2f}, training {done.train_loss:.4f}, {frame.duration(done.seconds)}"
+                f"epoch {done.epoch} of {epochs}: held-out {_figures(done.scores)}, training {done.train_loss:.4f}, "
+                f"{frame.duration(done.seconds)}"
             )
 
         about = {"model": model, "data": spec.data.model_dump(mode="json")}
@@ -178,4 +212,26 @@ def finetune(
         frame.print_json(facts)
         return
     click.echo(str(output))
-    frame.say(f"Best after epoch {facts['best_epoch']}: perplexity {facts['scores']['perplexity']:.2f}.")
+    frame.say(f"Best after epoch {facts['best_epoch']}: {_figures(facts['scores'])}.")
+    if "test" in facts:
+        frame.say(f"On {facts['task']['test_examples']:,} examples that decided nothing: {_figures(facts['test'])}.")
+
+
+def _figures(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
+
+
+def _language(spec: StudySpec, device: Any, narrate: Any, seed: int) -> Task:
+    from kdnas.finetune import language
+    from kdnas.recipes.causal import load
+
+    return language(load(spec.teacher, device, narrate), spec.data, narrate)
+
+
+def _classification(spec: StudySpec, device: Any, narrate: Any, seed: int) -> Task:
+    from kdnas import classification, labelled
+
+    where = classification.source(spec.teacher, narrate)
+    classification.check_length(spec.data, classification.config_of(where.base, where.name))
+    text = labelled.read(spec.data, 1.0, where.tokenizer, narrate)
+    return classification.task(where, text, device, seed)

@@ -1,4 +1,4 @@
-"""A tiny labelled data set over the words of a tiny BERT: which of two kinds of words a text has, with some noise."""
+"""A tiny labelled data set over the words of a tiny BERT: which of two kinds of words a text has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOOD, BAD = ("good", "fine"), ("bad", "dull")
 
 
 def examples(path: Path, count: int = 240, seed: int = 0) -> Path:
-    """JSONL of texts of 3 to 12 words; the label says which kind of words is the more frequent."""
+    """JSONL of texts of 3 to 11 words with two of one kind, which the label names, and one film in twelve each."""
     rng = np.random.default_rng(seed)
     plain = [word for word in WORDS if word not in (*GOOD, *BAD)]
     rows = []
@@ -27,12 +27,12 @@ def examples(path: Path, count: int = 240, seed: int = 0) -> Path:
     return path
 
 
-def rnn_spec(teacher: Path, source: Path, **parts: Any) -> StudySpec:
+def rnn_spec(model: Path, source: Path, **parts: Any) -> StudySpec:
     """A study of recurrent students that takes seconds."""
     values: dict[str, Any] = {
         "seed": 3,
         "device": "cpu",
-        "teacher": {"model": str(teacher)},
+        "teacher": {"model": str(model)},
         "data": {
             "source": str(source),
             "label_column": "label",
