@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from kdnas import assets, hub
@@ -146,9 +146,7 @@ def open_base(folder: Path, name: str, labels: tuple[str, ...], device: torch.de
     model, report = _load(folder, name, config)
     heads = heads_of(model)
     fresh = frozenset(report["missing_keys"])
-    odd = [n for n in fresh if not n.startswith(tuple(f"{h}." for h in heads))]
-    if odd:
-        raise UsageError(f"The weights of {name!r} are not complete; missing: {odd[0]}.", "Give a complete checkpoint.")
+    _require_whole(name, heads, fresh)
     return Base(name, model.requires_grad_(False).eval().to(device), family, heads, fresh)
 
 
@@ -177,6 +175,13 @@ def classifier_config(folder: Path, name: str, labels: tuple[str, ...] | None) -
         config.label2id = {label: place for place, label in enumerate(labels)}
         config.problem_type = None
     return config
+
+
+def _require_whole(name: str, heads: tuple[str, ...], missing: Iterable[str]) -> None:
+    """Raise UsageError where anything but a head has no weights."""
+    odd = sorted(n for n in missing if not n.startswith(tuple(f"{head}." for head in heads)))
+    if odd:
+        raise UsageError(f"The weights of {name!r} are not complete; missing: {odd[0]}.", "Give a complete checkpoint.")
 
 
 def _load(folder: Path, name: str, config: PretrainedConfig) -> tuple[Any, dict[str, Any]]:
@@ -338,34 +343,32 @@ def open_classifier(folder: Path, device: torch.device, base: Path | None = None
     """The PEFT model that classifies, frozen. Raises UsageError for what is none, or does not fit its base."""
     weights, prefix = _shapes(folder), "base_model.model."
     place = base_of(folder, base)
-    labels = _labels(folder, weights)
-    config = classifier_config(folder if (folder / "config.json").is_file() else place, str(folder), None)
-    if labels is not None and config.num_labels != labels:
-        config.num_labels = labels
-    model, _ = _load(place, str(place), config)
+    config = classifier_config(place, str(place), None)
+    if (folder / "config.json").is_file():
+        own = classifier_config(folder, str(folder), None)
+        config.id2label, config.label2id = own.id2label, own.label2id
+    rows = _classes(weights)
+    if rows is not None and config.num_labels != rows:
+        config.num_labels = rows
+    model, report = _load(place, str(place), config)
+    _require_whole(str(place), heads_of(model), report["missing_keys"])
     within = f"{prefix}{model.base_model_prefix}."
     if not any(name.startswith(within) for name in weights):
         raise UsageError(f"The adapter {folder} is of no classifier.", "Give one that was trained to classify.")
     return _over(model, folder).to(device)
 
 
-def open_body(folder: Path, base: Path, arguments: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The body of the base with the adapter merged into it, and whether its pooler is a learned one.
+def into_body(body: Any, folder: Path, base: Path) -> Any:
+    """The body of `base` with an adapter merged into it: one of a body like it, or of a classifier on it.
 
-    `arguments` are AutoModel's. Takes adapters of bodies and of classifiers. Raises UsageError.
+    Raises UsageError for an adapter that does not fit.
     """
-    weights = _shapes(folder)
-    place = base_of(folder, base)
-    config = classifier_config(place, str(place), None)
-    family_of(config, str(place))
-    body, report = AutoModel.from_pretrained(place, output_loading_info=True, **arguments)
-    pooled = not any("pooler" in name for name in report["missing_keys"])
     prefix = f"base_model.model.{body.base_model_prefix}."
-    if not any(name.startswith(prefix) for name in weights):
-        return _over(body, folder).merge_and_unload(), pooled
-    whole = open_classifier(folder, torch.device("cpu"), place).merge_and_unload()  # made on a model with a head
-    body.load_state_dict(whole.base_model.state_dict(), strict=False)
-    return body, pooled
+    if not any(name.startswith(prefix) for name in _shapes(folder)):
+        return _over(body, folder).merge_and_unload()
+    whole = merged(folder, torch.device("cpu"), base)
+    body.load_state_dict(whole.base_model.state_dict(), strict=False)  # which may have a pooler more, or one less
+    return body
 
 
 def merged(folder: Path, device: torch.device, base: Path | None = None) -> Any:
@@ -401,7 +404,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise UsageError(f"{folder / WEIGHTS} is damaged: {_line(error)}.", "Save the adapter again.") from None
 
 
-def _labels(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> int | None:
+def _classes(weights: Mapping[str, tuple[int, ...]]) -> int | None:
     """How many classes the saved head tells apart; None where the adapter brings none."""
     rows = [s[0] for n, s in weights.items() if len(s) == 2 and n.endswith((".classifier.weight", ".out_proj.weight"))]
     return rows[-1] if rows else None

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from kdnas import cache, finetune, labelled, metrics, places, teacher
+from kdnas import adapters, cache, finetune, labelled, metrics, places, teacher
 from kdnas.errors import BadOptionError, UsageError
 from kdnas.evaluate import fingerprint as files_fingerprint
 from kdnas.evaluate import longest
@@ -29,7 +29,6 @@ from kdnas.labelled import Batch, Examples, LabelledText
 from kdnas.spec import DataSpec, TeacherSpec
 
 Say = Callable[[str, float | None], None]
-ADAPTER = "adapter_config.json"
 SCORE_BATCH = 64
 
 
@@ -49,7 +48,7 @@ class Source:
 
     @property
     def is_adapter(self) -> bool:
-        return self.checkpoint is not None and (self.checkpoint / ADAPTER).is_file()
+        return self.checkpoint is not None and adapters.is_adapter(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def source(spec: TeacherSpec, say: Say | None = None) -> Source:
     checkpoint = None
     if spec.checkpoint is not None:
         checkpoint = Path(spec.checkpoint).expanduser()
-        if not any((checkpoint / name).is_file() for name in ("config.json", ADAPTER)):
+        if not any((checkpoint / name).is_file() for name in ("config.json", adapters.CONFIG)):
             raise UsageError(
                 f"There is no checkpoint at {spec.checkpoint!r}.",
                 "Give the folder of a fine-tuned model or of a PEFT adapter.",
@@ -133,13 +132,17 @@ def has_head(where: Source, names: Sequence[str]) -> bool:
     config = config_of(where.folder, where.name)
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return False
+    _require_classes(config, names, where.name)
+    return True
+
+
+def _require_classes(config: Any, names: Sequence[str], name: str) -> None:
     if config.num_labels != len(names):
         raise UsageError(
-            f"The head of {where.name!r} tells {config.num_labels} classes apart; the data has {len(names)}: "
+            f"The head of {name!r} tells {config.num_labels} classes apart; the data has {len(names)}: "
             f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
             "Give a teacher of this data, or one without a head, which is then taught.",
         )
-    return True
 
 
 def order_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
@@ -163,31 +166,26 @@ def order_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
 
 
 def load(
-    folder: Path, names: Sequence[str], name: str, *, base: Path | None = None
+    folder: Path, names: Sequence[str], name: str, *, base: Path | None = None, to_teach: bool = False
 ) -> tuple[torch.nn.Module, set[str]]:
     """A classifier in fp32 on the CPU, with the names of its parameters that begin fresh. `base` is the model under
-    an adapter in `folder`. Raises UsageError for weights that are damaged or do not fit."""
-    adapter = (folder / ADAPTER).is_file()
-    if adapter and base is None:
-        raise UsageError(f"{folder} holds an adapter alone.", "Name the model that it belongs to as well.")
-    place = base if adapter and base is not None else folder
+    an adapter in `folder`. `to_teach` gives a head of other classes the data's. Raises UsageError for weights that are
+    damaged or do not fit."""
+    if adapters.is_adapter(folder):
+        model = adapters.merged(folder, torch.device("cpu"), base)
+        _require_classes(model.config, names, name)
+        return _padding(model), set()
     id2label = dict(enumerate(names))
     given: dict[str, Any] = {}
-    config = config_of(place, name)
-    if not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
+    config = config_of(folder, name)
+    if to_teach or not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
         given = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+        given["ignore_mismatched_sizes"] = to_teach
     try:
         opened: Any = AutoModelForSequenceClassification.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True, **given
+            folder, dtype=torch.float32, output_loading_info=True, **given
         )
         model, report = opened
-        if adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-            report = {"missing_keys": [], "mismatched_keys": []}
-    except ImportError:
-        raise UsageError("Adapters need the package peft.", "Install it: pip install 'kdnas[lora]'.") from None
     except Exception as error:
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError) and (
             type(error).__name__ != "SafetensorError"
@@ -195,15 +193,20 @@ def load(
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(f"The weights of {name!r} cannot be loaded: {first}.", "Fetch the model again.") from None
-    fresh = set(report["missing_keys"])
+    other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    fresh = set(report["missing_keys"]) | other
     body = [key for key in fresh if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
-    if body or report["mismatched_keys"]:
+    if body or (other and not to_teach):
         raise UsageError(
             f"The weights of {name!r} do not fit its configuration; missing: {body[:1]}.", "Give a complete checkpoint."
         )
+    return _padding(model), fresh
+
+
+def _padding(model: Any) -> Any:
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
-    return model, fresh
+    return model
 
 
 def open_classifier(where: Source, folder: Path, names: Sequence[str], device: torch.device) -> Classifier:
@@ -258,6 +261,12 @@ def figures(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
         "macro_f1": metrics.macro_f1(predicted, labels),
         "cross_entropy": float(F.cross_entropy(logits.double(), torch.from_numpy(labels))),
     }
+
+
+def report(logits: Tensor, labels: np.ndarray) -> dict[str, Any]:
+    """`figures`, and the confusion table: a row for each class of the labels, a column for each predicted one."""
+    table = metrics.confusion(logits.argmax(-1).numpy(), labels, logits.shape[1])
+    return {**figures(logits, labels), "confusion": table.tolist()}
 
 
 # ---------------------------------------------------------------------------- teaching
@@ -337,7 +346,7 @@ def task(
     """A classifier ready to be taught. A fresh head is drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, fresh = load(where.folder, text.names, where.name)
+        model, fresh = load(where.folder, text.names, where.name, to_teach=True)
         if adapt is not None:
             model, fresh = adapt(model)
     return Classification(model.to(device), fresh, where.tokenizer, text, files_fingerprint(where.folder), about)

@@ -42,6 +42,7 @@ class Documents:
     fingerprint: str  # of the source's bytes and the columns taken
     labels: Sequence[str] | None = None
     groups: Sequence[str] | None = None
+    empty: int = 0  # rows without text, left out
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,7 @@ def _kept(documents: Documents) -> Documents:
         documents.fingerprint,
         pick(documents.labels),
         pick(documents.groups),
+        len(documents.texts) - len(keep),
     )
 
 

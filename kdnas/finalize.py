@@ -120,6 +120,11 @@ def _job(spec: StudySpec, chosen: Scored) -> Job:
         "latency_ms": row.latency_ms,
         "epochs": row.epoch,
     }
+    if spec.space.variants:
+        from kdnas.recipes import variants
+
+        spec, student = variants.resolved(spec, str(row.candidate[variants.NAME]))
+        return Job(spec, student, spec.name, row.number, found)
     return Job(spec, dict(row.candidate), spec.name, row.number, found)
 
 
@@ -577,8 +582,9 @@ def _device_words(device: torch.device) -> str:
     return device_name(device)
 
 
-def _saved_as(work: Path) -> dict[str, str]:
-    """What the recipe's configuration declares: the weights' dtype, and the class that opens the folder."""
+def _saved_as(work: Path) -> dict[str, Any]:
+    """What the recipe's configuration declares: the weights' dtype, the class that opens the folder, and whether that
+    class lies in the folder itself."""
     config = work / "config.json"
     declared = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     architecture = (declared.get("architectures") or [""])[0]
@@ -587,7 +593,12 @@ def _saved_as(work: Path) -> dict[str, str]:
     if architecture.endswith("LMHeadModel"):
         head = "ForCausalLM"
     dtype = declared.get("dtype") or declared.get("torch_dtype") or "float32"
-    return {"dtype": str(dtype), "opens_with": f"AutoModel{head}"}
+    adapter = work / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return {"dtype": str(dtype), "opens_with": "PeftModel", "base": str(base)}
+    own_code = {"own_code": True} if declared.get("auto_map") else {}
+    return {"dtype": str(dtype), "opens_with": f"AutoModel{head}", **own_code}
 
 
 def _plain_measure(bench: Workbench, student: Student, candidate: Candidate) -> Timed:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ CARD = "README.md"
 RESULTS = "results.json"
 FORMAT = "kdnas-model"
 VERSION = 1
-LIBRARIES = ("kdnas", "torch", "transformers", "datasets", "optuna", "safetensors", "numpy")
+MOST_COLUMNS = 20  # of a confusion table that a card shows
+LIBRARIES = ("kdnas", "torch", "transformers", "datasets", "optuna", "peft", "safetensors", "numpy")
 
 
 def partial_of(output: Path) -> Path:
@@ -236,6 +237,8 @@ def card(facts: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> 
         *_usage(kind, facts),
         "```",
         "",
+        *_classification(facts.get("classification")),
+        *_forms(facts.get("forms")),
         *_scores(results),
         "## How it was made",
         "",
@@ -265,13 +268,78 @@ def _count(value: Any) -> str:
 
 def _usage(kind: str, facts: Mapping[str, Any]) -> list[str]:
     opener = str(facts.get("opens_with", "AutoModel"))
+    if opener == "PeftModel":
+        return _adapter_usage(facts)
+    code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     return [
         f"from transformers import {opener}, AutoTokenizer",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        f'model = {opener}.from_pretrained("FOLDER")',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{code})',
+        f'model = {opener}.from_pretrained("FOLDER"{code})',
         'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))',
     ]
+
+
+def _adapter_usage(facts: Mapping[str, Any]) -> list[str]:
+    """An adapter goes over its base, which lies in the folder where it was cut."""
+    cut = facts["base"] == "base"
+    named = '"FOLDER/base"' if cut else f'{json.dumps(facts["base"])}, config=AutoConfig.from_pretrained("FOLDER")'
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f"base = AutoModelForSequenceClassification.from_pretrained({named})",
+        'model = PeftModel.from_pretrained(base, "FOLDER").eval()',
+        'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))',
+    ]
+
+
+def _forms(forms: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """The same student made smaller, each form as it was measured."""
+    if not forms:
+        return []
+    part = "test" if "test" in forms[0] else "held_out"
+    lines = [
+        "## Smaller forms",
+        "",
+        "| form | parameters | zeros | MiB | median ms | × teacher | accuracy | macro F1 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for form in forms:
+        scores = form[part]
+        lines.append(
+            f"| {form['form']} | {form['parameters']:,} | {form['zeros']:.0%} | {form['mib']:.2f} | "
+            f"{form['latency_ms']:.3g} | {form['speedup']:.1f} | {scores['accuracy']:.4f} | {scores['macro_f1']:.4f} |"
+        )
+    where = "the test part" if part == "test" else "the held-out part"
+    return [*lines, "", f"Scores on {where}; int8 is torch's dynamic quantisation, done on loading.", ""]
+
+
+def _classification(found: Mapping[str, Any] | None) -> list[str]:
+    """Scores of a classifier and its teacher, what their weights take, and the student's confusion table."""
+    if not found:
+        return []
+    lines = ["## Classification", "", "| | student | teacher |", "| --- | ---: | ---: |"]
+    for part, words in (("held_out", "held-out"), ("test", "test")):
+        if part in found:
+            own, taught, of = found[part]["student"], found[part]["teacher"], f"{found[part]['examples']:,} {words}"
+            lines += [
+                f"| accuracy, {of} examples | {own['accuracy']:.4f} | {taught['accuracy']:.4f} |",
+                f"| macro F1, {words} | {own['macro_f1']:.4f} | {taught['macro_f1']:.4f} |",
+            ]
+    own, taught = found["size"]["student"], found["size"]["teacher"]
+    for name, words in (("parameters", "parameters"), ("trainable", "of them learned"), ("non_zero", "not zero")):
+        lines.append(f"| {words} | {own[name]:,} | {taught[name]:,} |")
+    lines.append(f"| weights, MiB | {own['mib']:.1f} | {taught['mib']:.1f} |")
+    part = "test" if "test" in found else "held_out"
+    names = [str(name).replace("|", "\\|") for name in found["classes"]]
+    if len(names) <= MOST_COLUMNS:
+        lines += ["", f"The student on the {part.replace('_', '-')} part, a row for each true class:", ""]
+        lines += [f"| | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+        rows = zip(names, found[part]["student"]["confusion"], strict=True)
+        lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows]
+    return [*lines, ""]
 
 
 def _scores(results: Mapping[str, Any] | None) -> list[str]:

@@ -28,6 +28,11 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([f1(predicted == c, labels == c) for c in classes]))
 
 
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often class i was taken for class j: int64 [classes, classes], rows the labels, columns the predictions."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
 def matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Matthews' correlation of any number of classes (Gorodkin, 2004); 0 where one side is constant."""
     classes = np.union1d(predicted, labels)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdnas import adapters
 from kdnas.errors import KdnasError, UsageError
 from kdnas.spec import LatencySpec
 
@@ -65,7 +66,10 @@ def export(folder: Path, settings: LatencySpec, device: torch.device) -> dict[st
     elif architecture.endswith("ForSequenceClassification"):
         opener = AutoModelForSequenceClassification
     kept = {"use_cache": False} if hasattr(config, "use_cache") else {}
-    model = _Outputs(opener.from_pretrained(folder, dtype=torch.float32, **kept).eval())
+    if adapters.is_adapter(folder):
+        model = _Outputs(adapters.merged(folder, torch.device("cpu")))
+    else:
+        model = _Outputs(opener.from_pretrained(folder, dtype=torch.float32, **kept).eval())
     limit = int(getattr(config, "max_position_embeddings", 512) or 512)
     name = "last_hidden_state" if opener is AutoModel else "logits"
     path = folder / FILE

@@ -20,7 +20,7 @@ from kdnas import assets, data, hub
 from kdnas.errors import UsageError
 from kdnas.evaluation import resolve_device
 from kdnas.flags import command
-from kdnas.recipes import recipe
+from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.reward import exchange
 from kdnas.spec import StudySpec
@@ -56,7 +56,7 @@ class Plan:
 def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     """Raises UsageError for whatever would keep the study from beginning: teacher, data, space, device."""
     device = resolve_device(spec.device)
-    described = recipe(spec.recipe.name).describe(spec)
+    described = recipe_of(spec).describe(spec)
     notes = list(described.notes)
     size = described.space.size
     if spec.budget.trials > size:

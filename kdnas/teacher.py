@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from kdnas import assets, cache, hub
+from kdnas import adapters, assets, cache, hub
 from kdnas.data import tokenizer_fingerprint
 from kdnas.errors import KdnasError, UsageError, nearest
 from kdnas.recipes.encoders import Family, Importance, body_arguments, family_of, importance
@@ -86,6 +86,8 @@ def locate(spec: TeacherSpec, say: Say | None = None, *, config_only: bool = Fal
 def read_config(spec: TeacherSpec, say: Say | None = None) -> tuple[PretrainedConfig, Family]:
     """The teacher's configuration and family, without its weights. Raises UsageError for what cannot be a teacher."""
     folder = Path(spec.checkpoint).expanduser() if spec.checkpoint else locate(spec, say, config_only=True)
+    if adapters.is_adapter(folder):
+        folder = adapters.base_of(folder, locate(spec, say, config_only=True))
     config = _config(folder, spec.model)
     return config, family_of(config, spec.model)
 
@@ -114,15 +116,21 @@ def _config(folder: Path, name: str) -> PretrainedConfig:
 
 
 def load(spec: TeacherSpec, device: torch.device, say: Say | None = None) -> Teacher:
-    """Load and freeze a teacher: fp32, eval, no pooler. Raises UsageError for a model that cannot be one."""
+    """Load and freeze a teacher: fp32, eval, no pooler, an adapter merged into its base.
+
+    Raises UsageError for a model that cannot be one.
+    """
     base = locate(spec, say)
-    folder = base
+    folder, adapter = base, None
     if spec.checkpoint:
         folder = Path(spec.checkpoint).expanduser()
         if not folder.is_dir():
             raise UsageError(
-                f"There is no checkpoint at {spec.checkpoint!r}.", "Give the folder of a fine-tuned model."
+                f"There is no checkpoint at {spec.checkpoint!r}.",
+                "Give the folder of a fine-tuned model or of a PEFT adapter.",
             )
+        if adapters.is_adapter(folder):
+            adapter, folder = folder, adapters.base_of(folder, base)
     config = _config(folder, spec.model)
     family = family_of(config, spec.model)
     if say is not None:
@@ -148,6 +156,8 @@ def load(spec: TeacherSpec, device: torch.device, say: Say | None = None) -> Tea
             f"The weights of {spec.model!r} do not fit its configuration; missing: {missing[:1]}.",
             "Give a complete checkpoint.",
         )
+    if adapter is not None:
+        model = adapters.into_body(model, adapter, folder)
     pooler: dict[str, torch.Tensor] = {}
     if pooled and not any("pooler" in name for name in report["missing_keys"]):
         pooler = {n: t.detach() for n, t in model.state_dict().items() if n.startswith("pooler.")}
@@ -157,14 +167,15 @@ def load(spec: TeacherSpec, device: torch.device, say: Say | None = None) -> Tea
             model.pooler_activation = None
     model.requires_grad_(False)
     model.eval()
-    tokenizer = open_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base, spec.model)
+    own = next((f for f in (adapter, folder) if f is not None and (f / "tokenizer_config.json").is_file()), base)
+    tokenizer = open_tokenizer(own, spec.model)
     if len(tokenizer) > config.vocab_size:
         raise UsageError(
             f"The tokenizer of {spec.model!r} has {len(tokenizer):,} words, its model only {config.vocab_size:,}.",
             "Give the tokenizer that belongs to the model.",
         )
     mark = fingerprint(model, config, tokenizer)
-    return Teacher(spec.model, folder, family, config, model.to(device), pooler, tokenizer, mark)
+    return Teacher(spec.model, adapter or folder, family, config, model.to(device), pooler, tokenizer, mark)
 
 
 def open_tokenizer(folder: Path, name: str) -> Any:

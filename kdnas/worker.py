@@ -440,9 +440,9 @@ def device_words(device: torch.device) -> str:
 
 def recipe_of(spec: StudySpec) -> Prepare:
     """What loads the bench of the spec's recipe."""
-    from kdnas.recipes import recipe
+    from kdnas import recipes
 
-    return recipe(spec.recipe.name).prepare
+    return recipes.recipe_of(spec).prepare
 
 
 def _versions() -> dict[str, str]:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "finalize": ("kdnas.cli.finalize:finalize", "Distil a candidate on the whole data and write it as a model folder"),
     "distill": ("kdnas.cli.finalize:distill", "Distil a given configuration, without a search"),
     "evaluate": ("kdnas.cli.evaluate:evaluate", "Score a model folder on tasks, beside its teacher"),
+    "predict": ("kdnas.cli.predict:predict", "Label texts with a classifier, with probabilities"),
     "finetune": ("kdnas.cli.language:finetune", "Train a model on text, without distillation"),
     "generate": ("kdnas.cli.language:generate", "Let a causal model write, and score it with ROUGE"),
     "report": ("kdnas.cli.report:report", "Write a study as one HTML page, or as Markdown with pictures"),

@@ -9,6 +9,7 @@ from kdnas.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from kdnas.recipes.contract import Recipe
+    from kdnas.spec import StudySpec
 
 _WHERE = {
     "hidden-state": "kdnas.recipes.hidden_state:HiddenState",
@@ -31,3 +32,12 @@ def recipe(name: str) -> Recipe:
     module, _, cls = _WHERE[name].partition(":")
     made: Recipe = getattr(importlib.import_module(module), cls)()
     return made
+
+
+def recipe_of(spec: StudySpec) -> Recipe:
+    """What makes the students of a study: its recipe, or the variants that it compares."""
+    if not spec.space.variants:
+        return recipe(spec.recipe.name)
+    from kdnas.recipes.variants import Variants
+
+    return Variants()

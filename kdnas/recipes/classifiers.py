@@ -165,20 +165,36 @@ class ClassifierBench(Workbench):
         }
 
     def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
-        """`classification`: figures of student and teacher on the held-out part and on the test part."""
+        """`classification`: figures and confusion table of student and teacher on the held-out part and on the test
+        part, parameters of both, and the MiB of their weights on the disk."""
         narrate("scoring student and teacher", None)
-        found: dict[str, Any] = {"classes": list(self.text.names)}
+        found: dict[str, Any] = {
+            "classes": list(self.text.names),
+            "size": {"student": {**self.counts(student), "mib": stored_mib(folder)}, "teacher": self.counts(None)},
+        }
+        found["size"]["teacher"]["mib"] = found["size"]["teacher"]["parameters"] * 4 / 2**20
         for part in ("held_out", "test"):
             examples: Examples = getattr(self.text, part)
             if len(examples):
+                own = self.student_logits(student.body, examples)
+                taught = self.teacher_logits(examples, f"the {part.replace('_', '-')} part")
                 found[part] = {
                     "examples": len(examples),
-                    "student": classification.figures(self.student_logits(student.body, examples), examples.labels),
-                    "teacher": classification.figures(
-                        self.teacher_logits(examples, f"the {part.replace('_', '-')} part"), examples.labels
-                    ),
+                    "student": classification.report(own, examples.labels),
+                    "teacher": classification.report(taught, examples.labels),
                 }
         return {"classification": found}
+
+    def counts(self, student: Student | None) -> dict[str, int]:
+        """Parameters of the student (of the teacher for None): all, those that learned, those that are not zero."""
+        model = self.teacher.model if student is None else student.body
+        all_of = list(model.parameters())
+        learned = all_of if student is None else [p for p in all_of if p.requires_grad]
+        return {
+            "parameters": sum(p.numel() for p in all_of),
+            "trainable": sum(p.numel() for p in learned),
+            "non_zero": sum(int(p.count_nonzero()) for p in all_of),
+        }
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -197,6 +213,11 @@ class ClassifierBench(Workbench):
             "constant_divergence": self.constant,
             "teacher_accuracy": classification.figures(self.held_logits, self.text.held_out.labels)["accuracy"],
         }
+
+
+def stored_mib(folder: Path) -> float:
+    """Of all weights below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
 
 
 def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:

@@ -253,6 +253,11 @@ def depth_of(candidate: Candidate, part: LoraRecipe, total: int) -> int:
     return max(adapters_of(candidate, total).layers) + 1 if part.truncate else total
 
 
+def passed_over(name: str) -> bool:
+    """Whether a parameter of a PEFT model is none of the model as it is served: adapters merged, one head."""
+    return ".lora_" in name or ".original_module." in name
+
+
 @dataclass
 class LoraStudent(Student):
     """A PEFT model. What is written down of it while it learns is what learns: adapters and head."""
@@ -262,8 +267,7 @@ class LoraStudent(Student):
     @property
     def size(self) -> int:
         """Parameters of the whole model as it is served, the adapters merged into it."""
-        passed = (".lora_", ".original_module.")
-        return sum(p.numel() for n, p in self.body.named_parameters() if not any(part in n for part in passed))
+        return sum(p.numel() for n, p in self.body.named_parameters() if not passed_over(n))
 
     def modules(self) -> torch.nn.ModuleList:
         learned = [p for p in self.body.parameters() if p.requires_grad]
@@ -275,6 +279,7 @@ class LoraBench(ClassifierBench):
 
     def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
         self.part = lora_part(spec)
+        self._taught: tuple[Sizes, Adapters] | None = None  # the teacher's base and adapters, where it was taught here
         adapters.require()
         super().__init__(spec, device, narrate)
         where = _student_spec(spec)
@@ -318,6 +323,7 @@ class LoraBench(ClassifierBench):
             made = adapters.put(model, family, own, settings.seed)
             return made, {n for n, p in made.named_parameters() if p.requires_grad and ".lora_" not in n}
 
+        self._taught = family.sizes(config), own
         about = {"lora": json.loads(json.dumps(asdict(own)))}
         folder = classification.taught(where, self.text, settings, self.device, self.narrate, adapt, about)
         self.narrate(f"loading {where.name}", None)
@@ -376,6 +382,19 @@ class LoraBench(ClassifierBench):
     def score(self, student: Student) -> Score:
         found = super().score(student)
         return replace(found, extra={**found.extra, "trainable_parameters": adapters.trainable(student.body)})
+
+    def counts(self, student: Student | None) -> dict[str, int]:
+        """As served: adapters merged. What learned is adapters and head."""
+        if student is not None:
+            served = [p for n, p in student.body.named_parameters() if not passed_over(n)]
+            non_zero = sum(int(p.count_nonzero()) for p in served)
+            return {"parameters": student.size, "trainable": adapters.trainable(student.body), "non_zero": non_zero}
+        found = super().counts(None)
+        if self._taught is not None:
+            sizes, own = self._taught
+            head = adapters.head_size(cast(Any, self.teacher.model).config)
+            found["trainable"] = head + own.rank * len(own.layers) * adapters.cost(sizes, own.parts)
+        return found
 
     def save(self, student: Student, folder: Path) -> None:
         """Adapter, head, configuration and tokenizer, for `PeftModel.from_pretrained`; a base that was cut too."""

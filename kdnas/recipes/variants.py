@@ -1,0 +1,113 @@
+"""Runs to compare in place of a search: a variant says what differs from the spec, and is one candidate.
+
+With the strategy `grid` they run one after the other. Variants may have teachers of their own, and each keeps its own
+as its yardstick; but latency is held against the first variant's teacher throughout, so that their rewards compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdnas.recipes import recipe
+from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student, Training, Workbench
+from kdnas.space import Candidate, Dimension, SearchSpace
+from kdnas.spec import StudySpec, from_values, variant
+
+NAME = "variant"  # the one dimension
+
+
+def resolved(spec: StudySpec, name: str) -> tuple[StudySpec, Candidate]:
+    """The study that a variant is, its space narrowed to its student, and that student. Raises UsageError."""
+    own = variant(spec, name)
+    student = recipe(own.recipe.name).one(own)
+    values = own.model_dump(mode="json")
+    values["space"] = {"choices": {dimension: [value] for dimension, value in student.items()}}
+    return from_values(values), student
+
+
+class Variants(Recipe):
+    """The recipes of the variants, as one whose students are the variants' names."""
+
+    name = NAME
+    summary = "Runs to compare, each as its own spec says"
+    families = ()
+
+    def describe(self, spec: StudySpec) -> Description:
+        """Raises UsageError where any of them cannot be."""
+        studies = {name: resolved(spec, name)[0] for name in spec.space.variants}
+        described = [recipe(own.recipe.name).describe(own) for own in studies.values()]
+        return Description(SearchSpace((Dimension(NAME, tuple(studies), ordered=False),)), described[0].teacher)
+
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> VariantsBench:
+        return VariantsBench(spec, device, narrate)
+
+
+class VariantsBench(Workbench):
+    """The benches of the variants, made when they are asked for; the first one's stays, of the others the last."""
+
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+        self.spec, self.device, self._narrate = spec, device, narrate
+        self.space = SearchSpace((Dimension(NAME, tuple(spec.space.variants), ordered=False),))
+        self._benches: dict[str, Workbench] = {}
+        self._first = next(iter(spec.space.variants))
+        self._now = self._first
+        self._bench(self._first)
+
+    def _bench(self, name: str) -> Workbench:
+        if name not in self._benches:
+            for other in [n for n in self._benches if n != self._first]:
+                self._benches.pop(other).close()
+            own, _ = resolved(self.spec, name)
+            told: Narrate = lambda words, share: self._narrate(f"{name}: {words}", share)  # noqa: E731
+            self._benches[name] = recipe(own.recipe.name).prepare(own, self.device, told)
+        return self._benches[name]
+
+    @property
+    def _own(self) -> Workbench:
+        """Of the student on the bench: the one built last."""
+        return self._bench(self._now)
+
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        name = str(candidate[NAME])
+        return {**self._bench(name).config(resolved(self.spec, name)[1]), NAME: name}
+
+    def build(self, candidate: Candidate, seed: int) -> Student:
+        self._now = str(candidate[NAME])
+        return self._own.build(resolved(self.spec, self._now)[1], seed)
+
+    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> Training:
+        return self._own.training(student, epochs=epochs, seed=seed, full=full)
+
+    def score(self, student: Student) -> Score:
+        return self._own.score(student)
+
+    def timed(self, student: Student | None) -> Callable[[], None]:
+        return self._bench(self._first).timed(None) if student is None else self._own.timed(student)
+
+    def asides(self, student: Student | None) -> Mapping[str, Callable[[], None]]:
+        return self._bench(self._first).asides(None) if student is None else self._own.asides(student)
+
+    def shape_key(self, candidate: Candidate | None) -> str:
+        beside = self._bench(self._first).shape_key(None)
+        if candidate is None:
+            return beside
+        name = str(candidate[NAME])
+        return f"{self._bench(name).shape_key(resolved(self.spec, name)[1])} beside {beside}"
+
+    def save(self, student: Student, folder: Path) -> None:
+        self._own.save(student, folder)
+
+    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+        return self._own.finished(student, folder, narrate)
+
+    def provenance(self) -> dict[str, Any]:
+        return {**self._bench(self._first).provenance(), "variants": self.spec.space.variants}
+
+    def close(self) -> None:
+        for bench in self._benches.values():
+            bench.close()
+        self._benches.clear()
