@@ -49,6 +49,10 @@ def spec_of(chosen: argparse.Namespace) -> StudySpec:
     return from_values(overlay(read_values(presets()["quickstart"]), fields))
 
 
+def every_kth(spec: StudySpec) -> StudySpec:
+    return from_values(overlay(spec.model_dump(mode="json"), [("recipe.cut", "every-kth")]))
+
+
 class Clock:
     """Seconds of each step, kept over several runs of this process's folder."""
 
@@ -85,7 +89,7 @@ def measure(chosen: argparse.Namespace) -> Result:
     only = _fast(storage, spec)
     found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
     depth = int(found["config"]["num_hidden_layers"])
-    by_hand = given(spec, {**_teacher_sizes(spec), "num_hidden_layers": depth})
+    by_hand = given(every_kth(spec), {**_teacher_sizes(spec), "num_hidden_layers": depth})
     hand = model("by-hand", folder, clock, lambda out, t: distil(by_hand, out, t, device=spec.device))
     results = {
         name: evaluated(folder / name, chosen, storage, clock) for name in ("found", "by-hand")

@@ -57,6 +57,9 @@ class HiddenStateRecipe(Part):
 
     name: Literal["hidden-state"] = "hidden-state"
     init: Literal["inherit", "random"] = Field("inherit", description="from the teacher's sliced weights, or fresh")
+    cut: Literal["spread", "every-kth"] = Field(
+        "spread", description="layers to inherit: evenly spaced with the first and the last, or every k-th"
+    )
 
 
 class CausalDivergenceRecipe(Part):

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.initialization import no_init_weights
 
 from kdnas.errors import UsageError
+from kdnas.recipes.layers import spread
 from kdnas.space import Candidate, Dimension, SearchSpace
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
@@ -127,7 +128,7 @@ def student_config(teacher: PreTrainedConfig, candidate: Mapping[str, Any]) -> P
         values |= {"num_key_value_heads": heads // whole.group, "intermediate_size": inner, "head_dim": size}
         values["hidden_act"] = str(candidate["hidden_act"])
         if values.get("layer_types"):
-            values["layer_types"] = [values["layer_types"][i] for i in kept_layers(whole.layers, layers)]
+            values["layer_types"] = [values["layer_types"][i] for i in spread(layers, whole.layers)]
     values.pop("model_type")
     return AutoConfig.for_model(teacher.model_type, **values)
 
@@ -226,18 +227,11 @@ def worth(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Worth:
     return Worth(channels, groups, active / tokens * torch.stack(downs).sqrt())
 
 
-def kept_layers(teacher: int, student: int) -> tuple[int, ...]:
-    """Evenly spaced, the first and the last among them: student layer i is teacher layer ⌊i·(L_T−1)/(L_S−1) + ½⌋."""
-    if student == 1:
-        return (0,)
-    return tuple((2 * i * (teacher - 1) + student - 1) // (2 * (student - 1)) for i in range(student))
-
-
 def inherited(teacher: PreTrainedModel, config: PreTrainedConfig, worth: Worth) -> PreTrainedModel:
     """A student that starts as the part of its teacher that is worth most, in float32 on the CPU, without dropout."""
     weights = teacher.state_dict()
     whole, part = shape(teacher.config), shape(config)
-    layers = kept_layers(whole.layers, part.layers)
+    layers = tuple(spread(part.layers, whole.layers))
     cut = Cut(
         layers,
         _top(worth.channels, part.width),

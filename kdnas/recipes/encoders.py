@@ -7,7 +7,7 @@ loss and no data.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,16 +283,6 @@ def best(scores: torch.Tensor, count: int) -> torch.Tensor:
     return torch.sort(torch.sort(scores, descending=True, stable=True).indices[:count]).values
 
 
-def uniform(layers: int, teacher_layers: int) -> list[int]:
-    """⌊i·L_T/L_S⌋ for each student layer i."""
-    return [i * teacher_layers // layers for i in range(layers)]
-
-
-def last(layers: int, teacher_layers: int) -> list[int]:
-    """L_T − L_S + i for each student layer i."""
-    return [teacher_layers - layers + i for i in range(layers)]
-
-
 def attention_rows(
     query: torch.Tensor, value: torch.Tensor, heads: int, head_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -320,9 +310,11 @@ def sliced(
     teacher: PretrainedConfig,
     sizes: Sizes,
     worth: Importance,
+    sources: Sequence[int],
 ) -> dict[str, torch.Tensor]:
     """The student's weights cut out of the teacher's: the best hidden dimensions everywhere, the best heads and neurons
-    in each layer, layer i from the teacher's ⌊i·L_T/L_S⌋. Fresh tensors of the teacher's dtype.
+    in each layer, layer i from the teacher's `sources[i]` (where layers share weights: from the shared). Fresh tensors of
+    the teacher's dtype.
     """
     own = family.sizes(teacher)
     width = best(worth.width, sizes.width)
@@ -340,8 +332,7 @@ def sliced(
             made[name] = tensor.clone()
         else:
             made[name] = tensor.index_select(-1, width)
-    sources = [0] if family.shared_layers else uniform(sizes.layers, own.layers)
-    for index, source in enumerate(sources):
+    for index, source in enumerate([0] if family.shared_layers else sources):
         depth = slice(None) if family.shared_layers else slice(source, source + 1)
         query, value, inner = (s[depth].mean(0) for s in (worth.query, worth.value, worth.inner))
         logits, context = attention_rows(query, value, sizes.heads, sizes.head_size)

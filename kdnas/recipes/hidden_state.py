@@ -36,6 +36,7 @@ from kdnas.recipes.contract import (
     Workbench,
 )
 from kdnas.recipes.encoders import Family, Sizes
+from kdnas.recipes.layers import last, spread, uniform
 from kdnas.space import Candidate, Dimension, SearchSpace, Value
 from kdnas.spec import HiddenStateRecipe, SpaceSpec, StudySpec
 
@@ -48,6 +49,7 @@ KD_NAS: dict[str, tuple[Value, ...]] = {
     "hidden_act": ACTIVATIONS,
 }
 ORDER = ("num_hidden_layers", "hidden_size", "head_size", "num_attention_heads", "intermediate_size", "hidden_act")
+CUTS = {"spread": spread, "every-kth": uniform}
 STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
 SOLVE_TOKENS = 65_536  # most tokens from which the projections are solved
 RIDGE = 1.0  # times states over tokens
@@ -226,7 +228,7 @@ class HiddenState(Recipe):
         }
         space = space_of(spec.space, family, own)
         depths = [int(d) for d in next(d.choices for d in space.dimensions if d.name == "num_hidden_layers")]
-        sources = {s for n in depths for s in (*encoders.uniform(n, own.layers), *encoders.last(n, own.layers))}
+        sources = {s for n in depths for s in (*uniform(n, own.layers), *last(n, own.layers))}
         return Description(
             space,
             facts,
@@ -253,7 +255,7 @@ class HiddenStateBench(Workbench):
     def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
         self.spec, self.device, self._narrate = spec, device, narrate
         assert isinstance(spec.recipe, HiddenStateRecipe)
-        self._inherits = spec.recipe.init == "inherit"
+        self._inherits, self._cut = spec.recipe.init == "inherit", spec.recipe.cut
         self.teacher = teacher.load(spec.teacher, device, narrate)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
@@ -296,7 +298,7 @@ class HiddenStateBench(Workbench):
         )
 
     def _sources(self, layers: int) -> list[int]:
-        return [*encoders.uniform(layers, self.own.layers), *encoders.last(layers, self.own.layers)]
+        return [*uniform(layers, self.own.layers), *last(layers, self.own.layers)]
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
         return encoders.config_values(self.family, self.teacher.config, sizes_of(candidate))
@@ -306,7 +308,8 @@ class HiddenStateBench(Workbench):
         sizes = sizes_of(candidate)
         values = self.config(candidate)
         if self._inherits:
-            weights = encoders.sliced(self._weights, self.family, self.teacher.config, sizes, self._worth)
+            sources = CUTS[self._cut](sizes.layers, self.own.layers)
+            weights = encoders.sliced(self._weights, self.family, self.teacher.config, sizes, self._worth, sources)
             body = encoders.inherit(values, weights, self._buffers)
         else:
             with torch.random.fork_rng(devices=[]):
@@ -334,7 +337,7 @@ class HiddenStateBench(Workbench):
     def targets_of(self, body: torch.nn.Module) -> tuple[list[int], list[int]]:
         """The teacher's layers that each layer of a student learns from: (uniform, last)."""
         layers = self.family.sizes(body.config).layers  # type: ignore[arg-type]
-        return encoders.uniform(layers, self.own.layers), encoders.last(layers, self.own.layers)
+        return uniform(layers, self.own.layers), last(layers, self.own.layers)
 
     def variance_of(self, layer: int) -> float:
         """Mean variance of one of the teacher's block outputs on the proxy set."""

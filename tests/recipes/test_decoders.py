@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, PreTraine
 
 from kdnas.errors import UsageError
 from kdnas.recipes import decoders
+from kdnas.recipes.layers import spread
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 5, "n_head": 4, "n_embd": 64, "n_inner": 96, "vocab_size": 61, "n_positions": 32},
@@ -127,7 +128,7 @@ def test_a_halved_rotary_head_keeps_whole_frequencies() -> None:
 
 @pytest.mark.parametrize(("teacher_layers", "student_layers"), [(30, 1), (30, 2), (30, 4), (12, 6), (5, 5), (24, 16)])
 def test_kept_layers_are_spread_and_different(teacher_layers: int, student_layers: int) -> None:
-    kept = decoders.kept_layers(teacher_layers, student_layers)
+    kept = spread(student_layers, teacher_layers)
     assert len(set(kept)) == student_layers and list(kept) == sorted(kept) and kept[0] == 0
     if student_layers > 1:
         assert kept[-1] == teacher_layers - 1

@@ -15,6 +15,7 @@ from kdnas.recipes import encoders, hidden_state, names, recipe
 from kdnas.recipes.contract import Epoch, Student
 from kdnas.recipes.encoders import Sizes
 from kdnas.recipes.hidden_state import HiddenStateBench, Projections, rate, space_of
+from kdnas.recipes.layers import last, uniform
 from kdnas.space import Candidate
 from kdnas.spec import SpaceSpec
 from tests.encoders import FAMILIES, text_folder, tiny_encoder, tiny_spec
@@ -187,10 +188,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_uniform_and_last_as_the_paper_counts_them() -> None:
-    assert (encoders.uniform(4, 12), encoders.last(4, 12)) == ([0, 3, 6, 9], [8, 9, 10, 11])
-    assert (encoders.uniform(4, 6), encoders.last(4, 6)) == ([0, 1, 3, 4], [2, 3, 4, 5])
-    assert (encoders.uniform(1, 6), encoders.last(1, 6)) == ([0], [5])
-    assert encoders.uniform(6, 6) == encoders.last(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert (uniform(4, 12), last(4, 12)) == ([0, 3, 6, 9], [8, 9, 10, 11])
+    assert (uniform(4, 6), last(4, 6)) == ([0, 1, 3, 4], [2, 3, 4, 5])
+    assert (uniform(1, 6), last(1, 6)) == ([0], [5])
+    assert uniform(6, 6) == last(6, 6) == [0, 1, 2, 3, 4, 5]
 
 
 def test_only_the_layers_that_the_space_needs_are_cached(make: Any) -> None:
