@@ -313,7 +313,7 @@ def sliced(
     sources: Sequence[int],
 ) -> dict[str, torch.Tensor]:
     """The student's weights cut out of the teacher's: the best hidden dimensions everywhere, the best heads and neurons
-    in each layer, layer i from the teacher's `sources[i]` (where layers share weights: from the shared). Fresh tensors of
+    in each layer, layer i from the teacher's `sources[i]` (shared layers: from themselves). Fresh tensors of
     the teacher's dtype.
     """
     own = family.sizes(teacher)
