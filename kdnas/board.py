@@ -16,7 +16,7 @@ import numpy as np
 
 from kdnas import filter as language
 from kdnas.filter import Filter, Node, Number
-from kdnas.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, floats, stand
+from kdnas.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, floats, rewards, stand
 from kdnas.store.rows import TrialRow
 
 _FLOATS = (
@@ -243,9 +243,17 @@ class Board:
             self._standing = stand(self._figures(), self.alpha, self.beta)
         return self._standing
 
-    def stand_for(self, alpha: float, beta: float) -> Standing:
-        """How the trials would stand for another α and β; the board itself stays as it is."""
-        return stand(self._figures(), alpha, beta)
+    def best_for(self, alpha: float, beta: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places and rewards of the `count` best for another α and β, the best first; the board stays as it is."""
+        ranked, columns = self.standing.order, self._columns
+        worth = rewards(
+            self._loss_used()[ranked], columns["latency_ms"][ranked], columns["teacher_latency_ms"][ranked], alpha, beta
+        )
+        if count < len(ranked):
+            least = np.partition(worth, len(worth) - count)[len(worth) - count]
+            ranked, worth = ranked[worth >= least], worth[worth >= least]
+        first = np.lexsort((self.numbers[ranked], -worth))[:count]
+        return ranked[first], worth[first]
 
     def scored(self, number: int) -> Scored | None:
         """The trial of this number, None where there is none."""

@@ -84,6 +84,8 @@ class KdnasApp(App[str]):
         self.now = now
         self.farewell = farewell
         self.ascii = ascii
+        if self.no_color:
+            self._filters.insert(0, theme.Styled())
         if ascii:
             self._filters.append(theme.Ascii())
         for one in theme.THEMES:

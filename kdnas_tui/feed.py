@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas.errors import KdnasError, UsageError
-from kdnas_tui import mishaps
+from kdnas_tui import memory, mishaps
 
 if TYPE_CHECKING:
     from kdnas.board import Board
@@ -145,6 +145,7 @@ class Feed(threading.Thread):
         """Import what the next screen will need here, where it keeps nobody waiting."""
         if self.ticks <= len(AHEAD):
             importlib.import_module(AHEAD[self.ticks - 1])
+            memory.keep()
 
     def _offer(self, news: News) -> None:
         """Into the basket, unless something else is watched by now."""

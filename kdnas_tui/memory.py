@@ -1,4 +1,4 @@
-"""Keeps the process small: what was read of many trials goes back to the system when it is no longer needed.
+"""Keeps the process small and unhurried: what was read of many trials goes back to the system when it is not needed.
 
 glibc keeps freed memory for itself, in as many heaps as there are threads; where there is no glibc, nothing is done.
 """
@@ -6,6 +6,7 @@ glibc keeps freed memory for itself, in as many heaps as there are threads; wher
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
@@ -22,3 +23,8 @@ def give_back() -> None:
         return
     for option, value in ((_TRIM_THRESHOLD, _LARGE), (_MMAP_THRESHOLD, _LARGE), (_ARENA_MAX, 2)):
         mallopt(option, value)
+
+
+def keep() -> None:
+    """What is here by now stays: looking through all of it for garbage would hold up the event loop."""
+    gc.freeze()

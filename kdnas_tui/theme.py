@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
@@ -134,6 +135,13 @@ def plain(text: str) -> str:
         else:
             letters.append("?" * cell_len(letter))
     return "".join(letters)
+
+
+class Styled(LineFilter):
+    """Gives every piece of text a style: the filter behind NO_COLOR fails where a canvas has left one out."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [Segment(text, style or Style.null(), control) for text, style, control in segments]
 
 
 class Ascii(LineFilter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -133,25 +134,26 @@ class RescoreScreen(Frame):
         self.query_one("#exchange", Static).update(Text(f"{exchange(self._alpha)}.".capitalize()))
         self._title("#old-title", "now", study.alpha, study.beta)
         self._title("#new-title", "with", self._alpha, self._beta)
-        standing = board.stand_for(self._alpha, self._beta)
-        self.query_one("#old", ListTable).fill(self._lines(board.standing, None))
-        self.query_one("#new", ListTable).fill(self._lines(standing, board.standing))
+        now = board.standing
+        first = now.order[:TOP]
+        self.query_one("#old", ListTable).fill(self._lines(first, now.reward[first], None))
+        self.query_one("#new", ListTable).fill(self._lines(*board.best_for(self._alpha, self._beta, TOP), now))
 
     def _title(self, where: str, word: str, alpha: float, beta: float) -> None:
         text = Text.assemble((f"{word}  ", "dim"), (f"α {words.signed(alpha)}  β {beta:g}", "bold"))
         self.query_one(where, Static).update(text)
 
-    def _lines(self, standing: Standing, before: Standing | None) -> list[Line]:
+    def _lines(self, places: np.ndarray, rewards: np.ndarray, before: Standing | None) -> list[Line]:
         board = self._study.board
         assert board is not None
         lines = []
-        for rank, place in enumerate(standing.order[:TOP].tolist(), start=1):
+        for rank, (place, reward) in enumerate(zip(places.tolist(), rewards.tolist(), strict=True), start=1):
             row = board.row(place)
             loss = row.mean_loss if row.mean_loss is not None else row.loss
             cells = [
                 str(rank),
-                f"{row.number}{'*' if standing.front[place] else ' '}",
-                f"{standing.reward[place]:.3f}",
+                f"{row.number}{'*' if board.standing.front[place] else ' '}",
+                f"{reward:.3f}",
                 words.figure(loss),
                 words.milliseconds(row.latency_ms),
                 words.count(row.parameters),

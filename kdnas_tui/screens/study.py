@@ -16,7 +16,7 @@ from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from kdnas.board import Board
 from kdnas.errors import BadOptionError, UsageError
@@ -129,7 +129,7 @@ class StudyScreen(Frame):
             with Vertical(id="right"):
                 yield from self._plots()
         yield Field(placeholder="state:done latency<8 layers>=4", id="filter", highlighter=self._underlined)
-        yield Static(id="filter-mend", classes="mend")
+        yield Says(id="filter-mend", classes="mend")
         yield Says(id="card")
         yield KeyBar("study")
 
@@ -141,8 +141,7 @@ class StudyScreen(Frame):
         yield LogTail(id="log")
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one("#filter-mend").display = False
+        self._show_field(False)
         self._arrange(self.app.size.width, self.app.size.height)
         self.query_one("#trials").focus()
         self._draw_head()
@@ -576,8 +575,15 @@ class StudyScreen(Frame):
         field.placeholder = "words in the log" if self._searching else "state:done latency<8 layers>=4"
         with field.prevent(Input.Changed):
             field.value = self.query_one(LogTail).searched if self._searching else self.filter.text
-        field.display = True
+        self._show_field(True)
         field.focus()
+
+    def _show_field(self, shown: bool) -> None:
+        """The field, and under it a line for what is wrong: it stays while one types, so that nothing jumps."""
+        self.query_one("#filter").display = shown
+        mend = self.query_one("#filter-mend", Says)
+        mend.show(Text())
+        mend.display = shown and not self._searching
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id != "filter":
@@ -589,18 +595,17 @@ class StudyScreen(Frame):
 
     def _use_filter(self, text: str, *, typing: bool) -> None:
         """Filter by the text; where it cannot be read, say why and keep the last good one."""
-        mend = self.query_one("#filter-mend", Static)
+        mend = self.query_one("#filter-mend", Says)
         keys = frozenset() if self.board is None else self.board.keys()
         try:
             whole = parse(text, keys)
             chosen = parse(without_unfinished(text, keys), keys) if typing else whole
         except FilterError as error:
             self._underlined.fault = error if error.text == text else None
-            mend.update(Text(str(error)))
-            mend.display = True
+            mend.show(Text(str(error)))
         else:
             self._underlined.fault = None
-            mend.display = False
+            mend.show(Text())
             if chosen != self.filter:
                 self.filter = chosen
                 self._filter_again()
@@ -614,7 +619,7 @@ class StudyScreen(Frame):
             self._use_filter(event.value, typing=False)
         if self._underlined.fault is not None:
             return
-        event.input.display = False
+        self._show_field(False)
         self._focus_pane()
 
     def _focus_pane(self) -> None:
@@ -629,12 +634,11 @@ class StudyScreen(Frame):
         if self._searching or (isinstance(self.focused, LogTail) and log.searched):
             self._searching = True
             log.search("")
-            field.display = False
+            self._show_field(False)
             self._focus_pane()
         elif field.display or not self.filter.empty:
             field.value = ""
-            field.display = False
-            self.query_one("#filter-mend").display = False
+            self._show_field(False)
             self._underlined.fault = None
             self.filter = parse("")
             self._filter_again()

@@ -95,7 +95,7 @@ class Devices(Lines):
 
     def line(self, y: int, width: int) -> Strip:
         if y >= len(self.readings):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base)
         reading = self.readings[y]
         quiet, bar, rest = self.look("quiet"), self.look("bar"), self.look("rest")
         length = max(4, min(16, (width - 28) // 2))

@@ -114,13 +114,13 @@ class Importance(Lines, can_focus=True):
             filled = round(room * max(0.0, share) / most)
             return strip_of(
                 [
-                    (fitted(clean(name), names) + "  ", self.rich_style),
+                    (fitted(clean(name), names) + "  ", self.base),
                     ("█" * filled + " " * (room - filled), self.look("bar")),
-                    (f" {share:5.0%}", self.rich_style),
+                    (f" {share:5.0%}", self.base),
                 ]
             )
         said = wrapped(clean(self.says), max(8, width))
         place = y - len(self.shares) - (1 if self.shares else 0)
         if 0 <= place < len(said):
             return strip_of([(said[place], self.look("quiet"))])
-        return Strip.blank(width, self.rich_style)
+        return Strip.blank(width, self.base)

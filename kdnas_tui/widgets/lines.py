@@ -26,6 +26,14 @@ class Lines(Widget):
         super().__init__(id=id, classes=classes)
         self._shown: dict[int, Strip] = {}
         self._looks: dict[tuple[str, Style], Style] = {}
+        self._base: Style | None = None
+
+    @property
+    def base(self) -> Style:
+        """The widget's own style, which Textual puts together from all ancestors each time it is asked for."""
+        if self._base is None:
+            self._base = self.rich_style
+        return self._base
 
     def line(self, y: int, width: int) -> Strip:
         """The line at y of the content region, at most `width` cells long."""
@@ -33,7 +41,7 @@ class Lines(Widget):
 
     def look(self, name: str, base: Style | None = None) -> Style:
         """The style of a component class laid over the base (the widget's own by default); "" is the base."""
-        base = self.rich_style if base is None else base
+        base = self.base if base is None else base
         if not name:
             return base
         style = self._looks.get((name, base))
@@ -61,9 +69,13 @@ class Lines(Widget):
 
     def repaint(self) -> None:
         """Forget what was drawn and paint all of it."""
+        self._forget()
+        self.refresh()
+
+    def _forget(self) -> None:
         self._shown.clear()
         self._looks.clear()
-        self.refresh()
+        self._base = None
 
     def render_line(self, y: int) -> Strip:
         strip = self._fitted(y, self.content_size.width)
@@ -72,11 +84,10 @@ class Lines(Widget):
 
     def _fitted(self, y: int, width: int) -> Strip:
         strip = self.line(y, width)
-        return strip if strip.cell_length == width else strip.adjust_cell_length(width, self.rich_style)
+        return strip if strip.cell_length == width else strip.adjust_cell_length(width, self.base)
 
     def notify_style_update(self) -> None:
-        self._shown.clear()
-        self._looks.clear()
+        self._forget()
         super().notify_style_update()
 
 

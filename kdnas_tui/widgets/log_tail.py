@@ -208,7 +208,7 @@ class LogTail(Lines, can_focus=True):
             if not self._pieces and y == 0:
                 text = "No line of this level." if self.rows else "Nothing logged yet."
                 return strip_of([(text[:width], self.look("quiet"))])
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base)
         row, part, text = self._pieces[place]
         level = row.level if row.level in LEVELS else "info"
         look = self.look(level)

@@ -55,6 +55,7 @@ class ParetoPlot(Plot):
     def show(self, board: Board, mask: np.ndarray | None = None) -> None:
         """Show the board's done trials (where the mask is); draws only where these are others than before."""
         self.board, self._mask = board, mask
+        self.empty = "No finished trial yet." if mask is None else "No finished trial passes the filter."
         standing = board.standing
         seen = (standing, None if mask is None else mask.tobytes(), self.log_latency)
         if standing is not self._seen[0] or seen[1:] != self._seen[1:]:

@@ -172,8 +172,8 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             self._needs_rerender = True
 
     def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._draw_now()
+        super().notify_style_update()  # it is drawn anew when it is next painted
+        self.refresh()
 
     def _render_plot(self) -> None:
         canvas = self._canvas()
@@ -191,6 +191,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
                 self._render_nothing()
             self._base = ([*map(list, canvas._buffer)], [*map(list, canvas._styles)])
             self.put_cursor(canvas)
+        self._needs_rerender = False  # what putting it there asked for
 
     def _render_nothing(self) -> None:
         for still in self.query(Still):

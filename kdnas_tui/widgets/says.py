@@ -29,6 +29,6 @@ class Says(Lines):
             self._wrapped = width, list(self.text.wrap(self.app.console, max(1, width)))
         lines = self._wrapped[1]
         if y >= len(lines):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base)
         segments = lines[y].render(self.app.console)
-        return Strip(Segment.apply_style(segments, self.rich_style)).simplify()
+        return Strip(Segment.apply_style(segments, self.base)).simplify()

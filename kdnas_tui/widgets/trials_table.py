@@ -326,11 +326,11 @@ class TrialsTable(Lines, can_focus=True):
         if row >= self.count or self.board is None:
             if self.count == 0 and y == 2:
                 return strip_of([(fitted("  " + self.empty, width), self.look("quiet"))])
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base)
         strip = self._row_strip(row)
         if self.count > self._rows:
             bar = self._bar(y)
-            strip = Strip.join([strip.adjust_cell_length(width - 1, self.rich_style), bar])
+            strip = Strip.join([strip.adjust_cell_length(width - 1, self.base), bar])
         return strip
 
     def _titles(self) -> Strip:

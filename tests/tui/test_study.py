@@ -346,6 +346,21 @@ async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -
         screen(pilot.app, HelpScreen)
 
 
+@pytest.mark.parametrize("ascii_only", [False, True])
+async def test_without_colours_everything_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ascii_only: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with driven(app_on(store.url, ascii=ascii_only)) as pilot:
+        study = await opened(pilot, "minilm")
+        await until(pilot, lambda: study.query_one(ParetoPlot).count > 0, "the plot is drawn")
+        for line in pilot.app.screen._compositor.render_strips(pilot.app.size):
+            colours = {c.triplet for s in line if s.style for c in (s.style.color, s.style.bgcolor) if c and c.triplet}
+            assert all(t.red == t.green == t.blue for t in colours)
+        await pilot.press("i")
+        await until(pilot, shows(pilot.app, "candidate 25"), "the candidate is shown")
+
+
 async def test_quitting_says_that_the_search_goes_on(pilot: Pilot[str]) -> None:
     app = pilot.app
     assert isinstance(app, KdnasApp)

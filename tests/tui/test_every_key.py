@@ -1,0 +1,441 @@
+"""Every key of the table, pressed on its screen at three sizes, and what it must have done; none may be left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from textual.command import CommandPalette
+from textual.pilot import Pilot
+from textual.screen import Screen
+
+from kdnas.places import state_folder
+from kdnas.store import control, reader
+from kdnas.store import tables as t
+from kdnas.store.open import Store, open_store
+from kdnas.store.rows import TrialRow
+from kdnas_tui import keys, workers
+from kdnas_tui.app import KdnasApp
+from kdnas_tui.keys import Key
+from kdnas_tui.screens.about import AboutScreen
+from kdnas_tui.screens.ask import Ask, Write
+from kdnas_tui.screens.candidate import CandidateScreen
+from kdnas_tui.screens.compare import CompareScreen
+from kdnas_tui.screens.export import ExportScreen
+from kdnas_tui.screens.finalize import FinalizeScreen
+from kdnas_tui.screens.help import HelpScreen
+from kdnas_tui.screens.new_study import NewStudyScreen
+from kdnas_tui.screens.rescore import RescoreScreen
+from kdnas_tui.screens.studies import StudiesScreen
+from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.widgets.list_table import ListTable
+from kdnas_tui.widgets.trials_table import TrialsTable
+from tests.tui.driving import SIZES, app_on, driven, listed, opened, until
+
+
+@dataclass
+class Site:
+    """One app on a store of its own, and what its keys have left behind."""
+
+    pilot: Pilot[str]
+    store: Store
+    folder: Path
+
+    @property
+    def app(self) -> KdnasApp:
+        assert isinstance(self.pilot.app, KdnasApp)
+        return self.pilot.app
+
+    @property
+    def screen(self) -> Any:
+        return self.app.screen
+
+    @property
+    def study(self) -> StudyScreen:
+        return next(shown for shown in self.app.screen_stack if isinstance(shown, StudyScreen))
+
+    @property
+    def table(self) -> TrialsTable:
+        return self.study.query_one(TrialsTable)
+
+    async def press(self, *names: str) -> None:
+        for name in names:
+            await self.pilot.press(name)
+
+    async def until(self, condition: Callable[[], Any], what: str) -> None:
+        await until(self.pilot, condition, what)
+
+    async def shown(self, kind: type[Screen[Any]]) -> None:
+        await self.until(lambda: isinstance(self.screen, kind), f"{kind.__name__} is shown")
+
+    def told(self, words: str) -> bool:
+        return any(words in notice.message for notice in self.app._notifications)
+
+    def row(self, number: int) -> TrialRow:
+        study_id = reader.study_row(self.store, "minilm").study_id
+        return next(row for row in reader.trial_rows(self.store, study_id) if row.number == number)
+
+    def wanted(self) -> str:
+        with self.store.connect() as connection:
+            return str(connection.execute(sa.select(t.study.c.wanted).where(t.study.c.name == "minilm")).scalar_one())
+
+    def copied(self, name: str) -> Path:
+        return state_folder() / "copies" / name
+
+
+Effect = Callable[[Site, str], Awaitable[None]]
+
+
+def opens(kind: type[Screen[Any]]) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        before = site.screen
+        await site.press(key)
+        await site.shown(kind)
+        await site.press("escape")
+        await site.until(lambda: site.screen is before, "the screen before is shown again")
+
+    return effect
+
+
+def leads_to(kind: type[Screen[Any]]) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        await site.press(key)
+        await site.shown(kind)
+
+    return effect
+
+
+def changes(value: Callable[[Site], object], what: str) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        before = value(site)
+        await site.press(key)
+        await site.until(lambda: value(site) != before, what)
+
+    return effect
+
+
+def tells(words: str) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        await site.press(key)
+        await site.until(lambda: site.told(words), words)
+
+    return effect
+
+
+def copies(name: Callable[[Site], str]) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        path = site.copied(name(site))
+        path.unlink(missing_ok=True)
+        await site.press(key)
+        await site.until(path.exists, f"{path.name} is written")
+        assert site.app.clipboard == path.read_text()
+
+    return effect
+
+
+def focus(site: Site) -> object:
+    return site.app.focused
+
+
+def tab(site: Site) -> object:
+    study = site.study
+    return (study.aside if study.layout_now == "wide" else study.tab), site.app.focused
+
+
+async def pause(site: Site, key: str) -> None:
+    await site.press(key)
+    await site.until(lambda: site.wanted() == "pause", "pause is wanted")
+    await site.until(lambda: site.study.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
+    await site.press(key)
+    await site.until(lambda: site.wanted() == "run", "it is to go on")
+
+
+async def resume(site: Site, key: str) -> None:
+    control.set_wanted(site.store, reader.study_row(site.store, "minilm").study_id, "pause")
+    await site.until(lambda: site.study.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
+    await site.press(key)
+    await site.until(lambda: site.wanted() == "run", "it is to go on")
+
+
+async def worker(site: Site, key: str) -> None:
+    heard = site.folder / "heard.json"
+    heard.unlink(missing_ok=True)
+    await site.press(key)
+    await site.until(lambda: heard.exists() and heard.read_text(), "a worker is started")
+    assert json.loads(heard.read_text()) == ["worker", "minilm", "--storage", site.store.url]
+
+
+async def filters(site: Site, key: str) -> None:
+    await site.press(key, *"layers", "greater_than_sign", "equals_sign", "5", "enter")
+    await site.until(lambda: site.study.filter.text == "layers>=5", "the filter is used")
+    assert 0 < site.table.count < len(site.study.board or ())
+
+
+async def back_from_study(site: Site, key: str) -> None:
+    await filters(site, "slash")
+    await site.press(key)
+    await site.until(lambda: site.study.filter.empty, "the filter is cleared first")
+    await site.press(key)
+    await site.shown(StudiesScreen)
+
+
+async def marks(site: Site, key: str) -> None:
+    number = site.study.cursor
+    assert number is not None
+    before = site.row(number).marked
+    await site.press(key)
+    await site.until(lambda: site.row(number).marked is not before, "the mark is stored")
+    await site.until(lambda: site.study.board.scored(number).row.marked is not before, "and shown")  # type: ignore[union-attr]
+
+
+async def compare(site: Site, key: str) -> None:
+    study_id = reader.study_row(site.store, "minilm").study_id
+    for number in (25, 16):
+        control.set_remark(site.store, study_id, number, marked=True)
+    await site.until(lambda: len(site.study.marked()) >= 2, "two are marked")
+    await opens(CompareScreen)(site, key)
+
+
+async def starts_nothing_with_a_fault(site: Site, key: str) -> None:
+    name = site.screen.query_one("#f-name")
+    usual, name.value = name.value, "no name"
+    await site.until(lambda: "name" in site.screen._faults, "the fault is seen")
+    await site.press(key)
+    await site.until(lambda: site.app.focused is name, "the faulty field is gone to")
+    name.value = usual
+
+
+async def lists_choices(site: Site, key: str) -> None:
+    site.screen.query_one("#f-data-source").focus()
+    await site.pilot.pause()
+    await opens(Ask)(site, key)
+
+
+async def copies_command(site: Site, key: str) -> None:
+    site.screen.query_one("#f-name").value = "mine"
+    await site.until(lambda: site.screen.spec is not None and site.screen.spec.name == "mine", "the form is right")
+    await site.press(key)
+    await site.until(lambda: site.app.clipboard.startswith("kdnas search mine"), "the command is copied")
+
+
+async def uses_reward(site: Site, key: str) -> None:
+    site.screen.query_one("#alpha").value = "−0.2"
+    await site.press(key)
+    await site.until(lambda: reader.study_row(site.store, "minilm").alpha == -0.2, "the study uses it")
+    study_id = reader.study_row(site.store, "minilm").study_id
+    control.set_reward(site.store, study_id, -0.06, 0.6)
+
+
+async def exports(site: Site, key: str) -> None:
+    path = site.folder / "minilm.json"
+    path.unlink(missing_ok=True)
+    await site.press(key)
+    await site.until(path.exists, "the file is written")
+    assert len(json.loads(path.read_text())["candidates"]) >= 2
+    await site.shown(StudyScreen)
+
+
+async def distils(site: Site, key: str) -> None:
+    heard = site.folder / "heard.json"
+    heard.unlink(missing_ok=True)
+    await site.press(key)
+    await site.until(lambda: heard.exists() and heard.read_text(), "the command is started")
+    assert json.loads(heard.read_text())[:3] == ["finalize", "minilm", "--trial"]
+
+
+async def finds_studies(site: Site, key: str) -> None:
+    await site.press(key, *"paper", "enter")
+    await site.until(lambda: len(site.screen.query_one(ListTable).lines) == 1, "one is left")
+
+
+async def shows_all_studies(site: Site, key: str) -> None:
+    await finds_studies(site, "slash")
+    await site.press(key)
+    await site.until(lambda: len(site.screen.query_one(ListTable).lines) == 3, "all are shown")
+
+
+async def leaves(site: Site, key: str) -> None:
+    await site.press(key)
+    await site.until(lambda: site.app._exit, "the app ends")
+
+
+async def previous_candidate(site: Site, key: str) -> None:
+    await changes(cursor, "the next candidate is shown")(site, "right_square_bracket")
+    await changes(cursor, "the candidate before is shown")(site, key)
+
+
+def cursor(site: Site) -> object:
+    return site.study.cursor
+
+
+def order(site: Site) -> object:
+    return site.table.sort_key, site.table.descending
+
+
+def candidate_file(site: Site) -> str:
+    return f"minilm-{site.study.cursor}.json"
+
+
+EFFECTS: dict[str, dict[str, Effect]] = {
+    "everywhere": {
+        "help": opens(HelpScreen),
+        "app.command_palette": opens(CommandPalette),
+        "app.next_theme": changes(lambda site: site.app.theme, "the other theme is on"),
+        "app.leave": leaves,
+    },
+    "studies": {
+        "new": opens(NewStudyScreen),
+        "filter": finds_studies,
+        "duplicate": opens(NewStudyScreen),
+        "rename": opens(Write),
+        "delete": opens(Ask),
+        "back": shows_all_studies,
+        "open": leads_to(StudyScreen),
+    },
+    "new": {
+        "start": starts_nothing_with_a_fault,
+        "choose": lists_choices,
+        "copy_command": copies_command,
+        "preset": opens(Ask),
+        "app.focus_next": changes(focus, "another field has the focus"),
+        "app.focus_previous": changes(focus, "another field has the focus"),
+        "back": leads_to(StudiesScreen),
+    },
+    "study": {
+        "pause": pause,
+        "stop": opens(Ask),
+        "resume": resume,
+        "reward": opens(RescoreScreen),
+        "filter": filters,
+        "mark": marks,
+        "tags": opens(Write),
+        "note": opens(Write),
+        "compare": compare,
+        "finalize": opens(FinalizeScreen),
+        "export": opens(ExportScreen),
+        "copy": copies(candidate_file),
+        "budget": opens(Write),
+        "worker": worker,
+        "candidate": opens(CandidateScreen),
+        "about": opens(AboutScreen),
+        "sort(1)": changes(order, "sorted by another column"),
+        "sort(-1)": changes(order, "sorted by another column"),
+        "sort(0)": changes(order, "the order is turned round"),
+        "next_pane": changes(tab, "another pane is shown"),
+        "previous_pane": changes(tab, "another pane is shown"),
+        "next_tab": changes(tab, "another tab is shown"),
+        "previous_tab": changes(tab, "another tab is shown"),
+        "back": back_from_study,
+    },
+    "reward": {
+        "step(-1)": changes(lambda site: site.screen.query_one("#alpha").value, "α is lower"),
+        "step(1)": changes(lambda site: site.screen.query_one("#alpha").value, "α is higher"),
+        "other": changes(focus, "the other value has the focus"),
+        "use": uses_reward,
+        "back": leads_to(StudyScreen),
+    },
+    "candidate": {
+        "copy": copies(candidate_file),
+        "next": changes(cursor, "the next candidate is shown"),
+        "previous": previous_candidate,
+        "mark": marks,
+        "back": leads_to(StudyScreen),
+    },
+    "compare": {
+        "copy": copies(lambda site: "minilm-25-16.json"),
+        "back": leads_to(StudyScreen),
+    },
+    "about": {
+        "copy": copies(lambda site: "minilm.toml"),
+        "back": leads_to(StudyScreen),
+    },
+    "export": {
+        "app.focus_next": changes(focus, "another field has the focus"),
+        "app.focus_previous": changes(focus, "another field has the focus"),
+        "write": exports,
+        "back": leads_to(StudyScreen),
+    },
+    "finalize": {
+        "start": distils,
+        "score": tells("No model has been made yet."),
+        "stop": tells("Nothing runs."),
+        "app.focus_next": changes(focus, "another field has the focus"),
+        "app.focus_previous": changes(focus, "another field has the focus"),
+        "back": leads_to(StudyScreen),
+    },
+}
+
+
+async def arrive(site: Site, name: str) -> None:
+    """Go to the screen, if it is not the one that is shown."""
+    kinds: dict[str, tuple[type[Screen[Any]], str]] = {
+        "new": (NewStudyScreen, "n"), "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
+        "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
+        "finalize": (FinalizeScreen, "f"),
+    }  # fmt: skip
+    kind, key = kinds.get(name, (StudiesScreen if name == "studies" else StudyScreen, ""))
+    if isinstance(site.screen, kind):
+        return
+    if name in ("studies", "new"):
+        while not isinstance(site.screen, StudiesScreen):
+            site.app.pop_screen()
+            await site.pilot.pause()
+        await listed(site.pilot)
+    else:
+        await opened(site.pilot, "minilm")
+        if name == "compare":
+            study_id = reader.study_row(site.store, "minilm").study_id
+            for number in (25, 16):
+                control.set_remark(site.store, study_id, number, marked=True)
+            await site.until(lambda: len(site.study.marked()) == 2, "two are marked")
+    if key:
+        await site.press(key)
+        await site.shown(kind)
+        await site.pilot.pause()
+    if name == "new":
+        site.screen.give_up_asking()
+
+
+def pressed(key: Key) -> str:
+    return key.keys.split(",")[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", [name for name in keys.KEYS if name != "everywhere"])
+async def test_every_key_does_what_it_says(
+    name: str, size: str, three_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    monkeypatch.chdir(tmp_path)
+    heard = f"import json, sys; open({str(tmp_path / 'heard.json')!r}, 'w').write(json.dumps(sys.argv[1:]))"
+    monkeypatch.setattr(workers, "KDNAS", (sys.executable, "-c", heard))
+    with open_store(tmp_path / "kdnas.db") as store:
+        async with driven(app_on(store.url), SIZES[size]) as pilot:
+            site = Site(pilot, store, tmp_path)
+            await listed(pilot)
+            last = next(key for key in keys.footer(name) if key.action == "app.leave")
+            for key in (*keys.KEYS[name], *everywhere(name), last):
+                await arrive(site, name)
+                effect = {**EFFECTS["everywhere"], **EFFECTS[name]}[key.action]
+                try:
+                    await effect(site, pressed(key))
+                except AssertionError as error:
+                    raise AssertionError(f"{key.shown} ({key.action}) on {name} at {size}: {error}") from error
+
+
+def everywhere(name: str) -> list[Key]:
+    """The keys that every screen has, but for those that end the app, and letters where there are fields."""
+    found = [key for key in keys.KEYS["everywhere"] if key.action != "app.leave"]
+    return [key for key in found if key.priority or name not in keys.FORMS]
+
+
+def test_no_key_is_left_out() -> None:
+    for name, table in keys.KEYS.items():
+        assert {key.action for key in table} == set(EFFECTS[name]), name
