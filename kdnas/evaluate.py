@@ -216,6 +216,8 @@ def score_once(
     import transformers
     from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
+    import kdnas.recipes.recurrent  # noqa: F401, registers its classes
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

@@ -133,6 +133,7 @@ def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tupl
     hub.quiet()
     from transformers import AutoConfig, AutoModel
 
+    import kdnas.recipes.recurrent  # noqa: F401, registers its classes
     from kdnas import teacher
     from kdnas.recipes.encoders import body_arguments
     from kdnas.spec import TeacherSpec

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 CELLS = ("lstm", "gru", "convolution", "transformer")
@@ -152,6 +158,7 @@ class RecurrentForSequenceClassification(PreTrainedModel):
     config_class = RecurrentConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    _supports_sdpa = True
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
@@ -209,4 +216,5 @@ def _layer(config: RecurrentConfig, place: int) -> nn.Module:
 
 
 AutoConfig.register(RecurrentConfig.model_type, RecurrentConfig, exist_ok=True)
+AutoModel.register(RecurrentConfig, RecurrentForSequenceClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(RecurrentConfig, RecurrentForSequenceClassification, exist_ok=True)

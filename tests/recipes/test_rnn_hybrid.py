@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from kdnas import checkpoints, finalize
+from kdnas import checkpoints, finalize, latency
 from kdnas.errors import UsageError
 from kdnas.finalize import Extras, Job, Telling, distil
 from kdnas.labelled import Examples
@@ -336,6 +336,8 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 2 and all(line.endswith("False") for line in lines)
+    _, parameters = latency.measure_model(str(tmp_path / "out"), spec.latency, CPU)
+    assert parameters == facts["parameters"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (tmp_path / "out" / MODULE).is_file() and config["model_type"] == "kdnas-recurrent"
     again = finalize.given(spec, config | {"pruned": facts["candidate"]["pruned"]})
