@@ -298,7 +298,8 @@ def _run(chosen: argparse.Namespace) -> int:
         from kdnas_tui.serve import serve
 
         return serve(chosen, storage)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+    in_browser = "TEXTUAL_DRIVER" in os.environ  # set by the server behind --serve; a pipe is all it needs
+    if not in_browser and (not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb"):
         why = "TERM is dumb" if os.environ.get("TERM") == "dumb" else "this is not a terminal"
         raise UsageError(f"The screens need a terminal that can draw, and {why}.", "Use `kdnas search`.")
     ascii_only = chosen.ascii or settings.read().ascii

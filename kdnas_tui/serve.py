@@ -1,6 +1,7 @@
 """The screens in a browser, through textual-serve, for this machine only; a tunnel brings them elsewhere.
 
-Each browser tab is a `kdnas-tui` process of its own; closing the tab ends the screens and no search.
+Each browser tab is a `kdnas-tui` process of its own; closing the tab ends the screens and no search. Other people of
+this machine, and pages of other sites in one's own browser, reach its ports too: the address holds a key.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import secrets
 import shlex
 import socket
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from kdnas.errors import UsageError
 
@@ -33,7 +37,7 @@ def tunnel(port: int) -> str:
 def serve(chosen: argparse.Namespace, storage: str) -> int:
     """Serve until interrupted. Raises UsageError where the extra is missing or the port is taken."""
     try:
-        from textual_serve.server import Server
+        import textual_serve.server  # noqa: F401
     except ImportError:
         raise UsageError("Serving needs textual-serve.", "Install it: pip install 'kdnas[web]'.") from None
     port = chosen.port
@@ -45,8 +49,38 @@ def serve(chosen: argparse.Namespace, storage: str) -> int:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise UsageError(f"Port {port} cannot be used: {error.strerror}.", "Give another --port.") from None
-    print(f"kdnas-tui on http://{LOOPBACK}:{port}, for this machine only; Ctrl-C ends it.", file=sys.stderr)
-    print(f"From elsewhere: {tunnel(port)}", file=sys.stderr)
+    key = secrets.token_urlsafe(16)
+    print(f"kdnas-tui on http://{LOOPBACK}:{port}/?key={key} for this machine only; Ctrl-C ends it.", file=sys.stderr)
+    print(f"From elsewhere, before you open it: {tunnel(port)}", file=sys.stderr)
     os.environ["KDNAS_STORAGE"] = storage  # its password is nothing for the list of processes
-    Server(command(chosen), host=LOOPBACK, port=port, title="kdnas").serve()
+    guarded(command(chosen), port, key).serve()
     return 0
+
+
+def guarded(command: str, port: int, key: str) -> Any:
+    """A server that answers only who has brought the key once; a cookie keeps it, which other sites cannot send."""
+    from aiohttp import web
+    from textual_serve.server import Server
+
+    cookie = f"kdnas-{port}"
+
+    @web.middleware
+    async def guard(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        given = request.query.get("key", request.cookies.get(cookie, ""))
+        if not secrets.compare_digest(given.encode(), key.encode()):
+            raise web.HTTPForbidden(text="Open the address that kdnas-tui printed: it holds a key.\n")
+        if "key" not in request.query:
+            return await handler(request)
+        there = web.HTTPFound(f"http://{LOOPBACK}:{port}/")  # the key does not stay in the address
+        there.set_cookie(cookie, key, httponly=True, samesite="Strict")
+        raise there
+
+    class Guarded(Server):
+        async def _make_app(self) -> web.Application:
+            app = await super()._make_app()
+            app.middlewares.append(guard)
+            return app
+
+    return Guarded(command, host=LOOPBACK, port=port, title="kdnas")
