@@ -43,6 +43,7 @@ class Documents:
     labels: Sequence[str] | None = None
     groups: Sequence[str] | None = None
     empty: int = 0  # rows without text, left out
+    classes: Sequence[str] | None = None  # in the order that a hub data set declares for its labels
 
 
 @dataclass(frozen=True)
@@ -249,9 +250,10 @@ def _from_hub(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
     columns = loaded.column_names
     _check_columns(data.source, columns, data, labelled)
     texts = loaded[data.text_column][:]
-    labels = None
+    labels, classes = None, None
     if labelled and data.label_column is not None:
         feature = loaded.features[data.label_column]
+        classes = getattr(feature, "names", None)
         values = loaded[data.label_column][:]
         named = getattr(feature, "int2str", None)
         # −1 is the hub's way to write that an example has no label.
@@ -259,7 +261,7 @@ def _from_hub(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
         labels = [_label(v, data.source, row) for row, v in enumerate(values, 1)]
     groups = [str(v) for v in loaded[data.group_column][:]] if data.group_column else None
     taken = _hash("hub", loaded._fingerprint, data.text_column, data.label_column, data.group_column)
-    return _kept(Documents(data.source, [str(t or "") for t in texts], taken, labels, groups))
+    return _kept(Documents(data.source, [str(t or "") for t in texts], taken, labels, groups, classes=classes))
 
 
 def _documents(name: str, rows: list[dict[str, Any]], data: DataSpec, labelled: bool, identity: str) -> Documents:
@@ -324,6 +326,7 @@ def _kept(documents: Documents) -> Documents:
         pick(documents.labels),
         pick(documents.groups),
         len(documents.texts) - len(keep),
+        documents.classes,
     )
 
 

@@ -124,8 +124,29 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, say: Say | Non
     )
 
 
+def whole(source: DataSpec, tokenizer: Any, names: Sequence[str], say: Say | None = None) -> Examples:
+    """All rows of a source, unsplit, with labels among `names`. Raises UsageError for a label that is none of them."""
+    documents = data.read(source, labelled=True, say=say)
+    assert documents.labels is not None
+    place = {name: i for i, name in enumerate(names)}
+    given = [label.strip() for label in documents.labels]
+    unknown = next((label for label in given if label not in place), None)
+    if unknown is not None:
+        raise UsageError(
+            f"The data set {documents.name!r} has the label {_short(unknown)}, which the model does not know.",
+            f"It knows {', '.join(map(_short, names[:10]))}{' …' if len(names) > 10 else ''}.",
+        )
+    tokens = data.tokenise(documents, tokenizer, say)
+    before, after = around(tokenizer)
+    rows = np.arange(len(given))[: source.limit]
+    room = source.length - len(before) - len(after)
+    ids = (np.concatenate([before, tokens.document(int(row))[:room], after]).astype(np.int64) for row in rows)
+    return Examples(tuple(ids), np.array([place[given[row]] for row in rows], dtype=np.int64))
+
+
 def classes(documents: Documents) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the classes, numbers by size and words by the alphabet, and each document's place among them.
+    """The names of the classes and each document's place among them: in the order that the source declares, which is
+    that of heads trained on it; else numbers by size and words by the alphabet.
 
     Raises UsageError for labels that are missing or are no classes.
     """
@@ -136,7 +157,8 @@ def classes(documents: Documents) -> tuple[tuple[str, ...], np.ndarray]:
         raise UsageError(
             f"The data set {documents.name!r} has no label in row {blank:,}.", "Fill it in, or leave such rows out."
         )
-    names = sorted(set(given), key=_by_size)
+    declared = {name.strip(): place for place, name in enumerate(documents.classes or ())}
+    names = sorted(set(given), key=lambda name: (declared.get(name, len(declared)), _by_size(name)))
     if len(names) < 2:
         raise UsageError(
             f"The data set {documents.name!r} has only one class, {names[0]!r}.",

@@ -107,6 +107,15 @@ def test_numbers_are_classes_in_their_own_order(tmp_path: Path, tokenizer: Any) 
     assert made.names == ("1", "2", "10")
 
 
+def test_the_hubs_order_of_classes_is_kept() -> None:
+    """Heads that name no classes were trained in that order."""
+    order = ["World", "Sports", "Business", "Sci/Tech"]
+    documents = data.Documents("ag", ["x"] * 40, "f", sorted(order) * 10, classes=order)
+    names, labels = labelled.classes(documents)
+    assert names == tuple(order)
+    assert [names[label] for label in labels[:4]] == sorted(order)
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_length_grouped_batches_give_every_example_once(lengths: list[int], batch: int, shuffled: bool) -> None:

@@ -265,7 +265,8 @@ class RnnBench(ClassifierBench):
         seed = draw(self.spec.seed, WEIGHTS, 1)
         training = HybridTraining(self, less, RECOVERY, seed, full=True)
         for _ in range(RECOVERY):
-            training.run_epoch()
+            with latency.Turn(self.device) as turn:  # other workers may measure between the steps
+                training.run_epoch(lambda *_: turn.step())
 
     def _form(self, name: str, body: torch.nn.Module, of: torch.nn.Module | None = None) -> dict[str, Any]:
         """Size, latency and scores of one form; a quantised one is counted by what it was made `of`."""
