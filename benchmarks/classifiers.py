@@ -1,8 +1,9 @@
 """Searches of text classifiers on the embedded default, and what distillation is worth there.
 
 The recurrent half: search, finalize the best student that is at least ten times as fast as its teacher, then train the
-same network on labels alone and by distillation, three seeds of each. Everything is kept in a folder, and a run that
-was cut off goes on. Scores are of the test part, which neither search nor early stopping looks at.
+same network on labels alone and by distillation, three seeds of each. The half of the adapters: search, finalize the
+best student, and distil the same adapters on a base that is not cut. Everything is kept in a folder, and a run that was
+cut off goes on. Scores are of the test part, which neither search nor early stopping looks at.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from benchmarks.report import Result, Table, say
 from kdnas import classification, places
 from kdnas.atomic import write_atomically
 from kdnas.evaluation import resolve_device
-from kdnas.finalize import finalize
+from kdnas.finalize import distil, finalize, given
 from kdnas.flags import assigned, overlay
 from kdnas.places import presets
 from kdnas.recipes import recipe
 from kdnas.recipes.rnn_hybrid import RnnBench
 from kdnas.seeds import Purpose, number
 from kdnas.space import Candidate
-from kdnas.spec import StudySpec, from_values, read_values
+from kdnas.spec import LoraRecipe, StudySpec, from_values, read_values
 from kdnas.store import reader
 from kdnas.store.open import open_reader
 
@@ -214,7 +215,66 @@ def tabled(
     return Result(tables, figures, {**about, "distilled": distilled, "labels": by_labels})
 
 
-HALVES: dict[str, Callable[[argparse.Namespace], Result]] = {"rnn": rnn}
+# ---------------------------------------------------------------------------- pairs of adapters
+
+
+def lora(chosen: argparse.Namespace) -> Result:
+    """The best student by its reward, distilled in full; and the same adapters without the cut, for the latency."""
+    spec = spec_of(chosen, "lora-films")
+    folder = place_of(chosen, spec)
+    storage = f"sqlite:///{folder / 'studies.db'}"
+    clock = Clock(folder / "seconds.json")
+    search(spec, storage, clock)
+    cut = model("cut", folder, clock, lambda out, t: finalize(storage, spec.name, out, t))
+    uncut = from_values(overlay(spec.model_dump(mode="json"), [("recipe.truncate", False)]))
+    job = given(uncut, cut["candidate"])
+    whole = model("whole", folder, clock, lambda out, t: distil(job, out, t, device=spec.device))
+    return tabled_pairs(spec, {"found by the search": cut, "the same, not cut": whole}, clock)
+
+
+def tabled_pairs(spec: StudySpec, students: Mapping[str, Mapping[str, Any]], clock: Clock) -> Result:
+    assert isinstance(spec.recipe, LoraRecipe)
+    first = next(iter(students.values()))
+    part = "test" if "test" in first["classification"] else "held_out"
+    scores, latency = first["classification"], first["latency"]
+    teacher, size = scores[part]["teacher"], scores["size"]["teacher"]
+    rows: list[tuple[object, ...]] = [
+        ("teacher", size["trainable"], size["parameters"], size["mib"], latency["teacher_ms"], 1.0,
+         100 * teacher["accuracy"], 100 * teacher["macro_f1"], 0.0)
+    ]  # fmt: skip
+    for name, facts in students.items():
+        own, size = facts["classification"][part]["student"], facts["classification"]["size"]["student"]
+        rows.append((
+            name, size["trainable"], size["parameters"], size["mib"], facts["latency"]["student_ms"],
+            facts["latency"]["speedup"], 100 * own["accuracy"], 100 * own["macro_f1"],
+            100 * (own["accuracy"] - teacher["accuracy"]),
+        ))  # fmt: skip
+    shape = ", ".join(f"{name} {value}" for name, value in first["candidate"].items())
+    seconds = {name: round(value) for name, value in clock.seconds.items()}
+    table = Table(
+        f"LoRA pairs, {spec.teacher.model} on {spec.data.source}: {scores[part]['examples']:,} test sentences",
+        ("model", "trainable", "parameters", "MiB", "latency ms", "× teacher", "accuracy %", "macro F1 %", "points"),
+        rows,
+        (
+            f"The student: {shape}. Its limit: {spec.recipe.max_parameters:,} trainable parameters.",
+            f"Points of accuracy from the teacher. MiB: of a student's folder, without a base that others have. "
+            f"Seconds: {seconds}.",
+        ),
+    )
+    found = scores[part]["student"]["accuracy"]
+    figures = {
+        "accuracy": 100 * found,
+        "accuracy_teacher": 100 * teacher["accuracy"],
+        "points": 100 * (found - teacher["accuracy"]),
+        "trainable": scores["size"]["student"]["trainable"],
+        "speedup": latency["speedup"],
+        **{f"seconds_{name}": value for name, value in clock.seconds.items()},
+    }
+    about = {"spec": spec.model_dump(mode="json"), "candidate": first["candidate"]}
+    return Result([table], figures, {**about, "students": {n: f["classification"] for n, f in students.items()}})
+
+
+HALVES: dict[str, Callable[[argparse.Namespace], Result]] = {"rnn": rnn, "lora": lora}
 
 if __name__ == "__main__":
     report.run("Text classifiers: what a search finds, beside its teacher and training without one.", measure, options)

@@ -50,7 +50,8 @@ class Protocol:
 def fingerprint(folder: Path) -> str:
     """Of everything in a model folder that decides its outputs: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
-    wanted = ["*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_*"]
+    wanted = ["*.safetensors", "base/*.safetensors", "*.bin", "config.json", "adapter_config.json"]
+    wanted += ["tokenizer*", "vocab*", "merges.txt", "*.model", "special_*"]
     for path in sorted({p for pattern in wanted for p in folder.glob(pattern) if p.is_file()}):
         digest.update(path.name.encode())
         with path.open("rb") as file:
@@ -301,6 +302,12 @@ def _logits(predictions: Any) -> np.ndarray:
 def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    from kdnas import adapters
+
+    if adapters.is_adapter(folder):
+        with tempfile.TemporaryDirectory(prefix="kdnas-merged-") as place:
+            adapters.merged(folder, torch.device("cpu")).save_pretrained(place)
+            return _classifier(Path(place), task, protocol)
     count = 1 if task.regression else len(task.labels)
     if not protocol.finetune:
         config = AutoConfig.from_pretrained(folder)
@@ -351,6 +358,8 @@ def merged(new: Mapping[str, Any], path: Path) -> dict[str, Any]:
             result["tasks"] = {**old.get("tasks", {}), **new["tasks"]}
         if old.get("model") == new.get("model") and "perplexity" in old and "perplexity" not in result:
             result["perplexity"] = old["perplexity"]
+        if old.get("model") == new.get("model") and "labels" in old and "labels" not in result:
+            result["labels"] = old["labels"]
     result["average"] = average(result["tasks"])
     result["markdown"] = markdown(result)
     return result
@@ -399,6 +408,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         if protocol["limit"] is not None:
             how += f" Only the first {protocol['limit']:,} examples of each split: no figure to quote."
         lines += ["", how]
+    if "labels" in results:
+        lines += ["", *_labels(results["labels"])]
     if "perplexity" in results:
         lines += ["", *_perplexity(results["perplexity"])]
     return "\n".join(lines).strip() + "\n"
@@ -410,6 +421,21 @@ def _percent(values: Any) -> str:
 
 def _share(kept: float | None) -> str:
     return "–" if kept is None else f"{kept:.1f} %"
+
+
+def _labels(entry: Mapping[str, Any]) -> list[str]:
+    whose = {"test": "the test part of its study", "held_out": "the held-out part of its study"}
+    both = [who for who in ("student", "teacher") if who in entry]
+    lines = [f"| labels | {' | '.join(both)} |", f"| --- |{' ---: |' * len(both)}"]
+    for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+        lines.append(f"| {words} | {' | '.join(f'{100 * entry[who][name]:.1f}' for who in both)} |")
+    kept = f", {entry['kept']:.1f} % of the teacher's accuracy kept" if "kept" in entry else ""
+    place = whose.get(entry["part"], entry["part"])
+    lines += ["", f"As the models are, on {entry['examples']:,} examples ({place}), in percent{kept}.", ""]
+    names = entry["classes"]
+    lines += [f"| the student's | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    rows = zip(names, entry["student"]["confusion"], strict=True)
+    return [*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows)]
 
 
 def _perplexity(entry: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from kdnas.store.open import open_store
 from kdnas.tasks import OWN, TASKS, chosen
 
 Narrate = Callable[[str, float | None], None]
-PERPLEXITY = "perplexity"
+PERPLEXITY, LABELS = "perplexity", "labels"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Wanted:
     protocol: evaluate.Protocol = field(default_factory=evaluate.Protocol)
     data_dir: Path | None = None
     teacher: str | None = None
-    text: str | None = None  # for the perplexity; None takes the study's own data
+    text: str | None = None  # for the perplexity and the labels; None takes the study's own data
+    text_column: str | None = None  # of that text, where not the study's
+    label_column: str | None = None
     device: str = "auto"
     output: Path | None = None
 
@@ -45,17 +47,17 @@ def score(model: Path, wanted: Wanted, narrate: Narrate, storage: str | None = N
     store hears of it. Raises UsageError before anything runs for what is not there or not known.
     """
     folder.require_model(model)
-    names = [name for name in wanted.tasks if name != PERPLEXITY]
+    names = [name for name in wanted.tasks if name not in (PERPLEXITY, LABELS)]
     for name in names:
         if name != "glue" and name not in TASKS:
-            raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, PERPLEXITY)))
+            raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, PERPLEXITY, LABELS)))
     tasks = chosen(names)
     facts = folder.read_facts(model) if (model / folder.FACTS).is_file() else None
     output = wanted.output or evaluate.default_output(model)
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Make it first, or name another --output.")
     device = resolve_device(wanted.device)
-    teacher = _teacher(wanted.teacher, facts, narrate)
+    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, narrate)
     asks_perplexity = PERPLEXITY in wanted.tasks
     own_share = 1.0 if not asks_perplexity else 0.85 if tasks else 0.0
 
@@ -79,6 +81,11 @@ def score(model: Path, wanted: Wanted, narrate: Narrate, storage: str | None = N
                 lambda words, share: tell(words, None if share is None else own_share + (1 - own_share) * share),
             )
             result["perplexity"] = found
+        if LABELS in wanted.tasks:
+            from kdnas.label_scores import label_scores
+
+            rows = _rows(wanted, facts)
+            result["labels"] = label_scores(model, facts, rows, device, tell, beside=wanted.teacher != "")
         result = evaluate.merged(result, output)
         evaluate.write(result, output)
         if facts is not None and output == evaluate.default_output(model):
@@ -94,6 +101,16 @@ def _teacher(asked: str | None, facts: dict[str, Any] | None, narrate: Narrate) 
 
     spec = TeacherSpec(model=asked) if asked else TeacherSpec(**(facts or {})["spec"]["teacher"])  # type: ignore[call-arg]
     return model_folder(spec.model_copy(update={"checkpoint": None}), narrate)
+
+
+def _rows(wanted: Wanted, facts: dict[str, Any] | None) -> DataSpec | None:
+    """The labelled rows that were asked for; None for the study's own test part."""
+    if wanted.text is None:
+        return None
+    own = from_values(facts["spec"]).data if facts is not None else DataSpec()  # type: ignore[call-arg]
+    given = {"source": wanted.text, "text_column": wanted.text_column, "label_column": wanted.label_column}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return own.model_copy(update={"limit": None, "group_column": None, **asked})
 
 
 def _text(asked: str | None, facts: dict[str, Any] | None) -> DataSpec:
@@ -152,6 +169,6 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
         | {"kept": entry["kept"]}
         for name, entry in result["tasks"].items()
     }
-    return {"tasks": tasks, "average": result["average"], "perplexity": result.get("perplexity")}
+    return {"tasks": tasks, "average": result["average"], **{n: result.get(n) for n in (PERPLEXITY, LABELS)}}
 
 

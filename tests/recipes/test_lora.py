@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdnas.finalize import Telling, finalize
 from kdnas.recipes import recipe, recipe_of
 from kdnas.recipes.encoders import Sizes
 from kdnas.recipes.lora import LoraBench, layers_of, require_within, space_of
+from kdnas.scoring import Wanted, score
 from kdnas.spec import LoraRecipe, SpaceSpec, StudySpec, from_values
 from kdnas.store import reader
 from kdnas.store.open import open_reader, open_store
@@ -206,6 +208,16 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     with torch.inference_mode():
         logits = model(**words([" ".join(WORDS[8:13])], return_tensors="pt")).logits
     assert logits.shape == (1, 3) and base.config.num_hidden_layers == 2
+    asked = Wanted(tasks=("labels",), device="cpu")
+    result = score(output, asked, lambda words, share: None)
+    for side in ("student", "teacher"):
+        assert result["labels"][side]["confusion"] == found["test"][side]["confusion"]
+    assert "| accuracy |" in (output / "results.md").read_text(encoding="utf-8")
+    other = replace(asked, text=str(place / "rows.csv"), teacher="")
+    assert score(output, other, lambda words, share: None)["labels"]["examples"] == 120
+    (tmp_path / "odd.csv").write_text("text,label\nw aa,z\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"has the label 'z', which the model does not know. It knows 'a', 'b', 'c'"):
+        score(output, replace(other, text=str(tmp_path / "odd.csv")), lambda words, share: None)
     card = (output / folder.CARD).read_text(encoding="utf-8")
     assert "PeftModel.from_pretrained(base" in card and "| accuracy, 18 test examples |" in card
 
