@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from kdnas import checkpoints, finalize, latency
 from kdnas.errors import UsageError
 from kdnas.finalize import Extras, Job, Telling, distil
+from kdnas.flags import command
 from kdnas.labelled import Examples
 from kdnas.plan import plan
 from kdnas.recipes import embeddings, smaller, soft_labels
@@ -28,7 +29,7 @@ from kdnas.recipes.recurrent import CELLS, AdditiveAttention, RecurrentConfig, R
 from kdnas.recipes.rnn_hybrid import MODULE, RnnBench, RnnHybrid, space_of
 from kdnas.search import begin
 from kdnas.space import Candidate
-from kdnas.spec import SpaceSpec, StudySpec
+from kdnas.spec import SpaceSpec, StudySpec, from_values
 from kdnas.store import reader
 from kdnas.store.open import open_store
 from kdnas.worker import run_worker
@@ -343,6 +344,17 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
     again = finalize.given(spec, config | {"pruned": facts["candidate"]["pruned"]})
     assert {**again.candidate, "bidirectional": 0} == {**facts["candidate"], "bidirectional": 0}
     assert checkpoints.last(tmp_path) is None
+
+
+def test_the_recipes_own_defaults_need_no_flag_and_give_way() -> None:
+    spec = from_values({"recipe": {"name": "rnn-hybrid"}})
+    assert (spec.full.patience, spec.data.source) == (5, "rotten-tomatoes")
+    assert command(spec) == "kdnas search study --recipe rnn-hybrid"
+    given = from_values({"recipe": {"name": "rnn-hybrid"}, "full": {"patience": 2}})
+    assert given.full.patience == 2 and given.full.epochs == spec.full.epochs
+    assert "--set full.patience=2" in command(given)
+    with pytest.raises(UsageError, match="give at least one of them a weight"):
+        from_values({"recipe": {"name": "rnn-hybrid", "soft": 0, "hard": 0, "sequence": 0}})
 
 
 def test_the_plan_counts_the_candidates(shelf: Path) -> None:
