@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from textual.pilot import Pilot
 
 from kdnas.places import state_folder
-from kdnas.store import boards, control, reader
+from kdnas.store import boards, control, reader, recording
 from kdnas.store import tables as t
 from kdnas.store.open import Store, open_store
 from kdnas.store.rows import TrialRow
@@ -30,6 +30,7 @@ from kdnas_tui.screens.rescore import RescoreScreen
 from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.screens.study import StudyScreen
 from kdnas_tui.widgets.curves import Curves
+from kdnas_tui.widgets.importance import Importance
 from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.trials_table import TrialsTable
@@ -344,6 +345,18 @@ async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -
                 break
             position += len(key.shown) + len(key.label) + 3
         screen(pilot.app, HelpScreen)
+
+
+async def test_importance_is_estimated_for_the_study_that_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.tui.driving.PATIENCE_S", 120.0)  # a process of its own loads Optuna
+    with recording.opened(recording.shipped()) as (url, name):
+        async with driven(app_on(url)) as pilot:
+            study = await opened(pilot, name)
+            await pilot.press("right_square_bracket", "right_square_bracket")
+            bars = study.query_one(Importance)
+            await until(pilot, lambda: bars.shares, "the shares are there")
+            assert sum(share for _, share in bars.shares) == pytest.approx(1.0, abs=0.02)
+            await until(pilot, shows(pilot.app, bars.shares[0][0]), "the most important one is shown")
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
