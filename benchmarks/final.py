@@ -34,6 +34,7 @@ NARROWED = {
     "space.choices.num_hidden_layers": [2, 3],
     "space.choices.hidden_size": [320, 384],
     "space.choices.head_size": [32],
+    "full.epochs": 4,
 }
 QUICK = {"data.limit": 96, "data.max_held_out": 8, "budget.trials": 3, "budget.epochs": 1, "full.epochs": 2}
 
