@@ -326,8 +326,9 @@ def base_of(folder: Path, given: Path | None = None) -> Path:
     if given is not None:
         return given
     named = str(values.get("base_model_name_or_path") or "")
-    if named in assets.ASSETS:
-        return assets.fetch(named)
+    shipped = next((asset.name for asset in assets.ASSETS.values() if named in (asset.name, asset.hub_id)), None)
+    if shipped is not None:
+        return assets.fetch(shipped)
     path = Path(named).expanduser()
     if named and (path / "config.json").is_file():
         return path
@@ -337,6 +338,15 @@ def base_of(folder: Path, given: Path | None = None) -> Path:
             f"Bring it back, or correct base_model_name_or_path in {CONFIG}.",
         )
     return hub.fetch_model(named, values.get("revision"))
+
+
+def public_name(model: str) -> str:
+    """What an adapter calls its base, so that others find it: a shipped model by its hub id, a folder by its path."""
+    shipped = assets.ASSETS.get(model)
+    if shipped is not None:
+        return shipped.hub_id or model
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
 
 
 def open_classifier(folder: Path, device: torch.device, base: Path | None = None) -> Any:

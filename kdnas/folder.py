@@ -199,7 +199,8 @@ def card(facts: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> 
     spec, metrics, latency = facts["spec"], facts["metrics"], facts["latency"]
     teacher, data, config = spec["teacher"], spec["data"], facts["config"]
     protocol = spec["latency"]
-    front = ["---", "library_name: transformers", "tags:", "- kdnas", "- knowledge-distillation"]
+    library = "peft" if facts.get("opens_with") == "PeftModel" else "transformers"
+    front = ["---", f"library_name: {library}", "tags:", "- kdnas", "- knowledge-distillation"]
     if "/" in teacher["model"] and not teacher["model"].startswith((".", "/", "~")):
         front += [f"base_model: {json.dumps(teacher['model'])}"]
     front += ["---"]

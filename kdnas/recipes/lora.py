@@ -280,12 +280,12 @@ class LoraBench(ClassifierBench):
     def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
         self.part = lora_part(spec)
         self._taught: tuple[Sizes, Adapters] | None = None  # the teacher's base and adapters, where it was taught here
-        adapters.require()
+        Lora().describe(spec)  # what cannot be is said before a teacher is taught
         super().__init__(spec, device, narrate)
         where = _student_spec(spec)
         folder = teacher.locate(where, narrate)
         self.base: Base = adapters.open_base(folder, where.model, self.text.names, device)
-        self._named_base = where.model if Path(where.model).is_absolute() or "/" in where.model else str(folder)
+        self._named_base = adapters.public_name(where.model)
         # Another base may split text otherwise; the examples, their order and their sides are the same.
         self.tokenizer, self.own_text = self.source.tokenizer, self.text
         if self.part.student is not None:
