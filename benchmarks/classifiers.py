@@ -43,7 +43,8 @@ QUICK = {
     "budget.trials": 3,
     "budget.epochs": 1,
     "full.epochs": 2,
-    "recipe.teacher_epochs": 1,
+    "recipe.teacher_epochs": 2,
+    "recipe.teacher_rate": 5e-4,
 }
 
 
