@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import adapters, classification, finetune, labelled
+from kdnas import classification, finetune, labelled
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
 from kdnas.errors import UsageError
