@@ -191,6 +191,9 @@ class Terminal:
             self.read(0.005)
         return time.perf_counter() - self.began
 
+    def write(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
     def quiet(self, seconds: float, patience: float = 120.0) -> None:
         """Read until nothing has come for so long: what opening sends is over."""
         end = time.perf_counter() + patience
@@ -619,6 +622,9 @@ def measure(chosen: argparse.Namespace) -> Result:
             shown.quiet(2.0)
             memory = shown.memory_mib
             idle = shown.kib_per_second(seconds)
+            shown.write(b"/state:running\r")  # what changes is to be in sight
+            shown.until(b"2 of ")
+            shown.quiet(2.0)
             with writers(path, 1, 600, 0.5, TRIALS):
                 shown.read(2.0)
                 live = shown.kib_per_second(seconds)

@@ -232,7 +232,7 @@ class StudiesScreen(Frame):
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed next is for it
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._words = event.value.lower().split()

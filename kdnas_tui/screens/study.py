@@ -576,7 +576,7 @@ class StudyScreen(Frame):
         with field.prevent(Input.Changed):
             field.value = self.query_one(LogTail).searched if self._searching else self.filter.text
         self._show_field(True)
-        field.focus()
+        self.set_focus(field)  # at once: what is typed next is for it
 
     def _show_field(self, shown: bool) -> None:
         """The field, and under it a line for what is wrong: it stays while one types, so that nothing jumps."""
