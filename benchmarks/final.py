@@ -113,8 +113,10 @@ def search(spec: StudySpec, storage: str, clock: Clock) -> None:
     if row.done < row.trials:
         say(f"searching: {row.done} of {row.trials} trials are done")
         began = time.monotonic()
-        run_worker(storage, spec.name)
+        code = run_worker(storage, spec.name)
         clock.time("search", began)
+        if code:
+            raise SystemExit(code)
 
 
 def _fast(storage: str, spec: StudySpec) -> str | None:
