@@ -80,12 +80,13 @@ def _understood(spec: StudySpec) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value if assigned(f"x={value}")[1] == value else json.dumps(value)
-    return _toml(value)
+    return toml_text(value)
 
 
-def _toml(value: Any) -> str:
+def toml_text(value: Any) -> str:
+    """A value as TOML writes it on one line; what `assigned` reads back."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {toml_text(inner)}" for key, inner in value.items()) + "}"
     return json.dumps(value)
 
 

@@ -476,7 +476,7 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, one in inner:
             name = f"{field}.{key}" if key else field
-            rest.append(f"{name}={toml_value(one)}")
+            rest.append(f"{name}={flags.toml_text(one)}")
     return {**shown, "workers": "1", "more": " ".join(rest)}
 
 
@@ -502,12 +502,6 @@ def split_settings(text: str) -> list[str]:
 
 def shown_value(value: Any) -> str:
     return words.signed(value) if isinstance(value, float) else "" if value is None else str(value)
-
-
-def toml_value(value: Any) -> str:
-    import tomli_w
-
-    return tomli_w.dumps({"v": value}).removeprefix("v = ").replace("\n", "").replace("    ", "").strip()
 
 
 def preset_values(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
