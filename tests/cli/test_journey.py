@@ -266,14 +266,14 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
     """`kdnas search` in a real terminal that goes away: the workers finish the study."""
     terminal = pexpect.spawn(
         sys.executable,
-        ["-m", "kdnas", "search", "--spec", str(longer), "--trials", "3"],
+        ["-m", "kdnas", "search", "--spec", str(longer), "--trials", "8"],
         cwd=str(place.folder),
         env={**place.environment, "TERM": "xterm-256color"},
         dimensions=(24, 120),
         timeout=120,
         encoding="utf-8",
     )
-    terminal.expect("[1-3]/3")  # the live line counts
+    terminal.expect("[1-6]/8")  # the live line counts
     terminal.kill(signal.SIGHUP)
     terminal.wait()  # `close` would go on to other signals where a busy machine is slow to die of this one
     assert terminal.signalstatus == signal.SIGHUP
@@ -281,5 +281,5 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
     until(place, "finished")
     with open_reader(place.store) as store:
         row = reader.study_row(store, "tiny")
-        assert (row.done, row.failed) == (3, 0)
+        assert (row.done, row.failed) == (8, 0)
         assert "lost" not in {t.state for t in reader.trial_rows(store, row.study_id)}
