@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from kdnas.errors import UsageError, nearest
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -41,6 +43,14 @@ def presets() -> dict[str, Path]:
     if not folder.is_dir():
         folder = PACKAGE.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def preset(name: str) -> Path:
+    """The TOML file of a spec that ships. Raises UsageError, with the nearest name, for one that does not."""
+    known = presets()
+    if name not in known:
+        raise UsageError(f"There is no preset {name!r}.", nearest(name, known) if known else "None ships here.")
+    return known[name]
 
 
 def _place(variable: str, default: Path) -> Path:

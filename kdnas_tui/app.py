@@ -119,10 +119,9 @@ class KdnasApp(App[str]):
         return StudiesScreen()
 
     def _first_preset(self, name: str) -> None:
-        from kdnas.places import presets
         from kdnas_tui.screens.new_study import NewStudyScreen, preset_values
 
-        values = preset_values(name, presets())
+        values = preset_values(name)
         study = str(values.get("name", name))
         if study_exists(self.storage, study):
             self.open_study(study)
@@ -317,10 +316,9 @@ def _run(chosen: argparse.Namespace) -> int:
         with open_reader(storage) as store:
             reader.study_row(store, chosen.study)
     if chosen.preset is not None:
-        from kdnas.places import presets
-        from kdnas_tui.screens.new_study import preset_values
+        from kdnas.places import preset
 
-        preset_values(chosen.preset, presets())
+        preset(chosen.preset)  # before anything is drawn; read where its form is made
     return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
 
 

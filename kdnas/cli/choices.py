@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from kdnas.errors import UsageError, nearest
+from kdnas import places
+from kdnas.errors import UsageError
 from kdnas.flags import FLAGS, assigned, overlay
-from kdnas.places import presets
 from kdnas.spec import StudySpec, from_values, read_values
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,10 +100,7 @@ def base_values(study: str | None, spec_file: Path | None, preset: str | None) -
         raise UsageError("--spec and --preset both say what the study is.", "Give one of them.")
     values: dict[str, Any] = {}
     if preset is not None:
-        shipped = presets()
-        if preset not in shipped:
-            raise UsageError(f"There is no preset {preset!r}.", nearest(preset, shipped))
-        values = {"name": preset, **read_values(shipped[preset])}
+        values = {"name": preset, **read_values(places.preset(preset))}
     elif spec_file is not None:
         values = {"name": spec_file.stem, **read_values(spec_file)}
     if study is not None:

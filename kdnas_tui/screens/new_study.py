@@ -20,7 +20,7 @@ from textual.worker import get_current_worker
 
 from kdnas import flags
 from kdnas.errors import BadOptionError, KdnasError, UsageError, nearest
-from kdnas.places import presets
+from kdnas.places import preset, presets
 from kdnas.reward import exchange
 from kdnas.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
 from kdnas_tui import words, workers
@@ -344,7 +344,7 @@ class NewStudyScreen(Frame):
             if name is None:
                 return
             try:
-                values = preset_values(name, known)
+                values = preset_values(name)
             except KdnasError as error:
                 self.kdnas.fault(error)
                 return
@@ -504,11 +504,9 @@ def shown_value(value: Any) -> str:
     return words.signed(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
-def preset_values(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
-    """The values of a spec that ships. Raises UsageError, with the nearest name, for one that does not."""
-    if name not in known:
-        raise UsageError(f"There is no preset {name!r}.", nearest(name, known) if known else "None ships here.")
-    values = {"name": name, **read_values(known[name])}
+def preset_values(name: str) -> dict[str, Any]:
+    """The values of a spec that ships. Raises UsageError for one that does not."""
+    values = {"name": name, **read_values(preset(name))}
     from_values(values)
     return values
 

@@ -133,7 +133,7 @@ async def test_a_preset_whose_study_exists_opens_it(three_studies: Path, tmp_pat
 
 @pytest.mark.parametrize("name", presets())
 def test_what_a_form_shows_of_a_preset_is_the_preset(name: str) -> None:
-    shown = form_values(preset_values(name, presets()))
+    shown = form_values(preset_values(name))
     pairs = [assigned(part) for part in split_settings(shown.pop("more"))]
     shown.pop("workers")
     texts = {"name", "teacher.model", "data.source", "data.text_column", "device"}
@@ -143,7 +143,7 @@ def test_what_a_form_shows_of_a_preset_is_the_preset(name: str) -> None:
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean 'quickstart'"):
-        preset_values("quikstart", presets())
+        preset_values("quikstart")
 
 
 @given(st.lists(st.sampled_from(["a=1", 'b="x y"', "c=[1, 2]", "d={x = [1, '] ']}", "e='a \"b'"]), max_size=5))
