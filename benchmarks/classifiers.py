@@ -70,19 +70,19 @@ def place_of(chosen: argparse.Namespace, spec: StudySpec) -> Path:
 
 
 def measure(chosen: argparse.Namespace) -> Result:
-    half: Callable[[argparse.Namespace], Result] = HALVES[chosen.half]
-    return half(chosen)
+    preset, half = HALVES[chosen.half]
+    spec = spec_of(chosen, preset)
+    folder = place_of(chosen, spec)
+    storage = f"sqlite:///{folder / 'studies.db'}"
+    clock = Clock(folder / "seconds.json")
+    search(spec, storage, clock)
+    return half(spec, folder, storage, clock)
 
 
 # ---------------------------------------------------------------------------- recurrent students
 
 
-def rnn(chosen: argparse.Namespace) -> Result:
-    spec = spec_of(chosen, "films")
-    folder = place_of(chosen, spec)
-    storage = f"sqlite:///{folder / 'studies.db'}"
-    clock = Clock(folder / "seconds.json")
-    search(spec, storage, clock)
+def rnn(spec: StudySpec, folder: Path, storage: str, clock: Clock) -> Result:
     only = _fast(storage, spec)
     found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
     alone = from_values(overlay(spec.model_dump(mode="json"), LABELS.items()))
@@ -219,13 +219,8 @@ def tabled(
 # ---------------------------------------------------------------------------- pairs of adapters
 
 
-def lora(chosen: argparse.Namespace) -> Result:
+def lora(spec: StudySpec, folder: Path, storage: str, clock: Clock) -> Result:
     """The best student by its reward, distilled in full; and the same adapters without the cut, for the latency."""
-    spec = spec_of(chosen, "lora-films")
-    folder = place_of(chosen, spec)
-    storage = f"sqlite:///{folder / 'studies.db'}"
-    clock = Clock(folder / "seconds.json")
-    search(spec, storage, clock)
     cut = model("cut", folder, clock, lambda out, t: finalize(storage, spec.name, out, t))
     uncut = from_values(overlay(spec.model_dump(mode="json"), [("recipe.truncate", False)]))
     job = given(uncut, cut["candidate"])
@@ -275,7 +270,10 @@ def tabled_pairs(spec: StudySpec, students: Mapping[str, Mapping[str, Any]], clo
     return Result([table], figures, {**about, "students": {n: f["classification"] for n, f in students.items()}})
 
 
-HALVES: dict[str, Callable[[argparse.Namespace], Result]] = {"rnn": rnn, "lora": lora}
+HALVES: dict[str, tuple[str, Callable[[StudySpec, Path, str, Clock], Result]]] = {
+    "rnn": ("films", rnn),
+    "lora": ("lora-films", lora),
+}
 
 if __name__ == "__main__":
     report.run("Text classifiers: what a search finds, beside its teacher and training without one.", measure, options)

@@ -88,6 +88,13 @@ def generate(path: Path, trials: int) -> None:
         )
 
 
+def copied(path: Path, target: Path) -> Path:
+    """The study once more, for what changes it."""
+    with sqlite3.connect(path) as source, sqlite3.connect(target) as destination:
+        source.backup(destination)
+    return target
+
+
 def trial(
     i: int, trials: int, layers: Any, heads: Any, inner: Any, act: Any, latency: Any, loss: Any, draw: Any
 ) -> dict[str, Any]:
@@ -615,7 +622,7 @@ def measure(chosen: argparse.Namespace) -> Result:
         say("First paint …")
         paints = [painted(["--storage", str(empty)], b"No study yet", environment) for _ in range(repeats)]
         say("Event loop under four writers …")
-        found = asyncio.run(inside(path, TRIALS, seconds))
+        found = asyncio.run(inside(copied(path, folder / "acted.db"), TRIALS, seconds))
         say("Traffic and memory on a terminal …")
         with terminal(["-m", "kdnas_tui", NAME, "--storage", str(path)], environment) as shown:
             shown.until(b"done")

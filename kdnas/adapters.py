@@ -23,7 +23,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils import logging as transformers_logging
 
 from kdnas import assets, hub
-from kdnas.errors import UsageError
+from kdnas.errors import UsageError, first_line
+from kdnas.loading import loading
 from kdnas.recipes import encoders
 from kdnas.recipes.encoders import Family, Sizes
 
@@ -167,7 +168,7 @@ def classifier_config(folder: Path, name: str, labels: tuple[str, ...] | None) -
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UsageError(
-            f"The base {name!r} has no configuration that transformers reads: {_line(error)}.",
+            f"The base {name!r} has no configuration that transformers reads: {first_line(error)}.",
             "Give an encoder of the BERT family.",
         ) from None
     if labels is not None:
@@ -185,7 +186,7 @@ def _require_whole(name: str, heads: tuple[str, ...], missing: Iterable[str]) ->
 
 
 def _load(folder: Path, name: str, config: PretrainedConfig) -> tuple[Any, dict[str, Any]]:
-    try:
+    with loading(f"The weights of {name!r}", "Fetch the model again."):
         found: Any = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
@@ -194,14 +195,6 @@ def _load(folder: Path, name: str, config: PretrainedConfig) -> tuple[Any, dict[
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # another head's rows
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UsageError(
-            f"The weights of {name!r} cannot be loaded: {_line(error)}.", "Fetch the model again."
-        ) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UsageError(f"The weights of {name!r} are damaged: {error}.", "Fetch the model again.") from None
     model, report = found
     report = {**report, "missing_keys": {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}}
     return model, report
@@ -307,7 +300,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / CONFIG} cannot be read: {_line(error)}.", "Save the adapter again.") from None
+        raise UsageError(f"{folder / CONFIG} cannot be read: {first_line(error)}.", "Save the adapter again.") from None
     if not isinstance(values, dict) or not values.get("peft_type"):
         raise UsageError(f"{folder / CONFIG} is no adapter's configuration.", "Give a folder that PEFT saved.")
     if not (folder / WEIGHTS).is_file():
@@ -398,7 +391,7 @@ def _over(model: Any, folder: Path) -> Any:
             raise ValueError(f"{min(kept ^ found)} stands on one side alone")
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise UsageError(
-            f"The adapter {folder} does not fit its base {type(model).__name__}: {_line(error)}.",
+            f"The adapter {folder} does not fit its base {type(model).__name__}: {first_line(error)}.",
             "Give the base that it was trained on.",
         ) from None
     return made.requires_grad_(False).eval()
@@ -411,18 +404,13 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(folder / WEIGHTS, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises an exception type of its own
-        raise UsageError(f"{folder / WEIGHTS} is damaged: {_line(error)}.", "Save the adapter again.") from None
+        raise UsageError(f"{folder / WEIGHTS} is damaged: {first_line(error)}.", "Save the adapter again.") from None
 
 
 def _classes(weights: Mapping[str, tuple[int, ...]]) -> int | None:
     """How many classes the saved head tells apart; None where the adapter brings none."""
     rows = [s[0] for n, s in weights.items() if len(s) == 2 and n.endswith((".classifier.weight", ".out_proj.weight"))]
     return rows[-1] if rows else None
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 @contextlib.contextmanager

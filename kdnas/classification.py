@@ -26,6 +26,7 @@ from kdnas.evaluate import fingerprint as files_fingerprint
 from kdnas.evaluate import longest
 from kdnas.folder import explained, run_key
 from kdnas.labelled import Batch, Examples, LabelledText
+from kdnas.loading import loading
 from kdnas.spec import DataSpec, TeacherSpec
 
 Say = Callable[[str, float | None], None]
@@ -181,18 +182,11 @@ def load(
     if to_teach or not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
         given = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
         given["ignore_mismatched_sizes"] = to_teach
-    try:
+    with loading(f"The weights of {name!r}", "Fetch the model again."):
         opened: Any = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, **given
         )
-        model, report = opened
-    except Exception as error:
-        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError) and (
-            type(error).__name__ != "SafetensorError"
-        ):
-            raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UsageError(f"The weights of {name!r} cannot be loaded: {first}.", "Fetch the model again.") from None
+    model, report = opened
     other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     fresh = set(report["missing_keys"]) | other
     body = [key for key in fresh if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]

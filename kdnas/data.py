@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from kdnas import assets, hub, places
-from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.errors import BadOptionError, UsageError, first_line, nearest
 from kdnas.spec import DataSpec
 
 Say = Callable[[str, float | None], None]
@@ -200,7 +200,7 @@ def _rows(path: Path, kind: str, raw: bytes) -> list[dict[str, Any]]:
             return pyarrow.parquet.read_table(io.BytesIO(raw)).to_pylist()
         except pa.ArrowException as error:
             raise UsageError(
-                f"{path} is no Parquet file: {str(error).splitlines()[0]}.", "Give a sound file."
+                f"{path} is no Parquet file: {first_line(error)}.", "Give a sound file."
             ) from None
     if kind not in FILE_KINDS:
         raise UsageError(f"kdnas cannot read {path.name}.", f"Give a file of these kinds: {', '.join(FILE_KINDS)}.")
@@ -238,14 +238,17 @@ def _from_hub(data: DataSpec, labelled: bool, say: Say | None) -> Documents:
                 f"The data set {data.source!r} is not on this machine, and the Hugging Face hub cannot be reached.",
                 f"Connect, or give a local file. {known}",
             ) from None
-        raise UsageError(f"There is no data set {data.source!r}: {_line(error)}.", f"Check its id. {known}") from None
+        raise UsageError(
+            f"There is no data set {data.source!r}: {first_line(error)}.", f"Check its id. {known}"
+        ) from None
     except ValueError as error:
         raise UsageError(
-            f"The data set {data.source!r} cannot be loaded so: {_line(error)}.", "Check data.config and data.split."
+            f"The data set {data.source!r} cannot be loaded so: {first_line(error)}.",
+            "Check data.config and data.split.",
         ) from None
     except Exception as error:
         raise UsageError(
-            f"The data set {data.source!r} cannot be loaded: {_line(error)}.", "Try again, or take another."
+            f"The data set {data.source!r} cannot be loaded: {first_line(error)}.", "Try again, or take another."
         ) from error
     columns = loaded.column_names
     _check_columns(data.source, columns, data, labelled)
@@ -343,7 +346,7 @@ def _plain(raw: bytes, path: Path) -> bytes:
             return gzip.decompress(raw)
         return bz2.decompress(raw) if path.suffix == ".bz2" else raw
     except (OSError, EOFError) as error:
-        raise UsageError(f"{path} cannot be unpacked: {_line(error)}.", "Give a sound file.") from None
+        raise UsageError(f"{path} cannot be unpacked: {first_line(error)}.", "Give a sound file.") from None
 
 
 def _utf8(raw: bytes, path: Path) -> str:
@@ -354,11 +357,6 @@ def _utf8(raw: bytes, path: Path) -> str:
         raise UsageError(
             f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} in line {line}.", "Save it as UTF-8."
         ) from None
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _hash(*parts: object) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdnas import __version__, assets, hub, places
-from kdnas.errors import UsageError
+from kdnas.errors import UsageError, first_line
 
 State = Literal["found", "optional", "missing"]
 LITTLE_SPACE = 2 * 1024**3  # bytes below which a study may not get through
@@ -186,8 +186,8 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # a broken build fails in many ways
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        yield Finding("torch", "missing", f"cannot be imported: {first}", "Install torch again, as the README says.")
+        problem = f"cannot be imported: {first_line(error)}"
+        yield Finding("torch", "missing", problem, "Install torch again, as the README says.")
         return
     yield Finding("torch", "found", f"{torch.__version__}, imported in {time.monotonic() - began:.1f} s")
     if torch.cuda.is_available():

@@ -38,6 +38,12 @@ class BadOptionError(UsageError):
         self.field = field
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error of another library says, without its full stop; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`Did you mean 'x'?`, or the list of what is known where nothing is near."""
     names = list(known)

@@ -22,7 +22,7 @@ import torch
 
 from kdnas import hub, places
 from kdnas.atomic import write_atomically
-from kdnas.errors import KdnasError, UsageError
+from kdnas.errors import KdnasError, UsageError, first_line
 from kdnas.folder import RESULTS, require_model, versions
 from kdnas.metrics import METRICS
 from kdnas.tasks import Split, Task, load
@@ -327,9 +327,8 @@ def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
             folder, num_labels=count, dtype=torch.float32, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
-            f"{folder} cannot be opened for classification: {line}.",
+            f"{folder} cannot be opened for classification: {first_line(error)}.",
             "Give a folder of a model family that transformers can put a classification head on.",
         ) from None
 

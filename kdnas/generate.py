@@ -16,6 +16,7 @@ import torch
 from kdnas import data, hub
 from kdnas.errors import UsageError
 from kdnas.folder import require_model
+from kdnas.loading import loading
 from kdnas.spec import DataSpec
 
 Narrate = Callable[[str, float | None], None]
@@ -82,15 +83,12 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     require_model(folder)
-    try:
+    with loading(f"The model in {folder}", "Give a sound model folder."):
         config = AutoConfig.from_pretrained(folder)
         declared = config.architectures or ("CausalLM",)
         if not any("CausalLM" in name or "LMHead" in name for name in declared):
             raise UsageError(f"{folder} holds no causal model but {', '.join(declared)}.", "Give one that generates.")
         model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"The model in {folder} cannot be loaded: {first}.", "Give a sound model folder.") from None
     return model.to(device).eval(), open_tokenizer(folder, str(folder))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdnas import hub, places
-from kdnas.errors import UsageError
+from kdnas.errors import UsageError, first_line
 
 Say = Callable[[str, float | None], None]
 MARK = "kdnas-gguf.json"  # written last: a folder without it was never finished
@@ -88,8 +88,7 @@ def _rebuild(file: Path, folder: Path) -> None:
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, OSError, KeyError, IndexError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"{file} cannot be read as GGUF: {lines[0].rstrip('.')}.", "Give a sound GGUF file.") from None
+        raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
     values = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):
         values.pop(key, None)

@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kdnas.errors import UsageError
+from kdnas.errors import UsageError, first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bin"]
@@ -99,7 +99,7 @@ def _fetch(hub_id: str, revision: str | None, *, config_only: bool) -> Path:
     except (LocalEntryNotFoundError, FileNotFoundError):
         pass
     except Exception as error:
-        raise UsageError(f"{hub_id!r} is no model name: {_first_line(error)}.", "Give a hub id or a folder.") from None
+        raise UsageError(f"{hub_id!r} is no model name: {first_line(error)}.", "Give a hub id or a folder.") from None
     if not reachable():
         raise UsageError(
             f"The model {hub_id!r} is not on this machine and the Hugging Face hub cannot be reached.",
@@ -117,10 +117,5 @@ def _fetch(hub_id: str, revision: str | None, *, config_only: bool) -> Path:
         raise UsageError(f"The hub knows no model {hub_id!r}.", "Check the spelling of the id.") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UsageError(
-            f"The model {hub_id!r} could not be fetched: {_first_line(error)}.", "Try again later."
+            f"The model {hub_id!r} could not be fetched: {first_line(error)}.", "Try again later."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -26,6 +26,7 @@ import torch
 
 from kdnas import hub, places
 from kdnas.errors import UsageError
+from kdnas.loading import loading
 from kdnas.spec import LatencySpec
 
 VERSION = 1  # of the protocol
@@ -139,12 +140,9 @@ def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tupl
     from kdnas.spec import TeacherSpec
 
     folder = teacher.locate(TeacherSpec(model=model))  # type: ignore[call-arg]
-    try:
+    with loading(f"The model {model!r}", "Give a model folder."):
         config = AutoConfig.from_pretrained(folder)
         body = AutoModel.from_pretrained(folder, config=config, **body_arguments(config))
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"The model {model!r} cannot be loaded: {first}.", "Give a model folder.") from None
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and settings.length > limit:
         raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")

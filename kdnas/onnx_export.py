@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from kdnas import adapters
-from kdnas.errors import KdnasError, UsageError
+from kdnas.errors import KdnasError, UsageError, first_line
 from kdnas.spec import LatencySpec
 
 FILE = "model.onnx"
@@ -89,9 +89,8 @@ def export(folder: Path, settings: LatencySpec, device: torch.device) -> dict[st
                 verbose=False,
             )
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise KdnasError(
-                f"torch's exporter cannot write this {config.model_type} model as ONNX: {line}",
+                f"torch's exporter cannot write this {config.model_type} model as ONNX: {first_line(error)}.",
                 "Leave out --onnx; the folder can be written without it.",
             ) from error
         assert program is not None

@@ -18,6 +18,7 @@ from torch import Tensor
 from kdnas import adapters, hub
 from kdnas.errors import UsageError
 from kdnas.folder import require_model
+from kdnas.loading import loading
 
 Narrate = Callable[[str, float | None], None]
 
@@ -48,7 +49,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
         tokenizer = open_tokenizer(folder if own else adapters.base_of(folder), str(folder))
         return adapters.merged(folder, device), tokenizer
     require_model(folder)
-    try:
+    with loading(f"The model in {folder}", "Give a sound model folder."):
         config = AutoConfig.from_pretrained(folder)
         declared = config.architectures or ("a bare model",)
         if not any("SequenceClassification" in name for name in declared):
@@ -57,13 +58,6 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
                 "Give one with a classification head; kdnas finetune --task classification makes one.",
             )
         model: Any = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UsageError(f"The model in {folder} cannot be loaded: {first}.", "Give a sound model folder.") from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UsageError(f"The weights in {folder} are damaged: {error}.", "Write the folder again.") from None
     if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
         raise UsageError(f"The head in {folder} does not choose one of several labels.", "Give a classifier.")
     return model.to(device).eval(), open_tokenizer(folder, str(folder))

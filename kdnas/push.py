@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdnas import hub
-from kdnas.errors import KdnasError, UsageError
+from kdnas.errors import KdnasError, UsageError, first_line
 
 
 def check_push(repository: str) -> None:
@@ -36,9 +36,8 @@ def push(folder: Path, repository: str) -> str:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A student distilled by kdnas")
     except (HfHubHTTPError, OSError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise KdnasError(
-            f"{folder} is written, but the upload to {repository} failed: {line}.",
+            f"{folder} is written, but the upload to {repository} failed: {first_line(error)}.",
             f"Try again with: hf upload {repository} {folder}",
         ) from None
     return f"{api.endpoint}/{repository}"

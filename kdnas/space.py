@@ -22,6 +22,8 @@ from kdnas.errors import UsageError
 
 Value = int | float | str | bool
 Candidate = dict[str, Value]
+Condition = tuple[str, tuple[Value, ...]]
+"""An earlier dimension, and its choices under which a later one counts."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Dimension:
     name: str
     choices: tuple[Value, ...]
     ordered: bool = True
-    when: tuple[str, tuple[Value, ...]] | None = None  # (earlier dimension, the choices under which this one counts)
+    when: Condition | None = None
 
     def __post_init__(self) -> None:
         if not self.choices:

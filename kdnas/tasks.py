@@ -19,7 +19,7 @@ import numpy as np
 
 from kdnas import assets, hub
 from kdnas.data import read as read_documents
-from kdnas.errors import UsageError, nearest
+from kdnas.errors import UsageError, first_line, nearest
 from kdnas.spec import DataSpec
 
 HUB = "nyu-mll/glue"
@@ -203,9 +203,8 @@ def _hub(task: Task, splits: Sequence[str]) -> dict[str, Split]:
     except UsageError:
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
-            f"The task {task.name} could not be loaded from the hub: {line}.",
+            f"The task {task.name} could not be loaded from the hub: {first_line(error)}.",
             f"Connect, give local files with --data-dir, or take --tasks {OWN}, which a package carries.",
         ) from None
     return found

@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from kdnas import adapters, assets, cache, hub
 from kdnas.data import tokenizer_fingerprint
-from kdnas.errors import KdnasError, UsageError, nearest
+from kdnas.errors import KdnasError, UsageError, first_line, nearest
+from kdnas.loading import loading
 from kdnas.recipes.encoders import Family, Importance, body_arguments, family_of, importance
 from kdnas.spec import TeacherSpec
 
@@ -110,7 +111,7 @@ def _config(folder: Path, name: str) -> PretrainedConfig:
         kind = values.get("model_type")
         raise UsageError(
             f"The teacher {name!r} has a configuration that transformers does not read (model_type {kind!r}): "
-            f"{str(error).strip().splitlines()[0].rstrip('.')}.",
+            f"{first_line(error)}.",
             "Take an encoder of the BERT family.",
         ) from None
 
@@ -139,17 +140,8 @@ def load(spec: TeacherSpec, device: torch.device, say: Say | None = None) -> Tea
     pooled = "add_pooling_layer" in arguments
     if pooled:  # loaded with the pooler, if the checkpoint has one: saved students carry its slice
         arguments["add_pooling_layer"] = True
-    try:
+    with loading(f"The weights of {spec.model!r}", "Fetch the model again."):
         model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **arguments)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(
-            f"The weights of {spec.model!r} cannot be loaded: {first}.", "Fetch the model again."
-        ) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UsageError(f"The weights of {spec.model!r} are damaged: {error}.", "Fetch the model again.") from None
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing or report["mismatched_keys"]:
         raise UsageError(
@@ -183,9 +175,8 @@ def open_tokenizer(folder: Path, name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"The tokenizer of {name!r} cannot be loaded: {first}.", "Give a folder with its tokenizer."
+            f"The tokenizer of {name!r} cannot be loaded: {first_line(error)}.", "Give a folder with its tokenizer."
         ) from None
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"The tokenizer of {name!r} has no fast form.", "Take a model with a tokenizer.json.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,23 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("KDNAS_CONFIG", str(folder / "config"))
     monkeypatch.delenv("KDNAS_STORAGE", raising=False)
     return folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, and no hub."""
+    monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of the tiny encoder."""
+    from transformers import AutoTokenizer
+
+    from tests.encoders import tiny_encoder
+
+    return AutoTokenizer.from_pretrained(tiny_encoder(tmp_path_factory.mktemp("model")))
 
 
 def pytest_configure() -> None:

@@ -41,14 +41,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tiny_folder(place / "teacher")
     rng = np.random.default_rng(0)
     (place / "text.txt").write_text("\n\n".join(" ".join(rng.choice(WORDS, 12)) for _ in range(300)))
-    before = {name: os.environ.get(name) for name in ("KDNAS_CACHE", "KDNAS_STATE")}
-    os.environ.update(KDNAS_CACHE=str(place / "cache"), KDNAS_STATE=str(place / "state"))
-    yield place
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_CACHE", str(place / "cache"))
+        patch.setenv("KDNAS_STATE", str(place / "state"))
+        yield place
 
 
 def spec_of(shelf: Path, **parts: Any) -> StudySpec:

@@ -12,23 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from kdnas import data, labelled
 from kdnas.errors import BadOptionError, UsageError
 from kdnas.spec import DataSpec
-from tests.encoders import VOCABULARY, WORDS, texts, tiny_encoder
+from tests.encoders import VOCABULARY, WORDS, texts
 
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_encoder(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def spec(source: object, **values: Any) -> DataSpec:

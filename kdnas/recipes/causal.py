@@ -24,14 +24,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from kdnas import assets, data, gguf_teacher, places, teacher
 from kdnas.data import Chunks, Frame, tokenizer_fingerprint
-from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.errors import BadOptionError, UsageError, first_line
+from kdnas.loading import loading
 from kdnas.recipes import decoders
 from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student, Workbench
+from kdnas.recipes.decoder_space import space_of
 from kdnas.recipes.decoders import Shape, Worth, body_and_head
 from kdnas.recipes.divergences import TokenLoss, head_loss
 from kdnas.recipes.stepwise import Stepwise, draw
-from kdnas.space import Candidate, Dimension, SearchSpace, Value
-from kdnas.spec import CausalDivergenceRecipe, CausalPolicyGradientRecipe, DataSpec, SpaceSpec, StudySpec, TeacherSpec
+from kdnas.space import Candidate
+from kdnas.spec import CausalDivergenceRecipe, CausalPolicyGradientRecipe, DataSpec, StudySpec, TeacherSpec
 
 WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
 WORTH_CHUNKS = 16  # on which the importance of the teacher's parts is measured
@@ -107,9 +109,8 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
         raise UsageError(
-            f"The model {name!r} has a configuration that transformers does not read: {first}.",
+            f"The model {name!r} has a configuration that transformers does not read: {first_line(error)}.",
             f"Take a model of these families: {', '.join(decoders.FAMILIES)}.",
         ) from None
     decoders.shape(config)
@@ -123,18 +124,11 @@ def load(spec: TeacherSpec, device: torch.device, narrate: Narrate | None = None
     config = read_config(folder, name)
     if narrate is not None:
         narrate(f"loading {name}", None)
-    try:
+    with loading(f"The weights of {name!r}", "Fetch the model again."):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
-        model, report = opened
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"The weights of {name!r} cannot be loaded: {first}.", "Fetch the model again.") from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UsageError(f"The weights of {name!r} are damaged: {error}.", "Fetch the model again.") from None
+    model, report = opened
     if report["missing_keys"] or report["mismatched_keys"]:
         raise UsageError(
             f"The weights of {name!r} do not fit its configuration: {len(report['missing_keys'])} are missing.",
@@ -197,66 +191,6 @@ def end_of_text(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is not None:
         return int(tokenizer.eos_token_id)
     return 0 if found is None else int(found)
-
-
-# ---------------------------------------------------------------------------- space
-
-ORDER = ("num_hidden_layers", "num_attention_heads", "head_size", "intermediate_size", "hidden_act")
-
-
-def space_of(narrowed: SpaceSpec, config: PreTrainedConfig) -> SearchSpace:
-    """The decoder's space with the spec's choices. Raises UsageError for a dimension or value that it cannot have."""
-    if narrowed.preset != "full":
-        raise UsageError(
-            f"The preset {narrowed.preset!r} is a list of encoders.", "Take the preset full for a causal recipe."
-        )
-    whole, own = decoders.space(config), decoders.shape(config)
-    unknown = [name for name in narrowed.choices if name not in ORDER]
-    if unknown:
-        raise BadOptionError(
-            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], ORDER)
-        )
-    made = []
-    for dimension in whole.dimensions:
-        given = narrowed.choices.get(dimension.name)
-        if given is None:
-            made.append(dimension)
-            continue
-        for value in given:
-            _check_choice(dimension.name, value, own)
-        choices: tuple[Value, ...] = given if not dimension.ordered else tuple(sorted(given))
-        made.append(Dimension(dimension.name, choices, dimension.ordered))
-    return SearchSpace(tuple(made))
-
-
-def _check_choice(name: str, value: Value, own: Shape) -> None:
-    field = f"space.choices.{name}"
-    if name == "hidden_act":
-        if value not in (*decoders.ACTIVATIONS, own.activation):
-            raise BadOptionError(
-                field, f"{name} = {value!r} is no activation.", f"Known: {', '.join(decoders.ACTIVATIONS)}."
-            )
-        return
-    limit = {
-        "num_hidden_layers": own.layers,
-        "num_attention_heads": own.heads,
-        "head_size": own.head_size,
-        "intermediate_size": own.inner,
-    }[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-        raise BadOptionError(
-            field, f"{name} = {value!r} is out of range.", f"Give whole numbers from 1 to {limit}, the teacher's own."
-        )
-    if name == "num_attention_heads" and value % own.group:
-        raise BadOptionError(
-            field,
-            f"{name} = {value} does not keep the teacher's groups.",
-            f"Give multiples of {own.group}: so many heads share one key-value head.",
-        )
-    if name == "head_size" and (own.head_size % value or value % 2):
-        raise BadOptionError(
-            field, f"{name} = {value} does not fit.", f"Give an even number that divides the teacher's {own.head_size}."
-        )
 
 
 # ---------------------------------------------------------------------------- recipe and bench

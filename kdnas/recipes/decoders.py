@@ -1,4 +1,4 @@
-"""Decoder families: what can be chosen, which configuration a candidate means, and students cut out of their teacher.
+"""Decoder families: their sizes, which configuration a candidate means, and students cut out of their teacher.
 
 GPT-2 and Llama (with Mistral and Qwen2, which share its layout). Knows no loss and no data.
 """
@@ -17,14 +17,9 @@ from transformers.initialization import no_init_weights
 
 from kdnas.errors import UsageError
 from kdnas.recipes.layers import spread
-from kdnas.space import Candidate, Dimension, SearchSpace
+from kdnas.space import Candidate
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
-LAYERS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80)
-GROUPS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
-INNER_SHARES = (0.125, 0.25, 0.375, 0.5, 0.75)
-ACTIVATIONS = ("silu", "gelu_new", "gelu", "relu")
-SMALLEST_HEAD = 16
 
 
 @dataclass(frozen=True)
@@ -80,34 +75,6 @@ def shape(config: PreTrainedConfig) -> Shape:
         vocabulary=config.vocab_size,
         positions=config.max_position_embeddings,
     )
-
-
-def space(config: PreTrainedConfig) -> SearchSpace:
-    """Every student of the teacher's family that is no larger than it: layers, heads, size of a head, feed-forward
-    width, activation.
-
-    The width is heads × size of a head, so that no invalid point exists; grouped key-value heads keep the teacher's
-    group, so that heads come in multiples of it.
-    """
-    teacher = shape(config)
-    heads = tuple(teacher.group * g for g in _upto(GROUPS, teacher.key_value_heads))
-    size = teacher.head_size
-    sizes = (size // 2, size) if size % 4 == 0 and size // 2 >= SMALLEST_HEAD else (size,)
-    inner = {max(8, round(teacher.inner * share / 8) * 8) for share in INNER_SHARES} | {teacher.inner}
-    activations = (teacher.activation, *(a for a in ACTIVATIONS if a != teacher.activation))
-    return SearchSpace(
-        (
-            Dimension("num_hidden_layers", _upto(LAYERS, teacher.layers)),
-            Dimension("num_attention_heads", heads),
-            Dimension("head_size", sizes),
-            Dimension("intermediate_size", tuple(sorted(i for i in inner if i <= teacher.inner))),
-            Dimension("hidden_act", activations[:3], ordered=False),
-        )
-    )
-
-
-def _upto(ladder: tuple[int, ...], top: int) -> tuple[int, ...]:
-    return (*(step for step in ladder if step < top), top)
 
 
 def student_config(teacher: PreTrainedConfig, candidate: Mapping[str, Any]) -> PreTrainedConfig:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, lcm
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from kdnas import data, teacher
-from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.errors import BadOptionError, UsageError
 from kdnas.recipes import encoders
 from kdnas.recipes.contract import (
     Description,
@@ -35,168 +35,18 @@ from kdnas.recipes.contract import (
     Training,
     Workbench,
 )
+from kdnas.recipes.encoder_space import sizes_of, space_of
 from kdnas.recipes.encoders import Family, Sizes
 from kdnas.recipes.layers import last, spread, uniform
-from kdnas.space import Candidate, Dimension, SearchSpace, Value
-from kdnas.spec import HiddenStateRecipe, SpaceSpec, StudySpec
+from kdnas.space import Candidate
+from kdnas.spec import HiddenStateRecipe, StudySpec
 
-ACTIVATIONS = ("gelu", "relu", "silu")
-KD_NAS: dict[str, tuple[Value, ...]] = {
-    "num_hidden_layers": (3, 4, 6, 10, 12),
-    "num_attention_heads": (2, 3, 4, 6, 12),
-    "hidden_size": (384, 768),
-    "intermediate_size": tuple(range(384, 3073, 384)),
-    "hidden_act": ACTIVATIONS,
-}
-ORDER = ("num_hidden_layers", "hidden_size", "head_size", "num_attention_heads", "intermediate_size", "hidden_act")
 CUTS = {"spread": spread, "every-kth": uniform}
 STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
 SOLVE_TOKENS = 65_536  # most tokens from which the projections are solved
 RIDGE = 1.0  # times states over tokens
 SCORE_BATCH = 32
 WEIGHTS, BATCHES, OFFSETS = 1, 2, 3  # purposes of random numbers
-
-
-def space_of(spec: SpaceSpec, family: Family, own: Sizes) -> SearchSpace:
-    """The product of choices for a teacher of these sizes, narrowed by the spec; every point builds a model.
-
-    Every head size (or number of heads) divides every width. Raises UsageError for what cannot be so.
-    """
-    given = {name: tuple(values) for name, values in spec.choices.items()}
-    unknown = [name for name in given if name not in ORDER]
-    if unknown:
-        raise BadOptionError(
-            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], ORDER)
-        )
-    if "head_size" in given and "num_attention_heads" in given:
-        raise BadOptionError(
-            "space.choices", "head_size and num_attention_heads are both given.", "Give one of the two."
-        )
-    by_heads = "num_attention_heads" in given or (spec.preset == "kd-nas" and "head_size" not in given)
-    heads_name = "num_attention_heads" if by_heads else "head_size"
-    for name, values in given.items():
-        _check_values(name, values, own)
-    choices: dict[str, tuple[Value, ...]] = _kd_nas(own) if spec.preset == "kd-nas" else _full(own)
-    choices.update(given)
-    if heads_name not in choices or heads_name not in given:
-        choices[heads_name] = _heads_default(heads_name, choices, given, own, spec.preset)
-    if "hidden_size" not in given and heads_name in given:
-        fitting = tuple(w for w in choices["hidden_size"] if all(_fits(w, h) for h in given[heads_name]))
-        choices["hidden_size"] = fitting or choices["hidden_size"]
-    for width in choices["hidden_size"]:
-        for heads in choices[heads_name]:
-            if not _fits(width, heads):
-                raise BadOptionError(
-                    "space.choices",
-                    f"hidden_size = {width} is not divisible by {heads_name} = {heads}.",
-                    f"Narrow one of the two with space.choices, so that each {heads_name} divides each hidden_size.",
-                )
-    other = "head_size" if by_heads else "num_attention_heads"
-    return SearchSpace(
-        tuple(
-            Dimension(name, _in_order(name, choices[name]), ordered=name != "hidden_act")
-            for name in ORDER
-            if name != other and name in choices
-        )
-    )
-
-
-def _in_order(name: str, values: Sequence[Value]) -> tuple[Value, ...]:
-    return tuple(values) if name == "hidden_act" else tuple(sorted(values))
-
-
-def _fits(width: Value, heads: Value) -> bool:
-    return int(width) % int(heads) == 0
-
-
-def _full(own: Sizes) -> dict[str, tuple[Value, ...]]:
-    sizes = _head_sizes(own)
-    step = lcm(*sizes)
-    return {
-        "num_hidden_layers": tuple(range(1, own.layers + 1)),
-        "hidden_size": tuple(range(step, own.width + 1, step)),
-        "intermediate_size": tuple(sorted({max(1, own.inner * k // 8) for k in range(1, 9)})),
-        "hidden_act": tuple(dict.fromkeys((own.act, *ACTIVATIONS))),
-    }
-
-
-def _head_sizes(own: Sizes) -> tuple[int, ...]:
-    """Half, the same and twice the teacher's head size, as far as they divide the teacher's width."""
-    size = own.head_size
-    wanted = [size // 2 if size % 2 == 0 and size >= 16 else size, size, size * 2]
-    return tuple(sorted({s for s in wanted if own.width % s == 0}))
-
-
-def _kd_nas(own: Sizes) -> dict[str, tuple[Value, ...]]:
-    """KD-NAS's lists, nothing larger than the teacher."""
-    limits = {"num_hidden_layers": own.layers, "hidden_size": own.width, "intermediate_size": own.inner}
-    choices = dict(KD_NAS)
-    for name, limit in limits.items():
-        fitting = tuple(v for v in KD_NAS[name] if int(v) <= limit)
-        if not fitting:
-            raise UsageError(
-                f"The preset kd-nas has no {name} as small as this teacher's {limit}.",
-                f"Take the preset full, or give space.choices.{name}.",
-            )
-        choices[name] = fitting
-    del choices["num_attention_heads"]
-    return choices
-
-
-def _heads_default(
-    name: str,
-    choices: Mapping[str, Sequence[Value]],
-    given: Mapping[str, Sequence[Value]],
-    own: Sizes,
-    preset: str,
-) -> tuple[Value, ...]:
-    widths = [int(w) for w in choices["hidden_size"]]
-    offered = KD_NAS["num_attention_heads"] if preset == "kd-nas" and name != "head_size" else _head_sizes(own)
-    fitting = tuple(h for h in offered if all(_fits(w, h) for w in widths))
-    if not fitting:
-        raise BadOptionError(
-            "space.choices",
-            f"No usual head size divides hidden_size = {', '.join(map(str, widths))}.",
-            "Give space.choices.num_attention_heads too.",
-        )
-    return fitting
-
-
-def _check_values(name: str, values: Sequence[Value], own: Sizes) -> None:
-    field = f"space.choices.{name}"
-    if name == "hidden_act":
-        for value in values:
-            if not isinstance(value, str) or not encoders.known_activation(value):
-                raise BadOptionError(
-                    field, f"{name} = {value!r} is no activation.", f"Known: {', '.join(ACTIVATIONS)} and others."
-                )
-        return
-    limit = {
-        "num_hidden_layers": own.layers,
-        "hidden_size": own.width,
-        "intermediate_size": own.inner,
-        "head_size": own.width,
-        "num_attention_heads": own.width,
-    }[name]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-            raise BadOptionError(
-                field,
-                f"{name} = {value!r} is out of range.",
-                f"Give whole numbers from 1 to {limit}, the teacher's own size.",
-            )
-
-
-def sizes_of(candidate: Candidate) -> Sizes:
-    width = int(candidate["hidden_size"])
-    heads = candidate.get("num_attention_heads")
-    return Sizes(
-        int(candidate["num_hidden_layers"]),
-        width,
-        int(heads) if heads is not None else width // int(candidate["head_size"]),
-        int(candidate["intermediate_size"]),
-        str(candidate["hidden_act"]),
-    )
 
 
 def _flops(student: Sizes, teacher: Sizes, length: int) -> float:
@@ -226,7 +76,7 @@ class HiddenState(Recipe):
             "activation": own.act,
             "parameters": encoders.count_parameters(config),
         }
-        space = space_of(spec.space, family, own)
+        space = space_of(spec.space, own)
         depths = [int(d) for d in next(d.choices for d in space.dimensions if d.name == "num_hidden_layers")]
         sources = {s for n in depths for s in (*uniform(n, own.layers), *last(n, own.layers))}
         return Description(
@@ -260,7 +110,7 @@ class HiddenStateBench(Workbench):
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
-        self.space = space_of(spec.space, self.family, self.own)
+        self.space = space_of(spec.space, self.own)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
         self.chunks = data.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, narrate)

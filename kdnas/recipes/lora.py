@@ -21,12 +21,13 @@ from torch import Tensor
 from kdnas import adapters, classification, labelled, teacher
 from kdnas.adapters import Adapters, Base
 from kdnas.classification import Classifier
-from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.errors import BadOptionError, nearest
 from kdnas.labelled import Examples
 from kdnas.recipes import encoders, soft_labels
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining, described
 from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
 from kdnas.recipes.encoders import Family, Sizes
+from kdnas.recipes.narrowing import choices_of, dimension, require_whole
 from kdnas.recipes.stepwise import draw
 from kdnas.space import Candidate, Ceiling, Dimension, SearchSpace, Value
 from kdnas.spec import LoraRecipe, SpaceSpec, StudySpec, TeacherSpec
@@ -63,18 +64,12 @@ def student_of(part: LoraRecipe, sizes: Sizes) -> Candidate:
     }
 
 
-def space_of(narrowed: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> SearchSpace:
+def space_of(spec: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> SearchSpace:
     """Students on a base of these sizes whose head has `head` parameters; none of them exceeds the limit.
 
     Raises UsageError for choices that cannot be.
     """
-    if narrowed.preset != "full":
-        raise UsageError(f"The preset {narrowed.preset!r} is a list of encoders.", "Take the preset full for lora.")
-    unknown = [name for name in narrowed.choices if name not in ORDER]
-    if unknown:
-        raise BadOptionError(
-            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], ORDER)
-        )
+    allowed = choices_of(spec, ORDER)
     usual, total = student_of(part, sizes), sizes.layers
     choices: dict[str, tuple[Value, ...]] = {
         "r": RANKS,
@@ -86,12 +81,10 @@ def space_of(narrowed: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> 
         "lora_dropout": DROPOUTS,
     }
     choices = {name: _with(values, usual[name]) for name, values in choices.items()}
-    for name, given in narrowed.choices.items():
+    for name, given in allowed.items():
         for value in given:
             _check(name, value, total)
         choices[name] = tuple(float(v) for v in given) if name in ("lora_alpha", "lora_dropout") else given
-        if name not in ("placement", "target_modules"):
-            choices[name] = tuple(sorted(choices[name]))
     limit = part.max_parameters
     if head >= limit:
         raise BadOptionError(
@@ -99,20 +92,20 @@ def space_of(narrowed: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> 
             f"The head alone has {head:,} trainable parameters, the limit is {limit:,}.",
             "Raise recipe.max_parameters, or take a narrower base.",
         )
-    _make_fit(choices, set(narrowed.choices), sizes, head, limit)
-    factors = {
-        "r": cast(tuple[int, ...], choices["r"]),
-        "adapted_layers": cast(tuple[int, ...], choices["adapted_layers"]),
-        "target_modules": tuple(adapters.cost(sizes, str(m)) for m in choices["target_modules"]),
-    }
+    _make_fit(choices, set(allowed), sizes, head, limit)
     below = tuple(n for n in choices["adapted_layers"] if int(n) < total)
-    made = []
+    made: dict[str, Dimension] = {}
     for name in ORDER:
         # On all layers there is only one placement.
         when = ("adapted_layers", below) if name == "placement" and below else None
         values = choices[name] if name != "placement" or below else choices[name][:1]
-        made.append(Dimension(name, values, name not in ("placement", "target_modules"), when))
-    return SearchSpace(tuple(made), Ceiling(limit, head, factors, "r"))
+        made[name] = dimension(name, values, ordered=name not in ("placement", "target_modules"), when=when)
+    factors = {
+        "r": cast(tuple[int, ...], made["r"].choices),
+        "adapted_layers": cast(tuple[int, ...], made["adapted_layers"].choices),
+        "target_modules": tuple(adapters.cost(sizes, str(m)) for m in made["target_modules"].choices),
+    }
+    return SearchSpace(tuple(made.values()), Ceiling(limit, head, factors, "r"))
 
 
 def _with(values: tuple[Value, ...], usual: Value) -> tuple[Value, ...]:
@@ -123,11 +116,10 @@ def _with(values: tuple[Value, ...], usual: Value) -> tuple[Value, ...]:
 
 def _check(name: str, value: Value, total: int) -> None:
     field, problem = f"space.choices.{name}", f"{name} = {value!r} is out of range."
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if name == "r" and not (whole and 1 <= int(value) <= 1024):
-        raise BadOptionError(field, problem, "Give whole numbers from 1 to 1024.")
-    if name == "adapted_layers" and not (whole and 1 <= int(value) <= total):
-        raise BadOptionError(field, problem, f"Give whole numbers from 1 to {total}, the base's layers.")
+    if name == "r":
+        require_whole(name, value, 1024)
+    if name == "adapted_layers":
+        require_whole(name, value, total, "the base's layers")
     if name == "lora_alpha" and not (isinstance(value, int | float) and 0 < value < 1e6):
         raise BadOptionError(field, problem, "Give more than 0.")
     if name == "lora_dropout" and not (isinstance(value, int | float) and 0 <= value < 1):

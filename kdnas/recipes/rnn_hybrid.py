@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from kdnas import classification, latency
-from kdnas.errors import BadOptionError, UsageError, nearest
+from kdnas.errors import BadOptionError, nearest
 from kdnas.recipes import classifiers, embeddings, recurrent, smaller, soft_labels
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
 from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
+from kdnas.recipes.narrowing import choices_of, dimension, require_whole
 from kdnas.recipes.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
 from kdnas.recipes.smaller import Masks
 from kdnas.recipes.stepwise import draw
-from kdnas.space import Candidate, Dimension, SearchSpace, Value
+from kdnas.space import Candidate, SearchSpace, Value
 from kdnas.spec import RnnHybridRecipe, SpaceSpec, StudySpec
 
 WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
@@ -47,18 +48,9 @@ CHOICES: dict[str, tuple[Value, ...]] = {
 LIMITS = {"num_hidden_layers": 12, "hidden_size": 4096, "embedding_size": 4096}
 
 
-def space_of(narrowed: SpaceSpec) -> SearchSpace:
+def space_of(spec: SpaceSpec) -> SearchSpace:
     """The choices above, or the spec's. Raises UsageError for a dimension or value that it cannot have."""
-    if narrowed.preset != "full":
-        raise UsageError(
-            f"The preset {narrowed.preset!r} is a list of encoders.", "Take the preset full for this recipe."
-        )
-    unknown = [name for name in narrowed.choices if name not in CHOICES]
-    if unknown:
-        raise BadOptionError(
-            "space.choices", f"The search space has no dimension {unknown[0]!r}.", nearest(unknown[0], CHOICES)
-        )
-    choices = {**CHOICES, **{name: _checked(name, values) for name, values in narrowed.choices.items()}}
+    choices = {**CHOICES, **{name: _checked(name, values) for name, values in choices_of(spec, tuple(CHOICES)).items()}}
     if "transformer" in choices["cell"]:
         odd = next((size for size in choices["hidden_size"] if int(size) % HEAD), None)
         if odd is not None:
@@ -76,7 +68,7 @@ def space_of(narrowed: SpaceSpec) -> SearchSpace:
                 continue
             when = ("cell", recurrent_cells) if len(recurrent_cells) < len(choices["cell"]) else None
         ordered = name not in ("cell", "bidirectional")
-        made.append(Dimension(name, tuple(sorted(values)) if ordered else values, ordered, when))
+        made.append(dimension(name, values, ordered=ordered, when=when))
     return SearchSpace(tuple(made))
 
 
@@ -91,13 +83,10 @@ def _checked(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
         if name == "cell":
             if value not in CELLS:
                 raise BadOptionError(field, f"cell = {value!r} is not known.", nearest(str(value), CELLS))
-        elif isinstance(value, bool | str) or (name in LIMITS and not isinstance(value, int)):
-            kind = "whole number" if name in LIMITS else "number"
-            raise BadOptionError(field, f"{name} = {value!r} is no {kind}.", "Give one.")
-        elif name in LIMITS and not 1 <= value <= LIMITS[name]:
-            raise BadOptionError(field, f"{name} = {value} is out of range.", f"Give 1 to {LIMITS[name]}.")
-        elif name not in LIMITS and not 0 <= value < 1:
-            raise BadOptionError(field, f"{name} = {value} is out of range.", "Give 0 to below 1.")
+        elif name in LIMITS:
+            require_whole(name, value, LIMITS[name])
+        elif isinstance(value, bool | str) or not 0 <= value < 1:
+            raise BadOptionError(field, f"{name} = {value!r} is out of range.", "Give a number from 0 to below 1.")
     return tuple(values) if name == "cell" or name in LIMITS else tuple(float(value) for value in values)
 
 

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from kdnas.errors import UsageError
+from kdnas.errors import UsageError, first_line
 from kdnas.places import state_folder
 from kdnas.store import tables
 
@@ -218,8 +218,8 @@ def explain(error: BaseException, place: str) -> StoreError:
     for words, problem, mend in _COMPLAINTS:
         if any(word in text for word in words):
             return StoreError(problem.format(place=place), mend.format(place=place))
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-    return StoreError(f"The store {place} cannot be used: {reason[0]}.", "See that it can be reached and is whole.")
+    reason = first_line(getattr(error, "orig", None) or error)
+    return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
 
 
 _COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (

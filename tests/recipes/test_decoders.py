@@ -11,7 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, PreTraine
 
 from kdnas.errors import UsageError
 from kdnas.recipes import decoders
+from kdnas.recipes.decoder_space import space_of
 from kdnas.recipes.layers import spread
+from kdnas.spec import SpaceSpec
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 5, "n_head": 4, "n_embd": 64, "n_inner": 96, "vocab_size": 61, "n_positions": 32},
@@ -49,7 +51,7 @@ ids = torch.tensor([[3, 14, 15, 9, 26, 5, 35]])
 
 
 def test_every_point_builds_both_ways_and_predicts(some: PreTrainedModel) -> None:
-    space = decoders.space(some.config)
+    space = space_of(SpaceSpec(), some.config)
     rng = np.random.default_rng(0)
     for candidate in [space.sample(rng) for _ in range(8)]:
         config = decoders.student_config(some.config, candidate)
@@ -61,7 +63,7 @@ def test_every_point_builds_both_ways_and_predicts(some: PreTrainedModel) -> Non
 
 def test_nothing_is_larger_than_the_teacher(some: PreTrainedModel) -> None:
     whole = decoders.candidate_of(some.config)
-    for dimension in decoders.space(some.config).dimensions:
+    for dimension in space_of(SpaceSpec(), some.config).dimensions:
         if dimension.ordered:
             assert max(dimension.choices) == whole[dimension.name]
         assert whole[dimension.name] in dimension.choices
@@ -75,7 +77,7 @@ def test_the_student_of_full_size_is_the_teacher(some: PreTrainedModel) -> None:
 
 
 def test_grouped_heads_keep_their_groups() -> None:
-    space = decoders.space(teacher("llama").config)
+    space = space_of(SpaceSpec(), teacher("llama").config)
     heads = next(d for d in space.dimensions if d.name == "num_attention_heads")
     assert heads.choices == (3, 6)
     config = decoders.student_config(teacher("llama").config, {**candidate_of("llama"), "num_attention_heads": 3})
@@ -143,4 +145,4 @@ def test_one_seed_one_student(some: PreTrainedModel) -> None:
 
 def test_an_encoder_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"'bert' models are no decoders.*gpt2"):
-        decoders.space(BertConfig())
+        space_of(SpaceSpec(), BertConfig())

@@ -13,8 +13,9 @@ from kdnas import teacher
 from kdnas.errors import BadOptionError, UsageError
 from kdnas.recipes import encoders, hidden_state, names, recipe
 from kdnas.recipes.contract import Epoch, Student
+from kdnas.recipes.encoder_space import space_of
 from kdnas.recipes.encoders import Sizes
-from kdnas.recipes.hidden_state import HiddenStateBench, Projections, rate, space_of
+from kdnas.recipes.hidden_state import HiddenStateBench, Projections, rate
 from kdnas.recipes.layers import last, uniform
 from kdnas.space import Candidate
 from kdnas.spec import SpaceSpec
@@ -83,7 +84,7 @@ OWN = Sizes(6, 384, 12, 1536, "gelu")
 
 
 def space(preset: str = "full", own: Sizes = OWN, **choices: Any) -> Any:
-    return space_of(SpaceSpec.model_validate({"preset": preset, "choices": choices}), encoders.FAMILIES["bert"], own)
+    return space_of(SpaceSpec.model_validate({"preset": preset, "choices": choices}), own)
 
 
 def choices(made: Any) -> dict[str, tuple[Any, ...]]:

@@ -181,15 +181,19 @@ def test_a_student_on_another_base_learns_from_the_same_teacher(place: Path) -> 
 # ---------------------------------------------------------------------------- a whole study
 
 
-def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None:
-    choices = {"r": [2, 4], "lora_alpha": [8], "adapted_layers": [2], "target_modules": ["attention"]}
-    spec = spec_of(place, {"truncate": True}, space={"choices": {**choices, "lora_dropout": [0.1]}})
-    database = tmp_path / "kdnas.db"
+def studied(spec: StudySpec, database: Path) -> list[reader.TrialRow]:
     with open_store(database, create=True) as store:
         create_study(store, spec)
     assert run_worker(str(database), "pairs") == 0
     with open_reader(database) as store:
-        trials = reader.trial_rows(store, reader.study_row(store, "pairs").study_id)
+        return reader.trial_rows(store, reader.study_row(store, "pairs").study_id)
+
+
+def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None:
+    choices = {"r": [2, 4], "lora_alpha": [8], "adapted_layers": [2], "target_modules": ["attention"]}
+    spec = spec_of(place, {"truncate": True}, space={"choices": {**choices, "lora_dropout": [0.1]}})
+    database = tmp_path / "kdnas.db"
+    trials = studied(spec, database)
     assert [trial.state for trial in trials] == ["done", "done"]
     assert {trial.candidate["r"] for trial in trials} == {2, 4}
     output = tmp_path / "out"
@@ -234,11 +238,7 @@ def test_variants_of_a_spec_run_as_a_grid_and_each_can_be_finalized(place: Path,
     spec = spec_of(place, {}, space={"variants": variants}, **grid)
     assert recipe_of(spec).describe(spec).space.size == 4
     database = tmp_path / "kdnas.db"
-    with open_store(database, create=True) as store:
-        create_study(store, spec)
-    assert run_worker(str(database), "pairs") == 0
-    with open_reader(database) as store:
-        trials = reader.trial_rows(store, reader.study_row(store, "pairs").study_id)
+    trials = studied(spec, database)
     assert [(trial.candidate["variant"], trial.state) for trial in trials] == [(name, "done") for name in variants]
     assert trials[0].extra["teacher_accuracy"] == trials[1].extra["teacher_accuracy"]
     facts = finalize(str(database), "pairs", tmp_path / "out", Telling(lambda words, share: None), trial=1)

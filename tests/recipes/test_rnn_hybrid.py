@@ -55,14 +55,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("rnn")
     tiny_folder(place / "teacher")
     examples(place / "data.jsonl")
-    before = {name: os.environ.get(name) for name in ("KDNAS_CACHE", "KDNAS_STATE")}
-    os.environ.update(KDNAS_CACHE=str(place / "cache"), KDNAS_STATE=str(place / "state"))
-    yield place
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_CACHE", str(place / "cache"))
+        patch.setenv("KDNAS_STATE", str(place / "state"))
+        yield place
 
 
 def spec_of(shelf: Path, **parts: Any) -> StudySpec:
