@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textual import work
+from textual import events, work
 from textual.app import App, SystemCommand
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.message import Message
@@ -30,6 +30,8 @@ from kdnas_tui.screens.frame import Frame
 
 if TYPE_CHECKING:
     from kdnas.store.open import Store
+
+IDLE_SECONDS = 4.0  # without a key, after which something slow is in nobody's way
 
 
 class Actions(Provider):
@@ -94,6 +96,7 @@ class KdnasApp(App[str]):
         self.theme = chosen if chosen in self.available_themes else theme.DARK.name
         self.feed = Feed(storage, self._news_waits, period)
         self._writer: Store | None = None
+        self._touched = time.monotonic()  # when something was last typed or clicked
         self.alive: dict[str, int] = {}  # study → workers alive when last looked at
 
     # ------------------------------------------------------------------ life
@@ -112,6 +115,17 @@ class KdnasApp(App[str]):
             if self.first_preset is not None:
                 self._first_preset(self.first_preset)
         self.call_after_refresh(self.feed.start)
+        memory.unhurried()
+        self.set_interval(IDLE_SECONDS, self._tidy)
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.InputEvent):
+            self._touched = time.monotonic()
+        await super().on_event(event)
+
+    def _tidy(self) -> None:
+        if time.monotonic() - self._touched > IDLE_SECONDS:
+            memory.tidy()
 
     def _studies(self) -> Screen[Any]:
         from kdnas_tui.screens.studies import StudiesScreen

@@ -10,6 +10,7 @@ import gc
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_WORTH_A_LOOK = 20  # looks through the second generation, each after some 20,000 new objects
 _LARGE = 128 * 1024  # bytes from which a block is the system's own; left alone, glibc raises this as blocks are freed
 
 
@@ -23,6 +24,18 @@ def give_back() -> None:
         return
     for option, value in ((_TRIM_THRESHOLD, _LARGE), (_MMAP_THRESHOLD, _LARGE), (_ARENA_MAX, 2)):
         mallopt(option, value)
+
+
+def unhurried() -> None:
+    """From now on nearly all full looks for garbage are those of `tidy`."""
+    gc.set_threshold(2_000, 10, 1_000)
+
+
+def tidy() -> None:
+    """A full look for garbage where much has come and gone since the last: it takes a tenth of a second, so call it
+    when nobody waits."""
+    if gc.get_count()[2] >= _WORTH_A_LOOK:
+        gc.collect()
 
 
 def keep() -> None:

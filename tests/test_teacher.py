@@ -246,7 +246,7 @@ def test_what_cannot_be_a_teacher_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "zzz"}')
     for model, words in {
         str(causal(tmp_path / "causal")): "of the family 'gpt2'",
-        str(tmp_path / "damaged"): "are damaged",
+        str(tmp_path / "damaged"): "the file is damaged",
         str(tmp_path / "partial"): "do not fit its configuration",
         str(tmp_path / "wordless"): "has no words",
         str(tmp_path / "narrow"): "its model only 20",

@@ -143,6 +143,8 @@ def fitted(text: str, width: int, *, right: bool = False) -> str:
 
 def wrapped(text: str, room: int) -> list[str]:
     """The text in pieces of at most `room` cells, broken at blanks where there are some."""
+    if text.isascii() and len(text) <= room:
+        return [text]
     pieces, line, length = [], "", 0
     for word in text.split(" "):
         size = cell_len(word)

@@ -87,13 +87,19 @@ class LogTail(Lines, can_focus=True):
         new = list(rows)
         if not new:
             return
-        full = len(self.rows) + len(new) > MOST
         self.rows.extend(new)
-        if full or not self._wrapped_to:
-            self._wrap()
-        else:
-            self._pieces.extend(piece for row in new for piece in self._wrapped(row))
+        if self._wrapped_to:
+            self._drop_forgotten()
+            self._pieces.extend(piece for row in new[-MOST:] for piece in self._wrapped(row))
         self._settle()
+
+    def _drop_forgotten(self) -> None:
+        """Take away the pieces of rows that the newest have pushed out; what is looked at stays where it is."""
+        oldest = self.rows[0].log_id
+        gone = next((i for i, (row, _, _) in enumerate(self._pieces) if row.log_id >= oldest), len(self._pieces))
+        if gone:
+            del self._pieces[:gone]
+            self.top = max(0, self.top - gone)
 
     def clear(self) -> None:
         """Forget all lines, for another study."""
@@ -193,8 +199,9 @@ class LogTail(Lines, can_focus=True):
         return LEVELS.index(level) >= LEVELS.index(self.level)
 
     def _wrap(self) -> None:
-        self._wrapped_to = self.content_size.width
-        self._pieces = [piece for row in self.rows for piece in self._wrapped(row)]
+        """Again from the first row; never shown so far, nothing is wrapped."""
+        self._wrapped_to = self.content_size.width or self._wrapped_to
+        self._pieces = [piece for row in self.rows for piece in self._wrapped(row)] if self._wrapped_to else []
 
     def _wrapped(self, row: LogRow) -> list[tuple[LogRow, int, str]]:
         if not self._shows(row):
@@ -219,7 +226,7 @@ class LogTail(Lines, can_focus=True):
         return strip_of(pieces)
 
     def on_resize(self) -> None:
-        if self.content_size.width != self._wrapped_to:
+        if self.content_size.width not in (0, self._wrapped_to):
             self._wrap()
         self._settle()
 

@@ -106,6 +106,44 @@ async def test_old_lines_are_forgotten():
         assert "Nothing logged yet." in app.text()[0]
 
 
+async def test_who_reads_old_lines_keeps_them_while_older_ones_are_forgotten():
+    log = tail()
+    app = WidgetApp(log)
+    async with app.run_test(size=(60, 6)) as pilot:
+        log.add(row(n) for n in range(MOST))
+        await pilot.pause()
+        await pilot.press(*["pageup"] * 40)
+        before = app.text()
+        log.add(row(n) for n in range(MOST, MOST + 700))
+        await pilot.pause()
+        assert app.text() == before
+        await pilot.press("home")
+        assert app.text()[0].endswith("line 700")
+        log.add(row(n) for n in range(MOST + 700, MOST + 710))
+        await pilot.pause()
+        assert app.text()[0].endswith("line 710")  # those that were looked at are gone
+
+
+async def test_a_hidden_log_has_it_all_when_it_is_shown():
+    log = tail()
+    log.display = False
+    app = WidgetApp(log)
+    async with app.run_test(size=(40, 6)) as pilot:
+        log.add([row(0, "word " * 20), *(row(n) for n in range(1, 90))])
+        log.display = True
+        await pilot.pause()
+        assert app.text()[-1].endswith("line 89")
+        log.display = False
+        await pilot.pause()
+        log.add(row(n) for n in range(90, MOST + 200))
+        log.display = True
+        await pilot.pause()
+        assert app.text()[-1].endswith(f"line {MOST + 199}")
+        log.focus()
+        await pilot.press("home")
+        assert app.text()[0].endswith("line 200")
+
+
 @pytest.mark.parametrize("text", ["", "a", "a b", "abc def ghi", "x" * 30, "漢字 " * 9, "a  b"])
 def test_wrapping_loses_no_letter(text):
     pieces = wrapped(text, 8)
