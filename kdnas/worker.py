@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 from kdnas import latency, presence
 from kdnas.errors import KdnasError
 from kdnas.evaluation import Aside, EvaluationError, Measure, Measurement, Timed, evaluate, resolve_device
+from kdnas.narration import Once
 from kdnas.places import default_storage
 from kdnas.presence import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.pruning import SLOT, pruner
@@ -64,14 +65,13 @@ class Worker:
 
     def prepare(self, prepare: Prepare, device: torch.device) -> None:
         """Loads what all candidates share, and lets the study know of it."""
-        said: list[str] = []
+        said = Once()
 
         def narrate(words: str, share: float | None) -> None:
             if self.steering.wanted in ("stop", "abandon"):
                 raise Leave
             self.steering.doing = words if share is None else f"{words} {share:.0%}"
-            if not said or said[-1] != words:
-                said.append(words)
+            if said.new(words):
                 self.log("info", words)
 
         self.bench = prepare(self.spec, device, narrate)

@@ -139,6 +139,16 @@ def bindings(screen: str) -> list[Binding | tuple[str, str] | tuple[str, str, st
     ]
 
 
+MOVES: list[Binding | tuple[str, str] | tuple[str, str, str]] = [  # in anything that has lines
+    Binding("up,k", "move(-1)", show=False),
+    Binding("down,j", "move(1)", show=False),
+    Binding("pageup", "page(-1)", show=False),
+    Binding("pagedown", "page(1)", show=False),
+    Binding("home,g", "edge(0)", show=False),
+    Binding("end,G", "edge(-1)", show=False),
+]
+
+
 FORMS = frozenset({"new", "export", "finalize", "reward"})  # letters are written there: the footer names other keys
 
 

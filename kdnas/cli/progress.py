@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from kdnas.cli.frame import narration
+from kdnas.narration import Once
 
 
 class Told:
@@ -19,7 +20,7 @@ class Told:
         self.live = self.console.is_terminal
         self.title = title
         self.share = 0.0
-        self.said = ""
+        self.said = Once()
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -43,10 +44,7 @@ class Told:
         if self.live:
             self.bar.update(self.task, description=words, completed=self.share)
             return
-        # Counters change at every step; a log wants each thing once.
-        plain = "".join(c for c in words if not c.isdigit())
-        if plain != self.said:
-            self.said = plain
+        if self.said.new(words):
             print(words, file=sys.stderr, flush=True)
 
     def line(self, text: str) -> None:

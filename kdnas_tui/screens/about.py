@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from kdnas.spec import flatten, from_values, to_toml
 from kdnas.store.rows import EventRow, WorkerRow
 from kdnas_tui import words
-from kdnas_tui.feed import News
-from kdnas_tui.screens.candidate import Pairs, columns
-from kdnas_tui.screens.frame import Frame, bindings
-from kdnas_tui.widgets.key_bar import KeyBar
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.screens.frame import bindings
+from kdnas_tui.screens.page import Contents, Page, Pairs
 
 
-class AboutScreen(Frame):
+class AboutScreen(Page):
     NAME = "about"
     BINDINGS = bindings("about")
     PANES = {
@@ -30,36 +22,14 @@ class AboutScreen(Frame):
         "protocol), and the history of what people changed: α/β, budget, pauses."
     }
 
-    def __init__(self, study: StudyScreen) -> None:
-        super().__init__()
-        self._study = study
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="head", classes="head")
-        with VerticalScroll(id="page"):
-            yield Static(id="facts")
-        yield KeyBar("about")
-
-    def on_mount(self) -> None:
-        self._draw()
-        self.query_one("#page").focus()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def tell(self, news: News) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        study = self._study.study
-        if study is None or not self.is_mounted:
-            return
-        head = Text.assemble((f"{study.name}  ", "bold"), "about the study")
-        self.query_one("#head", Static).update(head)
+    def contents(self) -> Contents | None:
+        study = self.study.study
+        if study is None:
+            return None
         now = self.kdnas.now()
         spec = flatten(from_values(study.spec))
         space = f"{study.space_size:,} candidates" if study.space_size else "not known yet"
-        parts: list[tuple[str, Pairs]] = [
+        return Text.assemble((f"{study.name}  ", "bold"), "about the study"), [
             (
                 "now",
                 [
@@ -70,15 +40,14 @@ class AboutScreen(Frame):
                     ("space", space),
                 ],
             ),
-            ("workers", [worker_line(w, now) for w in self._study.crew[-8:]]),
-            ("history", [event_line(e) for e in self._study.events[-20:]]),
-            ("found by the workers", flat_pairs(self._study.provenance)),
+            ("workers", [worker_line(w, now) for w in self.study.crew[-8:]]),
+            ("history", [event_line(e) for e in self.study.events[-20:]]),
+            ("found by the workers", flat_pairs(self.study.provenance)),
             ("spec", [(name, str(value)) for name, value in spec.items() if value is not None]),
         ]
-        self.query_one("#facts", Static).update(columns(parts, self.app.size.width - 6))
 
     def action_copy(self) -> None:
-        study = self._study.study
+        study = self.study.study
         if study is not None:
             self.kdnas.copy(to_toml(from_values(study.spec)), f"{study.name}.toml")
 

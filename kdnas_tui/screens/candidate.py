@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from kdnas.ranking import Scored
 from kdnas.store.rows import CurvePoint
 from kdnas_tui import words
-from kdnas_tui.feed import News
-from kdnas_tui.screens.frame import Frame, bindings
-from kdnas_tui.widgets.key_bar import KeyBar
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
-
-Pairs = list[tuple[str, str]]
+from kdnas_tui.screens.frame import bindings
+from kdnas_tui.screens.page import Contents, Page, Pairs
 
 
-class CandidateScreen(Frame):
+class CandidateScreen(Page):
     NAME = "candidate"
     BINDINGS = bindings("candidate")
     PANES = {
@@ -32,33 +22,12 @@ class CandidateScreen(Frame):
         "teacher and 1 where it does no better than a constant; the raw one is what the recipe minimised."
     }
 
-    def __init__(self, study: StudyScreen) -> None:
-        super().__init__()
-        self._study = study
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="head", classes="head")
-        with VerticalScroll(id="page"):
-            yield Static(id="facts")
-        yield KeyBar("candidate")
-
-    def on_mount(self) -> None:
-        self._draw()
-        self.query_one("#page").focus()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def tell(self, news: News) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        scored = self._study.current()
-        if scored is None or not self.is_mounted:
-            return
-        study = self._study.study
+    def contents(self) -> Contents | None:
+        scored = self.study.current()
+        if scored is None:
+            return None
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f"{self._study.study_name}  ", style="dim")
+        head.append(f"{self.study.study_name}  ", style="dim")
         head.append(f"candidate {scored.number}", style="bold")
         if scored.rank is not None:
             head.append(f"   rank {scored.rank}" + (", a tie with a better one" if scored.tie else ""))
@@ -66,17 +35,16 @@ class CandidateScreen(Frame):
             head.append("   on the front")
         if scored.row.marked:
             head.append("   ● marked")
-        self.query_one("#head", Static).update(head)
-        parts = facts(scored, self._study.curves.get(scored.number, []), self.kdnas.now())
-        if study is not None:
-            parts.append(("provenance", provenance(study.spec, self._study.provenance, scored)))
-        self.query_one("#facts", Static).update(columns(parts, self.app.size.width - 6))
+        parts = facts(scored, self.study.curves.get(scored.number, []), self.kdnas.now())
+        if self.study.study is not None:
+            parts.append(("provenance", provenance(self.study.study.spec, self.study.provenance, scored)))
+        return head, parts
 
     def action_copy(self) -> None:
-        self._study.action_copy()
+        self.study.action_copy()
 
     def action_mark(self) -> None:
-        self._study.action_mark()
+        self.study.action_mark()
 
     def action_next(self) -> None:
         self._step(1)
@@ -87,11 +55,11 @@ class CandidateScreen(Frame):
     def _step(self, by: int) -> None:
         from kdnas_tui.widgets.trials_table import TrialsTable
 
-        table = self._study.query_one(TrialsTable)
+        table = self.study.query_one(TrialsTable)
         table.action_move(by)
         if table.cursor is not None:
-            self._study.cursor_to(table.cursor)
-        self._draw()
+            self.study.cursor_to(table.cursor)
+        self.draw()
 
 
 def as_json(scored: Scored) -> str:
@@ -183,46 +151,3 @@ def provenance(spec: Any, found: dict[str, Any], scored: Scored) -> Pairs:
         if isinstance(inner, dict):
             pairs += [(f"{part}: {key}" if part != "versions" else key, str(value)) for key, value in inner.items()]
     return pairs
-
-
-def columns(parts: list[tuple[str, Pairs]], width: int) -> Text:
-    """Titled pairs one under another, in two columns where there is room."""
-    blocks = [_block(title, pairs, (width - 4) // 2 if width >= 100 else width) for title, pairs in parts if pairs]
-    text = Text()
-    if width < 100:
-        for block in blocks:
-            text.append_text(_lines(block))
-            text.append("\n")
-        return text
-    left: list[Text] = []
-    right: list[Text] = []
-    for block in blocks:
-        shorter = left if len(left) <= len(right) else right
-        shorter += [*block, Text("")]
-    half = (width - 4) // 2
-    for i in range(max(len(left), len(right))):
-        one = left[i].copy() if i < len(left) else Text("")
-        one.truncate(half, pad=True)
-        text.append_text(one)
-        text.append("    ")
-        if i < len(right):
-            text.append_text(right[i])
-        text.append("\n")
-    return text
-
-
-def _block(title: str, pairs: Pairs, width: int) -> list[Text]:
-    label = min(26, max((len(name) for name, _ in pairs), default=0) + 2)
-    lines = [Text(title, style="bold")]
-    for name, value in pairs:
-        room = max(8, width - label - 2)
-        for i, shown in enumerate(textwrap.wrap(value, room) or ["–"]):
-            line = Text("  ")
-            line.append(("" if i else name)[: label - 1].ljust(label), style="dim")
-            line.append(shown)
-            lines.append(line)
-    return lines
-
-
-def _lines(block: list[Text]) -> Text:
-    return Text("\n").join(block).append("\n")

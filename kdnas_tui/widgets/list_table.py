@@ -13,11 +13,12 @@ from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from kdnas_tui.keys import MOVES
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,7 @@ class ListTable(ScrollView, can_focus=True):
         & > .list-table--strong { text-style: bold; }
     }
     """
-    BINDINGS = [
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("home,g", "edge(0)", show=False),
-        Binding("end,G", "edge(-1)", show=False),
-    ]
+    BINDINGS = MOVES
 
     class Moved(Message):
         """The cursor stands on another line."""

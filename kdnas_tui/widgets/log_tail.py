@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from kdnas.store.rows import LogRow
+from kdnas_tui.keys import MOVES
 from kdnas_tui.widgets.lines import Lines, clean, strip_of, wrapped
 
 MOST = 5000  # lines kept
@@ -50,12 +51,7 @@ class LogTail(Lines, can_focus=True):
     }
     """
     BINDINGS = [
-        Binding("up,k", "scroll(-1)", show=False),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("home,g", "first", show=False),
-        Binding("end,G", "follow", show=False),
+        *MOVES,
         Binding("l", "level", show=False),
         Binding("greater_than_sign", "match(1)", show=False),
         Binding("less_than_sign", "match(-1)", show=False),
@@ -153,17 +149,15 @@ class LogTail(Lines, can_focus=True):
         self._settle()
         self.post_message(self.Moved(self))
 
-    def action_scroll(self, by: int) -> None:
+    def action_move(self, by: int) -> None:
         self._scroll(by)
 
     def action_page(self, by: int) -> None:
         self._scroll(by * max(1, self.content_size.height - 1))
 
-    def action_first(self) -> None:
-        self._scroll(-len(self._pieces))
-
-    def action_follow(self) -> None:
-        self._scroll(len(self._pieces))
+    def action_edge(self, to: int) -> None:
+        """0 is the first line; -1 the last, which is followed from then on."""
+        self._scroll(-len(self._pieces) if to == 0 else len(self._pieces))
 
     def _scroll(self, by: int) -> None:
         self.top = max(0, min(self.top + by, self._last_top))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.style import Style
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual.strip import Strip
 
@@ -20,6 +19,7 @@ from kdnas.board import Board
 from kdnas.filter import ALIASES, lookup
 from kdnas.ranking import Scored, Standing
 from kdnas_tui import words
+from kdnas_tui.keys import MOVES
 from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
 
 _TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
@@ -77,14 +77,7 @@ class TrialsTable(Lines, can_focus=True):
         & > .trials-table--bar { color: $foreground 35%; }
     }
     """
-    BINDINGS = [
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("home,g", "edge(0)", show=False),
-        Binding("end,G", "edge(-1)", show=False),
-    ]
+    BINDINGS = MOVES
 
     class CursorMoved(Message):
         """The cursor stands on another trial."""

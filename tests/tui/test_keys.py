@@ -16,7 +16,8 @@ from tests.tui.test_import_hygiene import modules
 def frames() -> dict[str, type[Frame]]:
     for name in modules():
         import_module(name)
-    return {found.NAME: found for found in Frame.__subclasses__()}
+    kinds = {kind for found in Frame.__subclasses__() for kind in (found, *found.__subclasses__())}
+    return {kind.NAME: kind for kind in kinds if "NAME" in vars(kind)}
 
 
 @pytest.mark.parametrize("screen", keys.KEYS)
