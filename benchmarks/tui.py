@@ -273,10 +273,12 @@ async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
 
     Each action waits until what it should do can be seen: one that did nothing is no measurement.
     """
+    from kdnas_tui import memory
     from kdnas_tui.app import KdnasApp
     from kdnas_tui.screens.study import StudyScreen
     from kdnas_tui.widgets.trials_table import TrialsTable
 
+    memory.unhurried()  # as the app does for itself when it is run
     app = KdnasApp(f"sqlite:///{path}")
     found: dict[str, Any] = {}
     async with app.run_test(size=SIZE) as pilot:

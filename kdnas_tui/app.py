@@ -115,7 +115,6 @@ class KdnasApp(App[str]):
             if self.first_preset is not None:
                 self._first_preset(self.first_preset)
         self.call_after_refresh(self.feed.start)
-        memory.unhurried()
         self.set_interval(IDLE_SECONDS, self._tidy)
 
     async def on_event(self, event: events.Event) -> None:
@@ -339,6 +338,7 @@ def _run(chosen: argparse.Namespace) -> int:
 def show(app: KdnasApp) -> int:
     """Run the app until it ends; a terminal that is gone is no fault."""
     memory.give_back()
+    memory.unhurried()
     try:
         app.run()
     except OSError:
