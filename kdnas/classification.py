@@ -7,7 +7,6 @@ the same teacher. Knows no student.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -24,7 +22,8 @@ from kdnas import adapters, cache, finetune, labelled, metrics, places, teacher
 from kdnas.errors import BadOptionError, UsageError
 from kdnas.evaluate import fingerprint as files_fingerprint
 from kdnas.evaluate import longest
-from kdnas.folder import explained, run_key
+from kdnas.folder import run_key
+from kdnas.kept import kept
 from kdnas.labelled import Batch, Examples, LabelledText
 from kdnas.loading import loading
 from kdnas.spec import DataSpec, TeacherSpec
@@ -74,15 +73,13 @@ class Classifier:
         """float32 [examples, classes] on the CPU, kept on the disk: the teacher is asked once for every text."""
         key = run_key({"logits": 1, "model": self.fingerprint, "examples": examples.fingerprint(), "pad": pad_id})
         path = places.cache_folder() / "classifiers" / "logits" / f"{key}.safetensors"
-        if not path.is_file():
+
+        def ask() -> dict[str, Tensor]:
             words = f"asking the teacher about {what}"
             found = logits_of(self.model, examples, pad_id, lambda share: say(words, share))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(f".{os.getpid()}")
-            with explained(path):
-                save_file({"logits": found[:, list(self.order)].contiguous()}, scratch)
-                scratch.rename(path)
-        return load_file(path)["logits"]
+            return {"logits": found[:, list(self.order)].contiguous()}
+
+        return kept(path, ask)["logits"]
 
 
 # ---------------------------------------------------------------------------- opening

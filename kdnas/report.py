@@ -138,12 +138,7 @@ def write(content: Content, output: Path) -> list[Path]:
     written = []
     for picture in content.pictures:
         path = files / f"{picture.name}.png"
-        temporary = path.with_suffix(".part")
-        try:
-            temporary.write_bytes(pictures.png(picture.figure))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, pictures.png(picture.figure))
         written.append(path)
     write_atomically(output, as_markdown(content, files.name))
     return [output, *written]

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from kdnas import adapters, assets, cache, hub
 from kdnas.data import tokenizer_fingerprint
 from kdnas.errors import KdnasError, UsageError, first_line, nearest
+from kdnas.kept import kept
 from kdnas.loading import loading
 from kdnas.recipes.encoders import Family, Importance, body_arguments, family_of, importance
 from kdnas.spec import TeacherSpec
@@ -515,10 +516,4 @@ def worth(teacher: Teacher, ids: torch.Tensor) -> Importance:
     sample = ids[:SAMPLE_CHUNKS]
     key = entry_key(teacher, sample, [-1])
     path = cache.root() / "importance" / f"{key}.safetensors"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = importance(teacher.body, teacher.family, sample)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        save_file(found.tensors(), scratch)
-        scratch.rename(path)
-    return Importance(**load_file(path))
+    return Importance(**kept(path, lambda: importance(teacher.body, teacher.family, sample).tensors()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tomli_w
 
+from kdnas.errors import KdnasError
 from kdnas.places import config_folder
 
 
@@ -34,10 +34,10 @@ def read() -> Settings:
 
 def write(settings: Settings) -> None:
     """Keep the settings; a folder that cannot be written loses them, and nothing else."""
+    from kdnas.atomic import write_atomically  # not needed for the first paint
+
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
-        part = path().with_suffix(f".{os.getpid()}.part")
-        part.write_text(tomli_w.dumps(asdict(settings)), encoding="utf-8")
-        part.replace(path())
-    except OSError:
+        write_atomically(path(), tomli_w.dumps(asdict(settings)))
+    except (OSError, KdnasError):
         return

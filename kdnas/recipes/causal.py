@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
@@ -18,13 +17,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from kdnas import assets, data, gguf_teacher, places, teacher
+from kdnas.atomic import write_atomically
 from kdnas.data import Chunks, Frame, tokenizer_fingerprint
 from kdnas.errors import BadOptionError, UsageError, first_line
+from kdnas.kept import kept
 from kdnas.loading import loading
 from kdnas.recipes import decoders
 from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student, Workbench
@@ -327,9 +327,7 @@ class CausalBench(Workbench):
         self.narrate("scoring the teacher on the held-out part", None)
         found = cross_entropy(self.teacher.model, self.held_ids)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({"cross_entropy": found}), encoding="utf-8")
-        scratch.rename(path)
+        write_atomically(path, json.dumps({"cross_entropy": found}))
         return found
 
     def worth(self) -> Worth:
@@ -341,13 +339,12 @@ class CausalBench(Workbench):
             sample = self.proxy_ids[:WORTH_CHUNKS]
             folder = places.cache_folder() / "teacher" / "importance"
             path = folder / f"{self.base.fingerprint}-{ids_fingerprint(sample)}.safetensors"
-            if not path.is_file():
+
+            def weigh() -> dict[str, Tensor]:
                 self.narrate("weighing the teacher's parts", None)
-                folder.mkdir(parents=True, exist_ok=True)
-                scratch = path.with_suffix(f".{os.getpid()}")
-                save_file(decoders.worth(self.base.model, sample).tensors(), scratch)
-                scratch.rename(path)
-            self._worth = Worth(**load_file(path))
+                return decoders.worth(self.base.model, sample).tensors()
+
+            self._worth = Worth(**kept(path, weigh))
         return self._worth
 
     def config(self, candidate: Candidate) -> dict[str, Any]:

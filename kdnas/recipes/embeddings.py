@@ -5,18 +5,17 @@ What the training text never has shares one row. Knows no student.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdnas import places
 from kdnas.errors import UsageError
-from kdnas.folder import explained, run_key
+from kdnas.folder import run_key
+from kdnas.kept import kept
 from kdnas.labelled import Examples
 
 Say = Callable[[str, float | None], None]
@@ -60,15 +59,13 @@ def word2vec(examples: Examples, rows: Rows, size: int, say: Say) -> Vectors:
     """
     facts = {"word2vec": 1, "examples": examples.fingerprint(), "size": size, "window": WINDOW, "passes": PASSES}
     path = places.cache_folder() / "classifiers" / "word2vec" / f"{run_key(facts)}.safetensors"
-    if not path.is_file():
+
+    def train() -> dict[str, Tensor]:
         say(f"training word vectors of {size}", None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        with explained(path):
-            save_file(_trained(examples, rows, size), scratch)
-            scratch.rename(path)
-    kept = load_file(path)
-    return Vectors(_table(kept["vectors"], kept["there"]), float(kept["there"].float().mean()))
+        return _trained(examples, rows, size)
+
+    found = kept(path, train)
+    return Vectors(_table(found["vectors"], found["there"]), float(found["there"].float().mean()))
 
 
 def _trained(examples: Examples, rows: Rows, size: int) -> dict[str, Tensor]:

@@ -366,9 +366,9 @@ def test_the_plan_counts_the_candidates(shelf: Path) -> None:
         ({"cell": ["lsmt"]}, "cell = 'lsmt' is not known. Did you mean 'lstm'"),
         ({"hidden_size": [40]}, "hidden_size = 40 is no multiple of 32"),
         ({"hidden_size": [0]}, "hidden_size = 0 is out of range"),
-        ({"hidden_size": [16.5]}, "no whole number"),
+        ({"hidden_size": [16.5]}, "Give whole numbers from 1 to 4096"),
         ({"dropout": [1.0]}, "dropout = 1.0 is out of range"),
-        ({"pruned": ["half"]}, "pruned = 'half' is no number"),
+        ({"pruned": ["half"]}, "pruned = 'half' is out of range. Give a number"),
         ({"bidirectional": [2]}, "neither true nor false"),
     ],
 )
