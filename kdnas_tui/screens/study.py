@@ -155,7 +155,7 @@ class StudyScreen(Frame):
         if self.layout_now == "wide" and self.focused is not None and self.focused.id in dict(TABS):
             self.tab = str(self.focused.id)  # what was looked at stays in sight
         self._arrange(event.size.width, event.size.height)
-        self._draw()
+        self.call_after_refresh(self._draw)  # once all parts know their places, so that nothing is drawn twice
 
     def _arrange(self, width: int, height: int) -> None:
         """Which parts stand where, for a size of the terminal."""

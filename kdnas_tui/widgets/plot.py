@@ -13,7 +13,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from rich.markup import escape
-from textual.app import ComposeResult
+from textual.app import ComposeResult, RenderResult
 from textual.containers import Grid
 from textual.css.query import NoMatches
 from textual.geometry import Region
@@ -26,6 +26,7 @@ from kdnas_tui.widgets.lines import over
 
 BRAILLE = HiResMode.BRAILLE
 PERIOD_S = 1.0  # between two drawings of changed data
+PAUSE_S = 0.01  # between a paint of the screen and the drawing that it showed to be needed
 
 
 class Still(Canvas):
@@ -103,6 +104,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         self._y_formatter = Ticks(4)
         self._drawn_at = -1e9
         self._waiting = False
+        self._coming = False
         self._base: tuple[list[list[str]], list[list[str]]] | None = None
 
     def compose(self) -> ComposeResult:
@@ -158,6 +160,17 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
 
     def on_show(self) -> None:
         self._draw_now()
+
+    def render(self) -> RenderResult:
+        """Textual asks for this while it paints the screen; drawing here would have keys wait for all plots at once."""
+        if self._needs_rerender and not self._coming:
+            self._coming = True
+            self.set_timer(PAUSE_S, self._come)
+        return ""
+
+    def _come(self) -> None:
+        self._coming = False
+        super().render()
 
     def _canvas(self) -> Still | None:
         try:
