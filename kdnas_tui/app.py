@@ -26,7 +26,7 @@ from textual.screen import Screen
 from kdnas.errors import KdnasError, UsageError
 from kdnas_tui import keys, memory, mishaps, settings, theme
 from kdnas_tui.feed import Feed
-from kdnas_tui.screens.frame import Frame
+from kdnas_tui.screens.frame import BREATH_S, Frame
 
 if TYPE_CHECKING:
     from kdnas.store.open import Store
@@ -243,7 +243,7 @@ class KdnasApp(App[str]):
             for screen in reversed(self.screen_stack):
                 widgets = list(screen.walk_children(with_self=True))
                 for at in range(0, len(widgets), STYLED_AT_ONCE):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(BREATH_S)
                     self.stylesheet.update_nodes(widgets[at : at + STYLED_AT_ONCE], animate=animate)
                 screen._css_update_count = self._css_update_count  # Textual's own count of what it has styled
             self.stylesheet.apply(self, animate=animate)

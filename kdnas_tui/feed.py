@@ -130,7 +130,9 @@ class Feed(threading.Thread):
         self.ticks += 1
         wanted = self._wanted
         if wanted != self._look.wanted:
-            self._look = _Look(wanted, failed=self._look.failed)
+            listed = self._look.studies
+            known = {} if listed is None else {row.name: row for row in listed[0]}
+            self._look = _Look(wanted, failed=self._look.failed, known=known)
         try:
             news = self._new()
         except Exception as fault:  # the thread must live on, whatever happens
@@ -220,6 +222,8 @@ class Feed(threading.Thread):
         self, reader: Any, store: Store, look: _Look, news: News, name: str, stale: bool, curves: frozenset[int]
     ) -> None:
         first = look.study is None
+        if first and name in look.known:  # as the list has just told it: counting a long study takes a while
+            self._offer_sketch(store, look.known[name])
         row = self._row(reader, store, look, name)
         if row is None:
             news.gone = not look.gone
@@ -229,6 +233,8 @@ class Feed(threading.Thread):
             news.study = row
         if stale or first:
             if first:
+                if name not in look.known:
+                    self._offer_sketch(store, row)
                 news.board, look.live = self._board(store, row)
                 look.revision = news.board.revision
             else:
@@ -263,16 +269,20 @@ class Feed(threading.Thread):
         look.curves_wanted = curves
         look.study = row
 
-    def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
-        """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
-        from kdnas.store.boards import read_board, sketch_board
+    def _offer_sketch(self, store: Store, row: StudyRow) -> None:
+        """What can be shown of a long study before all of it is read."""
+        from kdnas.store.boards import sketch_board
 
-        asked = (store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
         if row.done >= MANY:
-            sketch = sketch_board(*asked)
+            sketch = sketch_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
             _ = sketch.standing
             self._offer(News(study=row, board=sketch))
-        board = read_board(*asked)
+
+    def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
+        """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
+        from kdnas.store.boards import read_board
+
+        board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
         live = set(board.running())
         if len(board):
             _ = board.standing
@@ -298,6 +308,7 @@ class _Look:
     version: int | None = None
     status_at: float = 0.0
     studies: tuple[list[StudyRow], dict[int, list[WorkerRow]]] | None = None
+    known: dict[str, StudyRow] = field(default_factory=dict)  # from the list that was looked at before
     study: StudyRow | None = None
     revision: int = -1
     live: set[int] = field(default_factory=set)  # running when last looked at

@@ -129,6 +129,20 @@ def test_front_equals_the_definition(points):
     assert on_front(loss, latency).tolist() == expected
 
 
+@pytest.mark.parametrize("steps", [None, 40])
+def test_front_of_many_equals_the_definition(steps):
+    rng = np.random.default_rng(3)
+    latency = rng.lognormal(2.0, 0.8, 3000)
+    loss = 0.9 - 0.15 * np.log(latency) + rng.normal(0, 0.05, 3000)
+    if steps:  # many equal ones
+        latency, loss = np.round(latency), np.round(loss * steps) / steps
+    no_worse = (loss <= loss[:, None]) & (latency <= latency[:, None])
+    better = (loss < loss[:, None]) | (latency < latency[:, None])
+    expected = ~(no_worse & better).any(axis=1)
+    assert 1 < expected.sum() < 300
+    assert (on_front(loss, latency) == expected).all()
+
+
 def test_only_done_trials_stand_on_the_front():
     rows = [made_row(0, loss=0.3), made_row(1, loss=0.1, latency_ms=9.0), made_row(2, state="pruned", loss=0.01)]
     assert [row.number for row in pareto(rows)] == [0, 1]

@@ -26,6 +26,7 @@ MARKS: dict[Status, tuple[str, str]] = {  # status → (sign, look): the word st
     Status.FAILED: ("✕", "bad"),
     Status.DEAD: ("✕", "bad"),
 }
+BREATH_S = 0.001  # between two parts of slow work, in which keys are heard
 LOOKS = {"good": "success", "warn": "warning", "bad": "error", "quiet": "foreground"}
 
 

@@ -27,7 +27,7 @@ from kdnas_tui import words
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.candidate import as_json
-from kdnas_tui.screens.frame import LOOKS, MARKS, Frame, bindings
+from kdnas_tui.screens.frame import BREATH_S, LOOKS, MARKS, Frame, bindings
 from kdnas_tui.widgets.controller import Controller
 from kdnas_tui.widgets.curves import Curves, wanted_curves
 from kdnas_tui.widgets.devices import Reading
@@ -295,7 +295,7 @@ class StudyScreen(Frame):
             while self._lagging:
                 self._lagging = False
                 for draw in (self._draw_pareto, self._draw_history, self._draw_controller, self._ask_importance):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(BREATH_S)
                     if self.board is not None and self.layout_now != "card" and self.is_mounted:
                         draw(self.board)
         finally:

@@ -159,17 +159,23 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             self._render_plot()
 
     def on_show(self) -> None:
-        self._draw_now()
+        self._needs_rerender = True
+        self._draw_soon()
 
     def render(self) -> RenderResult:
         """Textual asks for this while it paints the screen; drawing here would have keys wait for all plots at once."""
-        if self._needs_rerender and not self._coming:
+        if self._needs_rerender:
+            self._draw_soon()
+        return ""
+
+    def _draw_soon(self) -> None:
+        if not self._coming:
             self._coming = True
             self.set_timer(PAUSE_S, self._come)
-        return ""
 
     def _come(self) -> None:
         self._coming = False
+        self._drawn_at = time.monotonic()
         super().render()
 
     def _canvas(self) -> Still | None:

@@ -77,7 +77,8 @@ async def test_changes_within_a_second_wait_and_come_together():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        while plot._coming or plot._drawn_at < 0:
+            await pilot.pause(0.01)
         drawn = plot._drawn_at
         for number in (412, 413, 414):
             board.update([made_row(number, loss=0.3, latency_ms=5.3)])
