@@ -239,9 +239,16 @@ class Board:
     @property
     def standing(self) -> Standing:
         """Reward, rank, ties and front by place, computed where something changed since the last time."""
-        if self._standing is None:
-            self._standing = stand(self._figures(), self.alpha, self.beta)
+        self.rank()
+        assert self._standing is not None
         return self._standing
+
+    def rank(self) -> bool:
+        """Compute the standing; False where it was known."""
+        if self._standing is not None:
+            return False
+        self._standing = stand(self._figures(), self.alpha, self.beta)
+        return True
 
     def best_for(self, alpha: float, beta: float, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Places and rewards of the `count` best for another α and β, the best first; the board stays as it is."""

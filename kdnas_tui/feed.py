@@ -28,7 +28,7 @@ DEVICES_S = 2.0
 STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often all the same
 LOG_LINES = 2000  # of the past, on opening
 AHEAD = ("kdnas_tui.screens.study", "kdnas.export")  # one after each of the first looks
-MANY = 20_000  # trials from which a sketch of them is told first
+MANY = 20_000  # trials from which something slow is done in parts
 
 
 @dataclass

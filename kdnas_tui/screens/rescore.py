@@ -16,7 +16,7 @@ from kdnas.ranking import Standing
 from kdnas.reward import exchange
 from kdnas_tui import words
 from kdnas_tui.feed import News
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import BREATH_S, Frame, bindings
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
@@ -51,6 +51,7 @@ class RescoreScreen(Frame):
         self._study = study
         assert study.study is not None
         self._alpha, self._beta = study.study.alpha, study.study.beta
+        self._asked = False
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", classes="head")
@@ -71,14 +72,14 @@ class RescoreScreen(Frame):
 
     def on_mount(self) -> None:
         self.query_one("#alpha").focus()
-        self._draw()
+        self._draw_soon()
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < 78, "narrow")
 
     def tell(self, news: News) -> None:
         if news.trials or news.board is not None or news.study is not None:
-            self._draw()
+            self._draw_soon()
 
     # ------------------------------------------------------------------ values
 
@@ -102,7 +103,7 @@ class RescoreScreen(Frame):
         self.query_one("#mend", Static).update(Text(fault))
         event.input.set_class(bool(fault), "wrong")
         if not fault:
-            self._draw()
+            self._draw_soon()
 
     def action_step(self, by: int) -> None:
         at = self.focused
@@ -121,7 +122,14 @@ class RescoreScreen(Frame):
 
     # ------------------------------------------------------------------ drawing
 
+    def _draw_soon(self) -> None:
+        """Once for all that is asked in one breath."""
+        if not self._asked:
+            self._asked = True
+            self.set_timer(BREATH_S, self._draw)
+
     def _draw(self) -> None:
+        self._asked = False
         board, study = self._study.board, self._study.study
         if board is None or study is None or not self.is_mounted:
             return

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from rich.highlighter import Highlighter
 from rich.text import Text
-from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input
@@ -24,7 +23,7 @@ from kdnas.filter import ALIASES, COLUMNS, Filter, FilterError, parse
 from kdnas.ranking import Scored
 from kdnas.store.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas_tui import words
-from kdnas_tui.feed import News
+from kdnas_tui.feed import MANY, News
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.candidate import as_json
 from kdnas_tui.screens.frame import BREATH_S, LOOKS, MARKS, Frame, bindings
@@ -151,10 +150,13 @@ class StudyScreen(Frame):
         if self.study is None:
             self.kdnas.feed.watch(self.study_name)
 
-    def on_resize(self, event: events.Resize) -> None:
+    def on_resize(self) -> None:
         if self.layout_now == "wide" and self.focused is not None and self.focused.id in dict(TABS):
             self.tab = str(self.focused.id)  # what was looked at stays in sight
-        self._arrange(event.size.width, event.size.height)
+        self.set_timer(BREATH_S, self._resized)  # Textual has just painted all of it
+
+    def _resized(self) -> None:
+        self._arrange(self.app.size.width, self.app.size.height)
         self.call_after_refresh(self._draw)  # once all parts know their places, so that nothing is drawn twice
 
     def _arrange(self, width: int, height: int) -> None:
@@ -254,7 +256,10 @@ class StudyScreen(Frame):
             self.devices = news.devices
         if news.board is not None or news.trials or news.study is not None or news.curves:
             self._filter_again()
-            self._draw()
+            if self.board is not None and self.board.rank() and len(self.board) >= MANY:
+                self.set_timer(BREATH_S, self._draw)  # ranking so many is enough at once
+            else:
+                self._draw()
         else:
             self._draw_head()
 
