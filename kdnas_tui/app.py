@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kdnas.store.open import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
-IDLE_SECONDS = 4.0  # without a key, after which something slow is in nobody's way
+IDLE_SECONDS = 0.3  # without a key, after which something slow is in nobody's way
 
 
 class Actions(Provider):
@@ -116,7 +116,7 @@ class KdnasApp(App[str]):
             if self.first_preset is not None:
                 self._first_preset(self.first_preset)
         self.call_after_refresh(self.feed.start)
-        self.set_interval(IDLE_SECONDS, self._tidy)
+        self.set_interval(1.0, self._tidy)
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.InputEvent):

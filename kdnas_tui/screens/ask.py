@@ -14,6 +14,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kdnas.errors import KdnasError
+from kdnas_tui.screens.frame import LaidOutOnce
 from kdnas_tui.widgets.field import Field
 
 
@@ -24,7 +25,7 @@ class Answer:
     explains: str = ""
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(LaidOutOnce, ModalScreen[str | None]):
     """One of a few answers; None where the person went back."""
 
     BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
@@ -51,7 +52,7 @@ class Ask(ModalScreen[str | None]):
         self.dismiss(event.option.id)
 
 
-class Write(ModalScreen[str | None]):
+class Write(LaidOutOnce, ModalScreen[str | None]):
     """One line of text. `check` raises KdnasError for what cannot be taken, and says the mend under the field."""
 
     BINDINGS = [Binding("escape", "dismiss(None)", show=False)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual._compositor import Compositor
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
@@ -30,7 +32,17 @@ BREATH_S = 0.001  # between two parts of slow work, in which keys are heard
 LOOKS = {"good": "success", "warn": "warning", "bad": "error", "quiet": "foreground"}
 
 
-class Frame(Screen[Any]):
+class LaidOutOnce:
+    """For screens: Textual lays out a new one with its parts, and again when it is then told its size, the same."""
+
+    _compositor: Compositor
+
+    def _screen_resized(self, size: Size) -> None:
+        if size != self._compositor.size:
+            super()._screen_resized(size)  # type: ignore[misc]  # the screen's
+
+
+class Frame(LaidOutOnce, Screen[Any]):
     """A screen of kdnas. `NAME` is its place in the table of keys, `PANES` explains its parts for `?`."""
 
     NAME: ClassVar[str]

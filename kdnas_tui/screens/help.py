@@ -10,9 +10,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from kdnas_tui import keys
+from kdnas_tui.screens.frame import LaidOutOnce
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(LaidOutOnce, ModalScreen[None]):
     BINDINGS = [
         Binding("escape,question_mark,f1,q,enter", "dismiss", show=False),
         Binding("down,j", "scroll(1)", show=False),

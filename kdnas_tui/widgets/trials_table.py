@@ -25,6 +25,7 @@ from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
 _TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
 _SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
 _LEFT = 2  # cells for cursor and mark before the first column
+KEPT = 1000  # lines kept as they were drawn
 RANKED = frozenset({"reward", "rank", "number"})  # keys whose order changes only with the standing
 
 
@@ -119,29 +120,42 @@ class TrialsTable(Lines, can_focus=True):
         self._row = 0  # where the cursor is
         self._columns: tuple[Column, ...] = ()
         self._gaps: tuple[int, ...] = ()  # blanks before each column
-        self._strips: dict[tuple[int, str], Strip] = {}  # by trial and cursor's look; emptied with every change
+        self._fitted_to = -1  # the width that they were chosen for
+        self._restyled = True
+        self._drawn_in: tuple[Style, ...] = ()
+        self._strips: dict[tuple[int, str], Strip] = {}  # by trial and cursor's look, as long as nothing changes
 
     # ------------------------------------------------------------------ contents
 
     def show(self, board: Board, mask: np.ndarray | None = None) -> None:
         """Show the board's trials (where the mask is) as they are now; repaints only what differs."""
         order = (board.standing, self.sort_key, self.descending)
-        alike = self._order is not None and order[0] is self._order[0] and order[1:] == self._order[1:]
+        ranked_alike = self._order is not None and order[0] is self._order[0]
+        alike = ranked_alike and self._order is not None and order[1:] == self._order[1:]
         new = board.changes != self._changes or board is not self.board
         moved = not alike or (new and self.sort_key not in RANKED) or not _equal(mask, self._mask)
         self.board, self._mask, self._order, self._changes = board, mask, order, board.changes
         if moved:
             self._places = board.order(self.sort_key, descending=self.descending, mask=mask)
             self._numbers = board.numbers[self._places]
-        if moved or new:
+        if new or not ranked_alike:
             self._strips.clear()
-            before, self._columns = self._columns, self._fitting()
-            self._gaps = self._spaced()
-            if self._columns != before:
-                self.repaint()
+        if (moved or new) and self._fit():
+            self.repaint()
         if moved:
             self._find_cursor()
         self.redraw()  # also where nothing is new: the empty table's words may be others
+
+    def _fit(self) -> bool:
+        """Choose the columns for the width there is; False where they are as they were."""
+        before = self._columns, self._gaps, self._fitted_to
+        self._columns = self._fitting()
+        self._gaps = self._spaced()
+        self._fitted_to = self.content_size.width
+        if before == (self._columns, self._gaps, self._fitted_to):
+            return False
+        self._strips.clear()
+        return True
 
     @property
     def count(self) -> int:
@@ -342,10 +356,14 @@ class TrialsTable(Lines, can_focus=True):
 
     def _row_strip(self, row: int) -> Strip:
         assert self.board is not None
+        if self._restyled:
+            self._look_again()
         number = int(self._numbers[row])
         cursor = "" if number != self.cursor else "cursor" if self.has_focus else "cursor-blurred"
         strip = self._strips.get((number, cursor))
         if strip is None:
+            if len(self._strips) >= KEPT:
+                self._strips.clear()
             scored = self.board.at(int(self._places[row]))
             strip = self._strips[number, cursor] = self._drawn(scored, cursor)
         return strip
@@ -377,15 +395,21 @@ class TrialsTable(Lines, can_focus=True):
         return strip_of([("▐" if start <= y - 1 < start + length else " ", self.look("bar"))])
 
     def on_resize(self) -> None:
-        self._strips.clear()
-        self._columns = self._fitting()
-        self._gaps = self._spaced()
+        self._fit()
         self._keep_in_view()
         self.redraw()
 
     def notify_style_update(self) -> None:
-        self._strips.clear()
+        self._restyled = True
         super().notify_style_update()
+
+    def _look_again(self) -> None:
+        """Forget the lines as they were drawn where their looks are others: a change of focus restyles, too."""
+        self._restyled = False
+        names = (name.removeprefix(f"{self.PREFIX}--") for name in sorted(self.COMPONENT_CLASSES))
+        before, self._drawn_in = self._drawn_in, (self.base, *map(self.look, names))
+        if before != self._drawn_in:
+            self._strips.clear()
 
     # ------------------------------------------------------------------ focus and mouse
 
