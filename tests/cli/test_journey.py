@@ -219,7 +219,7 @@ def test_a_killed_study_goes_on_as_the_uninterrupted_one(place: Place, quick: Qu
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(place: Place, quick: Quick, longer: Path) -> None:
-    process = place.start("search", "--spec", str(longer), "--set", "budget.trials=40")
+    process = place.start("search", "--spec", str(longer), "--set", "budget.trials=400")
     wait_for(place, "tiny", 1, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
