@@ -120,7 +120,7 @@ class TrialsTable(Lines, can_focus=True):
         self._row = 0  # where the cursor is
         self._columns: tuple[Column, ...] = ()
         self._gaps: tuple[int, ...] = ()  # blanks before each column
-        self._fitted_to = -1  # the width that they were chosen for
+        self._fitted_to = -1  # the cells that a line has
         self._restyled = True
         self._drawn_in: tuple[Style, ...] = ()
         self._strips: dict[tuple[int, str], Strip] = {}  # by trial and cursor's look, as long as nothing changes
@@ -151,7 +151,7 @@ class TrialsTable(Lines, can_focus=True):
         before = self._columns, self._gaps, self._fitted_to
         self._columns = self._fitting()
         self._gaps = self._spaced()
-        self._fitted_to = self.content_size.width
+        self._fitted_to = self.content_size.width - (self.count > self._rows)  # the bar takes a cell
         if before == (self._columns, self._gaps, self._fitted_to):
             return False
         self._strips.clear()
@@ -384,8 +384,7 @@ class TrialsTable(Lines, can_focus=True):
                 pieces += [(text[:-1], usual), ("*", self.look("front", base))]
             else:
                 pieces.append((text, self.look(look, base) if look else usual))
-        width = self.content_size.width - (self.count > self._rows)
-        return strip_of(pieces).adjust_cell_length(width, base)
+        return strip_of(pieces).adjust_cell_length(self._fitted_to, base)
 
     def _bar(self, y: int) -> Strip:
         """One cell of the scroll bar."""
