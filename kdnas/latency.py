@@ -29,9 +29,10 @@ from kdnas.errors import UsageError
 from kdnas.loading import loading
 from kdnas.spec import LatencySpec
 
-VERSION = 1  # of the protocol
+VERSION = 2  # of the protocol
 WINDOW = 5  # passes in one look of the warm-up
-FEWEST = 12  # rounds before the interval may end the measurement
+SETTLED = 0.02  # two looks whose medians differ by no more end the warm-up
+FEWEST = 24  # rounds before the interval may end the measurement: of fewer it is itself too uncertain
 FAIR = 0.9  # share of the wall time that a pass must have had of its core
 CONTENDED = 0.1  # share of rounds below FAIR from which the figure is flagged
 BLOCK = 8  # most student passes between two teacher passes
@@ -274,7 +275,7 @@ def _warm(
         earlier = statistics.median(clock(once).wall for _ in range(WINDOW))
         while True:
             later = statistics.median(clock(once).wall for _ in range(WINDOW))
-            if abs(later - earlier) <= settings.precision * earlier or time.perf_counter() > until:
+            if abs(later - earlier) <= SETTLED * earlier or time.perf_counter() > until:
                 break
             earlier = later
         found.append(later)

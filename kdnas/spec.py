@@ -327,8 +327,8 @@ class LatencySpec(Part):
     batch_size: int = Field(1, ge=1, le=4096, description="sequences in the timed forward pass")
     length: int = Field(128, ge=1, le=8192, description="tokens of each")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the timed forward pass")
-    precision: float = Field(0.02, gt=0, le=0.5, description="stop when the 95 % interval of the median is this narrow")
-    max_seconds: float = Field(10.0, gt=0, le=600, description="stop then at the latest, and flag the figure")
+    precision: float = Field(0.01, gt=0, le=0.5, description="stop when the 95 % interval of the median is this narrow")
+    max_seconds: float = Field(20.0, gt=0, le=600, description="stop then at the latest, and flag the figure")
 
 
 class FullSpec(Part):
