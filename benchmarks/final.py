@@ -44,7 +44,7 @@ NARROWED = {
     "space.choices.num_hidden_layers": [2],
     "space.choices.hidden_size": [320, 384],
     "space.choices.head_size": [32],
-    "space.choices.intermediate_size": [768, 1024, 1152, 1280, 1408],
+    "space.choices.intermediate_size": [512, 768, 1024, 1152, 1280],
     "full.epochs": 6,
     "latency.precision": 0.01,
     "latency.max_seconds": 20.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -11,9 +12,11 @@ from rich.text import Text
 from kdnas.cli.frame import narration
 from kdnas.narration import Once
 
+EVERY_S = 60.0  # a log hears how far one thing is at least as often as this
+
 
 class Told:
-    """Words and a share of the whole, as they come. Without a terminal only what stands gets a line."""
+    """Words and a share of the whole, as they come. Without a terminal a line for each new thing, and one a minute."""
 
     def __init__(self, title: str) -> None:
         self.console = narration()
@@ -21,6 +24,7 @@ class Told:
         self.title = title
         self.share = 0.0
         self.said = Once()
+        self.spoke = 0.0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -44,8 +48,9 @@ class Told:
         if self.live:
             self.bar.update(self.task, description=words, completed=self.share)
             return
-        if self.said.new(words):
-            print(words, file=sys.stderr, flush=True)
+        if self.said.new(words) or time.monotonic() - self.spoke >= EVERY_S:
+            self.spoke = time.monotonic()
+            print(words if share is None else f"{words} ({share:.0%})", file=sys.stderr, flush=True)
 
     def line(self, text: str) -> None:
         """Something that stands, above the bar."""
