@@ -91,10 +91,13 @@ def toml_text(value: Any) -> str:
 
 
 def assigned(text: str) -> tuple[str, Any]:
-    """`budget.epochs=2` → ("budget.epochs", 2): the value as TOML reads it, else as text. Raises UsageError."""
+    """`budget.epochs=2` → ("budget.epochs", 2): the value as TOML reads it, else as text; `data.limit=` → None, which
+    takes an optional value away. Raises UsageError."""
     field, equals, value = text.partition("=")
     if not equals or not field.strip():
         raise UsageError(f"{text!r} sets nothing.", "Write it as field=value, as in budget.epochs=2.")
+    if not value.strip():
+        return field.strip(), None
     try:
         parsed = tomllib.loads(f"value = {value}\n")
     except tomllib.TOMLDecodeError:

@@ -64,6 +64,8 @@ def test_values_are_read_as_toml_and_else_as_text() -> None:
     assert assigned("a=[1, 2]") == ("a", [1, 2])
     assert assigned("a=gelu") == ("a", "gelu")
     assert assigned("a=x=y") == ("a", "x=y")
+    assert assigned("a=") == ("a", None)
+    assert assigned('a=""') == ("a", "")
     assert assigned("a=1\nb = 2") == ("a", "1\nb = 2")
     with pytest.raises(UsageError, match="field=value"):
         assigned("nothing")

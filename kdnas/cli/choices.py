@@ -63,7 +63,13 @@ def spec_options(command: F) -> F:
             metavar="KEY=VALUE",
             help="An option of the strategy; may be repeated.",
         ),
-        click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the spec."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Any field of the spec; FIELD= takes an optional one away.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
