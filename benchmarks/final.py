@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from kdnas import places
 from kdnas.atomic import write_atomically
 from kdnas.evaluate import Protocol
 from kdnas.finalize import Telling, distil, finalize, given
-from kdnas.flags import overlay
+from kdnas.flags import assigned, overlay
 from kdnas.places import presets
 from kdnas.scoring import Wanted, score
 from kdnas.spec import StudySpec, from_values, read_values
@@ -42,13 +43,14 @@ NARROWED = {
     "data.batch_size": 64,
     "data.limit": None,
     "data.max_held_out": 128,
-    "budget.trials": 20,
+    "recipe.init": "fitted",
+    "budget.trials": 24,
     "budget.proxy_fraction": 0.15,
     "strategy.two_objectives": True,
     "space.choices.num_hidden_layers": [2, 3, 4, 5],
     "space.choices.hidden_size": [320, 384],
     "space.choices.head_size": [32],
-    "space.choices.intermediate_size": [64, 96, 192, 384, 512, 768, 1024, 1280],
+    "space.choices.intermediate_size": [64, 96, 128, 192, 256, 384, 448, 768, 1280],
     "space.choices.hidden_act": ["gelu"],
     "full.epochs": 6,
     "latency.precision": 0.01,
@@ -73,12 +75,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def spec_of(chosen: argparse.Namespace, text: Path, taught: Path) -> StudySpec:
-    from kdnas.flags import assigned
-
     fields: list[tuple[str, Any]] = [("name", "final-quick" if chosen.quick else "final")]
     fields += [("data.source", str(text)), ("teacher.checkpoint", str(taught))]
     fields += list((QUICK if chosen.quick else NARROWED).items())
-    fields += [assigned(text) for text in chosen.set]
+    fields += [assigned(setting) for setting in chosen.set]
     return from_values(overlay(read_values(presets()["quickstart"]), fields))
 
 
@@ -110,7 +110,8 @@ def taught_teacher(text: Path, clock: Clock, quick: bool) -> Path:
 
 
 def every_kth(spec: StudySpec) -> StudySpec:
-    return from_values(overlay(spec.model_dump(mode="json"), [("recipe.cut", "every-kth")]))
+    """The spec by which a person cuts whole layers: weights as they are, nothing solved."""
+    return from_values(overlay(spec.model_dump(mode="json"), [("recipe.cut", "every-kth"), ("recipe.init", "inherit")]))
 
 
 class Clock:
@@ -126,11 +127,12 @@ class Clock:
 
 
 def told(title: str) -> Telling:
-    last = {"words": "", "time": 0.0}
+    last = -math.inf
 
     def narrate(words: str, share: float | None) -> None:
-        if time.monotonic() - last["time"] > 15:  # type: ignore[operator]
-            last["time"] = time.monotonic()
+        nonlocal last
+        if time.monotonic() - last > 15:
+            last = time.monotonic()
             say(f"{title}: {words}" + ("" if share is None else f" ({share:.0%})"))
 
     return Telling(narrate, lambda e: say(f"{title}: epoch {e.epoch}, held-out loss {e.score.loss:.4f}"))
@@ -150,12 +152,17 @@ def measure(chosen: argparse.Namespace) -> Result:
     only = _fast(storage, spec)
     found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
     sizes = _teacher_sizes(spec)
-    made = {"found": found}
+    made, results = {"found": found}, {}
+
+    def evaluate(name: str) -> None:
+        results[name] = evaluated(folder / name, spec.teacher.model, chosen, storage, clock)
+
+    evaluate("found")
     for depth in sorted({int(sizes["num_hidden_layers"] // FASTER), int(found["config"]["num_hidden_layers"])}):
         job = given(every_kth(spec), {**sizes, "num_hidden_layers": depth})
         name = f"by-hand-{depth}"
         made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))
-    results = {name: evaluated(folder / name, spec.teacher.model, chosen, storage, clock) for name in made}
+        evaluate(name)
     return tabled(spec, made, results, clock)
 
 

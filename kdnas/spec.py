@@ -56,7 +56,9 @@ class HiddenStateRecipe(Part):
     """Hidden states of an encoder, Uniform+Last layer mapping."""
 
     name: Literal["hidden-state"] = "hidden-state"
-    init: Literal["inherit", "random"] = Field("inherit", description="from the teacher's sliced weights, or fresh")
+    init: Literal["inherit", "fitted", "random"] = Field(
+        "inherit", description="the teacher's sliced weights, these solved anew for what was cut, or fresh ones"
+    )
     cut: Literal["spread", "every-kth"] = Field(
         "spread", description="layers to inherit: evenly spaced with the first and the last, or every k-th"
     )

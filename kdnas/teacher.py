@@ -28,6 +28,7 @@ from kdnas.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.kept import kept
 from kdnas.loading import loading
 from kdnas.recipes.encoders import Family, Importance, body_arguments, family_of, importance
+from kdnas.recipes.fitting import Moments, moments, sample
 from kdnas.spec import TeacherSpec
 
 Say = Callable[[str, float | None], None]
@@ -517,3 +518,10 @@ def worth(teacher: Teacher, ids: torch.Tensor) -> Importance:
     key = entry_key(teacher, sample, [-1])
     path = cache.root() / "importance" / f"{key}.safetensors"
     return Importance(**kept(path, lambda: importance(teacher.body, teacher.family, sample).tensors()))
+
+
+def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
+    """The moments of what leads into the teacher's layers, on the first chunks of the proxy set; kept as `worth` is."""
+    chunks = sample(ids)
+    path = cache.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
+    return Moments(**kept(path, lambda: moments(teacher.body, teacher.family, chunks).tensors()))

@@ -7,8 +7,9 @@ loss and no data.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Family:
     out: str = "attention.output.dense"
     up: str = "intermediate.dense"
     down: str = "output.dense"
+    norm: str = "output.LayerNorm"  # at a layer's end
     pooler: str | None = "pooler.dense"
     padded_positions: bool = False  # positions begin after the padding id
 
@@ -93,6 +95,7 @@ FAMILIES: dict[str, Family] = {
             out="attention.dense",
             up="ffn",
             down="ffn_output",
+            norm="full_layer_layer_norm",
             pooler="pooler",
         ),
         Family(
@@ -109,6 +112,7 @@ FAMILIES: dict[str, Family] = {
             out="attention.out_lin",
             up="ffn.lin1",
             down="ffn.lin2",
+            norm="output_layer_norm",
             pooler=None,
         ),
         Family("electra", embedding="embedding_size", project="embeddings_project", pooler=None),
@@ -304,23 +308,58 @@ def attention_rows(
     return flat, flat
 
 
-def sliced(
-    weights: Mapping[str, torch.Tensor],
-    family: Family,
-    teacher: PretrainedConfig,
-    sizes: Sizes,
-    worth: Importance,
-    sources: Sequence[int],
-) -> dict[str, torch.Tensor]:
-    """The student's weights cut out of the teacher's: the best hidden dimensions everywhere, the best heads and neurons
-    in each layer, layer i from the teacher's `sources[i]` (shared layers: from themselves). Fresh tensors of
-    the teacher's dtype.
-    """
-    own = family.sizes(teacher)
-    width = best(worth.width, sizes.width)
+@dataclass(frozen=True)
+class KeptParts:
+    """What layer `index` of a student takes from the teacher's layer `source`, as places among the teacher's."""
+
+    index: int
+    source: int
+    logits: torch.Tensor  # dimensions of query and key
+    context: torch.Tensor  # dimensions of value and of attention's output
+    neurons: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which of a teacher's parts a student takes: the best hidden dimensions everywhere, the best heads and neurons in
+    each layer, layer i from the teacher's `sources[i]` (shared layers: from themselves)."""
+
+    family: Family
+    teacher: PretrainedConfig
+    sizes: Sizes
+    worth: Importance
+    sources: Sequence[int]
+
+    @cached_property
+    def own(self) -> Sizes:
+        """The teacher's sizes."""
+        return self.family.sizes(self.teacher)
+
+    @cached_property
+    def width(self) -> torch.Tensor:
+        return best(self.worth.width, self.sizes.width)
+
+    @property
+    def sharpen(self) -> float:
+        """The queries' factor: what the kept dimensions give the logits stays as it was, though the student divides by
+        its own √head size."""
+        return (self.sizes.head_size / self.own.head_size) ** 0.5
+
+    def layers(self) -> Iterator[KeptParts]:
+        """What each layer of the student takes; shared layers come once."""
+        for index, source in enumerate([0] if self.family.shared_layers else self.sources):
+            depth = slice(None) if self.family.shared_layers else slice(source, source + 1)
+            query, value, inner = (s[depth].mean(0) for s in (self.worth.query, self.worth.value, self.worth.inner))
+            logits, context = attention_rows(query, value, self.sizes.heads, self.sizes.head_size)
+            yield KeptParts(index, source, logits, context, best(inner, self.sizes.inner))
+
+
+def sliced(weights: Mapping[str, torch.Tensor], cut: Cut) -> dict[str, torch.Tensor]:
+    """The student's weights as they are in the teacher's. Fresh tensors of the teacher's dtype."""
+    family, width = cut.family, cut.width
     made: dict[str, torch.Tensor] = {}
-    separate = family.embedding is not None and getattr(teacher, family.embedding) != own.width
-    every_layer = tuple(family.layer_prefix(i) for i in range(own.layers))
+    separate = family.embedding is not None and getattr(cut.teacher, family.embedding) != cut.own.width
+    every_layer = tuple(family.layer_prefix(i) for i in range(cut.own.layers))
     for name, tensor in weights.items():
         if name.startswith(every_layer):
             continue
@@ -332,34 +371,28 @@ def sliced(
             made[name] = tensor.clone()
         else:
             made[name] = tensor.index_select(-1, width)
-    for index, source in enumerate([0] if family.shared_layers else sources):
-        depth = slice(None) if family.shared_layers else slice(source, source + 1)
-        query, value, inner = (s[depth].mean(0) for s in (worth.query, worth.value, worth.inner))
-        logits, context = attention_rows(query, value, sizes.heads, sizes.head_size)
-        neurons = best(inner, sizes.inner)
-        # What the kept dimensions give the logits stays as it was, though the student divides by its own √head size.
-        sharpen = (sizes.head_size / own.head_size) ** 0.5
-        prefix, target = family.layer_prefix(source), family.layer_prefix(index)
+    for parts in cut.layers():
+        prefix, target = family.layer_prefix(parts.source), family.layer_prefix(parts.index)
         for name, tensor in weights.items():
             if not name.startswith(prefix):
                 continue
             part = name.removeprefix(prefix)
             where = part.rpartition(".")[0]
             if where == family.query:
-                cut = _cut(tensor, logits, width) * sharpen
+                kept = _cut(tensor, parts.logits, width) * cut.sharpen
             elif where == family.key:
-                cut = _cut(tensor, logits, width)
+                kept = _cut(tensor, parts.logits, width)
             elif where == family.value:
-                cut = _cut(tensor, context, width)
+                kept = _cut(tensor, parts.context, width)
             elif where == family.out:
-                cut = _cut(tensor, width, context)
+                kept = _cut(tensor, width, parts.context)
             elif where == family.up:
-                cut = _cut(tensor, neurons, width)
+                kept = _cut(tensor, parts.neurons, width)
             elif where == family.down:
-                cut = _cut(tensor, width, neurons)
+                kept = _cut(tensor, width, parts.neurons)
             else:  # layer norms
-                cut = tensor.index_select(0, width)
-            made[target + part] = cut
+                kept = tensor.index_select(0, width)
+            made[target + part] = kept
     return made
 
 

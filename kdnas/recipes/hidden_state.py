@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from kdnas import data, teacher
 from kdnas.errors import BadOptionError, UsageError
-from kdnas.recipes import encoders
+from kdnas.recipes import encoders, fitting
 from kdnas.recipes.contract import (
     Description,
     Epoch,
@@ -105,7 +105,7 @@ class HiddenStateBench(Workbench):
     def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
         self.spec, self.device, self._narrate = spec, device, narrate
         assert isinstance(spec.recipe, HiddenStateRecipe)
-        self._inherits, self._cut = spec.recipe.init == "inherit", spec.recipe.cut
+        self._init, self._cut = spec.recipe.init, spec.recipe.cut
         self.teacher = teacher.load(spec.teacher, device, narrate)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
@@ -121,6 +121,7 @@ class HiddenStateBench(Workbench):
         self.held_out = self._states(self._held_ids, passes, "the held-out part")
         self._full: teacher.HiddenStates | None = None
         self._worth = teacher.worth(self.teacher, self._proxy_ids)
+        self._moments = teacher.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
         self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
         self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
         self._buffers = {
@@ -157,17 +158,24 @@ class HiddenStateBench(Workbench):
         """The body, cut out of the teacher or fresh, and one projection a layer."""
         sizes = sizes_of(candidate)
         values = self.config(candidate)
-        if self._inherits:
-            sources = CUTS[self._cut](sizes.layers, self.own.layers)
-            weights = encoders.sliced(self._weights, self.family, self.teacher.config, sizes, self._worth, sources)
-            body = encoders.inherit(values, weights, self._buffers)
-        else:
+        if self._init == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_draw(seed, WEIGHTS, 0))
-                body = encoders.build_body(encoders.configure(values))
-        body.to(self.device)
+                body = encoders.build_body(encoders.configure(values)).to(self.device)
+        else:
+            body = self._cut_out(values, sizes)
         aids = Projections(sizes.layers, sizes.width, 2 * self.own.width).to(self.device)
         return Student(body, aids)
+
+    def _cut_out(self, values: dict[str, Any], sizes: Sizes) -> torch.nn.Module:
+        sources = CUTS[self._cut](sizes.layers, self.own.layers)
+        cut = encoders.Cut(self.family, self.teacher.config, sizes, self._worth, sources)
+        if self._moments is None:
+            return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
+        weights = fitting.taken_over(self._weights, cut, self._moments)
+        body = encoders.inherit(values, weights, self._buffers).to(self.device)
+        fitting.solve_blocks(body, self.teacher.body, cut, fitting.sample(self._proxy_ids))
+        return body
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
         states = self._full_states(student, epochs) if full else self.proxy

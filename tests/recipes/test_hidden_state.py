@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from kdnas import teacher
 from kdnas.errors import BadOptionError, UsageError
-from kdnas.recipes import encoders, hidden_state, names, recipe
+from kdnas.recipes import encoders, fitting, hidden_state, names, recipe
 from kdnas.recipes.contract import Epoch, Student
 from kdnas.recipes.encoder_space import space_of
 from kdnas.recipes.encoders import Sizes
@@ -273,6 +273,55 @@ def test_a_student_of_the_teachers_own_size_is_the_teacher(make: Any, family: st
         theirs = teacher.run(bench.teacher, ids)
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+FITTED = {"recipe": {"name": "hidden-state", "init": "fitted"}}
+THIN: Candidate = {**WHOLE, "num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 24}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fitted_student_of_the_teachers_own_size_is_the_teacher_too(make: Any, family: str) -> None:
+    bench = make(family, **FITTED)
+    student = bench.build({**WHOLE, "hidden_act": bench.own.act}, 0)
+    ids = bench._proxy_ids[:3]
+    with torch.inference_mode():
+        ours = hidden_state.forward(student.body.eval(), CPU, input_ids=ids)
+        theirs = teacher.run(bench.teacher, ids)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: str) -> None:
+    bench = make(family, **FITTED)
+    sizes = Sizes(3, 24, 3, 24, bench.own.act)
+    sources = hidden_state.CUTS["spread"](3, 4)
+    cut = encoders.Cut(bench.family, bench.teacher.config, sizes, bench._worth, sources)
+    weights = fitting.taken_over(bench._weights, cut, bench._moments)
+    body = encoders.inherit(bench.config({**THIN, "hidden_act": bench.own.act}), weights, bench._buffers)
+    ids = fitting.sample(bench._proxy_ids)
+
+    def error() -> float:
+        with torch.inference_mode():
+            ours = hidden_state.forward(body.eval(), CPU, input_ids=ids)[-1]
+            theirs = teacher.run(bench.teacher, ids)[-1][..., cut.width]
+        return float((ours - theirs).square().mean() / theirs.var())
+
+    before, kept = error(), {n: t.clone() for n, t in body.state_dict().items()}
+    fitting.solve_blocks(body, bench.teacher.body, cut, ids)
+    if bench.family.shared_layers:
+        assert all(torch.equal(t, kept[n]) for n, t in body.state_dict().items())
+    else:
+        assert error() < 0.9 * before
+
+
+def test_fitting_draws_no_random_number_and_gives_the_same_bits_again(make: Any) -> None:
+    before = torch.get_rng_state()
+    one, two = (make(**FITTED).build(THIN, seed).body for seed in (0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    weights = two.state_dict()
+    assert all(torch.equal(t, weights[n]) for n, t in one.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in one.parameters())
 
 
 def test_importance_ranks_what_was_made_loud(make: Any, places: Path, tmp_path: Path) -> None:
