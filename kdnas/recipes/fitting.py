@@ -8,6 +8,7 @@ kept one gives: it stands for the layers that are left out, too. Knows no loss, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,18 +70,33 @@ def sample(ids: Tensor) -> Tensor:
     return ids[: max(1, TOKENS // ids.shape[1])]
 
 
+class _Seen(Exception):  # noqa: N818 - no error: the rest of a pass is of no use
+    pass
+
+
 @torch.inference_mode()
-def watched(body: torch.nn.Module, ids: Tensor, inputs: Mapping[str, Callable[[Tensor], None]]) -> None:
-    """Run the body over chunks, and give each named module's input, as rows [tokens, size], to its listener."""
+def watched(
+    body: torch.nn.Module, ids: Tensor, inputs: Mapping[str, Callable[[Tensor], None]], last: str | None = None
+) -> None:
+    """Run the body over chunks, and give each named module's input, as rows [tokens, size], to its listener.
 
-    def hook(listen: Callable[[Tensor], None]) -> Callable[..., None]:
-        return lambda _module, given: listen(given[0].flatten(0, -2))
+    Each pass ends at the module `last`, where one is named: what comes after it is not computed.
+    """
 
-    hooks = [body.get_submodule(name).register_forward_pre_hook(hook(listen)) for name, listen in inputs.items()]
+    def hook(name: str, listen: Callable[[Tensor], None]) -> Callable[..., None]:
+        def heard(_module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+            listen(given[0].flatten(0, -2))
+            if name == last:
+                raise _Seen
+
+        return heard
+
+    hooks = [body.get_submodule(name).register_forward_pre_hook(hook(name, listen)) for name, listen in inputs.items()]
     device = next(body.parameters()).device
     try:
         for batch in ids.split(BATCH):
-            body(input_ids=batch.to(device))
+            with contextlib.suppress(_Seen):
+                body(input_ids=batch.to(device))
     finally:
         for handle in hooks:
             handle.remove()
@@ -194,7 +210,8 @@ def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: Cut, i
         norm.bias.copy_(theirs.bias[width])
         neurons: list[Tensor] = []
         entering: list[Tensor] = []
-        watched(student, ids, {prefix + family.down: neurons.append, prefix + family.norm: entering.append})
+        into_norm = prefix + family.norm
+        watched(student, ids, {prefix + family.down: neurons.append, into_norm: entering.append}, last=into_norm)
         inner, given = torch.cat(neurons), torch.cat(entering)
         both = _Sums()
         both.add(torch.cat([inner, torch.cat(wanted[end]).to(given.device) - given], dim=1))
