@@ -3,7 +3,7 @@
 The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
 best student that is at least three times as fast as its teacher, evaluate it beside the teacher as it ships. Then
 distil, in the same way from the same teacher on the same text, the students that a person would make, every k-th
-teacher layer at full width: as many layers as are so fast, and as many as the found student has. Goes on where an
+teacher layer at full width: as many layers as the found student has, and as many as are so fast. Goes on where an
 earlier run was cut off.
 """
 
@@ -52,7 +52,7 @@ NARROWED = {
     "space.choices.head_size": [32],
     "space.choices.intermediate_size": [64, 96, 128, 192, 256, 384, 448, 768, 1280],
     "space.choices.hidden_act": ["gelu"],
-    "full.epochs": 6,
+    "full.epochs": 8,
     "latency.precision": 0.01,
     "latency.max_seconds": 20.0,
 }
@@ -158,7 +158,7 @@ def measure(chosen: argparse.Namespace) -> Result:
         results[name] = evaluated(folder / name, spec.teacher.model, chosen, storage, clock)
 
     evaluate("found")
-    for depth in sorted({int(sizes["num_hidden_layers"] // FASTER), int(found["config"]["num_hidden_layers"])}):
+    for depth in dict.fromkeys((int(found["config"]["num_hidden_layers"]), int(sizes["num_hidden_layers"] // FASTER))):
         job = given(every_kth(spec), {**sizes, "num_hidden_layers": depth})
         name = f"by-hand-{depth}"
         made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))

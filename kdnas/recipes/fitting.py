@@ -153,6 +153,12 @@ def predicted(covariance: Tensor, mean: Tensor, kept: Tensor) -> tuple[Tensor, T
     return given, m - given @ m[kept]
 
 
+def reading(weight: Tensor, bias: Tensor, given: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear layer `weight` [outputs, n], `bias` [outputs] of x ≈ given @ kept + offset, as one of `kept`."""
+    own = weight.double()
+    return (own @ given.double()).to(weight.dtype), (own @ offset.double() + bias.double()).to(bias.dtype)
+
+
 def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[str, Tensor]:
     """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
     hidden dimensions and heads reads their prediction from the kept ones."""
@@ -175,9 +181,8 @@ def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[
                 continue
             given, offset = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
             weight, bias = weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
-            own = weight[rows].double() * scale
-            made[f"{target}{name}.weight"] = (own @ given).to(weight.dtype)
-            made[f"{target}{name}.bias"] = (own @ offset + bias[rows].double() * scale).to(bias.dtype)
+            read, shifted = reading(weight[rows] * scale, bias[rows] * scale, given, offset)
+            made[f"{target}{name}.weight"], made[f"{target}{name}.bias"] = read, shifted
     return made
 
 

@@ -256,10 +256,7 @@ class HiddenStateBench(Workbench):
         return json.dumps(keep, sort_keys=True)
 
     def save(self, student: Student, folder: Path) -> None:
-        """The body, with the pooler that AutoModel's class expects, and the tokenizer.
-
-        The pooler is a slice of the teacher's where there is one (else a fixed random one); it was not distilled.
-        """
+        """The body, with the pooler that AutoModel's class expects, and the tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
         body = student.body
         config = encoders.configure(self.family_values(body))
@@ -267,23 +264,31 @@ class HiddenStateBench(Workbench):
         config.dtype = torch.float32
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in body.state_dict().items()}
         if self.family.pooler is not None:
-            width = self.family.sizes(config).width
-            kept = encoders.best(self._worth.width, width)
-            for leaf, shape in (("weight", (width, width)), ("bias", (width,))):
-                name = f"{self.family.pooler}.{leaf}"
-                own = self.teacher.pooler.get(name)
-                if own is not None:
-                    cut = own.cpu().index_select(0, kept)
-                    weights[name] = (cut.index_select(1, kept) if cut.dim() == 2 else cut).contiguous()
-                else:
-                    generator = torch.Generator().manual_seed(0)
-                    fresh = torch.randn(shape, generator=generator) * 0.02
-                    weights[name] = fresh if leaf == "weight" else torch.zeros(shape)
+            weight, bias = self._pooler(_projections(student), self.family.sizes(config).width)
+            weights[f"{self.family.pooler}.weight"] = weight.contiguous()
+            weights[f"{self.family.pooler}.bias"] = bias.contiguous()
         config.save_pretrained(folder)
         from safetensors.torch import save_file
 
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         self.teacher.tokenizer.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _pooler(self, aids: Projections, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [width, width] and bias of the student's pooler.
+
+        A slice of the teacher's where there is one (else a fixed random one). A fitted student's reads the teacher's
+        last state as the student's own projection gives it, rather than the dimensions that were kept as they are.
+        """
+        own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
+        if not own:
+            return torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * 0.02, torch.zeros(width)
+        kept = encoders.best(self._worth.width, width)
+        weight, bias = own["weight"][kept], own["bias"][kept]
+        if self._init != "fitted":
+            return weight[:, kept], bias
+        given, offset = (part[-1][..., self.own.width :].cpu() for part in (aids.weight, aids.bias))
+        return fitting.reading(weight, bias, given.t(), offset)
 
     def family_values(self, body: torch.nn.Module) -> dict[str, Any]:
         return encoders.config_values(self.family, self.teacher.config, self.family.sizes(body.config))  # type: ignore[arg-type]

@@ -304,6 +304,22 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
         assert error() < 0.9 * before
 
 
+@pytest.mark.parametrize("family", [f for f, own in encoders.FAMILIES.items() if own.pooler is not None])
+def test_a_fitted_students_pooler_reads_the_teachers_last_state(make: Any, family: str, tmp_path: Path) -> None:
+    ids = make(family)._held_ids
+    error: dict[str, float] = {}
+    for init in ("inherit", "fitted"):
+        bench = make(family, recipe={"name": "hidden-state", "init": init}, training={"learning_rate": 1e-6})
+        student, _ = run(bench, THIN, epochs=1)
+        bench.save(student, tmp_path / init)
+        theirs = AutoModel.from_pretrained(bench.teacher.folder).eval()
+        with torch.inference_mode():
+            wanted = theirs(input_ids=ids).pooler_output[:, encoders.best(bench._worth.width, 24)]
+            ours = AutoModel.from_pretrained(tmp_path / init).eval()(input_ids=ids).pooler_output
+        error[init] = float((ours - wanted).square().mean() / wanted.var(0).mean())
+    assert error["fitted"] < 0.8 * error["inherit"], error
+
+
 def test_fitting_draws_no_random_number_and_gives_the_same_bits_again(make: Any) -> None:
     before = torch.get_rng_state()
     one, two = (make(**FITTED).build(THIN, seed).body for seed in (0, 1))
