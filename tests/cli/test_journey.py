@@ -272,6 +272,7 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
         dimensions=(24, 120),
         timeout=120,
         encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # whatever nohup says of these tests
     )
     terminal.expect("[1-6]/8")  # the live line counts
     terminal.kill(signal.SIGHUP)
