@@ -1,8 +1,9 @@
 """The measuring protocol: how long one forward pass takes, beside the teacher's, and how far to trust the figure.
 
 Interleaves teacher, student, teacher and divides by the teacher's bracketing passes, so that a drifting machine
-cancels; stops when the 95 % interval of the median ratio is narrow enough. Knows no recipe and no store: it is given
-two functions to call, and two more to look up and remember shapes already measured.
+cancels; stops when the 95 % interval of the median ratio is narrow enough. The interval is of looks, the medians of
+some rounds in a row, since rounds of one moment share what the machine then does. Knows no recipe and no store: it is
+given two functions to call, and two more to look up and remember shapes already measured.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ from kdnas.errors import UsageError
 from kdnas.loading import loading
 from kdnas.spec import LatencySpec
 
-VERSION = 2  # of the protocol
-WINDOW = 5  # passes in one look of the warm-up
-SETTLED = 0.02  # two looks whose medians differ by no more end the warm-up
-FEWEST = 24  # rounds before the interval may end the measurement: of fewer it is itself too uncertain
+VERSION = 3  # of the protocol
+WINDOW = 5  # passes in one window of the warm-up
+SETTLED = 0.02  # two windows whose medians differ by no more end the warm-up
+LOOKS = 20  # looks in the longest measurement: one lasts a second where that is 20 s
+FEWEST = 10  # looks before the interval may end the measurement: of fewer it is itself too uncertain
 FAIR = 0.9  # share of the wall time that a pass must have had of its core
 CONTENDED = 0.1  # share of rounds below FAIR from which the figure is flagged
 BLOCK = 8  # most student passes between two teacher passes
 
-Once = Callable[[], None]
+Once = Callable[[], object]
 Lookup = Callable[[str, str, str], Mapping[str, Any] | None]
 Remember = Callable[[str, str, str, Mapping[str, Any]], None]
 
@@ -49,7 +51,7 @@ class Measured:
 
     p50: float
     p90: float
-    low: float  # 95 % interval of the median, from order statistics
+    low: float  # 95 % interval of the median, from order statistics of the looks
     high: float
     spread: float  # interquartile range over the median
     count: int  # rounds that counted
@@ -179,6 +181,7 @@ class _Round:
     slow: float  # the block's slowest
     teacher: float  # mean of the two around it
     share: float
+    at: float  # seconds since the measurement began
 
 
 def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
@@ -191,22 +194,22 @@ def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device:
     while True:
         block = [clock(student) for _ in range(per_block)]
         after = clock(teacher) if teacher is not None else None
-        rounds.append(_round(block, before, after))
+        at = time.perf_counter() - begin
+        rounds.append(_round(block, before, after, at))
         before = after
         fair = [r for r in rounds if r.share >= FAIR]
-        late = time.perf_counter() - begin > settings.max_seconds
-        if len(fair) >= FEWEST:
-            low, high = interval(_ratios(fair))
-            narrow = (high - low) / 2 <= settings.precision * statistics.median(_ratios(fair))
-            if narrow or late:
+        looks = _looks(fair, settings.max_seconds / LOOKS)
+        if len(looks) >= FEWEST:
+            low, high = interval(looks)
+            if (high - low) / 2 <= settings.precision * statistics.median(_ratios(fair)):
                 break
-        if late and len(rounds) >= 3:
+        if at > settings.max_seconds and len(rounds) >= 3:
             break
     contended = 1 - len(fair) / len(rounds)
     kept = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
     ratios = _ratios(kept)
     middle = statistics.median(ratios)
-    low, high = interval(ratios)
+    low, high = interval(_looks(kept, settings.max_seconds / LOOKS))
     scale = statistics.median(r.teacher for r in kept)
     slow = sorted(r.slow / r.teacher for r in kept)
     quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3
@@ -245,13 +248,21 @@ def _ratios(rounds: Sequence[_Round]) -> list[float]:
     return [r.student / r.teacher for r in rounds]
 
 
-def _round(block: Sequence[_Pass], before: _Pass | None, after: _Pass | None) -> _Round:
+def _looks(rounds: Sequence[_Round], seconds: float) -> list[float]:
+    """Median ratio of each stretch of that many seconds that holds a round."""
+    stretches: dict[int, list[_Round]] = {}
+    for one in rounds:
+        stretches.setdefault(int(one.at / seconds), []).append(one)
+    return [statistics.median(_ratios(stretch)) for stretch in stretches.values()]
+
+
+def _round(block: Sequence[_Pass], before: _Pass | None, after: _Pass | None, at: float = 0.0) -> _Round:
     around = [p for p in (before, after) if p is not None]
     student = statistics.median(p.wall for p in block)
     # Alone, a model is measured against one millisecond: ratios are milliseconds.
     bracket = statistics.fmean(p.wall for p in around) if around else 1.0
     every = [*block, *around]
-    return _Round(student, max(p.wall for p in block), bracket, min(p.cpu / p.wall for p in every))
+    return _Round(student, max(p.wall for p in block), bracket, min(p.cpu / p.wall for p in every), at)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -9,8 +9,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import statistics
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 
 from kdnas import adapters
 from kdnas.errors import KdnasError, UsageError, first_line
+from kdnas.latency import measure
 from kdnas.spec import LatencySpec
 
 FILE = "model.onnx"
@@ -117,8 +116,16 @@ def export(folder: Path, settings: LatencySpec, device: torch.device) -> dict[st
         )
     ids, mask = _sample(config, settings.batch_size, min(settings.length, limit - 2), padded=False)
     feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-    p50, count = _latency(lambda: session.run(None, feed), settings)
-    return {"file": FILE, "difference": worst, "latency_ms": p50, "count": count, "opset": OPSET, "output": name}
+    timed = measure(lambda: session.run(None, feed), None, settings, torch.device("cpu"))
+    return {
+        "file": FILE,
+        "difference": worst,
+        "latency_ms": timed.p50,
+        "count": timed.count,
+        "flag": timed.flag,
+        "opset": OPSET,
+        "output": name,
+    }
 
 
 def _sample(config: Any, rows: int, tokens: int, *, padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,27 +137,6 @@ def _sample(config: Any, rows: int, tokens: int, *, padded: bool = True) -> tupl
         for row in range(1, rows):
             mask[row, tokens - row :] = 0
     return ids, mask
-
-
-def _latency(once: Any, settings: LatencySpec) -> tuple[float, int]:
-    """Median ms by the protocol's rules for one model: warm until steady, stop at the wanted precision or the limit."""
-    from kdnas.latency import FEWEST, WINDOW, device_lock, interval
-
-    with device_lock(torch.device("cpu")):
-        for _ in range(WINDOW):
-            once()
-        times: list[float] = []
-        began = time.perf_counter()
-        while True:
-            start = time.perf_counter_ns()
-            once()
-            times.append((time.perf_counter_ns() - start) / 1e6)
-            if len(times) < FEWEST:
-                continue
-            low, high = interval(times)
-            middle = statistics.median(times)
-            if (high - low) / 2 <= settings.precision * middle or time.perf_counter() - began > settings.max_seconds:
-                return middle, len(times)
 
 
 @contextlib.contextmanager

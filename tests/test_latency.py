@@ -15,7 +15,7 @@ import torch
 
 from kdnas import latency
 from kdnas.errors import UsageError
-from kdnas.latency import _Pass, _round, device_lock, interval, measure
+from kdnas.latency import _looks, _Pass, _Round, _round, device_lock, interval, measure
 from kdnas.spec import LatencySpec
 from tests.encoders import tiny_encoder
 
@@ -41,6 +41,25 @@ def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     assert 0.93 <= covered / 2000 <= 0.985
 
 
+def test_what_rounds_of_one_moment_share_widens_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    covered = {"rounds": 0, "looks": 0}
+    for _ in range(300):
+        ratios = [0.25]
+        for step in rng.normal(size=399) * 0.001:  # wanders, and is drawn back within some seven rounds
+            ratios.append(0.25 + 0.85 * (ratios[-1] - 0.25) + step)
+        rounds = [_Round(ratio, ratio, 1.0, 1.0, at=0.05 * k) for k, ratio in enumerate(ratios)]
+        for name, values in (("rounds", ratios), ("looks", _looks(rounds, 1.0))):
+            low, high = interval(values)
+            covered[name] += low <= 0.25 <= high
+    assert covered["looks"] > 0.85 * 300 > 0.6 * 300 > covered["rounds"]
+
+
+def test_a_look_is_the_median_of_its_rounds_and_a_long_round_is_one() -> None:
+    rounds = [_Round(value, value, 2.0, 1.0, at) for value, at in ((2, 0.1), (6, 0.5), (4, 0.9), (8, 1.0), (10, 7.5))]
+    assert _looks(rounds, 1.0) == [2.0, 4.0, 5.0]
+
+
 def test_a_machine_that_slows_down_in_between_does_not_change_the_ratio() -> None:
     for slow in (1.0, 3.0):  # the whole round at another speed
         made = _round([_Pass(2 * slow, 2 * slow)] * 3, _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
@@ -53,7 +72,7 @@ def test_figures_hang_together() -> None:
     small, large = work(64), work(512)
     made = measure(small, large, QUICK, CPU)
     assert 0 < made.low <= made.p50 <= made.high and made.p50 <= made.p90
-    assert made.ratio < 1 and made.teacher_p50 > made.p50 and made.count >= 3
+    assert made.ratio < 1 and made.teacher_p50 > made.p50 and made.count >= latency.FEWEST
     scaled = made.scaled(2 * made.teacher_p50)
     assert scaled.ratio == pytest.approx(made.ratio) and scaled.p90 == pytest.approx(2 * made.p90)
 

@@ -157,6 +157,7 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     if facts.get("onnx"):
         onnx = facts["onnx"]
         same = f"outputs within {onnx['difference']:.1e}"
-        frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime.")
+        doubt = f" ({onnx['flag']})" if onnx["flag"] else ""
+        frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime{doubt}.")
     if facts.get("pushed"):
         frame.say(f"Uploaded to {facts['pushed']}.")
