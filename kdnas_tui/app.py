@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import select
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kdnas.store.open import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
+STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
 IDLE_SECONDS = 0.3  # without a key, after which something slow is in nobody's way
 
 
@@ -98,6 +100,7 @@ class KdnasApp(App[str]):
         self.feed = Feed(storage, self._news_waits, period)
         self._writer: Store | None = None
         self._touched = time.monotonic()  # when something was last typed or clicked
+        self._on_terminal = False  # until it is looked at
         self.alive: dict[str, int] = {}  # study → workers alive when last looked at
 
     # ------------------------------------------------------------------ life
@@ -109,6 +112,7 @@ class KdnasApp(App[str]):
                 loop.add_signal_handler(number, partial(self._signalled, number))
             except (ValueError, RuntimeError, NotImplementedError):
                 break  # not the main thread, as in tests
+        self._on_terminal = os.isatty(STDIN)
         if self.first_study is not None:
             self.open_study(self.first_study)
         else:
@@ -116,14 +120,17 @@ class KdnasApp(App[str]):
             if self.first_preset is not None:
                 self._first_preset(self.first_preset)
         self.call_after_refresh(self.feed.start)
-        self.set_interval(1.0, self._tidy)
+        self.set_interval(1.0, self._each_second)
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.InputEvent):
             self._touched = time.monotonic()
         await super().on_event(event)
 
-    def _tidy(self) -> None:
+    def _each_second(self) -> None:
+        # Only the first process of a terminal is told when it closes; make and some shells keep it to themselves.
+        if not self.is_headless and hung_up(self._on_terminal):
+            self._signalled(signal.SIGHUP)
         if time.monotonic() - self._touched > IDLE_SECONDS:
             memory.tidy()
 
@@ -269,6 +276,15 @@ class KdnasApp(App[str]):
             )
 
         self.command(write)
+
+
+def hung_up(terminal: bool) -> bool:
+    """Whether nothing can be typed any more: the terminal was closed, or the other end of the pipe."""
+    if terminal:
+        return not os.isatty(STDIN)
+    poll = select.poll()
+    poll.register(STDIN, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def study_exists(storage: str, name: str) -> bool:

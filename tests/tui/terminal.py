@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,24 @@ KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "left": "\x1b[D", "down": 
 
 
 class Terminal:
-    """A process on a pseudo-terminal of its own session."""
+    """A process on a pseudo-terminal of its own session, started by the command `through` where one is given."""
 
     def __init__(
-        self, arguments: list[str], folder: Path, environment: Mapping[str, str], size: tuple[int, int] = (120, 36)
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        size: tuple[int, int] = (120, 36),
+        through: Sequence[str] = (),
     ) -> None:
         columns, rows = size
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.bytes = b""
+        command = [*through, sys.executable, "-m", "kdnas_tui", *arguments]
         self.child: Any = pexpect.spawn(
-            sys.executable,
-            ["-m", "kdnas_tui", *arguments],
+            command[0],
+            command[1:],
             cwd=str(folder),
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment},
             dimensions=(rows, columns),

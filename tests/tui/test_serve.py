@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,43 @@ async def answering(session: aiohttp.ClientSession, address: str) -> aiohttp.Cli
     raise AssertionError(f"{address} never answers")
 
 
+@contextlib.asynccontextmanager
+async def opened(address: str) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A browser that has brought the key, and what it got."""
+    jar = aiohttp.CookieJar(unsafe=True)  # takes cookies of a bare address, as browsers do
+    async with aiohttp.ClientSession(cookie_jar=jar) as browser:
+        page = await answering(browser, address)
+        assert (page.status, str(page.url)) == (200, address.partition("?")[0])
+        yield browser, await page.text()
+
+
+@contextlib.asynccontextmanager
+async def tab(
+    browser: aiohttp.ClientSession, port: int
+) -> AsyncIterator[tuple[aiohttp.ClientWebSocketResponse, Callable[[str], Awaitable[None]]]]:
+    """The screens in a browser's tab: their connection, and a way to wait for words on them."""
+    screen = pyte.Screen(100, 30)
+    stream = pyte.ByteStream(screen)
+    async with browser.ws_connect(f"http://127.0.0.1:{port}/ws?width=100&height=30") as connection:
+
+        async def until(words: str) -> None:
+            while words not in "\n".join(screen.display):
+                message = await connection.receive(PATIENCE_S)
+                assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    stream.feed(message.data)
+
+        yield connection, until
+
+
+async def ended(processes: list[psutil.Process]) -> bool:
+    for _ in range(int(PATIENCE_S / 0.1)):
+        if not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes):
+            return True
+        await asyncio.sleep(0.1)  # between looks at the processes
+    return False
+
+
 async def test_the_page_and_the_app_answer_who_has_the_key(served: tuple[subprocess.Popen[str], str, int]) -> None:
     process, address, port = served
     plain = f"http://127.0.0.1:{port}/"
@@ -69,32 +107,24 @@ async def test_the_page_and_the_app_answer_who_has_the_key(served: tuple[subproc
     listening = [c for c in psutil.Process(process.pid).net_connections() if c.status == psutil.CONN_LISTEN]
     assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
-    jar = aiohttp.CookieJar(unsafe=True)  # takes cookies of a bare address, as browsers do
-    async with aiohttp.ClientSession(cookie_jar=jar) as browser:
-        page = await browser.get(address)
-        assert (page.status, str(page.url)) == (200, plain)
-        assert f"ws://127.0.0.1:{port}/ws" in await page.text()
+    async with opened(address) as (browser, page):
+        assert f"ws://127.0.0.1:{port}/ws" in page
         assert (await browser.get(f"{plain}static/js/textual.js")).status == 200
-        screen = pyte.Screen(100, 30)
-        stream = pyte.ByteStream(screen)
-        async with browser.ws_connect(f"{plain}ws?width=100&height=30") as socket_:
-
-            async def until(words: str) -> None:
-                while words not in "\n".join(screen.display):
-                    message = await socket_.receive(PATIENCE_S)
-                    assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
-                    if message.type is aiohttp.WSMsgType.BINARY:
-                        stream.feed(message.data)
-
+        async with tab(browser, port) as (connection, until):
             await until("No study yet. Press n to begin one.")
-            await socket_.send_json(["stdin", "n"])
+            await connection.send_json(["stdin", "n"])
             await until("new study")
             children = psutil.Process(process.pid).children(recursive=True)
             assert children
-        for _ in range(int(PATIENCE_S / 0.1)):
-            if not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
-                break
-            await asyncio.sleep(0.1)  # between looks at the processes
-        else:
-            raise AssertionError("the screens outlive their tab")
+        assert await ended(children), "the screens outlive their tab"
     assert process.poll() is None
+
+
+async def test_the_screens_end_with_a_server_that_is_killed(served: tuple[subprocess.Popen[str], str, int]) -> None:
+    process, address, port = served
+    async with opened(address) as (browser, _), tab(browser, port) as (_, until):
+        await until("No study yet. Press n to begin one.")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.kill()
+        assert await ended(children), "the screens outlive their server"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -47,8 +47,8 @@ def start(folder: Path) -> Iterator[Callable[..., Terminal]]:
         "HF_HUB_OFFLINE": "1",
     }
 
-    def begin(*arguments: str, size: tuple[int, int] = (120, 36)) -> Terminal:
-        terminal = Terminal(list(arguments), folder, environment, size)
+    def begin(*arguments: str, size: tuple[int, int] = (120, 36), through: Sequence[str] = ()) -> Terminal:
+        terminal = Terminal(list(arguments), folder, environment, size, through)
         begun.append(terminal)
         return terminal
 
@@ -78,6 +78,10 @@ def wait(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.05)  # between looks at a condition
 
 
+def over(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_study_from_the_form_to_the_file_over_a_dropped_connection(
     folder: Path, start: Callable[..., Terminal]
 ) -> None:
@@ -94,8 +98,9 @@ def test_a_study_from_the_form_to_the_file_over_a_dropped_connection(
     first.until(lambda: study(folder).done >= 2, "two trials are done")
     first.until("best ")
 
+    process = psutil.Process(first.pid)
     first.hang_up()
-    wait(lambda: not psutil.pid_exists(first.pid) or psutil.Process(first.pid).status() == "zombie", "the screens end")
+    wait(lambda: over(process), "the screens end")
     done = study(folder).done
     assert [w.alive for w in workers(folder)] == [True]
     wait(lambda: study(folder).done > done, "the search goes on")
@@ -141,6 +146,18 @@ def test_sigterm_restores_the_terminal(start: Callable[..., Terminal]) -> None:
     assert terminal.ended() == 128 + signal.SIGTERM
     assert b"\x1b[?1049l" in terminal.bytes  # back from the alternate screen
     assert b"\x1b[?25h" in terminal.bytes  # the cursor is shown again
+
+
+def test_a_closed_terminal_ends_the_screens_though_who_started_them_keeps_it_to_itself(
+    start: Callable[..., Terminal],
+) -> None:
+    as_make = "import signal, subprocess, sys; signal.signal(1, lambda *_: None); subprocess.call(sys.argv[1:])"
+    terminal = start(through=[sys.executable, "-c", as_make])
+    terminal.until("No study yet")
+    both = [psutil.Process(terminal.pid), *psutil.Process(terminal.pid).children()]
+    assert len(both) == 2
+    terminal.hang_up()
+    wait(lambda: all(over(one) for one in both), "both end")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (50, 16), (20, 5)])
