@@ -2,9 +2,9 @@
 
 The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
 best student that is at least three times as fast as its teacher, evaluate it beside the teacher as it ships. Then
-distil, in the same way from the same teacher on the same text, the students that a person would make, every k-th
-teacher layer at full width: as many layers as the found student has, and as many as are so fast. Goes on where an
-earlier run was cut off.
+distil, in the same way from the same teacher on the same text, the students that a person would make, of whole teacher
+layers at full width: as many as the found student has, and every second and every third one. Goes on where an earlier
+run was cut off.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def measure(chosen: argparse.Namespace) -> Result:
         results[name] = evaluated(folder / name, spec.teacher.model, chosen, storage, clock)
 
     evaluate("found")
-    for depth in dict.fromkeys((int(found["config"]["num_hidden_layers"]), int(sizes["num_hidden_layers"] // FASTER))):
+    layers = int(sizes["num_hidden_layers"])
+    for depth in dict.fromkeys((int(found["config"]["num_hidden_layers"]), layers // 2, layers // 3)):
         job = given(every_kth(spec), {**sizes, "num_hidden_layers": depth})
         name = f"by-hand-{depth}"
         made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))
@@ -258,7 +259,7 @@ def tabled(
          "seeds", "kept %"),
         rows,
         (
-            "by-hand-N: every k-th teacher layer at full width, the same teacher, text, epochs and seed.",
+            "by-hand-N: N evenly spaced teacher layers at full width, the same teacher, text, epochs and seed.",
             f"{spec.full.epochs} epochs of {found['metrics']['tokens'] // found['metrics']['epochs']:,} tokens; "
             f"seconds: {seconds}",
         ),
