@@ -47,7 +47,7 @@ Remember = Callable[[str, str, str, Mapping[str, Any]], None]
 @dataclass(frozen=True)
 class Measured:
     """Milliseconds of one forward pass. All student figures are the ratio to the bracketing teacher passes times
-    `teacher_p50`, so that `p50 / teacher_p50` is the median ratio."""
+    `teacher_p50`, so that `p50 / teacher_p50` is the ratio: the median over the looks."""
 
     p50: float
     p90: float
@@ -201,15 +201,16 @@ def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device:
         looks = _looks(fair, settings.max_seconds / LOOKS)
         if len(looks) >= FEWEST:
             low, high = interval(looks)
-            if (high - low) / 2 <= settings.precision * statistics.median(_ratios(fair)):
+            if (high - low) / 2 <= settings.precision * statistics.median(looks):
                 break
         if at > settings.max_seconds and len(rounds) >= 3:
             break
     contended = 1 - len(fair) / len(rounds)
     kept = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
     ratios = _ratios(kept)
-    middle = statistics.median(ratios)
-    low, high = interval(_looks(kept, settings.max_seconds / LOOKS))
+    looks = _looks(kept, settings.max_seconds / LOOKS)
+    middle = statistics.median(looks)
+    low, high = interval(looks)
     scale = statistics.median(r.teacher for r in kept)
     slow = sorted(r.slow / r.teacher for r in kept)
     quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3

@@ -55,6 +55,13 @@ def test_what_rounds_of_one_moment_share_widens_the_interval() -> None:
     assert covered["looks"] > 0.85 * 300 > 0.6 * 300 > covered["rounds"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 10, 11, 20])
+def test_the_interval_holds_the_median(count: int) -> None:
+    values = np.random.default_rng(count).exponential(size=count).tolist()
+    low, high = interval(values)
+    assert low <= np.median(values) <= high
+
+
 def test_a_look_is_the_median_of_its_rounds_and_a_long_round_is_one() -> None:
     rounds = [_Round(value, value, 2.0, 1.0, at) for value, at in ((2, 0.1), (6, 0.5), (4, 0.9), (8, 1.0), (10, 7.5))]
     assert _looks(rounds, 1.0) == [2.0, 4.0, 5.0]
