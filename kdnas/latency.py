@@ -1,9 +1,12 @@
 """The measuring protocol: how long one forward pass takes, beside the teacher's, and how far to trust the figure.
 
 Interleaves teacher, student, teacher and divides by the teacher's bracketing passes, so that a drifting machine
-cancels; stops when the 95 % interval of the median ratio is narrow enough. The interval is of looks, the medians of
-some rounds in a row, since rounds of one moment share what the machine then does. Knows no recipe and no store: it is
-given two functions to call, and two more to look up and remember shapes already measured.
+cancels. Each pass follows one of the other model and finds the caches as that left them: passes of one small model in a
+row live on the last cache, and so on what the machine's other guests leave of it, which changes from minute to minute
+and slows a student more than its teacher. Stops when the 95 % interval of the median ratio is narrow enough. The
+interval is of looks, the medians of some rounds in a row, since rounds of one moment share what the machine then does.
+Knows no recipe and no store: it is given two functions to call, and two more to look up and remember shapes already
+measured.
 """
 
 from __future__ import annotations
@@ -30,14 +33,13 @@ from kdnas.errors import UsageError
 from kdnas.loading import loading
 from kdnas.spec import LatencySpec
 
-VERSION = 3  # of the protocol
+VERSION = 4  # of the protocol
 WINDOW = 5  # passes in one window of the warm-up
 SETTLED = 0.02  # two windows whose medians differ by no more end the warm-up
 LOOKS = 20  # looks in the longest measurement: one lasts a second where that is 20 s
 FEWEST = 10  # looks before the interval may end the measurement: of fewer it is itself too uncertain
 FAIR = 0.9  # share of the wall time that a pass must have had of its core
 CONTENDED = 0.1  # share of rounds below FAIR from which the figure is flagged
-BLOCK = 8  # most student passes between two teacher passes
 
 Once = Callable[[], object]
 Lookup = Callable[[str, str, str], Mapping[str, Any] | None]
@@ -175,10 +177,9 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Round:
-    """A block of student passes between two teacher passes."""
+    """A student pass between two teacher passes."""
 
-    student: float  # median of the block
-    slow: float  # the block's slowest
+    student: float
     teacher: float  # mean of the two around it
     share: float
     at: float  # seconds since the measurement began
@@ -187,15 +188,14 @@ class _Round:
 def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
     begin = time.perf_counter()
     clock = _clock(device)
-    ours, theirs = _warm(student, teacher, clock, settings)
-    per_block = max(1, min(BLOCK, round(theirs / ours))) if teacher is not None else 1
+    _warm(student, teacher, clock, settings)
     rounds: list[_Round] = []
     before = clock(teacher) if teacher is not None else None
     while True:
-        block = [clock(student) for _ in range(per_block)]
+        ours = clock(student)
         after = clock(teacher) if teacher is not None else None
         at = time.perf_counter() - begin
-        rounds.append(_round(block, before, after, at))
+        rounds.append(_round(ours, before, after, at))
         before = after
         fair = [r for r in rounds if r.share >= FAIR]
         looks = _looks(fair, settings.max_seconds / LOOKS)
@@ -207,12 +207,11 @@ def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device:
             break
     contended = 1 - len(fair) / len(rounds)
     kept = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
-    ratios = _ratios(kept)
+    ratios = sorted(_ratios(kept))
     looks = _looks(kept, settings.max_seconds / LOOKS)
     middle = statistics.median(looks)
     low, high = interval(looks)
     scale = statistics.median(r.teacher for r in kept)
-    slow = sorted(r.slow / r.teacher for r in kept)
     quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3
     on_cpu = device.type == "cpu"
     share = statistics.median(r.share for r in rounds) if on_cpu else None
@@ -230,7 +229,7 @@ def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device:
             graph = teacher_graph = None
     return Measured(
         p50=middle * scale,
-        p90=slow[min(len(slow) - 1, ceil(0.9 * len(slow)) - 1)] * scale,
+        p90=ratios[ceil(0.9 * len(ratios)) - 1] * scale,
         low=low * scale,
         high=high * scale,
         spread=(quarters[2] - quarters[0]) / middle,
@@ -257,13 +256,11 @@ def _looks(rounds: Sequence[_Round], seconds: float) -> list[float]:
     return [statistics.median(_ratios(stretch)) for stretch in stretches.values()]
 
 
-def _round(block: Sequence[_Pass], before: _Pass | None, after: _Pass | None, at: float = 0.0) -> _Round:
+def _round(ours: _Pass, before: _Pass | None, after: _Pass | None, at: float = 0.0) -> _Round:
     around = [p for p in (before, after) if p is not None]
-    student = statistics.median(p.wall for p in block)
     # Alone, a model is measured against one millisecond: ratios are milliseconds.
     bracket = statistics.fmean(p.wall for p in around) if around else 1.0
-    every = [*block, *around]
-    return _Round(student, max(p.wall for p in block), bracket, min(p.cpu / p.wall for p in every), at)
+    return _Round(ours.wall, bracket, min(p.cpu / p.wall for p in (ours, *around)), at)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -274,15 +271,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, floor(n / 2 - reach))], ordered[min(n - 1, ceil(n / 2 + reach) - 1)]
 
 
-def _warm(
-    student: Once, teacher: Once | None, clock: Callable[[Once], _Pass], settings: LatencySpec
-) -> tuple[float, float]:
-    """Pass until the medians of two windows agree, for at most a quarter of the time; returns both medians."""
+def _warm(student: Once, teacher: Once | None, clock: Callable[[Once], _Pass], settings: LatencySpec) -> None:
+    """Pass until the medians of two windows agree, for at most a quarter of the time."""
     until = time.perf_counter() + settings.max_seconds / 4
-    found: list[float] = []
     for once in (student, teacher):
         if once is None:
-            found.append(0.0)
             continue
         earlier = statistics.median(clock(once).wall for _ in range(WINDOW))
         while True:
@@ -290,8 +283,6 @@ def _warm(
             if abs(later - earlier) <= SETTLED * earlier or time.perf_counter() > until:
                 break
             earlier = later
-        found.append(later)
-    return found[0], found[1]
 
 
 def _clock(device: torch.device) -> Callable[[Once], _Pass]:

@@ -48,7 +48,7 @@ def test_what_rounds_of_one_moment_share_widens_the_interval() -> None:
         ratios = [0.25]
         for step in rng.normal(size=399) * 0.001:  # wanders, and is drawn back within some seven rounds
             ratios.append(0.25 + 0.85 * (ratios[-1] - 0.25) + step)
-        rounds = [_Round(ratio, ratio, 1.0, 1.0, at=0.05 * k) for k, ratio in enumerate(ratios)]
+        rounds = [_Round(ratio, 1.0, 1.0, at=0.05 * k) for k, ratio in enumerate(ratios)]
         for name, values in (("rounds", ratios), ("looks", _looks(rounds, 1.0))):
             low, high = interval(values)
             covered[name] += low <= 0.25 <= high
@@ -63,15 +63,15 @@ def test_the_interval_holds_the_median(count: int) -> None:
 
 
 def test_a_look_is_the_median_of_its_rounds_and_a_long_round_is_one() -> None:
-    rounds = [_Round(value, value, 2.0, 1.0, at) for value, at in ((2, 0.1), (6, 0.5), (4, 0.9), (8, 1.0), (10, 7.5))]
+    rounds = [_Round(value, 2.0, 1.0, at) for value, at in ((2, 0.1), (6, 0.5), (4, 0.9), (8, 1.0), (10, 7.5))]
     assert _looks(rounds, 1.0) == [2.0, 4.0, 5.0]
 
 
 def test_a_machine_that_slows_down_in_between_does_not_change_the_ratio() -> None:
     for slow in (1.0, 3.0):  # the whole round at another speed
-        made = _round([_Pass(2 * slow, 2 * slow)] * 3, _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
+        made = _round(_Pass(2 * slow, 2 * slow), _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
         assert made.student / made.teacher == pytest.approx(0.2)
-    drifting = _round([_Pass(3.0, 3.0)], _Pass(10.0, 10.0), _Pass(20.0, 20.0))  # and within it
+    drifting = _round(_Pass(3.0, 3.0), _Pass(10.0, 10.0), _Pass(20.0, 20.0))  # and within it
     assert drifting.student / drifting.teacher == pytest.approx(3 / 15)
 
 
