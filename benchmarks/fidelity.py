@@ -59,7 +59,10 @@ def measure(options: argparse.Namespace) -> Result:
     assert isinstance(bench, HiddenStateBench)
     folder = places.state_folder() / "fidelity"
     folder.mkdir(parents=True, exist_ok=True)
-    facts = json.dumps([spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], LONGER, SHARES])
+    protocol = latency.protocol_key(spec.latency)
+    facts = json.dumps(
+        [spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], protocol, LONGER, SHARES]
+    )
     path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.jsonl"
     if options.fresh:
         path.unlink(missing_ok=True)
