@@ -295,6 +295,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def classifies(folder: Path, backbone: str) -> bool:
+    """Whether an adapter is of a classifier, in which the body stands as `backbone`, rather than of a body alone."""
+    return any(name.startswith(f"base_model.model.{backbone}.") for name in _shapes(folder))
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The adapter's own configuration. Raises UsageError for one that is broken or of a kind that pickles."""
     try:
@@ -344,7 +349,7 @@ def public_name(model: str) -> str:
 
 def open_classifier(folder: Path, device: torch.device, base: Path | None = None) -> Any:
     """The PEFT model that classifies, frozen. Raises UsageError for what is none, or does not fit its base."""
-    weights, prefix = _shapes(folder), "base_model.model."
+    weights = _shapes(folder)
     place = base_of(folder, base)
     config = classifier_config(place, str(place), None)
     if (folder / "config.json").is_file():
@@ -355,8 +360,7 @@ def open_classifier(folder: Path, device: torch.device, base: Path | None = None
         config.num_labels = rows
     model, report = _load(place, str(place), config)
     _require_whole(str(place), heads_of(model), report["missing_keys"])
-    within = f"{prefix}{model.base_model_prefix}."
-    if not any(name.startswith(within) for name in weights):
+    if not classifies(folder, model.base_model_prefix):
         raise UsageError(f"The adapter {folder} is of no classifier.", "Give one that was trained to classify.")
     return _over(model, folder).to(device)
 
@@ -366,8 +370,7 @@ def into_body(body: Any, folder: Path, base: Path) -> Any:
 
     Raises UsageError for an adapter that does not fit.
     """
-    prefix = f"base_model.model.{body.base_model_prefix}."
-    if not any(name.startswith(prefix) for name in _shapes(folder)):
+    if not classifies(folder, body.base_model_prefix):
         return _over(body, folder).merge_and_unload()
     whole = merged(folder, torch.device("cpu"), base)
     body.load_state_dict(whole.base_model.state_dict(), strict=False)  # which may have a pooler more, or one less

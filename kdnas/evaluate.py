@@ -323,14 +323,29 @@ def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
             )
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
+        declared = AutoConfig.from_pretrained(folder).architectures or ()
+        model = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=count, dtype=torch.float32, ignore_mismatched_sizes=True
         )
+        return _ordered(model, task) if any("SequenceClassification" in name for name in declared) else model
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(
             f"{folder} cannot be opened for classification: {first_line(error)}.",
             "Give a folder of a model family that transformers can put a classification head on.",
         ) from None
+
+
+def _ordered(model: Any, task: Task) -> Any:
+    """A model whose head names the task's labels, with their outputs in the task's order; another one as it is."""
+    order = _label_order(model, task)
+    if order is not None:
+        last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == len(order)][-1]
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.copy_(parameter[order])
+        model.config.id2label = dict(enumerate(task.labels))
+        model.config.label2id = {label: place for place, label in enumerate(task.labels)}
+    return model
 
 
 def _label_order(model: Any, task: Task) -> list[int] | None:

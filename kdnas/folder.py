@@ -247,6 +247,7 @@ def card(facts: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> 
         f"({metrics['best_epoch']}) kept; {metrics['tokens']:,} tokens; seed {facts['seed']}.",
         f"- AdamW, learning rate {spec['training']['learning_rate']:g}, warm-up {spec['training']['warmup']:g} of the "
         f"steps, batches of {data['batch_size']} × {data['length']} tokens.",
+        *_head(facts.get("head")),
         f"- Weights are stored as {facts['dtype']}; nothing that only the distillation needed is among them.",
         *(
             [f"- `{facts['onnx']['file']}`: the same model as ONNX, outputs within {facts['onnx']['difference']:.1e}."]
@@ -261,6 +262,17 @@ def card(facts: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> 
         "",
     ]
     return "\n".join(lines)
+
+
+def _head(head: Mapping[str, Any] | None) -> list[str]:
+    """How a student that was not trained to classify does."""
+    if head is None:
+        return []
+    return [
+        f"- Its head tells {', '.join(head['labels'])} apart: the teacher's, not trained any further, but its last "
+        "layer solved for this student's states. It says what the teacher says of "
+        f"{head['agreement']:.1%} of the held-out text's chunks."
+    ]
 
 
 def _count(value: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as reference
+from transformers import AutoModelForSequenceClassification
 
 from kdnas import evaluate as scores
 from kdnas.errors import UsageError
@@ -264,6 +265,18 @@ def test_without_finetuning_the_models_own_head_is_scored_by_its_label_names(tmp
     second = scores.evaluate(model, None, chosen(["sst2"]), plain, CPU, quiet, tmp_path / "data")
     own, other = (found["tasks"]["sst2"]["student"]["score"] for found in (first, second))
     assert own == pytest.approx(1 - other)
+
+
+def test_a_head_that_names_the_labels_in_another_order_begins_in_the_tasks(tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "headed", labels=2)
+    own = AutoModelForSequenceClassification.from_pretrained(model).state_dict()
+    config = json.loads((model / "config.json").read_text())
+    for names, order in ((("negative", "positive"), [0, 1]), (("positive", "negative"), [1, 0]), (("a", "b"), [0, 1])):
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        (model / "config.json").write_text(json.dumps(config | labels))
+        made = scores._classifier(model, TASKS["sst2"], scores.Protocol())
+        assert torch.equal(made.classifier.weight, own["classifier.weight"][order])
+        assert torch.equal(made.classifier.bias, own["classifier.bias"][order])
 
 
 def test_without_finetuning_a_body_or_another_head_is_refused(student: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Family:
     down: str = "output.dense"
     norm: str = "output.LayerNorm"  # at a layer's end
     pooler: str | None = "pooler.dense"
+    head: tuple[str, ...] = ("classifier",)  # a classifier's layers after the body and its pooler
     padded_positions: bool = False  # positions begin after the padding id
 
     def layer_prefix(self, index: int) -> str:
@@ -76,7 +77,8 @@ class Sizes:
         return self.width // self.heads
 
 
-_ROBERTA = {"padded_positions": True}
+_DENSE_HEAD = ("classifier.dense", "classifier.out_proj")
+_ROBERTA = {"padded_positions": True, "head": _DENSE_HEAD}
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -114,8 +116,9 @@ FAMILIES: dict[str, Family] = {
             down="ffn.lin2",
             norm="output_layer_norm",
             pooler=None,
+            head=("pre_classifier", "classifier"),
         ),
-        Family("electra", embedding="embedding_size", project="embeddings_project", pooler=None),
+        Family("electra", embedding="embedding_size", project="embeddings_project", pooler=None, head=_DENSE_HEAD),
     )
 }
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.nn import functional
 
 from kdnas import data, teacher
 from kdnas.errors import BadOptionError, UsageError
-from kdnas.recipes import encoders, fitting
+from kdnas.recipes import encoders, fitting, heads
 from kdnas.recipes.contract import (
     Description,
     Epoch,
@@ -256,35 +257,62 @@ class HiddenStateBench(Workbench):
         return json.dumps(keep, sort_keys=True)
 
     def save(self, student: Student, folder: Path) -> None:
-        """The body, with the pooler that AutoModel's class expects, and the tokenizer."""
+        """The body, with the pooler that AutoModel's class expects, and the tokenizer; with a head, of a teacher that
+        classifies."""
         folder.mkdir(parents=True, exist_ok=True)
         body = student.body
         config = encoders.configure(self.family_values(body))
         config.architectures = [type(body).__name__]
         config.dtype = torch.float32
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in body.state_dict().items()}
+        taken_over = partial(self._taken_over, _projections(student), self.family.sizes(config).width)
         if self.family.pooler is not None:
-            weight, bias = self._pooler(_projections(student), self.family.sizes(config).width)
+            weight, bias = self._pooler(taken_over, self.family.sizes(config).width)
             weights[f"{self.family.pooler}.weight"] = weight.contiguous()
             weights[f"{self.family.pooler}.bias"] = bias.contiguous()
+        whole = self._classifier()
+        if whole is not None:
+            ids = torch.from_numpy(self.chunks.train)
+            made = heads.classifier(whole, self.family, config, weights, taken_over, ids)
+            weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
         config.save_pretrained(folder)
         from safetensors.torch import save_file
 
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         self.teacher.tokenizer.save_pretrained(folder)
 
-    @torch.no_grad()
-    def _pooler(self, aids: Projections, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight [width, width] and bias of the student's pooler.
+    def _classifier(self) -> Any | None:
+        return heads.of_teacher(self.teacher, teacher.locate(self.spec.teacher))
 
-        A slice of the teacher's where there is one (else a fixed random one). A fitted student's reads the teacher's
-        last state as the student's own projection gives it, rather than the dimensions that were kept as they are.
-        """
+    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+        """`head`, of a teacher that classifies: its labels, and the share of held-out chunks on which the two agree."""
+        whole = self._classifier()
+        if whole is None:
+            return {}
+        narrate("scoring its head", None)
+        made = heads.opened(folder, self.device)
+        labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
+        return {"head": {"labels": labels, "agreement": heads.agreement(made, whole, self._held_ids)}}
+
+    def _pooler(self, taken_over: heads.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random
+        one."""
         own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
-        if not own:
-            return torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * 0.02, torch.zeros(width)
+        if own:
+            return taken_over(own["weight"], own["bias"])
+        return torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * 0.02, torch.zeros(width)
+
+    @torch.no_grad()
+    def _taken_over(
+        self, aids: Projections, width: int, weight: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer that reads the teacher's last state, cut to the student's width.
+
+        A slice; a fitted student's reads that state as the student's own projection gives it, rather than the
+        dimensions that were kept as they are.
+        """
         kept = encoders.best(self._worth.width, width)
-        weight, bias = own["weight"][kept], own["bias"][kept]
+        weight, bias = weight[kept], bias[kept]
         if self._init != "fitted":
             return weight[:, kept], bias
         given, offset = (part[-1][..., self.own.width :].cpu() for part in (aids.weight, aids.bias))
