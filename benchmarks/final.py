@@ -1,10 +1,10 @@
 """From search to a scored model on the embedded default, beside students made by hand with the same budget.
 
 The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
-best student that is at least three times as fast as its teacher, evaluate it beside the teacher as it ships. Then
-distil, in the same way from the same teacher on the same text, the students that a person would make, of whole teacher
-layers at full width: as many as the found student has, and every second and every third one. Goes on where an earlier
-run was cut off.
+best student that is at least three times as fast as its teacher, evaluate it: as it is, beside the taught teacher, and
+fine-tuned, beside the teacher as it ships. Then distil and evaluate, in the same way from the same teacher on the same
+text, the students that a person would make, of whole teacher layers at full width: as many as the found student has,
+and every second and every third one. Goes on where an earlier run was cut off.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,15 @@ def measure(chosen: argparse.Namespace) -> Result:
     only = _fast(storage, spec)
     found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
     sizes = _teacher_sizes(spec)
-    made, results = {"found": found}, {}
+    made: dict[str, Mapping[str, Any]] = {"found": found}
+    plain: dict[str, Mapping[str, Any]] = {}
+    tuned: dict[str, Mapping[str, Any]] = {}
 
     def evaluate(name: str) -> None:
-        results[name] = evaluated(folder / name, spec.teacher.model, chosen, storage, clock)
+        asked, shipped = str(spec.teacher.checkpoint), spec.teacher.model
+        plain[name] = evaluated(folder / name, asked, Protocol(finetune=False), chosen, storage, clock)
+        fine = Protocol(seeds=tuple(range(1 if chosen.quick else chosen.seeds)))
+        tuned[name] = evaluated(folder / name, shipped, fine, chosen, storage, clock)
 
     evaluate("found")
     layers = int(sizes["num_hidden_layers"])
@@ -164,7 +170,7 @@ def measure(chosen: argparse.Namespace) -> Result:
         name = f"by-hand-{depth}"
         made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))
         evaluate(name)
-    return tabled(spec, made, results, clock)
+    return tabled(spec, made, plain, tuned, clock)
 
 
 def search(spec: StudySpec, storage: str, clock: Clock) -> None:
@@ -214,37 +220,46 @@ def model(name: str, folder: Path, clock: Clock, make: Any) -> Mapping[str, Any]
 
 
 def evaluated(
-    folder: Path, beside: str, chosen: argparse.Namespace, storage: str, clock: Clock
+    folder: Path, beside: str, protocol: Protocol, chosen: argparse.Namespace, storage: str, clock: Clock
 ) -> Mapping[str, Any]:
+    """The scores of a model on the task beside another's."""
     began = time.monotonic()
-    protocol = Protocol(seeds=tuple(range(1 if chosen.quick else chosen.seeds)), limit=192 if chosen.quick else None)
+    protocol = replace(protocol, limit=192 if chosen.quick else None)
     narrate = told(f"evaluating {folder.name}").narrate
     result = score(folder, Wanted((OWN,), protocol, teacher=beside, device="cpu"), narrate, storage)
     clock.time(f"evaluate {folder.name}", began)
-    return result
+    return dict(result["tasks"][OWN])
 
 
 def tabled(
-    spec: StudySpec, made: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]], clock: Clock
+    spec: StudySpec,
+    made: Mapping[str, Mapping[str, Any]],
+    plain: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Any]],
+    clock: Clock,
 ) -> Result:
-    scores = {name: result["tasks"][OWN] for name, result in results.items()}
     teacher, found = _teacher_sizes(spec), made["found"]
     teacher_score = scores["found"]["teacher"]
     sizes = (teacher["num_hidden_layers"], teacher["hidden_size"], teacher["intermediate_size"])
     rows: list[tuple[object, ...]] = [
-        ("teacher", *sizes, None, found["latency"]["teacher_ms"], 1.0, 0.0, 100 * teacher_score["score"],
-         _range(teacher_score), 100.0)
+        ("teacher", *sizes, None, found["latency"]["teacher_ms"], 1.0, 0.0, 100 * plain["found"]["teacher"]["score"],
+         100 * teacher_score["score"], _range(teacher_score), 100.0)
     ]  # fmt: skip
-    figures: dict[str, float] = {"score_teacher": 100 * teacher_score["score"]}
+    figures: dict[str, float] = {
+        "score_teacher": 100 * teacher_score["score"],
+        "as_it_is_teacher": 100 * plain["found"]["teacher"]["score"],
+    }
     for name, facts in made.items():
         config, entry, latency = facts["config"], scores[name], facts["latency"]
         rows.append((
             name, config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], facts["parameters"],
-            latency["student_ms"], latency["speedup"], facts["metrics"]["loss"], 100 * entry["student"]["score"],
+            latency["student_ms"], latency["speedup"], facts["metrics"]["loss"],
+            100 * plain[name]["student"]["score"], 100 * entry["student"]["score"],
             _range(entry["student"]), entry["kept"],
         ))  # fmt: skip
         figures |= {
             f"{name}_kept_percent": entry["kept"],
+            f"{name}_as_it_is": 100 * plain[name]["student"]["score"],
             f"{name}_score": 100 * entry["student"]["score"],
             f"{name}_speedup": latency["speedup"],
             f"{name}_loss": facts["metrics"]["loss"],
@@ -255,10 +270,11 @@ def tabled(
     )
     table = Table(
         f"{spec.teacher.model} on the training text of {OWN}, scored on {OWN}",
-        ("model", "layers", "width", "inner", "parameters", "latency ms", "× teacher", "held-out loss", "accuracy %",
-         "seeds", "kept %"),
+        ("model", "layers", "width", "inner", "parameters", "latency ms", "× teacher", "held-out loss", "as it is %",
+         "fine-tuned %", "seeds", "kept %"),
         rows,
         (
+            "as it is: with the taught teacher's head, its last layer solved for it; the teacher as it was taught.",
             "by-hand-N: N evenly spaced teacher layers at full width, the same teacher, text, epochs and seed.",
             f"{spec.full.epochs} epochs of {found['metrics']['tokens'] // found['metrics']['epochs']:,} tokens; "
             f"seconds: {seconds}",
