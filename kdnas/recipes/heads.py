@@ -79,7 +79,7 @@ def classifier(
     last = family.head[-1]
     inputs: list[Tensor] = []
     ids = ids[:CHUNKS]
-    watched(made, ids, {last: lambda rows: inputs.append(rows.double().cpu())})
+    watched(made, ids, {last: lambda rows: inputs.append(rows.cpu().double())})
     weight, bias = regression(torch.cat(inputs), logits(whole, ids))
     made.get_submodule(last).weight.copy_(weight)
     made.get_submodule(last).bias.copy_(bias)
@@ -94,7 +94,7 @@ def agreement(made: Any, whole: Any, ids: Tensor) -> float:
 
 def logits(model: Any, ids: Tensor) -> Tensor:
     """float64 [chunks, labels] of whole chunks [chunks, length], on the CPU."""
-    parts = [model(input_ids=rows.to(model.device)).logits.double().cpu() for rows in ids.split(BATCH)]
+    parts = [model(input_ids=rows.to(model.device)).logits.cpu().double() for rows in ids.split(BATCH)]
     return torch.cat(parts)
 
 
