@@ -1,7 +1,7 @@
 """The frame of every benchmark: `python -m benchmarks.NAME [--quick] [--json FILE]`.
 
-Prints tables for people on standard output and writes the figures with their provenance to FILE. Measures
-nothing itself.
+Prints tables for people and the figures by name on standard output, and writes the figures with their provenance to
+FILE. Measures nothing itself.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ def show(result: Result) -> None:
         console.print(rich)
         for note in table.notes:
             console.print(note)
+    for name, value in result.figures.items():
+        console.print(f"{name} = {_cell(float(value))}")
 
 
 def _cell(value: object) -> str:
