@@ -1,6 +1,6 @@
 """Puts the specs that ship into the wheel, and nothing else that lies in studies/ (a user's database, say).
 
-An editable install needs no copy: `kdnas.places` finds studies/ beside the package.
+An editable install needs no copy: `kdnas.system.paths` finds studies/ beside the package.
 """
 
 from __future__ import annotations

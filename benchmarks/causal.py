@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from benchmarks.report import Result, Table, run, say
-from kdnas.generate import Prompt, Settings, generate, rouge
-from kdnas.places import presets
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench
-from kdnas.recipes.contract import Student
-from kdnas.seeds import Purpose, number
-from kdnas.space import Candidate
-from kdnas.spec import StudySpec, from_values, read_values
+from kdnas.students.generate import Prompt, Settings, generate, rouge
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.system.paths import presets
+from kdnas.system.seeds import Purpose, number
+from kdnas.training.contract import Student
 
 POLICY: dict[str, Any] = {"name": "causal-policy-gradient", "prompt_tokens": 32, "new_tokens": 16}
 WAYS: dict[str, dict[str, Any]] = {

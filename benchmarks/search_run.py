@@ -19,20 +19,21 @@ import time
 from pathlib import Path
 
 from benchmarks.report import Result, Table, run, say
-from kdnas import assets, places
-from kdnas.spec import StudySpec, read_toml
-from kdnas.store import reader
-from kdnas.store.open import open_reader
-from kdnas.store.rows import StudyRow, TrialRow
+from kdnas.data import shipped
+from kdnas.store import queries
+from kdnas.store.database import open_reader
+from kdnas.study.rows import StudyRow, TrialRow
+from kdnas.study.spec import StudySpec, read_toml
+from kdnas.system import paths
 
 QUICK_TRIALS = 3
 
 
 def measure(options: argparse.Namespace) -> Result:
-    spec = read_toml(places.presets()["quickstart"])
+    spec = read_toml(paths.presets()["quickstart"])
     trials = QUICK_TRIALS if options.quick else spec.budget.trials
     for name in (spec.teacher.model, spec.data.source):
-        assets.fetch(name, lambda words, _: say(words))
+        shipped.fetch(name, lambda words, _: say(words))
     with tempfile.TemporaryDirectory() as scratch:
         seconds, study, rows, prepared = _search(Path(scratch), trials)
     done = sorted((row for row in rows if row.state == "done"), key=lambda row: -(row.reward or 0.0))
@@ -81,7 +82,7 @@ def _search(folder: Path, trials: int) -> tuple[float, StudyRow, list[TrialRow],
     cache = folder / "cache"
     cache.mkdir()
     # What was fetched stays in the user's cache; tokens and teacher outputs are this run's own.
-    (cache / "assets").symlink_to(places.cache_folder() / "assets")
+    (cache / "assets").symlink_to(paths.cache_folder() / "assets")
     environment = {**os.environ, "KDNAS_CACHE": str(cache), "KDNAS_STATE": str(folder / "state")}
     command = [sys.executable, "-m", "kdnas", "search", "--preset", "quickstart", "--trials", str(trials)]
     began, wall = time.monotonic(), time.time()
@@ -91,8 +92,8 @@ def _search(folder: Path, trials: int) -> tuple[float, StudyRow, list[TrialRow],
         sys.exit(f"The search ended with code {said.returncode}.")
     json.loads(said.stdout)  # data alone on standard output
     with open_reader(store) as opened:
-        study = reader.study_row(opened, "quickstart")
-        rows = reader.trial_rows(opened, study.study_id)
+        study = queries.study_row(opened, "quickstart")
+        rows = queries.trial_rows(opened, study.study_id)
     return seconds, study, rows, min(row.started for row in rows) - wall
 
 

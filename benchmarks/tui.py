@@ -32,10 +32,10 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Result, Table, run, say
-from kdnas.reward import reward
-from kdnas.spec import from_values
 from kdnas.store import tables as t
-from kdnas.store.open import open_store
+from kdnas.store.database import open_store
+from kdnas.study.reward import reward
+from kdnas.study.spec import from_values
 
 TRIALS = 100_000
 SIZE = (120, 36)

@@ -24,13 +24,13 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.message import Message
 from textual.screen import Screen
 
-from kdnas.errors import KdnasError, UsageError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import keys, memory, mishaps, settings, theme
 from kdnas_tui.feed import Feed
 from kdnas_tui.screens.frame import BREATH_S, Frame
 
 if TYPE_CHECKING:
-    from kdnas.store.open import Store
+    from kdnas.store.database import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
@@ -197,7 +197,7 @@ class KdnasApp(App[str]):
     @work(thread=True, group="change", exit_on_error=False)
     def change(self, what: Callable[[Store], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
         """Write to the store in a thread; a fault becomes a notice with its mend."""
-        from kdnas.store.open import open_store
+        from kdnas.store.database import open_store
 
         try:
             if self._writer is None:
@@ -265,15 +265,13 @@ class KdnasApp(App[str]):
         self.copy_to_clipboard(text)
 
         def write() -> None:
-            from kdnas.atomic import write_atomically
-            from kdnas.places import state_folder
+            from kdnas.system.files import write_atomically
+            from kdnas.system.paths import state_folder
 
             folder = state_folder() / "copies"
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / name, text)
-            self.call_from_thread(
-                self.notify, f"Copied. Also in {folder / name}", timeout=6, markup=False
-            )
+            self.call_from_thread(self.notify, f"Copied. Also in {folder / name}", timeout=6, markup=False)
 
         self.command(write)
 
@@ -291,12 +289,12 @@ def study_exists(storage: str, name: str) -> bool:
     """Whether the store is there and holds the study; a store that cannot be read tells why on its own screen."""
     if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
         return False
-    from kdnas.store import reader
-    from kdnas.store.open import open_reader
+    from kdnas.store import queries
+    from kdnas.store.database import open_reader
 
     try:
         with open_reader(storage) as store:
-            reader.study_row(store, name)
+            queries.study_row(store, name)
     except KdnasError:
         return False
     return True
@@ -331,7 +329,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from kdnas.places import default_storage
+    from kdnas.system.paths import default_storage
 
     storage = chosen.storage or default_storage()
     if chosen.locate:
@@ -355,13 +353,13 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.study is not None and chosen.preset is not None:
         raise UsageError("A study and a preset were both given.", "Give one of them.")
     if chosen.study is not None:
-        from kdnas.store import reader
-        from kdnas.store.open import open_reader
+        from kdnas.store import queries
+        from kdnas.store.database import open_reader
 
         with open_reader(storage) as store:
-            reader.study_row(store, chosen.study)
+            queries.study_row(store, chosen.study)
     if chosen.preset is not None:
-        from kdnas.places import preset
+        from kdnas.system.paths import preset
 
         preset(chosen.preset)  # before anything is drawn; read where its form is made
     return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
@@ -381,14 +379,14 @@ def show(app: KdnasApp) -> int:
 
 
 def located(storage: str) -> list[tuple[str, str | Path]]:
-    from kdnas import places
+    from kdnas.system import paths
     from kdnas_tui.screens.studies import shown_storage
 
     return [
         ("storage", shown_storage(storage)),
         ("settings", settings.path()),
-        ("state", places.state_folder()),
-        ("cache", places.cache_folder()),
+        ("state", paths.state_folder()),
+        ("cache", paths.cache_folder()),
     ]
 
 

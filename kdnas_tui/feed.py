@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdnas.errors import KdnasError, UsageError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import memory, mishaps
 
 if TYPE_CHECKING:
-    from kdnas.board import Board
-    from kdnas.store.open import Store
-    from kdnas.store.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
+    from kdnas.store.database import Store
+    from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
+    from kdnas.study.trial_columns import Board
     from kdnas_tui.widgets.devices import Probe, Reading
 
 PERIOD_S = 1.0
 DEVICES_S = 2.0
 STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often all the same
 LOG_LINES = 2000  # of the past, on opening
-AHEAD = ("kdnas_tui.screens.study", "kdnas.export")  # one after each of the first looks
+AHEAD = ("kdnas_tui.screens.study", "kdnas.study.export")  # one after each of the first looks
 MANY = 20_000  # trials from which something slow is done in parts
 
 
@@ -168,8 +168,8 @@ class Feed(threading.Thread):
 
     def _new(self) -> News | None:
         # Imported here: the first look happens after the first paint.
-        from kdnas.store import reader
-        from kdnas.store.open import open_reader, store_url
+        from kdnas.store import queries
+        from kdnas.store.database import open_reader, store_url
 
         if self._store is None:
             address = store_url(self.url)
@@ -179,7 +179,7 @@ class Feed(threading.Thread):
                 return News(studies=[], crew={}) if first else None
             self._store = open_reader(self.url)
         store, look = self._store, self._look
-        version = reader.changed(store)
+        version = queries.changed(store)
         now = time.monotonic()
         curves_wanted = self._curves_wanted
         devices = self._devices(now)
@@ -190,19 +190,19 @@ class Feed(threading.Thread):
         news = News(healed=healed, devices=devices)
         name = look.wanted[0]
         if name is None:
-            rows = reader.study_rows(store)
-            crew = {row.study_id: reader.workers(store, row.study_id) for row in rows if row.heartbeat is not None}
+            rows = queries.study_rows(store)
+            crew = {row.study_id: queries.workers(store, row.study_id) for row in rows if row.heartbeat is not None}
             if (rows, crew) != look.studies or healed:
                 news.studies, news.crew = rows, crew
             look.studies = (rows, crew)
         else:
-            self._new_of_study(reader, store, look, news, name, stale, curves_wanted)
+            self._new_of_study(queries, store, look, news, name, stale, curves_wanted)
         look.version, look.status_at, look.failed = version, now, None
         return None if news == _NOTHING else news
 
     def _devices(self, now: float) -> tuple[Reading, ...] | None:
         """How busy this machine is, where a worker of the study runs on it and it is time to look."""
-        from kdnas.liveness import this_host
+        from kdnas.system.liveness import this_host
 
         study = self._look.study
         if study is None or this_host() not in study.hosts or now - self._probed_at < DEVICES_S:
@@ -219,12 +219,12 @@ class Feed(threading.Thread):
         return readings
 
     def _new_of_study(
-        self, reader: Any, store: Store, look: _Look, news: News, name: str, stale: bool, curves: frozenset[int]
+        self, queries: Any, store: Store, look: _Look, news: News, name: str, stale: bool, curves: frozenset[int]
     ) -> None:
         first = look.study is None
         if first and name in look.known:  # as the list has just told it: counting a long study takes a while
             self._offer_sketch(store, look.known[name])
-        row = self._row(reader, store, look, name)
+        row = self._row(queries, store, look, name)
         if row is None:
             news.gone = not look.gone
             look.gone = True
@@ -238,32 +238,32 @@ class Feed(threading.Thread):
                 news.board, look.live = self._board(store, row)
                 look.revision = news.board.revision
             else:
-                found = reader.trial_rows(store, row.study_id, look.revision)
+                found = queries.trial_rows(store, row.study_id, look.revision)
                 news.trials = {trial.number: trial for trial in found}
                 look.revision = max([look.revision, *(trial.revision for trial in found)])
                 look.live |= {trial.number for trial in found if trial.state == "running"}
-            logs = reader.logs(store, row.study_id, look.log, LOG_LINES)
+            logs = queries.logs(store, row.study_id, look.log, LOG_LINES)
             if logs:
                 look.log = logs[-1].log_id
                 news.logs = logs
             for part, read in (
-                ("episodes", reader.episodes),
-                ("events", reader.events),
-                ("runs", reader.runs),
-                ("provenance", reader.provenance),
+                ("episodes", queries.episodes),
+                ("events", queries.events),
+                ("runs", queries.runs),
+                ("provenance", queries.provenance),
             ):
                 value = read(store, row.study_id)
                 if value != look.parts.get(part):
                     look.parts[part] = value
                     setattr(news, part, value)
-        workers = reader.workers(store, row.study_id)
+        workers = queries.workers(store, row.study_id)
         if workers != look.parts.get("workers"):
             look.parts["workers"] = workers
             news.workers = workers
         asked = (curves - look.curves_wanted) | (curves | look.live if stale else frozenset())
         look.live -= {number for number, trial in news.trials.items() if trial.state != "running"}
         if asked:
-            found_curves = reader.curves(store, row.study_id, sorted(asked))
+            found_curves = queries.curves(store, row.study_id, sorted(asked))
             news.curves = {n: points for n, points in found_curves.items() if look.curves.get(n) != len(points)}
             look.curves.update({n: len(points) for n, points in found_curves.items()})
         look.curves_wanted = curves
@@ -271,7 +271,7 @@ class Feed(threading.Thread):
 
     def _offer_sketch(self, store: Store, row: StudyRow) -> None:
         """What can be shown of a long study before all of it is read."""
-        from kdnas.store.boards import sketch_board
+        from kdnas.store.read_columns import sketch_board
 
         if row.done >= MANY:
             sketch = sketch_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
@@ -280,7 +280,7 @@ class Feed(threading.Thread):
 
     def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
         """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
-        from kdnas.store.boards import read_board
+        from kdnas.store.read_columns import read_board
 
         board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
         live = set(board.running())
@@ -288,13 +288,13 @@ class Feed(threading.Thread):
             _ = board.standing
         return board, live
 
-    def _row(self, reader: Any, store: Store, look: _Look, name: str) -> StudyRow | None:
+    def _row(self, queries: Any, store: Store, look: _Look, name: str) -> StudyRow | None:
         """The study, also under the name that somebody has given it meanwhile; None where it was deleted."""
         if look.study is None:
-            found: StudyRow = reader.study_row(store, name)
+            found: StudyRow = queries.study_row(store, name)
             return found
         try:
-            found = reader.study_of(store, look.study.study_id)
+            found = queries.study_of(store, look.study.study_id)
         except UsageError:
             return None
         return found

@@ -6,8 +6,8 @@ import contextlib
 import time
 import traceback
 
-from kdnas.errors import KdnasError
-from kdnas.places import state_folder
+from kdnas.system.errors import KdnasError
+from kdnas.system.paths import state_folder
 
 
 def kept(fault: Exception) -> KdnasError:

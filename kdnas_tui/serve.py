@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kdnas.errors import UsageError
+from kdnas.system.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tomli_w
 
-from kdnas.errors import KdnasError
-from kdnas.places import config_folder
+from kdnas.system.errors import KdnasError
+from kdnas.system.paths import config_folder
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read() -> Settings:
 
 def write(settings: Settings) -> None:
     """Keep the settings; a folder that cannot be written loses them, and nothing else."""
-    from kdnas.atomic import write_atomically  # not needed for the first paint
+    from kdnas.system.files import write_atomically  # not needed for the first paint
 
     try:
         path().parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdnas.errors import KdnasError, UsageError
-from kdnas.places import state_folder
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.paths import state_folder
 
 KDNAS = (sys.executable, "-m", "kdnas")
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import AutoConfig, AutoModel, BertTokenizerFast
 
-from kdnas.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
 
 WORDS = [f"w{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

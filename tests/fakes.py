@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
-from kdnas.errors import KdnasError
-from kdnas.recipes.contract import Epoch, Narrate, OnStep, Score, Student, Training, Workbench
-from kdnas.space import Candidate, Dimension, SearchSpace
-from kdnas.spec import StudySpec, from_values
+from kdnas.recipes.contract import Workbench
+from kdnas.study.space import Candidate, Dimension, SearchSpace
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.system.errors import KdnasError
+from kdnas.system.progress import Progress
+from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 
 SPACE = SearchSpace(
     (
@@ -156,14 +158,14 @@ class FakeBench(Workbench):
         return {"teacher": {"fingerprint": "none"}}
 
 
-def prepare(spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+def prepare(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
     narrate("loading nothing", 0.5)
     return FakeBench(spec)
 
 
 def main(arguments: list[str]) -> int:
-    from kdnas.places import default_storage
-    from kdnas.worker import run_worker
+    from kdnas.search.worker import run_worker
+    from kdnas.system.paths import default_storage
 
     try:
         return run_worker(default_storage(), arguments[0], prepare=prepare, measure=measure)

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from kdnas import finalize, folder
-from kdnas.finalize import Job, Telling, distil, given, read_config
 from kdnas.recipes import hidden_state
-from kdnas.spec import read_toml
+from kdnas.students import finalize
+from kdnas.students import model_folder as folders
+from kdnas.students.finalize import Job, Telling, distil, given, read_config
+from kdnas.study.spec import read_toml
+from kdnas.system.folders import partial_of
 
 assert hidden_state  # imported here so that the children need not
 
@@ -45,7 +47,7 @@ def ended(process: int) -> int:
 
 
 def result(output: Path) -> dict[str, Any]:
-    facts = folder.read_facts(output)
+    facts = folders.read_facts(output)
     history = [{k: v for k, v in point.items() if k != "seconds"} for point in facts["metrics"]["history"]]
     left = [path.name for path in output.parent.glob(f"{output.name}.partial")]
     return {
@@ -77,14 +79,14 @@ def main(spec: str, config: str, where: str, kills: str, seed: str) -> None:
         if code == -signal.SIGKILL:
             said = progress.read_text().splitlines() or ["starting"]
             at.append(said[-1])
-            assert not output.exists() or folder.finished(output)
+            assert not output.exists() or folders.finished(output)
         elif code != 0:
             raise SystemExit(f"a resumed run failed with {code}")
-        if folder.finished(output):
+        if folders.finished(output):
             number += 1
     for n in range(number + 1):
         output = root / f"killed-{n}"
-        if not folder.finished(output) or folder.partial_of(output).exists():
+        if not folders.finished(output) or partial_of(output).exists():
             assert ended(child(job, output, progress)) == 0
         results.append(result(output))
     print(json.dumps({"results": results, "at": at, "seconds": usual}))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdnas.store.rows import TrialRow
+from kdnas.study.rows import TrialRow
 
 ACTIVATIONS = ("gelu", "relu", "silu")
 

@@ -12,10 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import adapters, classification, predict, teacher
-from kdnas.adapters import Adapters
-from kdnas.errors import UsageError
-from kdnas.spec import TeacherSpec
+from kdnas.models import lora_adapters
+from kdnas.models.lora_adapters import Adapters
+from kdnas.students import predict
+from kdnas.study.spec import TeacherSpec
+from kdnas.system.errors import UsageError
+from kdnas.teachers import classifier as classifiers
+from kdnas.teachers import encoder
 from tests.encoders import FAMILIES, tiny_encoder
 
 CPU = torch.device("cpu")
@@ -31,9 +34,9 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def learned(base: adapters.Base, depth: int, own: Adapters) -> Any:
+def learned(base: lora_adapters.Base, depth: int, own: Adapters) -> Any:
     """A student whose adapters and head have moved from where they begin."""
-    model = adapters.adapted(base, depth, own, seed=7)
+    model = lora_adapters.adapted(base, depth, own, seed=7)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -45,17 +48,17 @@ def learned(base: adapters.Base, depth: int, own: Adapters) -> Any:
 @pytest.mark.parametrize("family", TAKEN)
 def test_a_saved_student_opens_with_peft_and_predicts_the_same(tmp_path: Path, family: str) -> None:
     place = tiny_encoder(tmp_path / "base", family)
-    base = adapters.open_base(place, family, LABELS, CPU)
+    base = lora_adapters.open_base(place, family, LABELS, CPU)
     words = AutoTokenizer.from_pretrained(place)
-    for parts in adapters.PARTS:
+    for parts in lora_adapters.PARTS:
         own = Adapters(4, 8.0, (0, 2), parts, 0.1)
-        count = base.head_size + 4 * 2 * adapters.cost(base.sizes, parts)
-        assert adapters.trainable(adapters.adapted(base, 4, own, seed=0)) == count
-    assert base.head_size == adapters.head_size(base.config)
+        count = base.head_size + 4 * 2 * lora_adapters.cost(base.sizes, parts)
+        assert lora_adapters.trainable(lora_adapters.adapted(base, 4, own, seed=0)) == count
+    assert base.head_size == lora_adapters.head_size(base.config)
     whole = learned(base, 4, Adapters(4, 8.0, (0, 2), "all", 0.1))
     cut = learned(base, 2, Adapters(4, 8.0, (0, 1), "all", 0.1))
-    adapters.save(whole, tmp_path / "whole", words, str(place), truncated=False)
-    adapters.save(cut, tmp_path / "cut", words, str(place), truncated=True)
+    lora_adapters.save(whole, tmp_path / "whole", words, str(place), truncated=False)
+    lora_adapters.save(cut, tmp_path / "cut", words, str(place), truncated=True)
     config = AutoConfig.from_pretrained(tmp_path / "whole")
     assert [config.id2label[i] for i in range(3)] == list(LABELS)
     opened: Any = AutoModelForSequenceClassification.from_pretrained(place, config=config, dtype=torch.float32)
@@ -70,7 +73,7 @@ def test_a_saved_student_opens_with_peft_and_predicts_the_same(tmp_path: Path, f
 
 
 def test_cutting_changes_nothing_below_the_cut_and_nothing_at_all_where_nothing_is_cut(tmp_path: Path) -> None:
-    base = adapters.open_base(tiny_encoder(tmp_path / "base"), "base", LABELS, CPU)
+    base = lora_adapters.open_base(tiny_encoder(tmp_path / "base"), "base", LABELS, CPU)
     own = Adapters(4, 8.0, (0, 1), "attention", 0.1)
     whole, cut = learned(base, 4, own), learned(base, 2, own)
     with torch.inference_mode():
@@ -85,9 +88,9 @@ def test_cutting_changes_nothing_below_the_cut_and_nothing_at_all_where_nothing_
 
 
 def test_students_share_the_frozen_base_and_none_changes_it(tmp_path: Path) -> None:
-    base = adapters.open_base(tiny_encoder(tmp_path / "base"), "base", LABELS, CPU)
+    base = lora_adapters.open_base(tiny_encoder(tmp_path / "base"), "base", LABELS, CPU)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    one = adapters.adapted(base, 4, Adapters(2, 4.0, (0,), "query-value", 0.0), seed=0)
+    one = lora_adapters.adapted(base, 4, Adapters(2, 4.0, (0,), "query-value", 0.0), seed=0)
     shared = one.get_base_model().get_input_embeddings().weight
     assert shared.data_ptr() == base.model.get_input_embeddings().weight.data_ptr()
     optimiser = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=1.0)
@@ -103,45 +106,45 @@ def test_an_adapter_is_an_encoder_teacher(tmp_path: Path) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["query"], init_lora_weights=False)
     body = get_peft_model(plain, config)
     body.save_pretrained(str(tmp_path / "body"))
-    base = adapters.open_base(place, "base", LABELS, CPU)
+    base = lora_adapters.open_base(place, "base", LABELS, CPU)
     classifier = learned(base, 4, Adapters(2, 4.0, (1,), "attention", 0.0))
     classifier.save_pretrained(str(tmp_path / "classifier"))
     for folder, model in ((tmp_path / "body", body), (tmp_path / "classifier", classifier.get_base_model().base_model)):
-        found = teacher.load(TeacherSpec(model=str(place), checkpoint=str(folder)), CPU)
+        found = encoder.load(TeacherSpec(model=str(place), checkpoint=str(folder)), CPU)
         with torch.inference_mode():
             wanted = model.eval()(input_ids=IDS, attention_mask=MASK).last_hidden_state
             given = found.body(input_ids=IDS, attention_mask=MASK).last_hidden_state
         torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
         assert not any("lora" in name for name, _ in found.body.named_parameters())
-        assert found.fingerprint != teacher.load(TeacherSpec(model=str(place)), CPU).fingerprint
-    where = classification.source(TeacherSpec(model=str(place), checkpoint=str(tmp_path / "classifier")))
-    opened = classification.open_classifier(where, tmp_path / "classifier", LABELS, CPU)
+        assert found.fingerprint != encoder.load(TeacherSpec(model=str(place)), CPU).fingerprint
+    where = classifiers.source(TeacherSpec(model=str(place), checkpoint=str(tmp_path / "classifier")))
+    opened = classifiers.open_classifier(where, tmp_path / "classifier", LABELS, CPU)
     torch.testing.assert_close(logits(opened.model), logits(classifier), rtol=1e-4, atol=1e-4)
     with pytest.raises(UsageError, match="tells 3 classes apart; the data has 2"):
-        classification.open_classifier(where, tmp_path / "classifier", LABELS[:2], CPU)
+        classifiers.open_classifier(where, tmp_path / "classifier", LABELS[:2], CPU)
 
 
 def test_what_is_wrong_with_an_adapter_is_one_line_with_the_mend(tmp_path: Path) -> None:
     place = tiny_encoder(tmp_path / "base")
-    base = adapters.open_base(place, "base", LABELS, CPU)
+    base = lora_adapters.open_base(place, "base", LABELS, CPU)
     model = learned(base, 4, Adapters(2, 4.0, (0, 3), "query-value", 0.0))
-    adapters.save(model, tmp_path / "a", AutoTokenizer.from_pretrained(place), str(place), truncated=False)
+    lora_adapters.save(model, tmp_path / "a", AutoTokenizer.from_pretrained(place), str(place), truncated=False)
     with pytest.raises(UsageError, match="does not fit its base"):
-        adapters.open_classifier(tmp_path / "a", CPU, tiny_encoder(tmp_path / "wide", hidden_size=64))
-    weights = load_file(tmp_path / "a" / adapters.WEIGHTS)
+        lora_adapters.open_classifier(tmp_path / "a", CPU, tiny_encoder(tmp_path / "wide", hidden_size=64))
+    weights = load_file(tmp_path / "a" / lora_adapters.WEIGHTS)
     first = min(weights)
-    save_file({n: t for n, t in weights.items() if n != first}, tmp_path / "a" / adapters.WEIGHTS)
+    save_file({n: t for n, t in weights.items() if n != first}, tmp_path / "a" / lora_adapters.WEIGHTS)
     with pytest.raises(UsageError, match="does not fit its base"):
-        adapters.open_classifier(tmp_path / "a", CPU)
-    (tmp_path / "a" / adapters.WEIGHTS).write_bytes(b"no tensors")
+        lora_adapters.open_classifier(tmp_path / "a", CPU)
+    (tmp_path / "a" / lora_adapters.WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(UsageError, match="is damaged"):
-        adapters.open_classifier(tmp_path / "a", CPU)
-    facts = json.loads((tmp_path / "a" / adapters.CONFIG).read_text())
-    (tmp_path / "a" / adapters.CONFIG).write_text(json.dumps({**facts, "base_model_name_or_path": "/gone"}))
+        lora_adapters.open_classifier(tmp_path / "a", CPU)
+    facts = json.loads((tmp_path / "a" / lora_adapters.CONFIG).read_text())
+    (tmp_path / "a" / lora_adapters.CONFIG).write_text(json.dumps({**facts, "base_model_name_or_path": "/gone"}))
     with pytest.raises(UsageError, match="'/gone', is not there"):
-        adapters.base_of(tmp_path / "a")
-    (tmp_path / "a" / adapters.WEIGHTS).unlink()
+        lora_adapters.base_of(tmp_path / "a")
+    (tmp_path / "a" / lora_adapters.WEIGHTS).unlink()
     with pytest.raises(UsageError, match=r"has no adapter_model\.safetensors"):
-        adapters.read(tmp_path / "a")
+        lora_adapters.read(tmp_path / "a")
     with pytest.raises(UsageError, match="share their weights"):
-        adapters.open_base(tiny_encoder(tmp_path / "albert", "albert"), "albert", LABELS, CPU)
+        lora_adapters.open_base(tiny_encoder(tmp_path / "albert", "albert"), "albert", LABELS, CPU)

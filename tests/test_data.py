@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdnas import data
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.spec import DataSpec
+from kdnas.data import chunks as chunking
+from kdnas.data import documents as reading
+from kdnas.data import tokens as tokenising
+from kdnas.study.spec import DataSpec
+from kdnas.system.errors import BadOptionError, UsageError
 from tests.encoders import VOCABULARY, WORDS, text_folder, texts
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -50,14 +52,14 @@ def rows(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".json", ".parquet", ".jsonl.gz"])
 def test_every_kind_of_file_gives_the_same_documents(tmp_path: Path, kind: str) -> None:
     wanted = spec(rows(tmp_path, kind), text_column="body", label_column="label", group_column="film")
-    found = data.read(wanted, labelled=True)
+    found = reading.read(wanted, labelled=True)
     assert list(found.texts) == texts()
     assert found.labels == ["a", "b"] * 12
     assert found.groups is not None and set(found.groups) == {f"f{i}" for i in range(6)}
 
 
 def test_chunks_are_full_and_framed_as_the_teacher_expects(tmp_path: Path, tokenizer: Any) -> None:
-    made = data.chunks(spec(text_folder(tmp_path / "t")), 0.5, tokenizer)
+    made = chunking.chunks(spec(text_folder(tmp_path / "t")), 0.5, tokenizer)
     for side in (made.train, made.held_out):
         assert side.shape[1] == 16 and side.dtype == np.int64
         assert (side[:, 0] == VOCABULARY["[CLS]"]).all() and (side[:, -1] == VOCABULARY["[SEP]"]).all()
@@ -68,8 +70,8 @@ def test_a_long_document_is_not_cut_where_the_tokenizer_would_cut_it(tmp_path: P
     # Sentence encoders ship tokenizers that truncate at 128 tokens by themselves.
     tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.backend_tokenizer.enable_padding(length=32)
-    documents = data.Documents("long", [" ".join(WORDS * 10)], "f")
-    tokens = data.tokenise(documents, tokenizer)
+    documents = reading.Documents("long", [" ".join(WORDS * 10)], "f")
+    tokens = tokenising.tokenise(documents, tokenizer)
     assert len(tokens.ids) == 10 * len(WORDS)
 
 
@@ -78,7 +80,7 @@ def test_no_document_stands_on_both_sides(tmp_path: Path, tokenizer: Any) -> Non
     folder.mkdir()
     for i, word in enumerate(WORDS):  # each document repeats a word of its own
         (folder / f"{i:02d}.txt").write_text(" ".join([word] * 50))
-    made = data.chunks(spec(folder), 1.0, tokenizer)
+    made = chunking.chunks(spec(folder), 1.0, tokenizer)
     special = {VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]}
     train, held = set(made.train.flat) - special, set(made.held_out.flat) - special
     assert train and held and not train & held
@@ -86,30 +88,30 @@ def test_no_document_stands_on_both_sides(tmp_path: Path, tokenizer: Any) -> Non
 
 def test_the_split_is_the_same_every_time_and_the_proxy_is_its_share(tmp_path: Path, tokenizer: Any) -> None:
     folder = text_folder(tmp_path / "t")
-    one, two = (data.chunks(spec(folder), 0.25, tokenizer) for _ in range(2))
+    one, two = (chunking.chunks(spec(folder), 0.25, tokenizer) for _ in range(2))
     assert np.array_equal(one.train, two.train) and np.array_equal(one.held_out, two.held_out)
     assert len(one.proxy) == -(-len(one.train) // 4)
     assert np.array_equal(one.proxy, one.train[: len(one.proxy)])
 
 
 def test_the_limit_counts_both_sides(tmp_path: Path, tokenizer: Any) -> None:
-    made = data.chunks(spec(text_folder(tmp_path / "t"), limit=20), 1.0, tokenizer)
+    made = chunking.chunks(spec(text_folder(tmp_path / "t"), limit=20), 1.0, tokenizer)
     assert len(made.train) + len(made.held_out) == 20
     assert len(made.held_out) == 4
-    assert len(data.chunks(spec(text_folder(tmp_path / "t"), max_held_out=3), 1.0, tokenizer).held_out) == 3
+    assert len(chunking.chunks(spec(text_folder(tmp_path / "t"), max_held_out=3), 1.0, tokenizer).held_out) == 3
 
 
 def test_tokens_come_from_the_disk_the_second_time_and_follow_the_text(tmp_path: Path, tokenizer: Any) -> None:
     calls: list[str] = []
     folder = text_folder(tmp_path / "t")
-    documents = data.read(spec(folder))
-    first = data.tokenise(documents, tokenizer, lambda what, _: calls.append(what))
+    documents = reading.read(spec(folder))
+    first = tokenising.tokenise(documents, tokenizer, lambda what, _: calls.append(what))
     assert calls
     calls.clear()
-    again = data.tokenise(data.read(spec(folder)), tokenizer, lambda what, _: calls.append(what))
+    again = tokenising.tokenise(reading.read(spec(folder)), tokenizer, lambda what, _: calls.append(what))
     assert not calls and np.array_equal(first.ids, again.ids)
     (folder / "000.txt").write_text("waa wab")
-    changed = data.tokenise(data.read(spec(folder)), tokenizer)
+    changed = tokenising.tokenise(reading.read(spec(folder)), tokenizer)
     assert changed.fingerprint != first.fingerprint
     assert list(changed.document(0)) == [VOCABULARY["waa"], VOCABULARY["wab"]]
 
@@ -145,22 +147,22 @@ MISTAKES: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
 def test_a_mistake_is_one_line_with_the_mend(tmp_path: Path, mistake: str) -> None:
     make, words = MISTAKES[mistake]
     with pytest.raises(UsageError) as caught:
-        data.read(make(tmp_path))
+        reading.read(make(tmp_path))
     line = str(caught.value)
     assert words in line and caught.value.mend and "\n" not in line
 
 
 def test_a_wrong_column_points_at_its_field(tmp_path: Path) -> None:
     with pytest.raises(BadOptionError) as caught:
-        data.read(spec(rows(tmp_path, ".csv"), text_column="body", label_column="lable"), labelled=True)
+        reading.read(spec(rows(tmp_path, ".csv"), text_column="body", label_column="lable"), labelled=True)
     assert caught.value.field == "data.label_column"
 
 
 def test_a_recipe_that_needs_labels_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs labels"):
-        data.read(spec(rows(tmp_path, ".csv"), text_column="body"), labelled=True)
+        reading.read(spec(rows(tmp_path, ".csv"), text_column="body"), labelled=True)
     with pytest.raises(UsageError, match="has no labels"):
-        data.read(spec("sotu"), labelled=True)
+        reading.read(spec("sotu"), labelled=True)
 
 
 @pytest.mark.parametrize("documents", [["waa wab"] * 3, [" ".join(WORDS * 20)]])
@@ -168,13 +170,13 @@ def test_too_little_text_says_how_much_is_needed(tmp_path: Path, tokenizer: Any,
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in documents))
     with pytest.raises(UsageError, match="tokens in") as caught:
-        data.chunks(spec(path), 1.0, tokenizer)
+        chunking.chunks(spec(path), 1.0, tokenizer)
     assert "need some 70 tokens" in str(caught.value)
 
 
 def test_one_text_file_is_split_by_its_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(texts(5)))
-    assert list(data.read(spec(path)).texts) == texts(5)
+    assert list(reading.read(spec(path)).texts) == texts(5)
     path.write_text("\n".join(texts(5)))
-    assert list(data.read(spec(path)).texts) == texts(5)
+    assert list(reading.read(spec(path)).texts) == texts(5)

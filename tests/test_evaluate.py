@@ -13,13 +13,13 @@ import torch
 from sklearn import metrics as reference
 from transformers import AutoModelForSequenceClassification
 
-from kdnas import evaluate as scores
-from kdnas.errors import UsageError
-from kdnas.metrics import METRICS, pearson, spearman
-from kdnas.perplexity import Protocol as PerplexityProtocol
-from kdnas.perplexity import perplexity
-from kdnas.spec import DataSpec
-from kdnas.tasks import GLUE, TASKS, chosen, load
+from kdnas.data.glue import GLUE, TASKS, chosen, load
+from kdnas.measuring.metrics import METRICS, pearson, spearman
+from kdnas.scores import finetuned_tasks as scores
+from kdnas.scores.perplexity import Protocol as PerplexityProtocol
+from kdnas.scores.perplexity import perplexity
+from kdnas.study.spec import DataSpec
+from kdnas.system.errors import UsageError
 from tests.tiny import WORDS, tiny_folder
 
 CPU = torch.device("cpu")

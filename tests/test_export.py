@@ -13,12 +13,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kdnas import atomic, export
-from kdnas.errors import KdnasError, UsageError
-from kdnas.filter import parse
-from kdnas.ranking import rank
-from kdnas.spec import StudySpec
-from kdnas.store.rows import Status, StudyRow
+from kdnas.study import export
+from kdnas.study.filter import parse
+from kdnas.study.ranking import rank
+from kdnas.study.rows import Status, StudyRow
+from kdnas.study.spec import StudySpec
+from kdnas.system import files
+from kdnas.system.errors import KdnasError, UsageError
 from tests.rows import made_row, made_rows
 
 PROVENANCE: dict[str, Any] = {
@@ -63,9 +64,7 @@ def study(**changes: Any) -> StudyRow:
 
 def made(count: int = 40, **asked: Any) -> dict[str, Any]:
     scored = rank(made_rows(count), -0.06, 0.6)
-    return export.document(
-        study(), export.select(scored, **asked), alpha=-0.06, beta=0.6, provenance=PROVENANCE
-    )
+    return export.document(study(), export.select(scored, **asked), alpha=-0.06, beta=0.6, provenance=PROVENANCE)
 
 
 def test_document_fulfils_the_schema_and_lists_the_best_first() -> None:
@@ -107,7 +106,7 @@ def test_a_document_that_breaks_the_schema_does_not_leave() -> None:
 def test_export_reads_back_and_gives_its_spec(tmp_path: Path) -> None:
     body = made(top=3)
     file = tmp_path / "best.json"
-    atomic.write_atomically(file, export.render(body, "json"))
+    files.write_atomically(file, export.render(body, "json"))
     assert export.read(file) == json.loads(json.dumps(body))
     assert export.spec_of(export.read(file)) == StudySpec(name="s")
 
@@ -131,9 +130,7 @@ def test_what_is_no_export_is_refused(tmp_path: Path, text: str, words: str) -> 
 def test_csv_has_one_row_per_candidate_and_no_formulas() -> None:
     rows = [made_row(0, act="=cmd()"), made_row(1)]
     scored = rank(rows, -0.06, 0.6)
-    text = export.render(
-        export.document(study(), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE), "csv"
-    )
+    text = export.render(export.document(study(), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE), "csv")
     table = list(csv.DictReader(io.StringIO(text)))
     assert [row["rank"] for row in table] == ["1", "2"]
     assert {row["hidden_act"] for row in table} == {"'=cmd()", "gelu"}
@@ -142,9 +139,7 @@ def test_csv_has_one_row_per_candidate_and_no_formulas() -> None:
 
 def test_markdown_keeps_its_columns_whatever_a_value_holds() -> None:
     scored = rank([made_row(0, act="a|b")], -0.06, 0.6)
-    text = export.render(
-        export.document(study(), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE), "markdown"
-    )
+    text = export.render(export.document(study(), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE), "markdown")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
@@ -183,12 +178,14 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
 
 def test_a_missing_folder_and_a_folder_in_the_way_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        atomic.write_atomically(tmp_path / "no" / "best.json", "{}")
+        files.write_atomically(tmp_path / "no" / "best.json", "{}")
     with pytest.raises(UsageError, match="is a folder"):
-        atomic.write_atomically(tmp_path, "{}")
+        files.write_atomically(tmp_path, "{}")
 
 
 def test_export_loads_nothing_heavy() -> None:
-    script = "import sys, kdnas.export; print([m for m in ('torch', 'transformers', 'optuna') if m in sys.modules])"
+    script = (
+        "import sys, kdnas.study.export; print([m for m in ('torch', 'transformers', 'optuna') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

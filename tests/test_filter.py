@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas.filter import (
+from kdnas.study.filter import (
     COLUMNS,
     And,
     Compare,
@@ -24,7 +24,7 @@ from kdnas.filter import (
     lookup,
     parse,
 )
-from kdnas.ranking import Scored, rank
+from kdnas.study.ranking import Scored, rank
 from tests.rows import made_row, made_rows
 
 SCORED = rank(
@@ -75,15 +75,17 @@ def where(test) -> set[int]:
         ("not not gelu", lambda s: s.row.config["hidden_act"] == "gelu"),
         ("gelu or relu", lambda s: s.row.config["hidden_act"] in ("gelu", "relu")),
         ("gelu and latency<4", lambda s: s.row.config["hidden_act"] == "gelu" and s.row.latency_ms < 4),
-        ("state:done latency<4 layers>=2 act:gelu", lambda s: (
-            s.row.state == "done" and s.row.latency_ms < 4 and s.row.config["hidden_act"] == "gelu"
-        )),
-        ("relu or gelu latency<4", lambda s: (
-            s.row.config["hidden_act"] == "relu" or (s.row.config["hidden_act"] == "gelu" and s.row.latency_ms < 4)
-        )),
-        ("(relu or gelu) latency<4", lambda s: (
-            s.row.config["hidden_act"] in ("relu", "gelu") and s.row.latency_ms < 4
-        )),
+        (
+            "state:done latency<4 layers>=2 act:gelu",
+            lambda s: s.row.state == "done" and s.row.latency_ms < 4 and s.row.config["hidden_act"] == "gelu",
+        ),
+        (
+            "relu or gelu latency<4",
+            lambda s: (
+                s.row.config["hidden_act"] == "relu" or (s.row.config["hidden_act"] == "gelu" and s.row.latency_ms < 4)
+            ),
+        ),
+        ("(relu or gelu) latency<4", lambda s: s.row.config["hidden_act"] in ("relu", "gelu") and s.row.latency_ms < 4),
         ("not (relu or gelu)", lambda s: s.row.config["hidden_act"] == "silu"),
         ("is:front", lambda s: s.front),
         ("is!=front", lambda s: not s.front),

@@ -15,11 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnas import checkpoints, finalize, folder
-from kdnas.errors import KdnasError, UsageError
-from kdnas.finalize import Extras, Job, Telling, distil, given, read_config
-from kdnas.recipes.contract import Epoch, OnStep, Score, Student, Training
-from kdnas.spec import StudySpec, from_values
+from kdnas.students import finalize
+from kdnas.students import model_folder as folders
+from kdnas.students.finalize import Extras, Job, Telling, distil, given, read_config
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.folders import partial_of
+from kdnas.training import checkpoints
+from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 from tests import fakes
 from tests.tiny import WORDS, tiny_folder
 
@@ -103,14 +106,14 @@ def test_nothing_that_only_training_needed_is_in_the_folder(made: tuple[Path, An
     assert not [name for name in names if "aid" in name or "projection" in name]
     assert {str(tensor.dtype) for tensor in names.values()} == {f"torch.{facts['dtype']}"}
     assert json.loads((output / "config.json").read_text())["dtype"] == facts["dtype"] == "float32"
-    assert not folder.partial_of(output).exists()
+    assert not partial_of(output).exists()
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in output.iterdir()}
     assert len(set(modes.values())) == 1, modes
 
 
 def test_kdnas_json_says_where_the_model_comes_from(made: tuple[Path, Any, Any], shelf: Path) -> None:
     output, facts, told = made
-    kept = folder.read_facts(output)
+    kept = folders.read_facts(output)
     assert kept == json.loads(json.dumps(facts))
     assert from_values(kept["spec"]) == job_of(shelf).spec
     assert kept["candidate"] == CONFIG
@@ -147,7 +150,7 @@ def test_the_folder_goes_on_to_a_classifier(made: tuple[Path, Any, Any], tmp_pat
 
 
 def run_kills(shelf: Path, place: Path, kills: int, seed: int) -> dict[str, Any]:
-    from kdnas.spec import to_toml
+    from kdnas.study.spec import to_toml
 
     (place / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 6, "patience": 6})))
     (place / "config.json").write_text(json.dumps(CONFIG))
@@ -249,9 +252,7 @@ def scripted(losses: list[float], output: Path, patience: int = 2, **changes: An
         ([0.5], 1, 1),
     ],
 )
-def test_it_stops_early_and_keeps_the_best_weights(
-    losses: list[float], best: int, epochs: int, tmp_path: Path
-) -> None:
+def test_it_stops_early_and_keeps_the_best_weights(losses: list[float], best: int, epochs: int, tmp_path: Path) -> None:
     metrics = scripted(losses, tmp_path / "out")["metrics"]
     assert (metrics["best_epoch"], metrics["epochs"]) == (best, epochs)
     assert metrics["stopped_early"] == (epochs < len(losses))
@@ -269,7 +270,7 @@ def test_checkpoints_hold_two_files_and_refuse_another_ground(tmp_path: Path) ->
     losses = [0.5, 0.4, 0.45, float("nan")]
     with pytest.raises(KdnasError):
         scripted(losses, tmp_path / "out", patience=9)
-    partial = folder.partial_of(tmp_path / "out")
+    partial = partial_of(tmp_path / "out")
     assert sorted(path.name for path in partial.iterdir()) == [
         "best-00002.safetensors",
         "lock",
@@ -311,7 +312,7 @@ def test_checkpoints_of_another_run_are_not_taken_up(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     with (
-        checkpoints.alone(folder.partial_of(tmp_path / "out"), "out"),
+        checkpoints.alone(partial_of(tmp_path / "out"), "out"),
         pytest.raises(UsageError, match="Another process"),
     ):
         scripted([0.5], tmp_path / "out")
@@ -342,7 +343,7 @@ arguments = ["distill", "--spec", {str(tmp_path / "spec.toml")!r}, "--config", {
              "--output", {str(tmp_path / "out")!r}]
 sys.exit(run(Lazy("kdnas", COMMANDS), arguments))
 """
-    from kdnas.spec import to_toml
+    from kdnas.study.spec import to_toml
 
     (tmp_path / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 1})))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
@@ -432,7 +433,7 @@ def test_an_upload_that_cannot_succeed_is_told_before_anything_is_trained(
     for name, said in (("nobody", "no name of"), ("a/b/c", "no name of"), ("me/mine", "cannot be reached")):
         with pytest.raises(UsageError, match=said):
             distil(job_of(shelf), tmp_path / "out", QUIET, device="cpu", extras=Extras(push=name))
-    monkeypatch.setattr("kdnas.hub.reachable", lambda: True)
+    monkeypatch.setattr("kdnas.data.hub.reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(UsageError, match="there is no login"):
         distil(job_of(shelf), tmp_path / "out", QUIET, device="cpu", extras=Extras(push="me/mine"))
@@ -479,7 +480,7 @@ def test_the_best_epoch_is_the_first_of_the_least() -> None:
 
 
 def test_the_candidate_is_chosen_by_rank_trial_and_filter(tmp_path: Path) -> None:
-    from kdnas.store.open import open_store
+    from kdnas.store.database import open_store
     from tests.tui import filled
 
     with open_store(tmp_path / "kdnas.db", create=True) as store:

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas import finetune
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
-from kdnas.errors import UsageError
-from kdnas.finetune import Language, Settings, Told
-from kdnas.recipes import causal
-from kdnas.recipes.divergences import IGNORED
-from kdnas.spec import DataSpec, from_values
+from kdnas.data import causal_text
+from kdnas.study.spec import DataSpec, from_values
+from kdnas.system.errors import UsageError
+from kdnas.teachers import causal, finetune_text
+from kdnas.teachers.finetune_text import Language
+from kdnas.training import finetune
+from kdnas.training.finetune import Settings, Told
+from kdnas.training.losses.divergences import IGNORED
 from tests.recipes import tiny_causal
 
 QUIET = Told(lambda *_: None)
@@ -53,7 +55,7 @@ def task(place: Path, family: str = "llama", pairs: bool = False, **changes: Any
     for module in model.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return finetune.language(model, data_of(place, pairs, **changes), lambda *_: None)
+    return finetune_text.language(model, data_of(place, pairs, **changes), lambda *_: None)
 
 
 def weights(learned: Language) -> dict[str, torch.Tensor]:
@@ -168,7 +170,7 @@ def test_paddings_content_changes_nothing(place: Path) -> None:
 
 def test_a_long_text_loses_its_end_and_keeps_the_summary(place: Path) -> None:
     learned = task(place, pairs=True, length=10)
-    separator = learned.causal.tokenizer(causal.SEPARATOR, add_special_tokens=False)["input_ids"]
+    separator = learned.causal.tokenizer(causal_text.SEPARATOR, add_special_tokens=False)["input_ids"]
     law = learned.causal.tokenizer("peace and law")["input_ids"]
     for ids in learned._ids:
         assert len(ids) <= 10

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from kdnas.cli.choices import base_values, given_fields, spec_from
 from kdnas.cli.search import search
-from kdnas.errors import UsageError
-from kdnas.flags import assigned, command, overlay
-from kdnas.spec import StudySpec, from_values
+from kdnas.cli.spec_options import base_values, given_fields, spec_from
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_flags import assigned, command, overlay
+from kdnas.system.errors import UsageError
 
 SPECS: list[dict[str, Any]] = [
     {},

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from kdnas import generate
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
-from kdnas.errors import UsageError
-from kdnas.generate import Prompt, Record, Settings
-from kdnas.perplexity import Protocol, perplexity
-from kdnas.spec import from_values
+from kdnas.scores.perplexity import Protocol, perplexity
+from kdnas.students import generate
+from kdnas.students.generate import Prompt, Record, Settings
+from kdnas.study.spec import from_values
+from kdnas.system.errors import UsageError
 from tests.recipes import tiny_causal
 from tests.tiny import tiny_folder
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kdnas import gguf_teacher
-from kdnas.errors import UsageError
-from kdnas.recipes import causal
-from kdnas.spec import from_values
+from kdnas.models.gguf import gguf_file, rebuilt
+from kdnas.study.spec import from_values
+from kdnas.system.errors import UsageError
+from kdnas.teachers import causal
 
 WIDTH, HEADS, INNER, LAYERS = 32, 4, 32, 2
 TOKENS = ["<|endoftext|>", *"abcdefgh", "ab", "cd"]
@@ -66,7 +66,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_rebuilt_folder_is_the_same_model_and_not_quantised(file: Path, tmp_path: Path) -> None:
-    folder = gguf_teacher.rebuilt(file)
+    folder = rebuilt(file)
     ours = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     ids = torch.tensor([[1, 2, 3, 9]])
@@ -79,8 +79,8 @@ def test_the_rebuilt_folder_is_the_same_model_and_not_quantised(file: Path, tmp_
 
 def test_it_is_read_once(file: Path) -> None:
     said: list[str] = []
-    first = gguf_teacher.rebuilt(file, lambda words, _: said.append(words))
-    assert gguf_teacher.rebuilt(file, lambda words, _: said.append(words)) == first
+    first = rebuilt(file, lambda words, _: said.append(words))
+    assert rebuilt(file, lambda words, _: said.append(words)) == first
     assert said == ["unpacking tiny.gguf (once)"]
 
 
@@ -95,7 +95,7 @@ def test_a_broken_file_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(UsageError, match=r"broken.gguf cannot be read as GGUF") as caught:
-        gguf_teacher.rebuilt(broken)
+        rebuilt(broken)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache" / "gguf").iterdir())
 
@@ -104,4 +104,4 @@ def test_several_files_are_one_line(file: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match=r"holds 2 GGUF files: a\.gguf, b\.gguf"):
-        gguf_teacher.gguf_file(tmp_path)
+        gguf_file(tmp_path)

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kdnas.errors import UsageError
-from kdnas.importance import LEAST, importance, main
-from kdnas.space import Dimension, SearchSpace
+from kdnas.reports.parameter_importance import LEAST, importance, main
+from kdnas.study.space import Dimension, SearchSpace
+from kdnas.system.errors import UsageError
 from tests.rows import made_row
 
 SPACE = SearchSpace(
@@ -63,10 +63,10 @@ def test_a_study_that_is_not_there_is_one_line_and_code_2(tmp_path, capsys):
 
 
 def test_as_a_process_it_prints_json_of_a_stored_study(tmp_path):
-    from kdnas.spec import StudySpec
     from kdnas.store import tables as t
-    from kdnas.store.open import open_store
+    from kdnas.store.database import open_store
     from kdnas.store.studies import create_study
+    from kdnas.study.spec import StudySpec
 
     url = f"sqlite:///{tmp_path / 'kdnas.db'}"
     with open_store(url, create=True) as store:
@@ -85,7 +85,7 @@ def test_as_a_process_it_prints_json_of_a_stored_study(tmp_path):
                 for name in ("epoch", "epochs", "progress", "started", "ended"):
                     values[name] = getattr(row, name)
                 connection.execute(t.trial.insert().values(values))
-    command = [sys.executable, "-m", "kdnas.importance", "small", "--storage", url, "--json"]
+    command = [sys.executable, "-m", "kdnas.reports.parameter_importance", "small", "--storage", url, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

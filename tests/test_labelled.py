@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdnas import data, labelled
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.spec import DataSpec
+from kdnas.data import documents as reading
+from kdnas.data import labelled, splits
+from kdnas.study.spec import DataSpec
+from kdnas.system.errors import BadOptionError, UsageError
 from tests.encoders import VOCABULARY, WORDS, texts
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -45,7 +46,7 @@ def test_examples_of_one_group_stay_on_one_side(tmp_path: Path, tokenizer: Any) 
         writer.writerows([text, "ab"[i % 2], f"f{i % 6}"] for i, text in enumerate(texts()))
     wanted = spec(path, text_column="body", group_column="film", max_held_out=2)
     made = labelled.read(wanted, 0.5, tokenizer)
-    found = data.read(wanted, labelled=True)
+    found = reading.read(wanted, labelled=True)
     assert made.names == ("a", "b") and found.groups is not None
     group = dict(zip(found.texts, found.groups, strict=True))
     train, held, test = [
@@ -63,11 +64,11 @@ def test_examples_of_one_group_stay_on_one_side(tmp_path: Path, tokenizer: Any) 
 @settings(deadline=None, max_examples=30)
 def test_every_part_has_each_class_in_its_share(counts: list[int], held_out: float, head: float, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    documents = data.Documents("d", ["x"] * len(labels), "f", [str(n) for n in labels])
-    held, train = labelled.sides(documents, labels, held_out)
+    documents = reading.Documents("d", ["x"] * len(labels), "f", [str(n) for n in labels])
+    held, train = splits.by_label(documents, labels, held_out)
     assert sorted([*held, *train]) == list(range(len(labels)))
     for rows in (held, train):
-        ordered = labelled._evenly(rows, labels)
+        ordered = splits._evenly(rows, labels)
         assert sorted(ordered) == sorted(rows)
         part = ordered[: max(1, round(head * len(rows)))]
         for label in range(len(counts)):
@@ -100,7 +101,7 @@ def test_numbers_are_classes_in_their_own_order(tmp_path: Path, tokenizer: Any) 
 def test_the_hubs_order_of_classes_is_kept() -> None:
     """Heads that name no classes were trained in that order."""
     order = ["World", "Sports", "Business", "Sci/Tech"]
-    documents = data.Documents("ag", ["x"] * 40, "f", sorted(order) * 10, classes=order)
+    documents = reading.Documents("ag", ["x"] * 40, "f", sorted(order) * 10, classes=order)
     names, labels = labelled.classes(documents)
     assert names == tuple(order)
     assert [names[label] for label in labels[:4]] == sorted(order)
@@ -164,5 +165,5 @@ def test_a_mistake_is_one_line_with_the_mend(tmp_path: Path, tokenizer: Any, mis
 def test_a_source_without_labels_points_at_its_field() -> None:
     for wanted, field in ((spec("sotu"), "data.source"), (spec("a/b", label_column=None), "data.label_column")):
         with pytest.raises(BadOptionError) as caught:
-            data.require_labels(wanted)
+            reading.require_labels(wanted)
         assert caught.value.field == field

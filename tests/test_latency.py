@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas import latency
-from kdnas.errors import UsageError
-from kdnas.latency import _looks, _Pass, _Round, _round, device_lock, interval, measure
-from kdnas.spec import LatencySpec
+from kdnas.measuring import latency
+from kdnas.measuring.device_lock import Turn, device_lock
+from kdnas.measuring.latency import _looks, _Pass, _Round, _round, interval, measure
+from kdnas.scores import model_latency
+from kdnas.study.spec import LatencySpec
+from kdnas.system.errors import UsageError
 from tests.encoders import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -180,7 +182,7 @@ def test_who_measures_waits_for_a_training_step_and_keeps_the_next_one_waiting()
             order.append("left")
 
     thread = threading.Thread(target=measuring)
-    with latency.Turn(CPU) as turn:
+    with Turn(CPU) as turn:
         thread.start()
         assert asked.wait(60) and not inside.wait(0.2)
         order.append("first step")
@@ -203,9 +205,9 @@ def test_a_worker_that_dies_while_measuring_leaves_no_lock() -> None:
 def test_any_model_folder_can_be_measured(tmp_path: Path) -> None:
     settings = LatencySpec(length=16, max_seconds=1.0, precision=0.3)  # type: ignore[call-arg]
     folder = str(tiny_encoder(tmp_path / "m", "distilbert"))
-    made, parameters = latency.measure_model(folder, settings, CPU)
+    made, parameters = model_latency.measure_model(folder, settings, CPU)
     assert made.p50 > 0 and made.teacher_p50 == 1.0 and parameters > 1000
-    beside, _ = latency.measure_model(folder, settings, CPU, against=folder)
+    beside, _ = model_latency.measure_model(folder, settings, CPU, against=folder)
     assert beside.ratio > 0 and beside.teacher_p50 > 0
     with pytest.raises(UsageError, match="takes at most 40 tokens"):
-        latency.measure_model(folder, LatencySpec(), CPU)  # type: ignore[call-arg]
+        model_latency.measure_model(folder, LatencySpec(), CPU)  # type: ignore[call-arg]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdnas.narration import Once
+from kdnas.system.progress import Once
 
 
 def test_counters_make_nothing_new() -> None:

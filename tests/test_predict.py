@@ -12,9 +12,10 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import metrics, predict
 from kdnas.cli.predict import predict as command
-from kdnas.errors import UsageError
+from kdnas.measuring import metrics
+from kdnas.students import predict
+from kdnas.system.errors import UsageError
 from tests.tiny import tiny_folder
 
 TEXTS = ["the good film", "a", "a bad dull plot was not it and the scene is very fine", "not good"]
@@ -54,7 +55,7 @@ def test_each_text_gets_its_own_label_and_probabilities_in_order(tmp_path: Path)
 
 def test_a_file_becomes_json_lines_or_a_list_and_rows_without_text_are_told(tmp_path: Path) -> None:
     folder = named(tmp_path / "m")
-    (tmp_path / "t.csv").write_text("review\nthe good film\n\"\"\na bad plot\n")
+    (tmp_path / "t.csv").write_text('review\nthe good film\n""\na bad plot\n')
     done = run(folder, "--data", tmp_path / "t.csv", "--text-column", "review")
     assert done.exit_code == 0 and "1 row(s) without text are left out." in done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas.ranking import LOSS_NOISE, on_front, pareto, rank, reward_noise, rewards
-from kdnas.reward import reward
+from kdnas.study.ranking import LOSS_NOISE, on_front, pareto, rank, reward_noise, rewards
+from kdnas.study.reward import reward
 from tests.rows import made_row, made_rows
 
 finite = st.floats(0.0, 3.0)
@@ -122,10 +122,7 @@ def test_noise_grows_with_the_latency_interval():
 def test_front_equals_the_definition(points):
     loss = np.array([float(p[0]) for p in points])
     latency = np.array([float(p[1]) for p in points])
-    expected = [
-        not any((q[0] <= p[0] and q[1] <= p[1]) and q != p for q in points)
-        for p in points
-    ]
+    expected = [not any((q[0] <= p[0] and q[1] <= p[1]) and q != p for q in points) for p in points]
     assert on_front(loss, latency).tolist() == expected
 
 
@@ -170,6 +167,6 @@ def test_ranking_a_whole_search_keeps_every_row():
 
 def test_rankings_and_filters_load_nothing_heavy():
     heavy = "('torch', 'transformers', 'datasets', 'optuna')"
-    code = f"import kdnas.filter, kdnas.ranking, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import kdnas.study.filter, kdnas.study.ranking, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,12 +16,12 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra report is not installed")
 
-from kdnas import report
-from kdnas.errors import UsageError
-from kdnas.report import Content
-from kdnas.store import runs
+from kdnas.reports import report
+from kdnas.reports.report import Content
+from kdnas.store import jobs
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
+from kdnas.store.database import Store, open_store
+from kdnas.system.errors import UsageError
 from tests.rows import made_row, made_rows
 from tests.tui import filled
 
@@ -50,9 +50,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         connection.execute(
             t.study.update().where(t.study.c.study_id == study_id).values(provenance=json.dumps(provenance))
         )
-    run_id = runs.begin(opened, study_id, "finalize", "/somewhere/student", number=3)
+    run_id = jobs.begin(opened, study_id, "finalize", "/somewhere/student", number=3)
     metrics = {"loss": 0.123, "epochs": 7}
-    runs.end(opened, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.5}})
+    jobs.end(opened, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.5}})
     filled.study(opened, "small", trials=40, rows=[made_row(0)])
     filled.study(opened, "none", trials=40, rows=0)
     return opened
@@ -159,7 +159,7 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
 
 
 def test_pictures_are_well_formed_and_named_apart(content: Content) -> None:
-    from kdnas import pictures
+    from kdnas.reports import pictures
 
     for picture in content.pictures:
         root = ElementTree.fromstring(pictures.svg(picture.figure, picture.name, picture.title))

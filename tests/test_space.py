@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdnas.space import Ceiling, Dimension, SearchSpace
+from kdnas.study.space import Ceiling, Dimension, SearchSpace
 
 RANKS, LAYERS = (2, 4, 8, 16), (1, 2, 4)
 SPACE = SearchSpace(

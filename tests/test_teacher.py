@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdnas import cache, teacher
-from kdnas.errors import KdnasError, UsageError
-from kdnas.spec import TeacherSpec
+from kdnas.study.spec import TeacherSpec
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.teachers import cache_folder, encoder, hidden_state_cache
 from tests.encoders import FAMILIES, VOCABULARY, tiny_encoder
 from tests.tiny import tiny_folder
 
@@ -31,8 +31,8 @@ def say(_what: str, _share: float | None) -> None:
     return None
 
 
-def load(folder: Path) -> teacher.Teacher:
-    return teacher.load(TeacherSpec(model=str(folder)), CPU)
+def load(folder: Path) -> encoder.Teacher:
+    return encoder.load(TeacherSpec(model=str(folder)), CPU)
 
 
 def some_ids(chunks: int = 20, seed: int = 0) -> torch.Tensor:
@@ -40,14 +40,16 @@ def some_ids(chunks: int = 20, seed: int = 0) -> torch.Tensor:
     return torch.randint(5, len(VOCABULARY), (chunks, 16), generator=generator)
 
 
-def states_of(model: teacher.Teacher, ids: torch.Tensor, layers: list[int], passes: int = 100) -> teacher.HiddenStates:
-    return teacher.hidden_states(model, ids, layers, passes=passes, say=say)
+def states_of(
+    model: encoder.Teacher, ids: torch.Tensor, layers: list[int], passes: int = 100
+) -> hidden_state_cache.HiddenStates:
+    return hidden_state_cache.hidden_states(model, ids, layers, passes=passes, say=say)
 
 
 @pytest.fixture
 def cheap_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny teachers are quicker than any disk: the timing would always say to compute again."""
-    monkeypatch.setattr(teacher, "_cold_read", lambda states: 0.0)
+    monkeypatch.setattr(hidden_state_cache, "_cold_read", lambda states: 0.0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,7 +59,7 @@ def test_every_family_loads_frozen_and_gives_its_block_outputs(tmp_path: Path, f
     assert model.hidden == 32 and (model.pooler != {}) == (family not in ("distilbert", "electra"))
     assert all(p.dtype == torch.float32 for p in model.body.parameters())
     with torch.inference_mode():
-        states = teacher.run(model, some_ids(2))
+        states = hidden_state_cache.run(model, some_ids(2))
         whole = model.body(input_ids=some_ids(2)).last_hidden_state
     assert len(states) == 4
     torch.testing.assert_close(states[-1], whole)
@@ -84,7 +86,7 @@ def test_cached_states_are_the_live_teachers_to_bf16_rounding(tmp_path: Path) ->
     assert kept.decision.place == "memory"
     rows = torch.tensor([69, 0, 33])
     with torch.inference_mode():
-        live = teacher.run(model, ids[rows])
+        live = hidden_state_cache.run(model, ids[rows])
     for layer, state in zip((3, 1), kept.batch(rows, [3, 1]), strict=True):
         assert state.dtype == torch.bfloat16
         # Sums of another batch size differ in the last bits of fp32, which may tip a rounding: one step of bf16.
@@ -101,8 +103,8 @@ def test_recomputed_states_and_statistics_equal_the_cached_ones(
 ) -> None:
     model, ids = load(tiny_encoder(tmp_path / "m")), some_ids(8)
     live = states_of(model, ids, [0, 2], passes=1)
-    assert live.decision.place == "recompute" and not cache.entries()
-    monkeypatch.setattr(teacher, "_cold_read", lambda states: 0.0)
+    assert live.decision.place == "recompute" and not cache_folder.entries()
+    monkeypatch.setattr(hidden_state_cache, "_cold_read", lambda states: 0.0)
     kept = states_of(model, ids, [0, 2])
     rows = torch.arange(8)
     for one, two in zip(live.batch(rows, [0, 2]), kept.batch(rows, [0, 2]), strict=True):
@@ -113,7 +115,7 @@ def test_recomputed_states_and_statistics_equal_the_cached_ones(
 
 
 def test_what_is_slower_to_read_than_to_compute_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "_cold_read", lambda states: 1e9)
+    monkeypatch.setattr(hidden_state_cache, "_cold_read", lambda states: 1e9)
     made = states_of(load(tiny_encoder(tmp_path / "m")), some_ids(), [1])
     assert made.decision.place == "recompute" and "reading takes" in made.decision.reason
     assert made.decision.facts()["read_ms_per_chunk"] > 0
@@ -124,11 +126,11 @@ def test_other_weights_text_or_layers_never_meet_the_same_entry(tmp_path: Path) 
     model = load(tiny_encoder(tmp_path / "a"))
     other = load(tiny_encoder(tmp_path / "b", seed=1))
     keys = {
-        teacher.entry_key(model, some_ids(), [1]),
-        teacher.entry_key(other, some_ids(), [1]),
-        teacher.entry_key(model, some_ids(seed=1), [1]),
-        teacher.entry_key(model, some_ids(), [1, 2]),
-        teacher.entry_key(model, some_ids().view(10, 32), [1]),
+        hidden_state_cache.entry_key(model, some_ids(), [1]),
+        hidden_state_cache.entry_key(other, some_ids(), [1]),
+        hidden_state_cache.entry_key(model, some_ids(seed=1), [1]),
+        hidden_state_cache.entry_key(model, some_ids(), [1, 2]),
+        hidden_state_cache.entry_key(model, some_ids().view(10, 32), [1]),
     }
     assert len(keys) == 5
 
@@ -138,19 +140,19 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path: Path, monke
     model, ids = load(tiny_encoder(tmp_path / "m")), some_ids(70)
 
     def die(key: str, *_: Any) -> None:
-        work = cache.root() / f".build-{key}-{os.getpid()}"
+        work = cache_folder.root() / f".build-{key}-{os.getpid()}"
         work.mkdir(parents=True)
         (work / "layer-01.bf16").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    build = teacher._build
-    monkeypatch.setattr(teacher, "_build", die)
+    build = hidden_state_cache._build
+    monkeypatch.setattr(hidden_state_cache, "_build", die)
     with pytest.raises(KeyboardInterrupt):
         states_of(model, ids, [1])
-    assert not cache.entries() and list(cache.root().glob(".build-*"))
-    monkeypatch.setattr(teacher, "_build", build)
+    assert not cache_folder.entries() and list(cache_folder.root().glob(".build-*"))
+    monkeypatch.setattr(hidden_state_cache, "_build", build)
     assert states_of(model, ids, [1]).decision.place == "memory"
-    assert len(cache.entries()) == 1 and not list(cache.root().glob(".build-*"))
+    assert len(cache_folder.entries()) == 1 and not list(cache_folder.root().glob(".build-*"))
 
 
 @pytest.mark.usefixtures("cheap_reads")
@@ -160,17 +162,17 @@ def test_a_full_disk_is_a_clear_line_and_leaves_nothing(tmp_path: Path, monkeypa
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(teacher, "save_file", full)
+    monkeypatch.setattr(encoder, "save_file", full)
     with pytest.raises(KdnasError, match="No space left on device") as caught:
         states_of(model, some_ids(), [1])
     assert "KDNAS_CACHE" in caught.value.mend
-    assert not cache.entries() and not list(cache.root().glob(".build-*"))
+    assert not cache_folder.entries() and not list(cache_folder.root().glob(".build-*"))
 
 
 def _open_and_tell(model: str, queue: Any) -> None:
-    teacher._cold_read = lambda states: 0.0  # type: ignore[assignment]
+    hidden_state_cache._cold_read = lambda states: 0.0  # type: ignore[assignment]
     built = []
-    states_of_ = teacher.hidden_states(
+    states_of_ = hidden_state_cache.hidden_states(
         load(Path(model)), some_ids(64), [0, 1, 2, 3], passes=100, say=lambda what, _: built.append(what)
     )
     queue.put(("caching the teacher on the text" in built, states_of_.statistics.mean[3].sum().item()))
@@ -188,7 +190,7 @@ def test_two_workers_at_once_build_it_once(tmp_path: Path) -> None:
         worker.join()
     assert sorted(built for built, _ in told) == [False, True]
     assert told[0][1] == told[1][1]
-    assert len(cache.entries()) == 1
+    assert len(cache_folder.entries()) == 1
 
 
 @pytest.mark.usefixtures("cheap_reads")
@@ -199,18 +201,20 @@ def test_the_longest_unused_entry_makes_room_and_one_in_use_stays(
     old, used, new = (some_ids(seed=s) for s in range(3))
     states_of(model, old, [1]).close()
     held = states_of(model, used, [1])
-    size = cache.entries()[0].bytes
-    for age, entry in enumerate(sorted(cache.entries(), key=lambda e: e.in_use)):
-        os.utime(entry.folder / cache.MANIFEST, (1000 - age, 1000 - age))  # the one in use is the older
-    monkeypatch.setenv("KDNAS_CACHE_GIB", str(2.5 * size / cache.GIB))
+    size = cache_folder.entries()[0].bytes
+    for age, entry in enumerate(sorted(cache_folder.entries(), key=lambda e: e.in_use)):
+        os.utime(entry.folder / cache_folder.MANIFEST, (1000 - age, 1000 - age))  # the one in use is the older
+    monkeypatch.setenv("KDNAS_CACHE_GIB", str(2.5 * size / cache_folder.GIB))
     fresh = states_of(model, new, [1])
     assert fresh.decision.place == "memory"
-    assert {e.key for e in cache.entries()} == {teacher.entry_key(model, ids, [1]) for ids in (used, new)}
-    assert cache.clear() == (0, 0)
+    assert {e.key for e in cache_folder.entries()} == {
+        hidden_state_cache.entry_key(model, ids, [1]) for ids in (used, new)
+    }
+    assert cache_folder.clear() == (0, 0)
     held.close()
     fresh.close()
-    count, freed = cache.clear()
-    assert count == 2 and freed >= 2 * 20 * 16 * 32 * 2 and not cache.entries()
+    count, freed = cache_folder.clear()
+    assert count == 2 and freed >= 2 * 20 * 16 * 32 * 2 and not cache_folder.entries()
 
 
 def test_a_cache_of_no_size_recomputes_and_a_senseless_size_is_refused(
@@ -258,16 +262,16 @@ def test_what_cannot_be_a_teacher_is_one_line(tmp_path: Path) -> None:
         "all-minilm l6": "There is no model at",
     }.items():
         with pytest.raises(UsageError) as caught:
-            teacher.load(TeacherSpec(model=model), CPU)
+            encoder.load(TeacherSpec(model=model), CPU)
         assert words in str(caught.value) and caught.value.mend and "\n" not in str(caught.value), model
 
 
 def test_a_fine_tuned_checkpoint_takes_the_place_of_the_weights(tmp_path: Path) -> None:
     base = tiny_encoder(tmp_path / "a")
     tuned = tiny_encoder(tmp_path / "b", seed=1)
-    loaded = teacher.load(TeacherSpec(model=str(base), checkpoint=str(tuned)), CPU)
+    loaded = encoder.load(TeacherSpec(model=str(base), checkpoint=str(tuned)), CPU)
     assert loaded.fingerprint == load(tuned).fingerprint != load(base).fingerprint
     headed = tiny_folder(tmp_path / "c", labels=2)
     assert load(headed).hidden == 16  # a classifier's body, its head left out
     with pytest.raises(UsageError, match="There is no checkpoint"):
-        teacher.load(TeacherSpec(model=str(base), checkpoint=str(tmp_path / "no")), CPU)
+        encoder.load(TeacherSpec(model=str(base), checkpoint=str(tmp_path / "no")), CPU)

@@ -13,19 +13,20 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from kdnas.errors import KdnasError, UsageError
-from kdnas.recheck import recheck
-from kdnas.recipes.contract import Narrate, Workbench
-from kdnas.reward import reward
-from kdnas.search import begin
-from kdnas.seeds import Purpose, number
-from kdnas.space import Candidate
-from kdnas.spec import StudySpec
-from kdnas.store import control, reader
-from kdnas.store.open import Store, open_store
-from kdnas.store.optuna_side import optuna_storage
-from kdnas.store.rows import Status, StudyRow, TrialRow
-from kdnas.worker import Prepare, run_worker
+from kdnas.recipes.contract import Workbench
+from kdnas.search.begin import begin
+from kdnas.search.recheck import recheck
+from kdnas.search.worker import Prepare, run_worker
+from kdnas.store import changes, queries
+from kdnas.store.database import Store, open_store
+from kdnas.store.optuna_storage import optuna_storage
+from kdnas.study.reward import reward
+from kdnas.study.rows import Status, StudyRow, TrialRow
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.progress import Progress
+from kdnas.system.seeds import Purpose, number
 from tests import fakes
 
 
@@ -46,8 +47,8 @@ def look(path: Path) -> Iterator[Callable[[], tuple[StudyRow, list[TrialRow]]]]:
     def looking() -> tuple[StudyRow, list[TrialRow]]:
         if not opened:
             opened.append(open_store(path))
-        [row] = reader.study_rows(opened[0])
-        return row, reader.trial_rows(opened[0], row.study_id)
+        [row] = queries.study_rows(opened[0])
+        return row, queries.trial_rows(opened[0], row.study_id)
 
     yield looking
     for store in opened:
@@ -58,7 +59,7 @@ Look = Callable[[], tuple[StudyRow, list[TrialRow]]]
 
 
 def troubled(trouble: Callable[[Candidate], None]) -> Prepare:
-    def prepare(spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+    def prepare(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
         return fakes.FakeBench(spec, trouble)
 
     return prepare
@@ -66,7 +67,7 @@ def troubled(trouble: Callable[[Candidate], None]) -> Prepare:
 
 def lines(path: Path, level: str) -> list[str]:
     with open_store(path) as store:
-        return [row.line for row in reader.logs(store, 1) if row.level == level]
+        return [row.line for row in queries.logs(store, 1) if row.level == level]
 
 
 def test_a_study_runs_to_its_end_and_tells_all(path: Path, look: Look) -> None:
@@ -87,11 +88,11 @@ def test_a_study_runs_to_its_end_and_tells_all(path: Path, look: Look) -> None:
         assert trial.extra == {"figure": 1.0}
         assert trial.memory_mib is not None and trial.memory_mib > 1
     with open_store(path) as store:
-        points = reader.curves(store, row.study_id, [0])[0]
+        points = queries.curves(store, row.study_id, [0])[0]
         assert [(p.epoch, p.loss) for p in points] == [(e, fakes.loss(trials[0].candidate, e)) for e in (1, 2, 3)]
-        [worker] = reader.workers(store, row.study_id)
+        [worker] = queries.workers(store, row.study_id)
         assert (worker.state, worker.alive, worker.device, worker.error) == ("ended", False, "cpu", None)
-        assert reader.provenance(store, row.study_id)["versions"]["optuna"] == optuna.__version__
+        assert queries.provenance(store, row.study_id)["versions"]["optuna"] == optuna.__version__
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
     assert [t.value for t in study.trials] == [trial.reward for trial in trials]
     assert study.trials[0].user_attrs["latency_ms"] == trials[0].latency_ms
@@ -102,7 +103,7 @@ def test_two_runs_of_one_spec_are_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         work(tmp_path / name, fakes.spec(strategy={"name": "tpe", "startup": 3}, budget={"trials": 8}))
         with open_store(tmp_path / name) as store:
-            told.append([(r.candidate, r.loss, r.reward, r.seed) for r in reader.trial_rows(store, 1)])
+            told.append([(r.candidate, r.loss, r.reward, r.seed) for r in queries.trial_rows(store, 1)])
     assert told[0] == told[1]
 
 
@@ -141,8 +142,8 @@ def test_pruned_trials_keep_their_figures_and_count(path: Path, look: Look, prun
 def test_a_reward_changed_on_the_way_is_used_from_then_on(path: Path, look: Look) -> None:
     def change(candidate: Candidate) -> None:
         with open_store(path) as store:
-            if reader.study_of(store, 1).done == 2:
-                control.set_reward(store, 1, -0.3, 0.5)
+            if queries.study_of(store, 1).done == 2:
+                changes.set_reward(store, 1, -0.3, 0.5)
 
     work(path, fakes.spec(budget={"trials": 4}), troubled(change))
     _, trials = look()
@@ -167,12 +168,11 @@ def test_an_exhausted_space_ends_the_study_and_says_so(path: Path, look: Look) -
     assert not study.get_trials(states=(TrialState.RUNNING,))
 
 
-def test_a_repeated_proposal_is_reused_at_no_cost(
-    path: Path, look: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repeated_proposal_is_reused_at_no_cost(path: Path, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     # Our samplers never repeat themselves; one that does stands in for any that might.
-    from kdnas import strategies, worker
-    from kdnas.strategies.unseen import Planned
+    from kdnas import strategies
+    from kdnas.search import worker
+    from kdnas.strategies.without_replacement import Planned
 
     asked: list[int] = []
 
@@ -262,7 +262,7 @@ def test_a_study_in_which_everything_fails_ends_early(path: Path, look: Look) ->
 
 
 def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look: Look) -> None:
-    def no_teacher(spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+    def no_teacher(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
         raise UsageError("There is no model 'x'.", "Give a folder.")
 
     with pytest.raises(UsageError, match="There is no model 'x'"):
@@ -270,7 +270,7 @@ def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look
     row, trials = look()
     assert (row.status, row.ending, trials) == (Status.FAILED, "There is no model 'x'. Give a folder.", [])
     with open_store(path) as store:
-        [worker] = reader.workers(store, 1)
+        [worker] = queries.workers(store, 1)
         assert (worker.state, worker.error) == ("failed", row.ending)
     # Once that is mended, nothing of it is left.
     assert work(path, fakes.spec()) == 0
@@ -278,7 +278,7 @@ def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look
 
 
 def test_a_fault_of_ours_is_told_as_one(path: Path, look: Look) -> None:
-    def fault(spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+    def fault(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
         return {}["key"]  # type: ignore[return-value]
 
     with pytest.raises(KdnasError, match="A fault of kdnas: KeyError: 'key'"):
@@ -299,7 +299,7 @@ def test_no_gpu_where_one_was_asked_for(path: Path, look: Look) -> None:
 def test_a_space_that_has_changed_stops_the_worker(path: Path, look: Look) -> None:
     work(path, fakes.spec(budget={"trials": 2}))
 
-    def other_space(spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+    def other_space(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
         bench = fakes.FakeBench(spec)
         bench.space = type(bench.space)(bench.space.dimensions[:2])
         return bench
@@ -345,7 +345,7 @@ def running(path: Path) -> Iterator[tuple[Gate, Store, list[int]]]:
     with open_store(path) as store:
         assert gate.came.wait(60)
         yield gate, store, codes
-        control.set_wanted(store, 1, "abandon")
+        changes.set_wanted(store, 1, "abandon")
         gate.open.set()
         thread.join(60)
     assert not thread.is_alive()
@@ -356,41 +356,41 @@ Running = tuple[Gate, Store, list[int]]
 
 def test_pause_lets_the_epoch_end_and_keeps_the_training(running: Running) -> None:
     gate, store, codes = running
-    control.set_wanted(store, 1, "pause")
-    assert reader.study_of(store, 1).status == Status.PAUSING
+    changes.set_wanted(store, 1, "pause")
+    assert queries.study_of(store, 1).status == Status.PAUSING
     gate.open.set()
-    until(lambda: reader.study_of(store, 1).status == Status.PAUSED)
-    [trial] = reader.trial_rows(store, 1)
+    until(lambda: queries.study_of(store, 1).status == Status.PAUSED)
+    [trial] = queries.trial_rows(store, 1)
     assert (trial.state, trial.epoch < 3) == ("running", True)
-    control.set_wanted(store, 1, "run")
-    until(lambda: reader.study_of(store, 1).status == Status.FINISHED)
+    changes.set_wanted(store, 1, "run")
+    until(lambda: queries.study_of(store, 1).status == Status.FINISHED)
     until(lambda: codes == [0])
-    rows = reader.trial_rows(store, 1)
+    rows = queries.trial_rows(store, 1)
     assert [(row.number, row.state, row.epoch) for row in rows] == [(n, "done", 3) for n in range(4)]
 
 
 def test_stop_ends_the_running_trial_first(running: Running) -> None:
     gate, store, codes = running
-    control.set_wanted(store, 1, "stop")
-    assert reader.study_of(store, 1).status == Status.STOPPING
+    changes.set_wanted(store, 1, "stop")
+    assert queries.study_of(store, 1).status == Status.STOPPING
     gate.open.set()
     until(lambda: codes == [0])
-    row = reader.study_of(store, 1)
+    row = queries.study_of(store, 1)
     assert (row.status, row.done) == (Status.STOPPED, 1)
-    assert [trial.state for trial in reader.trial_rows(store, 1)] == ["done"]
+    assert [trial.state for trial in queries.trial_rows(store, 1)] == ["done"]
 
 
 def test_abandon_loses_the_running_trial_and_frees_its_slot(running: Running, path: Path) -> None:
     gate, store, codes = running
-    control.set_wanted(store, 1, "abandon")
-    assert reader.study_of(store, 1).status == Status.STOPPING
+    changes.set_wanted(store, 1, "abandon")
+    assert queries.study_of(store, 1).status == Status.STOPPING
     gate.open.set()
     until(lambda: codes == [0])
-    [lost] = reader.trial_rows(store, 1)
+    [lost] = queries.trial_rows(store, 1)
     assert (lost.state, lost.error) == ("lost", "its worker was stopped")
-    assert reader.study_of(store, 1).status == Status.STOPPED
+    assert queries.study_of(store, 1).status == Status.STOPPED
     assert work(path, fakes.spec(budget={"trials": 4, "epochs": 3})) == 0
-    rows = reader.trial_rows(store, 1)
+    rows = queries.trial_rows(store, 1)
     assert sum(row.state == "done" for row in rows) == 4
     assert [row.candidate for row in rows if row.slot == lost.slot] == [lost.candidate] * 2
 
@@ -406,15 +406,15 @@ def test_a_study_deleted_under_its_worker_ends_it(path: Path) -> None:
     except UsageError as error:
         assert str(error) == "The study was deleted. Begin another one."
     with open_store(path) as store:
-        assert reader.study_rows(store) == []
+        assert queries.study_rows(store) == []
 
 
 def test_a_budget_raised_meanwhile_is_used(running: Running) -> None:
     gate, store, codes = running
-    control.set_trials(store, 1, 6)
+    changes.set_trials(store, 1, 6)
     gate.open.set()
     until(lambda: codes == [0])
-    assert reader.study_of(store, 1).done == 6
+    assert queries.study_of(store, 1).done == 6
 
 
 # ---------------------------------------------------------------------------- taking up, and again
@@ -423,7 +423,7 @@ def test_a_budget_raised_meanwhile_is_used(running: Running) -> None:
 def test_taking_up_raises_the_budget_and_keeps_later_changes(path: Path, look: Look) -> None:
     work(path, fakes.spec(budget={"trials": 2}))
     with open_store(path) as store:
-        control.set_reward(store, 1, -0.3, 0.6)
+        changes.set_reward(store, 1, -0.3, 0.6)
     begun = begin(fakes.spec(budget={"trials": 5}), path)
     assert begun.resumed
     row, _ = look()
@@ -452,7 +452,7 @@ def test_recheck_evaluates_the_leaders_with_fresh_seeds_once(path: Path, look: L
     recheck(str(path), "fake", top=2, seeds=2, **again)
     assert len(said) == count + 1  # that there is nothing to do
     with open_store(path) as store:
-        tasks = [(w.task, w.state) for w in reader.workers(store, 1)]
-        kinds = [e.kind for e in reader.events(store, 1)]
+        tasks = [(w.task, w.state) for w in queries.workers(store, 1)]
+        kinds = [e.kind for e in queries.events(store, 1)]
     assert tasks == [("search", "ended"), ("recheck", "ended")]
     assert kinds.count("recheck") == 1

@@ -18,14 +18,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from kdnas import liveness
-from kdnas.search import begin, start_workers
-from kdnas.spec import StudySpec
-from kdnas.store import control, orphans, reader, slots
-from kdnas.store.open import open_reader, open_store
-from kdnas.store.optuna_side import optuna_storage
-from kdnas.store.rows import Status, TrialRow
-from kdnas.worker import run_worker
+from kdnas.search.begin import begin, start_workers
+from kdnas.search.worker import run_worker
+from kdnas.store import changes, queries, recovery, slots
+from kdnas.store.database import open_reader, open_store
+from kdnas.store.optuna_storage import optuna_storage
+from kdnas.study.rows import Status, TrialRow
+from kdnas.study.spec import StudySpec
+from kdnas.system import liveness
 from tests import fakes
 
 FAKE_WORKER = [sys.executable, "-m", "tests.fakes"]
@@ -105,7 +105,7 @@ class Place:
 
     def rows(self) -> list[TrialRow]:
         with open_reader(self.path) as store:
-            return reader.trial_rows(store, 1)
+            return queries.trial_rows(store, 1)
 
     def done(self) -> list[TrialRow]:
         return [row for row in self.rows() if row.state in ("done", "pruned")]
@@ -128,7 +128,7 @@ def uninterrupted(folder: Path, spec: StudySpec) -> list[tuple[Any, ...]]:
     begin(spec, path)
     run_worker(str(path), spec.name, prepare=fakes.prepare, measure=fakes.measure)
     with open_reader(path) as store:
-        return told(reader.trial_rows(store, 1))
+        return told(queries.trial_rows(store, 1))
 
 
 def told(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
@@ -140,8 +140,8 @@ def told(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
 def check_history(place: Place, spec: StudySpec, killed: int) -> None:
     """Finished, nothing lost, nothing twice, and Optuna's side says the same."""
     with open_reader(place.path) as store:
-        row = reader.study_row(store, spec.name)
-        rows = reader.trial_rows(store, row.study_id)
+        row = queries.study_row(store, spec.name)
+        rows = queries.trial_rows(store, row.study_id)
     assert (row.status, row.done, row.failed) == (Status.FINISHED, spec.budget.trials, 0)
     states = Counter(r.state for r in rows)
     assert states["running"] == 0
@@ -191,7 +191,7 @@ def test_killed_in_mid_trial_and_taken_up_it_goes_on_as_if_nothing_had_happened(
         assert told(place.rows())[: len(before)] == before
         if len(before) < spec.budget.trials:
             with open_reader(place.path) as store:
-                assert reader.study_row(store, "fake").status == Status.DEAD
+                assert queries.study_row(store, "fake").status == Status.DEAD
         (place.folder / "held").unlink(missing_ok=True)
         worker = place.fork()
     place.let_go()
@@ -211,7 +211,7 @@ def test_killed_between_any_two_transactions_nothing_is_lost_or_done_twice(
     begin(spec, place.path)
 
     def deadly() -> None:
-        room = orphans if where == "tell" else slots
+        room = recovery if where == "tell" else slots
         real, calls = getattr(room, where), []
 
         def call(*given: Any, **named: Any) -> Any:
@@ -241,7 +241,7 @@ def test_several_workers_share_one_budget(place: Place) -> None:
     check_history(place, spec, 0)
     assert len({r.candidate["num_hidden_layers"] for r in place.rows()}) > 1
     with open_reader(place.path) as store:
-        used = {row.worker_id for row in reader.workers(store, 1)}
+        used = {row.worker_id for row in queries.workers(store, 1)}
     assert len(used) == 3
     assert max(place.begun().values()) == 1
 
@@ -258,7 +258,7 @@ def test_a_killed_worker_of_several_is_noticed_by_the_others(place: Place) -> No
     assert second.wait() == 0
     check_history(place, spec, 1)
     with open_reader(place.path) as store:
-        assert sorted(w.state for w in reader.workers(store, 1)) == ["dead", "ended"]
+        assert sorted(w.state for w in queries.workers(store, 1)) == ["dead", "ended"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -271,10 +271,10 @@ def test_a_signal_ends_the_trial_properly(place: Place, number: signal.Signals) 
     os.kill(worker.pid, number)
     assert worker.wait() == 130
     with open_store(place.path) as store:
-        assert reader.study_row(store, "fake").status == Status.STOPPED
-        [row] = reader.trial_rows(store, 1)
+        assert queries.study_row(store, "fake").status == Status.STOPPED
+        [row] = queries.trial_rows(store, 1)
         assert (row.state, row.error) == ("lost", "its worker was stopped")
-        assert [w.state for w in reader.workers(store, 1)] == ["ended"]
+        assert [w.state for w in queries.workers(store, 1)] == ["ended"]
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
         assert study.trials[0].state == TrialState.FAIL
     place.let_go()
@@ -298,16 +298,16 @@ def test_a_detached_worker_outlives_its_starter_and_is_steered_through_the_store
     if words.exists():
         assert str(place.path) not in words.read_text()  # an address may hold a password
     with open_store(place.path) as store:
-        control.set_wanted(store, 1, "pause")
+        changes.set_wanted(store, 1, "pause")
         place.let_go()
-        until(lambda: reader.study_row(store, "fake").status == Status.PAUSED)
-        [row] = reader.trial_rows(store, 1)
+        until(lambda: queries.study_row(store, "fake").status == Status.PAUSED)
+        [row] = queries.trial_rows(store, 1)
         assert (row.state, row.epoch) == ("running", 1)
-        [worker] = reader.workers(store, 1)
+        [worker] = queries.workers(store, 1)
         assert (worker.pid, worker.state, worker.alive) == (pid, "paused", True)
-        control.set_wanted(store, 1, "run")
-        until(lambda: reader.study_row(store, "fake").status == Status.FINISHED)
-        assert [row.epoch for row in reader.trial_rows(store, 1)] == [3, 3, 3]
+        changes.set_wanted(store, 1, "run")
+        until(lambda: queries.study_row(store, "fake").status == Status.FINISHED)
+        assert [row.epoch for row in queries.trial_rows(store, 1)] == [3, 3, 3]
         assert not (liveness.state_folder() / "workers").exists() or not list(
             (liveness.state_folder() / "workers").iterdir()
         )
@@ -333,10 +333,10 @@ def test_a_store_that_fills_up_ends_the_worker_and_loses_nothing(place: Place) -
     assert finished
     with open_store(place.path) as store:
         # It could not write that it has ended, and is seen to be gone all the same.
-        assert reader.study_row(store, "fake").status == Status.DEAD
+        assert queries.study_row(store, "fake").status == Status.DEAD
         with store.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
-        control.set_trials(store, 1, len(place.rows()) + 3)
+        changes.set_trials(store, 1, len(place.rows()) + 3)
     assert run_worker(str(place.path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
     assert told(place.rows())[: len(finished)] == finished
     assert Counter(r.state for r in place.rows())["running"] == 0

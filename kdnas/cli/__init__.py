@@ -29,15 +29,15 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "distill": ("kdnas.cli.finalize:distill", "Distil a given configuration, without a search"),
     "evaluate": ("kdnas.cli.evaluate:evaluate", "Score a model folder on tasks, beside its teacher"),
     "predict": ("kdnas.cli.predict:predict", "Label texts with a classifier, with probabilities"),
-    "finetune": ("kdnas.cli.language:finetune", "Train a model on text, without distillation"),
-    "generate": ("kdnas.cli.language:generate", "Let a causal model write, and score it with ROUGE"),
+    "finetune": ("kdnas.cli.models:finetune", "Train a model on text, without distillation"),
+    "generate": ("kdnas.cli.models:generate", "Let a causal model write, and score it with ROUGE"),
     "report": ("kdnas.cli.report:report", "Write a study as one HTML page, or as Markdown with pictures"),
     "worker": ("kdnas.cli.search:worker", "Run one worker of a study in this process"),
-    "strategies": ("kdnas.cli.machine:strategies", "List the search strategies and their options"),
-    "assets": ("kdnas.cli.machine:assets", "List or fetch the models and texts that ship"),
-    "cache": ("kdnas.cli.machine:cache", "List or clear the teachers' cached outputs"),
-    "latency": ("kdnas.cli.machine:latency", "Measure a model by the studies' protocol"),
-    "doctor": ("kdnas.cli.machine:doctor", "Say what is found here, what is missing, and the mend"),
+    "strategies": ("kdnas.cli.environment:strategies", "List the search strategies and their options"),
+    "assets": ("kdnas.cli.environment:assets", "List or fetch the models and texts that ship"),
+    "cache": ("kdnas.cli.environment:cache", "List or clear the teachers' cached outputs"),
+    "latency": ("kdnas.cli.environment:latency", "Measure a model by the studies' protocol"),
+    "doctor": ("kdnas.cli.environment:doctor", "Say what is found here, what is missing, and the mend"),
 }
 
 

@@ -6,9 +6,9 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.tables import ranked, trial_table, trial_values
-from kdnas.errors import UsageError
-from kdnas.store import control, reader
-from kdnas.store.open import open_reader, open_store
+from kdnas.store import changes, queries
+from kdnas.store.database import open_reader, open_store
+from kdnas.system.errors import UsageError
 
 
 @click.command()
@@ -17,8 +17,8 @@ from kdnas.store.open import open_reader, open_store
 def pause(study: str, storage: str | None) -> None:
     """Let the running epoch of STUDY finish, keep its training, and wait for `kdnas resume`."""
     with open_store(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
-        control.set_wanted(store, row.study_id, "pause")
+        row = queries.study_row(store, study)
+        changes.set_wanted(store, row.study_id, "pause")
     waiting = "its workers wait after the running epoch" if row.workers else "it has no worker"
     frame.say(f"{study} is to pause: {waiting}. Go on with: kdnas resume {study}")
 
@@ -32,16 +32,16 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
     """Let STUDY go on: wake its paused workers, or start new ones in the background where none is alive."""
     where = frame.place(storage)
     with open_store(where) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         if row.done >= row.trials:
             more = f"kdnas search {study} --trials {row.trials * 2}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
-        control.set_wanted(store, row.study_id, "run")
+        changes.set_wanted(store, row.study_id, "run")
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")
             return
     from kdnas.cli.search import tell_started
-    from kdnas.search import start_workers
+    from kdnas.search.begin import start_workers
 
     tell_started(study, start_workers(where, study, workers, device=device), as_json=False)
 
@@ -53,8 +53,8 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
 def stop(study: str, abandon: bool, storage: str | None) -> None:
     """End the workers of STUDY after the running trial; finished trials stay, `kdnas resume` goes on."""
     with open_store(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
-        control.set_wanted(store, row.study_id, "abandon" if abandon else "stop")
+        row = queries.study_row(store, study)
+        changes.set_wanted(store, row.study_id, "abandon" if abandon else "stop")
     if not row.workers:
         frame.say(f"{study} is stopped; it had no worker.")
     elif abandon:
@@ -75,18 +75,18 @@ def rescore(
     study: str, alpha: float | None, beta: float | None, top: int, use: bool, storage: str | None, as_json: bool
 ) -> None:
     """Rank the finished trials of STUDY by another α and β; nothing runs again."""
-    from kdnas.reward import exchange
-    from kdnas.spec import from_values
+    from kdnas.study.reward import exchange
+    from kdnas.study.spec import from_values
 
     opener = open_store if use else open_reader
     with opener(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         new_alpha, new_beta = row.alpha if alpha is None else alpha, row.beta if beta is None else beta
         from_values({"name": row.name, "reward": {"alpha": new_alpha, "beta": new_beta}})  # their bounds
         before = {s.row.number: s for s in ranked(store, row)}
         after = [s for s in ranked(store, row, new_alpha, new_beta) if s.rank is not None]
         if use:
-            control.set_reward(store, row.study_id, new_alpha, new_beta)
+            changes.set_reward(store, row.study_id, new_alpha, new_beta)
     if as_json:
         frame.print_json(
             {
@@ -120,7 +120,7 @@ def delete(study: str, yes: bool, storage: str | None) -> None:
     from kdnas.store.studies import delete_study
 
     with open_store(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         if row.workers:
             raise UsageError(f"{study} has {row.workers} worker(s) at work.", f"Stop it first: kdnas stop {study}")
         if not yes:
@@ -140,7 +140,7 @@ def delete(study: str, yes: bool, storage: str | None) -> None:
 @frame.as_json
 def recheck(study: str, top: int, seeds: int, device: str | None, storage: str | None, as_json: bool) -> None:
     """Evaluate the leaders of STUDY again with fresh seeds; from then on they rank by their mean loss."""
-    from kdnas.recheck import recheck as evaluate_again
+    from kdnas.search.recheck import recheck as evaluate_again
 
     ranked_now = evaluate_again(frame.place(storage), study, top=top, seeds=seeds, device=device, say=frame.say)
     shown = ranked_now[:top]

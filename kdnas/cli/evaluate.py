@@ -59,9 +59,9 @@ def evaluate(
     once for all its students. Writes results.json and results.md.
     """
     from kdnas.cli.progress import Told
-    from kdnas.evaluate import Protocol
-    from kdnas.presence import interruptible
-    from kdnas.scoring import Wanted, score
+    from kdnas.scores.finetuned_tasks import Protocol
+    from kdnas.scores.score_folder import Wanted, score
+    from kdnas.search.heartbeat import interruptible
 
     wanted = Wanted(
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),

@@ -9,7 +9,7 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.studies import parsed
 from kdnas.cli.tables import ranked
-from kdnas.errors import UsageError
+from kdnas.system.errors import UsageError
 
 
 @click.command()
@@ -30,17 +30,17 @@ def export(
     storage: str | None,
 ) -> None:
     """Write the best candidates of STUDY, ranked by its present α and β."""
-    from kdnas import export as files
-    from kdnas.atomic import write_atomically
-    from kdnas.store import reader
-    from kdnas.store.open import open_reader
+    from kdnas.store import queries
+    from kdnas.store.database import open_reader
+    from kdnas.study import export as files
+    from kdnas.system.files import write_atomically
 
     chosen_style = files.style_of(output, style)
     with open_reader(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         scored = ranked(store, row)
         chosen = files.select(scored, top=top, pareto=pareto, only=parsed(text, scored))
-        provenance = reader.provenance(store, row.study_id)
+        provenance = queries.provenance(store, row.study_id)
     body = files.document(row, chosen, alpha=row.alpha, beta=row.beta, provenance=provenance)
     rendered = files.render(body, chosen_style)
     if output is None:
@@ -57,11 +57,11 @@ def export(
 @frame.storage
 def import_(file: Path, name: str | None, trials: int | None, storage: str | None) -> None:
     """Begin a study from an exported JSON FILE, with its candidates evaluated first; `kdnas search` runs it."""
-    from kdnas import export as files
-    from kdnas.flags import overlay
-    from kdnas.spec import from_values
-    from kdnas.store.open import open_store
+    from kdnas.store.database import open_store
     from kdnas.store.studies import create_study
+    from kdnas.study import export as files
+    from kdnas.study.spec import from_values
+    from kdnas.study.spec_flags import overlay
 
     body = files.read(file)
     spec = files.spec_of(body)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.choices import base_values, given_fields, spec_from, spec_options
-from kdnas.errors import UsageError
+from kdnas.cli.spec_options import base_values, given_fields, spec_from, spec_options
+from kdnas.system.errors import UsageError
 
 if TYPE_CHECKING:
     from kdnas.cli.progress import Told
-    from kdnas.finalize import Telling
+    from kdnas.students.finalize import Telling
 
 output_option = click.option(
     "--output",
@@ -66,8 +66,8 @@ def finalize(
         other = "--rank" if rank_wanted is not None else "--filter"
         raise UsageError(f"{other} and --trial both choose the candidate.", "Give one of them.")
     from kdnas.cli.progress import Told
-    from kdnas.finalize import Extras
-    from kdnas.finalize import finalize as run
+    from kdnas.students.finalize import Extras
+    from kdnas.students.finalize import finalize as run
 
     with Told(f"finalizing {study}") as told:
         facts = run(
@@ -113,8 +113,8 @@ def distill(
 ) -> None:
     """Distil a student of a given configuration on the whole data, without a search; --epochs says how long."""
     from kdnas.cli.progress import Told
-    from kdnas.finalize import Extras, distil, given, read_config
-    from kdnas.presence import interruptible
+    from kdnas.search.heartbeat import interruptible
+    from kdnas.students.finalize import Extras, distil, given, read_config
 
     fields = given_fields(flags)
     # Without a search there is no mini-KD: --epochs can only mean the one training that there is.
@@ -130,8 +130,8 @@ def distill(
 
 
 def _telling(told: Told) -> Telling:
-    from kdnas.finalize import Telling
-    from kdnas.recipes.contract import Epoch
+    from kdnas.students.finalize import Telling
+    from kdnas.training.contract import Epoch
 
     def epoch(done: Epoch) -> None:
         told.line(

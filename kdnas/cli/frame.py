@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kdnas import __version__
-from kdnas.errors import KdnasError, UsageError, nearest
+from kdnas.system.errors import KdnasError, UsageError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,14 +121,14 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the data a
 
 def place(given: str | None) -> str:
     """The storage that was asked for, else the default one."""
-    from kdnas.places import default_storage
+    from kdnas.system.paths import default_storage
 
     return given or default_storage()
 
 
 def shown(storage: str) -> str:
     """A storage's address as it may stand on a screen: without its password."""
-    from kdnas.store.open import store_url
+    from kdnas.store.database import store_url
 
     return store_url(storage).render_as_string(hide_password=True) if "@" in storage else storage
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdnas.cli import frame
-from kdnas.errors import UsageError
+from kdnas.system.errors import UsageError
 
 
 @click.command()
@@ -51,18 +51,18 @@ def predict(
         raise UsageError(f"The folder {output.absolute().parent} does not exist.", "Make it first, or name another.")
     import json
 
-    from kdnas import data
-    from kdnas import predict as predicting
-    from kdnas.atomic import write_atomically
     from kdnas.cli.progress import Told
-    from kdnas.evaluation import resolve_device
-    from kdnas.spec import from_values
+    from kdnas.data import documents as reading
+    from kdnas.measuring.devices import resolve_device
+    from kdnas.students import predict as predicting
+    from kdnas.study.spec import from_values
+    from kdnas.system.files import write_atomically
 
     given = list(texts)
     with Told(f"predicting with {folder}") as told:
         if source is not None:
             asked = {"source": source, "config": config, "split": split, "text_column": text_column}
-            documents = data.read(from_values({"data": asked}).data, say=told.narrate)
+            documents = reading.read(from_values({"data": asked}).data, say=told.narrate)
             given = list(documents.texts)
             if documents.empty:
                 told.line(f"{documents.empty:,} row(s) without text are left out.")

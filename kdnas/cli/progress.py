@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from kdnas.cli.frame import narration
-from kdnas.narration import Once
+from kdnas.system.progress import Once
 
 EVERY_S = 60.0  # a log hears how far one thing is at least as often as this
 

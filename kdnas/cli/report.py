@@ -22,8 +22,8 @@ from kdnas.cli import frame
 @frame.storage
 def report(study: str, output: Path, storage: str | None) -> None:
     """Write STUDY as a page: the picture of the search, the best candidates, the protocol, the provenance."""
-    from kdnas import report as pages
-    from kdnas.store.open import open_reader
+    from kdnas.reports import report as pages
+    from kdnas.store.database import open_reader
 
     with open_reader(frame.place(storage)) as store:
         content = pages.gather(store, study)

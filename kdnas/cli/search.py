@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.choices import base_values, given_fields, spec_flags, spec_from
-from kdnas.errors import KdnasError, UsageError
-from kdnas.store.rows import Status, StudyRow
+from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_from
+from kdnas.study.rows import Status, StudyRow
+from kdnas.system.errors import KdnasError, UsageError
 
 if TYPE_CHECKING:
-    from kdnas.search import Started
+    from kdnas.search.begin import Started
 
 PATIENCE_S = 30.0  # for workers to end properly after Ctrl-C
 BEST = 5  # candidates shown at the end
@@ -48,8 +48,8 @@ def search(
     the workers; what is finished is kept, and the same command goes on.
     """
     from kdnas.cli.watch import watch
-    from kdnas.search import start_workers
-    from kdnas.store.open import open_reader
+    from kdnas.search.begin import start_workers
+    from kdnas.store.database import open_reader
 
     where = frame.place(storage)
     fields = given_fields(flags)
@@ -78,7 +78,7 @@ def search(
 
 def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> str:
     """Create the study or take it up again; its name. Flags lie over the spec, or over what it was begun with."""
-    from kdnas.search import begin
+    from kdnas.search.begin import begin
 
     if set(values) <= {"name"}:
         existing = _existing(where, values.get("name", "study"))
@@ -105,14 +105,14 @@ def _finished(where: str, name: str) -> bool:
 
 
 def _existing(where: str, name: str) -> StudyRow | None:
-    from kdnas.store import reader
-    from kdnas.store.open import open_reader, store_url
+    from kdnas.store import queries
+    from kdnas.store.database import open_reader, store_url
 
     address = store_url(where)
     if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
         return None
     with open_reader(where) as store:
-        return next((row for row in reader.study_rows(store) if row.name == name), None)
+        return next((row for row in queries.study_rows(store) if row.name == name), None)
 
 
 def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
@@ -209,7 +209,7 @@ def plan(
     study: str | None, spec_file: Path | None, preset: str | None, storage: str | None, as_json: bool, **flags: Any
 ) -> None:
     """Say what a search with these flags would do, without running it."""
-    from kdnas.plan import plan as make
+    from kdnas.search.plan import plan as make
 
     spec = spec_from(base_values(study, spec_file, preset), given_fields(flags))
     made = make(spec, frame.shown(storage) if storage else None)
@@ -239,6 +239,6 @@ def plan(
 @frame.storage
 def worker(study: str, device: str | None, storage: str | None) -> int:
     """Run one worker of STUDY in this process until there is nothing left to do."""
-    from kdnas.worker import run_worker
+    from kdnas.search.worker import run_worker
 
     return run_worker(frame.place(storage), study, device=device)

@@ -8,12 +8,12 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
-from kdnas.errors import UsageError
-from kdnas.filter import Filter, FilterError, keys_of, parse
-from kdnas.ranking import Scored
-from kdnas.store import reader
-from kdnas.store.open import open_reader, store_url
-from kdnas.store.rows import Status
+from kdnas.store import queries
+from kdnas.store.database import open_reader, store_url
+from kdnas.study.filter import Filter, FilterError, keys_of, parse
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import Status
+from kdnas.system.errors import UsageError
 
 POLL_S = 1.0  # how often `logs -f` looks for new lines
 
@@ -40,7 +40,7 @@ def studies(storage: str | None, as_json: bool) -> None:
         rows = []
     else:
         with open_reader(where) as store:
-            rows = reader.study_rows(store)
+            rows = queries.study_rows(store)
     if as_json:
         frame.print_json([study_values(row) for row in rows])
     elif rows:
@@ -64,7 +64,7 @@ def _exists(path: str | None) -> bool:
 def show(study: str, text: str | None, top: int | None, storage: str | None, as_json: bool) -> None:
     """Show STUDY: its state, its reward and its trials, the best first."""
     with open_reader(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else only.select(scored)
@@ -102,17 +102,17 @@ def logs(study: str, follow: bool, level: str, lines: int, storage: str | None, 
     if follow and as_json:
         raise UsageError("--follow prints lines, --json one list.", "Give one of them.")
     with open_reader(frame.place(storage)) as store:
-        row = reader.study_row(store, study)
+        row = queries.study_row(store, study)
         after = 0
         while True:
             # The state is read before the lines, so that the last lines of a worker are still printed.
-            alive = follow and reader.study_row(store, study).status in (
+            alive = follow and queries.study_row(store, study).status in (
                 Status.RUNNING,
                 Status.PAUSING,
                 Status.PAUSED,
                 Status.STOPPING,
             )
-            found = reader.logs(store, row.study_id, after, lines)
+            found = queries.logs(store, row.study_id, after, lines)
             kept = [line for line in found if weights.get(line.level, 1) >= weights[level]]
             if as_json:
                 frame.print_json(

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from kdnas.cli.frame import ago, duration, table
-from kdnas.filter import ALIASES
-from kdnas.ranking import Scored, rank
-from kdnas.reward import exchange
-from kdnas.store import reader
-from kdnas.store.open import Store
-from kdnas.store.rows import StudyRow, TrialRow
+from kdnas.store import queries
+from kdnas.store.database import Store
+from kdnas.study.filter import ALIASES
+from kdnas.study.ranking import Scored, rank
+from kdnas.study.reward import exchange
+from kdnas.study.rows import StudyRow, TrialRow
 
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
@@ -23,7 +23,7 @@ SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as th
 def ranked(store: Store, study: StudyRow, alpha: float | None = None, beta: float | None = None) -> list[Scored]:
     """All trials of a study, ranked by its present α and β or by other ones."""
     return rank(
-        reader.trial_rows(store, study.study_id),
+        queries.trial_rows(store, study.study_id),
         study.alpha if alpha is None else alpha,
         study.beta if beta is None else beta,
         study.spec["reward"]["loss"],

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from kdnas.cli.frame import duration, narration
 from kdnas.cli.tables import figures
-from kdnas.store import reader
-from kdnas.store.open import Store
-from kdnas.store.rows import Status, StudyRow, TrialRow
+from kdnas.store import queries
+from kdnas.store.database import Store
+from kdnas.study.rows import Status, StudyRow, TrialRow
 
 LOOK_S = 0.5  # between two looks at the store
 LOUD = ("warning", "error")
@@ -35,25 +35,25 @@ class Process(Protocol):
 def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
     """Show a study until all of `processes` have ended; returns its last row. Ctrl-C comes through as it is."""
     console = narration()
-    first = reader.study_row(store, name)
-    log_id = max((line.log_id for line in reader.logs(store, first.study_id, limit=1)), default=0)
-    shown = {row.number for row in reader.trial_rows(store, first.study_id) if row.ended is not None}
+    first = queries.study_row(store, name)
+    log_id = max((line.log_id for line in queries.logs(store, first.study_id, limit=1)), default=0)
+    shown = {row.number for row in queries.trial_rows(store, first.study_id) if row.ended is not None}
     revision = -1
     with _Line(console, first) as line:
         while True:
             over = all(process.poll() is not None for process in processes)  # before the look, so that it is the last
-            row = reader.study_row(store, name)
-            for said in reader.logs(store, row.study_id, log_id):
+            row = queries.study_row(store, name)
+            for said in queries.logs(store, row.study_id, log_id):
                 log_id = said.log_id
                 if said.level in LOUD:
                     console.print(Text(f"{said.level}: {said.line}", style="yellow"), soft_wrap=True)
             if row.revision != revision:
-                for trial in reader.trial_rows(store, row.study_id, revision):
+                for trial in queries.trial_rows(store, row.study_id, revision):
                     if trial.ended is not None and trial.number not in shown:
                         shown.add(trial.number)
                         console.print(Text(ended(trial)), soft_wrap=True)
                 revision = row.revision
-            doing = next((w.doing for w in reader.workers(store, row.study_id) if w.alive and w.doing), None)
+            doing = next((w.doing for w in queries.workers(store, row.study_id) if w.alive and w.doing), None)
             line.update(row, doing)
             if over:
                 return row

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from kdnas.errors import UsageError, nearest
+from kdnas.system.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from kdnas.recipes.contract import Recipe
-    from kdnas.spec import StudySpec
+    from kdnas.study.spec import StudySpec
 
 _WHERE = {
     "hidden-state": "kdnas.recipes.hidden_state:HiddenState",

@@ -13,13 +13,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from kdnas import logit_cache
-from kdnas.logit_cache import LogitCache
-from kdnas.recipes.causal import CausalBench, CausalModel, CausalRecipe, CausalTraining, autocast, hard_loss
-from kdnas.recipes.contract import Narrate, Student
-from kdnas.recipes.decoders import body_and_head
-from kdnas.recipes.divergences import Signal, TokenLoss, divergence, full_signal, head_loss, top_signal
-from kdnas.spec import CausalDivergenceRecipe, StudySpec
+from kdnas.measuring.devices import autocast
+from kdnas.models.decoders import body_and_head
+from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
+from kdnas.study.spec import CausalDivergenceRecipe, StudySpec
+from kdnas.system.progress import Progress
+from kdnas.teachers import logit_cache
+from kdnas.teachers.causal import CausalModel
+from kdnas.teachers.logit_cache import LogitCache
+from kdnas.training.contract import Student
+from kdnas.training.losses.divergences import (
+    Signal,
+    TokenLoss,
+    divergence,
+    full_signal,
+    hard_loss,
+    head_loss,
+    top_signal,
+)
 
 SignalOf = Callable[[slice], Signal]
 """The teacher's signal of a slice of a batch's positions."""
@@ -35,7 +46,7 @@ class CausalDivergence(CausalRecipe):
         part = cast(CausalDivergenceRecipe, spec.recipe)
         return logit_cache.bytes_per_token(part.top_k) if part.top_k and part.weight else None
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> CausalDivergenceBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> CausalDivergenceBench:
         return CausalDivergenceBench(spec, device, narrate)
 
 
@@ -73,7 +84,7 @@ Source = Live | Cached
 
 
 class CausalDivergenceBench(CausalBench):
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         super().__init__(spec, device, narrate)
         self.part = cast(CausalDivergenceRecipe, spec.recipe)
         self._sources: dict[bool, Source] = {}

@@ -18,21 +18,18 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from kdnas.errors import BadOptionError
-from kdnas.recipes.causal import (
-    CausalBench,
-    CausalModel,
-    CausalRecipe,
-    CausalTraining,
-    autocast,
-    end_of_text,
-    hard_loss,
-)
-from kdnas.recipes.contract import Description, Narrate, Student
-from kdnas.recipes.decoders import body_and_head
-from kdnas.recipes.divergences import between, head_loss
-from kdnas.recipes.stepwise import SAMPLES, draw
-from kdnas.spec import CausalPolicyGradientRecipe, StudySpec
+from kdnas.data.causal_text import end_of_text
+from kdnas.measuring.devices import autocast
+from kdnas.models.decoders import body_and_head
+from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
+from kdnas.recipes.contract import Description
+from kdnas.study.spec import CausalPolicyGradientRecipe, StudySpec
+from kdnas.system.errors import BadOptionError
+from kdnas.system.progress import Progress
+from kdnas.teachers.causal import CausalModel
+from kdnas.training.contract import Student
+from kdnas.training.loop import SAMPLES, draw
+from kdnas.training.losses.divergences import between, hard_loss, head_loss
 
 LARGEST_WEIGHT = 2.0  # importance weights are cut there; without a temperature they never exceed 1 / (1 − teacher_mix)
 
@@ -185,7 +182,7 @@ class CausalPolicyGradient(CausalRecipe):
         _check_tokens(spec)
         return super().describe(spec)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> PolicyGradientBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> PolicyGradientBench:
         _check_tokens(spec)
         return PolicyGradientBench(spec, device, narrate)
 
@@ -201,7 +198,7 @@ def _check_tokens(spec: StudySpec) -> None:
 
 
 class PolicyGradientBench(CausalBench):
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         super().__init__(spec, device, narrate)
         self.part = cast(CausalPolicyGradientRecipe, spec.recipe)
         total = self.part.prompt_tokens + self.part.new_tokens

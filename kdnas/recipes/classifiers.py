@@ -15,24 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas import classification, data, finetune, labelled, teacher
-from kdnas.classification import Classifier, Source
-from kdnas.errors import UsageError
-from kdnas.labelled import Examples, LabelledText
-from kdnas.recipes import soft_labels
-from kdnas.recipes.contract import Narrate, Score, Student, Workbench
-from kdnas.recipes.stepwise import Stepwise
-from kdnas.spec import ClassifierRecipe, StudySpec
+from kdnas.data import documents as reading
+from kdnas.data import labelled
+from kdnas.data.labelled import Examples, LabelledText
+from kdnas.measuring import devices
+from kdnas.models import open as opening
+from kdnas.recipes.contract import Workbench
+from kdnas.study.spec import ClassifierRecipe, StudySpec
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+from kdnas.teachers import classifier as classifiers
+from kdnas.teachers.classifier import Classifier, Source
+from kdnas.training import finetune
+from kdnas.training.contract import Score, Student
+from kdnas.training.loop import Stepwise
+from kdnas.training.losses import soft_labels
 
 LEAST_TO_LEARN = 1e-3  # nats by which a teacher's predictions must differ from a constant one
 
 
 def described(spec: StudySpec) -> tuple[Any, dict[str, Any]]:
     """The teacher's configuration and what `describe` tells of it, its weights unread. Raises UsageError."""
-    data.require_labels(spec.data)
-    folder = teacher.locate(spec.teacher, config_only=True)
-    config = classification.config_of(folder, spec.teacher.model)
-    classification.check_length(spec.data, config, spec.latency.length)
+    reading.require_labels(spec.data)
+    folder = opening.locate(spec.teacher, config_only=True)
+    config = classifiers.config_of(folder, spec.teacher.model)
+    classifiers.check_length(spec.data, config, spec.latency.length)
     facts = {
         "model": spec.teacher.model,
         "family": config.model_type,
@@ -45,14 +52,12 @@ def described(spec: StudySpec) -> tuple[Any, dict[str, Any]]:
 class ClassifierBench(Workbench):
     """Examples, teacher and its logits, shared by all candidates of a process. Subclasses set `space`."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         self.spec, self.device, self.narrate = spec, device, narrate
-        self.source: Source = classification.source(spec.teacher, narrate)
-        config = classification.config_of(self.source.folder, spec.teacher.model)
-        classification.check_length(spec.data, config, spec.latency.length)
-        self.text: LabelledText = labelled.read(
-            spec.data, spec.budget.proxy_fraction, self.source.tokenizer, narrate
-        )
+        self.source: Source = classifiers.source(spec.teacher, narrate)
+        config = classifiers.config_of(self.source.folder, spec.teacher.model)
+        classifiers.check_length(spec.data, config, spec.latency.length)
+        self.text: LabelledText = labelled.read(spec.data, spec.budget.proxy_fraction, self.source.tokenizer, narrate)
         self.teacher: Classifier = self.open_teacher()
         self.held_logits = self.teacher_logits(self.text.held_out, "the held-out part")
         self.constant = self._constant()
@@ -70,12 +75,12 @@ class ClassifierBench(Workbench):
     def open_teacher(self) -> Classifier:
         """The checkpoint, the model's own head, or else the model taught on the examples (once for all studies)."""
         where = self.source
-        if classification.has_head(where, self.text.names):
+        if classifiers.has_head(where, self.text.names):
             folder = where.base if where.checkpoint is None else where.checkpoint
         else:
-            folder = classification.taught(where, self.text, self.teaching(), self.device, self.narrate)
+            folder = classifiers.taught(where, self.text, self.teaching(), self.device, self.narrate)
         self.narrate(f"loading {where.name}", None)
-        return classification.open_classifier(where, folder, self.text.names, self.device)
+        return classifiers.open_classifier(where, folder, self.text.names, self.device)
 
     def teaching(self) -> finetune.Settings:
         """How a teacher without a head is taught. Its seed is fixed, so that studies of all seeds share it."""
@@ -126,14 +131,14 @@ class ClassifierBench(Workbench):
         """
         logits = self.student_logits(student.body, self.text.held_out)
         raw = float(_divergence(self.held_logits, logits.double()))
-        found = classification.figures(logits, self.text.held_out.labels)
-        own = classification.figures(self.held_logits, self.text.held_out.labels)
+        found = classifiers.figures(logits, self.text.held_out.labels)
+        own = classifiers.figures(self.held_logits, self.text.held_out.labels)
         extra = {**found, "teacher_accuracy": own["accuracy"], "teacher_macro_f1": own["macro_f1"]}
         return Score(raw / self.constant, raw, extra)
 
     def student_logits(self, body: torch.nn.Module, examples: Examples) -> Tensor:
         """float32 [examples, classes] on the CPU, in eval mode."""
-        return classification.logits_of(body, examples, self.text.pad_id)
+        return classifiers.logits_of(body, examples, self.text.pad_id)
 
     def timed(self, student: Student | None) -> Callable[[], None]:
         """One classification of the spec's batch and length, all tokens real, head included."""
@@ -148,7 +153,7 @@ class ClassifierBench(Workbench):
         def once() -> None:
             with (
                 torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)),
+                torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)),
             ):
                 model(**inputs)
 
@@ -161,10 +166,10 @@ class ClassifierBench(Workbench):
         return {name: getattr(config, name, None) for name in names} | {
             "classes": len(self.text.names),
             "batch": list(self._timed["input_ids"].shape),
-            "bf16": teacher.autocasts(self.device),
+            "bf16": devices.autocasts(self.device),
         }
 
-    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
         """`classification`: figures and confusion table of student and teacher on the held-out part and on the test
         part, parameters of both, and the MiB of their weights on the disk."""
         narrate("scoring student and teacher", None)
@@ -180,8 +185,8 @@ class ClassifierBench(Workbench):
                 taught = self.teacher_logits(examples, f"the {part.replace('_', '-')} part")
                 found[part] = {
                     "examples": len(examples),
-                    "student": classification.report(own, examples.labels),
-                    "teacher": classification.report(taught, examples.labels),
+                    "student": classifiers.report(own, examples.labels),
+                    "teacher": classifiers.report(taught, examples.labels),
                 }
         return {"classification": found}
 
@@ -211,7 +216,7 @@ class ClassifierBench(Workbench):
             "proxy_tokens": self.text.proxy.tokens,
             "held_out_tokens": self.text.held_out.tokens,
             "constant_divergence": self.constant,
-            "teacher_accuracy": classification.figures(self.held_logits, self.text.held_out.labels)["accuracy"],
+            "teacher_accuracy": classifiers.figures(self.held_logits, self.text.held_out.labels)["accuracy"],
         }
 
 
@@ -251,8 +256,8 @@ class ClassifierTraining(Stepwise):
     def step_loss(self, rows: Tensor, step: int) -> Tensor:
         device = self.bench.device
         batch = labelled.padded(self.examples, rows.numpy(), self.text.pad_id)
-        with torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)):
-            logits = self.student.body(**classification.tensors(batch, device)).logits
+        with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
+            logits = self.student.body(**classifiers.tensors(batch, device)).logits
         labels = torch.from_numpy(batch.labels).to(device)
         taught = None if self._teacher is None else self._teacher[rows].to(device)
         return self.loss(logits.float(), labels, taught).mean()

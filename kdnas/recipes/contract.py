@@ -9,39 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdnas.errors import UsageError
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import StudySpec
-
-Narrate = Callable[[str, float | None], None]
-"""What is going on, in a few words, and how far it is (0 … 1, None where unknown)."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a student does on the held-out part. `extra` holds the recipe's own figures (accuracy, perplexity …)."""
-
-    loss: float  # normalised: 0 matches the teacher, 1 is no better than a constant prediction
-    raw_loss: float
-    extra: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One finished epoch of a distillation, as reported while it goes on."""
-
-    epoch: int  # from 1
-    epochs: int
-    score: Score  # on the held-out part, in eval mode
-    train_loss: float  # mean over the epoch's steps, raw
-    seconds: float  # since the distillation began
-    tokens: int  # real tokens trained on so far
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import StudySpec
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+from kdnas.training.contract import Score, Student, Training
 
 
 @dataclass(frozen=True)
@@ -53,50 +31,6 @@ class Description:
     notes: tuple[str, ...] = ()
     cache_bytes_per_token: int | None = None  # of the teacher's outputs, where they are kept
     flops_per_token: Callable[[Candidate], float] | None = None  # of the student's forward pass, about
-
-
-@dataclass
-class Student:
-    """A student on the bench: the body that is timed and saved, and what only its training needs (projections)."""
-
-    body: torch.nn.Module
-    aids: torch.nn.Module | None = None
-
-    @property
-    def size(self) -> int:
-        """Parameters of the body, shared ones counted once."""
-        return sum(p.numel() for p in self.body.parameters())
-
-    def modules(self) -> torch.nn.ModuleList:
-        """All that is trained."""
-        return torch.nn.ModuleList([self.body] if self.aids is None else [self.body, self.aids])
-
-
-OnStep = Callable[[int, int], None]
-"""Called after each step with steps done and steps in all; what it raises ends the training there."""
-
-
-class Training(ABC):
-    """One distillation of one student, epoch by epoch, that can be written down and taken up again.
-
-    The learning-rate schedule is laid over `epochs` from the start, so that stopping after some of them and going
-    on later is the same training. The order of the batches and all dropout come from the seed and the epoch's number.
-    """
-
-    epochs: int
-    done: int  # finished epochs
-
-    @abstractmethod
-    def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
-        """Train one epoch and score the student on the held-out part."""
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Weights, aids and optimiser moments as tensors, the rest as plain JSON values; taken between epochs."""
-
-    @abstractmethod
-    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Take up what `state` gave: what follows equals the uninterrupted training to the last bit on CPU."""
 
 
 class Workbench(ABC):
@@ -144,7 +78,7 @@ class Workbench(ABC):
     def provenance(self) -> dict[str, Any]:
         """Fingerprints of teacher and data, cache decision, number of proxy and held-out tokens."""
 
-    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
         """What is measured once, on a finished student that `save` has just written into `folder`: JSON values by name
         for its `kdnas.json` (scores beside the teacher's, say). Smaller forms of it may be written below `folder`."""
         return {}
@@ -181,5 +115,5 @@ class Recipe(ABC):
         """The space and the teacher from the teacher's configuration alone. Raises UsageError for what cannot work."""
 
     @abstractmethod
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> Workbench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
         """Load the teacher and the data, build or open the caches."""

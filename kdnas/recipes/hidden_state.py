@@ -8,8 +8,6 @@ only. Knows no strategy, no store and no screen.
 from __future__ import annotations
 
 import json
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,30 +20,28 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from kdnas import data, teacher
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.recipes import encoders, fitting, heads
-from kdnas.recipes.contract import (
-    Description,
-    Epoch,
-    Narrate,
-    OnStep,
-    Recipe,
-    Score,
-    Student,
-    Training,
-    Workbench,
-)
-from kdnas.recipes.encoder_space import sizes_of, space_of
-from kdnas.recipes.encoders import Family, Sizes
-from kdnas.recipes.layers import last, spread, uniform
-from kdnas.space import Candidate
-from kdnas.spec import HiddenStateRecipe, StudySpec
+from kdnas.data import chunks as chunking
+from kdnas.data import tokens as tokenising
+from kdnas.measuring import devices
+from kdnas.models import classifier_head, encoders, least_squares_init
+from kdnas.models import open as opening
+from kdnas.models.encoders import Family, Sizes
+from kdnas.models.layer_choice import last, spread, uniform
+from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.recipes.spaces.encoder import sizes_of, space_of
+from kdnas.study.space import Candidate
+from kdnas.study.spec import HiddenStateRecipe, StudySpec
+from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.system.progress import Progress
+from kdnas.teachers import encoder, hidden_state_cache
+from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
+from kdnas.training.loop import clip, rate
+from kdnas.training.losses.hidden_states import Projections
+from kdnas.training.prefetch import ahead
 
 CUTS = {"spread": spread, "every-kth": uniform}
 STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
 SOLVE_TOKENS = 65_536  # most tokens from which the projections are solved
-RIDGE = 1.0  # times states over tokens
 SCORE_BATCH = 32
 WEIGHTS, BATCHES, OFFSETS = 1, 2, 3  # purposes of random numbers
 
@@ -64,7 +60,7 @@ class HiddenState(Recipe):
     families = tuple(encoders.FAMILIES)
 
     def describe(self, spec: StudySpec) -> Description:
-        config, family = teacher.read_config(spec.teacher)
+        config, family = encoder.read_config(spec.teacher)
         own = family.sizes(config)
         _check_lengths(spec, family, config)
         facts = {
@@ -87,7 +83,7 @@ class HiddenState(Recipe):
             flops_per_token=lambda candidate: _flops(sizes_of(candidate), own, spec.data.length),
         )
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> HiddenStateBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> HiddenStateBench:
         return HiddenStateBench(spec, device, narrate)
 
 
@@ -103,26 +99,26 @@ def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
 class HiddenStateBench(Workbench):
     """Teacher, chunks and cached hidden states, shared by all candidates of a process."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         self.spec, self.device, self._narrate = spec, device, narrate
         assert isinstance(spec.recipe, HiddenStateRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
-        self.teacher = teacher.load(spec.teacher, device, narrate)
+        self.teacher = encoder.load(spec.teacher, device, narrate)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
         self.space = space_of(spec.space, self.own)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
-        self.chunks = data.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, narrate)
+        self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, narrate)
         self._proxy_ids = torch.from_numpy(self.chunks.proxy)
         self._held_ids = torch.from_numpy(self.chunks.held_out)
         passes = spec.budget.epochs * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, passes, "the proxy set")
         self.held_out = self._states(self._held_ids, passes, "the held-out part")
-        self._full: teacher.HiddenStates | None = None
-        self._worth = teacher.worth(self.teacher, self._proxy_ids)
-        self._moments = teacher.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
+        self._full: hidden_state_cache.HiddenStates | None = None
+        self._worth = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
+        self._moments = hidden_state_cache.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
         self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
         self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
         self._buffers = {
@@ -134,13 +130,13 @@ class HiddenStateBench(Workbench):
         shape = (spec.latency.batch_size, spec.latency.length)
         usual = self.chunks.train[:, 1:-1]
         ids = rng.choice(usual[:64].reshape(-1), size=shape)
-        ids[:, 0], ids[:, -1] = data.special_tokens(self.teacher.tokenizer)
+        ids[:, 0], ids[:, -1] = tokenising.special_tokens(self.teacher.tokenizer)
         self._timed_ids = torch.from_numpy(ids).to(device)
 
     def _states(
         self, ids: torch.Tensor, passes: int, what: str, layers: Sequence[int] | None = None
-    ) -> teacher.HiddenStates:
-        return teacher.hidden_states(
+    ) -> hidden_state_cache.HiddenStates:
+        return hidden_state_cache.hidden_states(
             self.teacher,
             ids,
             self.layers if layers is None else layers,
@@ -173,16 +169,16 @@ class HiddenStateBench(Workbench):
         cut = encoders.Cut(self.family, self.teacher.config, sizes, self._worth, sources)
         if self._moments is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
-        weights = fitting.taken_over(self._weights, cut, self._moments)
+        weights = least_squares_init.taken_over(self._weights, cut, self._moments)
         body = encoders.inherit(values, weights, self._buffers).to(self.device)
-        fitting.solve_blocks(body, self.teacher.body, cut, fitting.sample(self._proxy_ids))
+        least_squares_init.solve_blocks(body, self.teacher.body, cut, least_squares_init.sample(self._proxy_ids))
         return body
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
         states = self._full_states(student, epochs) if full else self.proxy
         return HiddenStateTraining(self, student, states, epochs, seed)
 
-    def _full_states(self, student: Student, epochs: int) -> teacher.HiddenStates:
+    def _full_states(self, student: Student, epochs: int) -> hidden_state_cache.HiddenStates:
         """Of the whole training part, and only the layers that this student learns from."""
         first, second = self.targets_of(student.body)
         layers = sorted({*first, *second})
@@ -239,7 +235,7 @@ class HiddenStateBench(Workbench):
         def once() -> None:
             with (
                 torch.inference_mode(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=teacher.autocasts(self.device)),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=devices.autocasts(self.device)),
             ):
                 body(input_ids=ids)
 
@@ -252,7 +248,7 @@ class HiddenStateBench(Workbench):
             "teacher": asdict(self.own),
             "student": None if candidate is None else asdict(sizes_of(candidate)),
             "batch": list(self._timed_ids.shape),
-            "bf16": teacher.autocasts(self.device),
+            "bf16": devices.autocasts(self.device),
         }
         return json.dumps(keep, sort_keys=True)
 
@@ -273,7 +269,7 @@ class HiddenStateBench(Workbench):
         whole = self._classifier()
         if whole is not None:
             ids = torch.from_numpy(self.chunks.train)
-            made = heads.classifier(whole, self.family, config, weights, taken_over, ids)
+            made = classifier_head.classifier(whole, self.family, config, weights, taken_over, ids)
             weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
         config.save_pretrained(folder)
         from safetensors.torch import save_file
@@ -282,19 +278,19 @@ class HiddenStateBench(Workbench):
         self.teacher.tokenizer.save_pretrained(folder)
 
     def _classifier(self) -> Any | None:
-        return heads.of_teacher(self.teacher, teacher.locate(self.spec.teacher))
+        return encoder.classifier_of(self.teacher, opening.locate(self.spec.teacher))
 
-    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
         """`head`, of a teacher that classifies: its labels, and the share of held-out chunks on which the two agree."""
         whole = self._classifier()
         if whole is None:
             return {}
         narrate("scoring its head", None)
-        made = heads.opened(folder, self.device)
+        made = classifier_head.opened(folder, self.device)
         labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
-        return {"head": {"labels": labels, "agreement": heads.agreement(made, whole, self._held_ids)}}
+        return {"head": {"labels": labels, "agreement": classifier_head.agreement(made, whole, self._held_ids)}}
 
-    def _pooler(self, taken_over: heads.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random
         one."""
         own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
@@ -316,7 +312,7 @@ class HiddenStateBench(Workbench):
         if self._init != "fitted":
             return weight[:, kept], bias
         given, offset = (part[-1][..., self.own.width :].cpu() for part in (aids.weight, aids.bias))
-        return fitting.reading(weight, bias, given.t(), offset)
+        return least_squares_init.reading(weight, bias, given.t(), offset)
 
     def family_values(self, body: torch.nn.Module) -> dict[str, Any]:
         return encoders.config_values(self.family, self.teacher.config, self.family.sizes(body.config))  # type: ignore[arg-type]
@@ -346,7 +342,7 @@ class HiddenStateBench(Workbench):
 
 def forward(body: torch.nn.Module, device: torch.device, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Block outputs [rows, length, hidden] of a student, embeddings left out."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=teacher.autocasts(device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
         out = body(**inputs, output_hidden_states=True)
     return tuple(out.hidden_states[1:])
 
@@ -358,92 +354,6 @@ def _projections(student: Student) -> Projections:
 
 def _draw(*path: int) -> int:
     return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> 1)
-
-
-class Projections(torch.nn.Module):
-    """One linear layer H_S → 2·H_T for each student layer.
-
-    One for each rather than one for all: layers differ in basis and scale, and a shared one would make the
-    student's layers alike for the projection's sake. It costs the same arithmetic.
-    """
-
-    def __init__(self, layers: int, width: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(layers, width, outputs))
-        self.bias = torch.nn.Parameter(torch.zeros(layers, outputs))
-
-    def squared_errors(
-        self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor
-    ) -> torch.Tensor:
-        """Sums of squared differences from the two targets [2], over rows, positions and dimensions."""
-        squares = self._difference(layer, output, first, second).square()
-        half = squares.shape[1] // 2
-        return torch.stack([squares[:, :half].sum(), squares[:, half:].sum()])
-
-    def _difference(self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        flat = output.flatten(0, 1).float()
-        made = torch.addmm(self.bias[layer], flat, self.weight[layer])
-        half = made.shape[1] // 2
-        made[:, :half] -= first.flatten(0, 1).to(made.device)
-        made[:, half:] -= second.flatten(0, 1).to(made.device)
-        return made
-
-    def loss(
-        self, outputs: Sequence[torch.Tensor], firsts: Sequence[torch.Tensor], seconds: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """Mean squared error over the given tokens, both targets, all layers; differentiable in outputs and weights.
-
-        Each step gives every STRIDE-th token of all layers: neighbouring tokens' errors are alike, and the
-        projections (with the reading of targets) would otherwise cost a third of a narrow student's own arithmetic.
-        """
-        weights, biases = self.weight.unbind(0), self.bias.unbind(0)
-        loss: torch.Tensor = sum(
-            _Fit.apply(output, weight, bias, first, second)
-            for output, weight, bias, first, second in zip(outputs, weights, biases, firsts, seconds, strict=True)
-        )
-        return loss / len(outputs)
-
-    @torch.no_grad()
-    def solve(self, layer: int, gram: torch.Tensor, cross: torch.Tensor, tokens: int) -> None:
-        """The least-squares projection from normal equations with a constant column: [H+1, H+1] and [H+1, 2·H_T].
-
-        The ridge falls with the number of tokens: from few of them 2·H_T regressions on H_S states fit noise.
-        """
-        ridge = gram.diagonal()[:-1].mean() * (RIDGE * len(gram) / tokens)
-        gram = gram.clone()
-        gram.diagonal()[:-1] += ridge
-        found = torch.linalg.solve(gram, cross)
-        self.weight[layer].copy_(found[:-1])
-        self.bias[layer].copy_(found[-1])
-
-
-class _Fit(torch.autograd.Function):
-    """Mean squared error of one projection. Its gradients are made at once from the difference, which is never kept."""
-
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> torch.Tensor:
-        output, weight, bias, first, second = given
-        flat = output.flatten(0, 1)
-        half = weight.shape[1] // 2
-        with torch.autocast(flat.device.type, enabled=False):
-            work = torch.bfloat16 if teacher.autocasts(flat.device) else torch.float32
-            flat, narrow = flat.to(work), weight.to(work)
-            difference = torch.addmm(bias.to(work), flat, narrow)
-            difference[:, :half] -= first.flatten(0, 1)
-            difference[:, half:] -= second.flatten(0, 1)
-            figures = difference.numel()
-            loss = torch.linalg.vector_norm(difference, dtype=torch.float32).square() / figures
-            scale = 2.0 / figures
-            ctx.save_for_backward(
-                torch.mm(difference, narrow.t()).mul_(scale).view_as(output).to(output.dtype),
-                torch.mm(flat.t(), difference).mul_(scale).to(weight.dtype),
-                difference.sum(0, dtype=torch.float32).mul_(scale),
-            )
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
-        return (*(saved * upstream[0] for saved in ctx.saved_tensors), None, None)
 
 
 @dataclass(frozen=True)
@@ -468,7 +378,7 @@ class HiddenStateTraining(Training):
     """
 
     def __init__(
-        self, bench: HiddenStateBench, student: Student, states: teacher.HiddenStates, epochs: int, seed: int
+        self, bench: HiddenStateBench, student: Student, states: hidden_state_cache.HiddenStates, epochs: int, seed: int
     ) -> None:
         self.bench, self.student, self.epochs, self.seed, self.done = bench, student, epochs, seed, 0
         self._states, self._ids = states, states.ids
@@ -574,7 +484,7 @@ class HiddenStateTraining(Training):
         offsets = np.random.default_rng(np.random.SeedSequence([self.seed, OFFSETS, self.done]))
         plan = [(rows, slice(int(offsets.integers(STRIDE)), None, STRIDE)) for rows in order.split(self._batch)]
         if self.bench.device.type == "cuda" and self._states.decision.place != "recompute":
-            yield from _ahead(lambda part: self._ready(*part), plan)
+            yield from ahead(lambda part: self._ready(*part), plan)
         else:
             for part in plan:
                 yield self._ready(*part)
@@ -635,56 +545,6 @@ class HiddenStateTraining(Training):
         self._tokens = int(facts["tokens"])
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak step size at a step counted from 0: linear rise over `warmup`, then linear fall to 0."""
-    rise = max(1, round(warmup * steps)) if warmup > 0 else 0
-    if step < rise:
-        return (step + 1) / rise
-    return max(0.0, (steps - step) / max(1, steps - rise))
-
-
-@torch.no_grad()
-def clip(parameters: Sequence[torch.nn.Parameter], largest: float) -> None:
-    """Scale the gradients down to a norm of `largest`; on the CPU gradients within it are not touched at all."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if norm.is_cuda or float(norm) > largest:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-
-
 def _compact(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows, places = torch.unique(ids, return_inverse=True)
     return rows, places
-
-
-def _ahead(make: Callable[[Any], _Ready], plan: Sequence[Any]) -> Iterator[_Ready]:
-    """The batches of a plan, made by a thread two ahead of their use."""
-    ready: queue.Queue[_Ready | BaseException] = queue.Queue(maxsize=2)
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            for part in plan:
-                made = make(part)
-                while not stop.is_set():
-                    try:
-                        ready.put(made, timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
-                if stop.is_set():
-                    return
-        except BaseException as error:
-            ready.put(error)
-
-    thread = threading.Thread(target=work, daemon=True, name="batches")
-    thread.start()
-    try:
-        for _ in plan:
-            made = ready.get()
-            if isinstance(made, BaseException):
-                raise made
-            yield made
-    finally:
-        stop.set()
-        thread.join()

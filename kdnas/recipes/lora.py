@@ -18,19 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas import adapters, classification, labelled, teacher
-from kdnas.adapters import Adapters, Base
-from kdnas.classification import Classifier
-from kdnas.errors import BadOptionError, nearest
-from kdnas.labelled import Examples
-from kdnas.recipes import encoders, soft_labels
+from kdnas.data import labelled
+from kdnas.data.labelled import Examples
+from kdnas.models import encoders, lora_adapters
+from kdnas.models import open as opening
+from kdnas.models.encoders import Family, Sizes
+from kdnas.models.lora_adapters import Adapters, Base
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining, described
-from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
-from kdnas.recipes.encoders import Family, Sizes
-from kdnas.recipes.narrowing import choices_of, dimension, require_whole
-from kdnas.recipes.stepwise import draw
-from kdnas.space import Candidate, Ceiling, Dimension, SearchSpace, Value
-from kdnas.spec import LoraRecipe, SpaceSpec, StudySpec, TeacherSpec
+from kdnas.recipes.contract import Description, Recipe
+from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
+from kdnas.study.space import Candidate, Ceiling, Dimension, SearchSpace, Value
+from kdnas.study.spec import LoraRecipe, SpaceSpec, StudySpec, TeacherSpec
+from kdnas.system.errors import BadOptionError, nearest
+from kdnas.system.progress import Progress
+from kdnas.teachers import classifier as classifiers
+from kdnas.teachers.classifier import Classifier
+from kdnas.training.contract import Score, Student
+from kdnas.training.loop import draw
+from kdnas.training.losses import soft_labels
 
 WEIGHTS = 1  # purpose of random numbers
 ORDER = ("r", "lora_alpha", "adapted_layers", "placement", "target_modules", "lora_dropout")
@@ -77,7 +82,7 @@ def space_of(spec: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> Sear
         "adapted_layers": tuple(sorted({ceil(total * k / 4) for k in range(1, 5)})),
         # What stands higher than the others leaves nothing to cut off.
         "placement": PLACEMENTS[:1] if part.truncate else PLACEMENTS,
-        "target_modules": adapters.PARTS,
+        "target_modules": lora_adapters.PARTS,
         "lora_dropout": DROPOUTS,
     }
     choices = {name: _with(values, usual[name]) for name, values in choices.items()}
@@ -103,7 +108,7 @@ def space_of(spec: SpaceSpec, part: LoraRecipe, sizes: Sizes, head: int) -> Sear
     factors = {
         "r": cast(tuple[int, ...], made["r"].choices),
         "adapted_layers": cast(tuple[int, ...], made["adapted_layers"].choices),
-        "target_modules": tuple(adapters.cost(sizes, str(m)) for m in made["target_modules"].choices),
+        "target_modules": tuple(lora_adapters.cost(sizes, str(m)) for m in made["target_modules"].choices),
     }
     return SearchSpace(tuple(made.values()), Ceiling(limit, head, factors, "r"))
 
@@ -124,19 +129,17 @@ def _check(name: str, value: Value, total: int) -> None:
         raise BadOptionError(field, problem, "Give more than 0.")
     if name == "lora_dropout" and not (isinstance(value, int | float) and 0 <= value < 1):
         raise BadOptionError(field, problem, "Give 0 to below 1.")
-    known = {"placement": PLACEMENTS, "target_modules": adapters.PARTS}.get(name)
+    known = {"placement": PLACEMENTS, "target_modules": lora_adapters.PARTS}.get(name)
     if known is not None and value not in known:
         raise BadOptionError(field, f"{name} = {value!r} is not known.", nearest(str(value), known))
 
 
-def _make_fit(
-    choices: dict[str, tuple[Value, ...]], given: set[str], sizes: Sizes, head: int, limit: int
-) -> None:
+def _make_fit(choices: dict[str, tuple[Value, ...]], given: set[str], sizes: Sizes, head: int, limit: int) -> None:
     """Leave out what does not fit at the lowest rank, parts of a layer first; what the user asked for is refused."""
     while True:
         rank, layers = min(cast(Any, choices["r"])), max(cast(Any, choices["adapted_layers"]))
-        dearest = max(choices["target_modules"], key=lambda m: adapters.cost(sizes, str(m)))
-        count = head + rank * layers * adapters.cost(sizes, str(dearest))
+        dearest = max(choices["target_modules"], key=lambda m: lora_adapters.cost(sizes, str(m)))
+        count = head + rank * layers * lora_adapters.cost(sizes, str(dearest))
         if count <= limit:
             return
         if "target_modules" not in given and len(choices["target_modules"]) > 1:
@@ -207,11 +210,11 @@ class Lora(Recipe):
     families = tuple(name for name, family in encoders.FAMILIES.items() if not family.shared_layers)
 
     def describe(self, spec: StudySpec) -> Description:
-        adapters.require()
+        lora_adapters.require()
         _, facts = described(spec)
         config, family, sizes = self._base(spec)
         part = lora_part(spec)
-        space = space_of(spec.space, part, sizes, adapters.head_size(config))
+        space = space_of(spec.space, part, sizes, lora_adapters.head_size(config))
         length = spec.data.length
         return Description(space, facts, flops_per_token=lambda point: _flops(point, part, family, sizes, length))
 
@@ -225,12 +228,12 @@ class Lora(Recipe):
 
     def _base(self, spec: StudySpec) -> tuple[Any, Family, Sizes]:
         where = _student_spec(spec)
-        folder = teacher.locate(where, config_only=True)
-        config = classification.config_of(folder, where.model)
-        family = adapters.family_of(config, where.model)
+        folder = opening.locate(where, config_only=True)
+        config = classifiers.config_of(folder, where.model)
+        family = lora_adapters.family_of(config, where.model)
         return config, family, family.sizes(config)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> LoraBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> LoraBench:
         return LoraBench(spec, device, narrate)
 
 
@@ -269,20 +272,20 @@ class LoraStudent(Student):
 class LoraBench(ClassifierBench):
     """Teacher, its logits, and the base of all students."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         self.part = lora_part(spec)
         self._taught: tuple[Sizes, Adapters] | None = None  # the teacher's base and adapters, where it was taught here
         Lora().describe(spec)  # what cannot be is said before a teacher is taught
         super().__init__(spec, device, narrate)
         where = _student_spec(spec)
-        folder = teacher.locate(where, narrate)
-        self.base: Base = adapters.open_base(folder, where.model, self.text.names, device)
-        self._named_base = adapters.public_name(where.model)
+        folder = opening.locate(where, narrate)
+        self.base: Base = lora_adapters.open_base(folder, where.model, self.text.names, device)
+        self._named_base = lora_adapters.public_name(where.model)
         # Another base may split text otherwise; the examples, their order and their sides are the same.
         self.tokenizer, self.own_text = self.source.tokenizer, self.text
         if self.part.student is not None:
-            self.tokenizer = teacher.open_tokenizer(folder, where.model)
-            classification.check_length(spec.data, self.base.config, spec.latency.length)
+            self.tokenizer = opening.open_tokenizer(folder, where.model)
+            classifiers.check_length(spec.data, self.base.config, spec.latency.length)
             self.own_text = labelled.read(spec.data, spec.budget.proxy_fraction, self.tokenizer, narrate)
         self.space = space_of(spec.space, self.part, self.base.sizes, self.base.head_size)
         self._plain: dict[int, torch.nn.Module] = {}
@@ -296,10 +299,10 @@ class LoraBench(ClassifierBench):
     def open_teacher(self) -> Classifier:
         """The checkpoint, the model's own head, or else the base with adapters taught on the examples."""
         where = self.source
-        if where.checkpoint is not None or classification.has_head(where, self.text.names):
+        if where.checkpoint is not None or classifiers.has_head(where, self.text.names):
             return super().open_teacher()
-        config = classification.config_of(where.base, where.name)
-        family = adapters.family_of(config, where.name)
+        config = classifiers.config_of(where.base, where.name)
+        family = lora_adapters.family_of(config, where.name)
         total = family.sizes(config).layers
         count = usual_layers(total, self.part.teacher_layers, 2 / 3, "recipe.teacher_layers")
         own = Adapters(
@@ -312,14 +315,14 @@ class LoraBench(ClassifierBench):
         settings = self.teaching()
 
         def adapt(model: torch.nn.Module) -> tuple[torch.nn.Module, set[str]]:
-            made = adapters.put(model, family, own, settings.seed)
+            made = lora_adapters.put(model, family, own, settings.seed)
             return made, {n for n, p in made.named_parameters() if p.requires_grad and ".lora_" not in n}
 
         self._taught = family.sizes(config), own
         about = {"lora": json.loads(json.dumps(asdict(own)))}
-        folder = classification.taught(where, self.text, settings, self.device, self.narrate, adapt, about)
+        folder = classifiers.taught(where, self.text, settings, self.device, self.narrate, adapt, about)
         self.narrate(f"loading {where.name}", None)
-        return classification.open_classifier(where, folder, self.text.names, self.device)
+        return classifiers.open_classifier(where, folder, self.text.names, self.device)
 
     # -------------------------------------------------------------------- students
 
@@ -333,7 +336,7 @@ class LoraBench(ClassifierBench):
             "r": own.rank,
             "lora_alpha": own.alpha,
             "lora_dropout": own.dropout,
-            "target_modules": adapters.targets(self.base.family, own.parts),
+            "target_modules": lora_adapters.targets(self.base.family, own.parts),
             "layers_to_transform": list(own.layers),
         }
 
@@ -341,8 +344,8 @@ class LoraBench(ClassifierBench):
         """The base with fresh adapters and head. Raises BadOptionError, with the count, for more than the limit."""
         depth = depth_of(candidate, self.part, self.base.sizes.layers)
         own = adapters_of(candidate, self.base.sizes.layers)
-        model = adapters.adapted(self.base, depth, own, draw(seed, WEIGHTS, 0))
-        require_within(adapters.trainable(model), self.part.max_parameters, self.base.head_size)
+        model = lora_adapters.adapted(self.base, depth, own, draw(seed, WEIGHTS, 0))
+        require_within(lora_adapters.trainable(model), self.part.max_parameters, self.base.head_size)
         return LoraStudent(model.to(self.device), depth=depth)
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> LoraTraining:
@@ -352,7 +355,7 @@ class LoraBench(ClassifierBench):
         for name in ("held_out", "test"):
             if examples is getattr(self.text, name):
                 examples = getattr(self.own_text, name)
-        return classification.logits_of(body, examples, self.own_text.pad_id)
+        return classifiers.logits_of(body, examples, self.own_text.pad_id)
 
     def timed(self, student: Student | None) -> Callable[[], None]:
         """A student as it is served, its adapters merged: the plain model of its depth has the same arithmetic."""
@@ -373,25 +376,29 @@ class LoraBench(ClassifierBench):
 
     def score(self, student: Student) -> Score:
         found = super().score(student)
-        return replace(found, extra={**found.extra, "trainable_parameters": adapters.trainable(student.body)})
+        return replace(found, extra={**found.extra, "trainable_parameters": lora_adapters.trainable(student.body)})
 
     def counts(self, student: Student | None) -> dict[str, int]:
         """As served: adapters merged. What learned is adapters and head."""
         if student is not None:
             served = [p for n, p in student.body.named_parameters() if not passed_over(n)]
             non_zero = sum(int(p.count_nonzero()) for p in served)
-            return {"parameters": student.size, "trainable": adapters.trainable(student.body), "non_zero": non_zero}
+            return {
+                "parameters": student.size,
+                "trainable": lora_adapters.trainable(student.body),
+                "non_zero": non_zero,
+            }
         found = super().counts(None)
         if self._taught is not None:
             sizes, own = self._taught
-            head = adapters.head_size(cast(Any, self.teacher.model).config)
-            found["trainable"] = head + own.rank * len(own.layers) * adapters.cost(sizes, own.parts)
+            head = lora_adapters.head_size(cast(Any, self.teacher.model).config)
+            found["trainable"] = head + own.rank * len(own.layers) * lora_adapters.cost(sizes, own.parts)
         return found
 
     def save(self, student: Student, folder: Path) -> None:
         """Adapter, head, configuration and tokenizer, for `PeftModel.from_pretrained`; a base that was cut too."""
         cut = cast(LoraStudent, student).depth < self.base.sizes.layers
-        adapters.save(student.body, folder, self.tokenizer, self._named_base, truncated=cut)
+        lora_adapters.save(student.body, folder, self.tokenizer, self._named_base, truncated=cut)
 
     def provenance(self) -> dict[str, Any]:
         facts = super().provenance()
@@ -403,9 +410,7 @@ class LoraBench(ClassifierBench):
 class LoraTraining(ClassifierTraining):
     """Adapters and head by both losses."""
 
-    def __init__(
-        self, bench: LoraBench, student: Student, epochs: int, seed: int, *, full: bool, soft: bool
-    ) -> None:
+    def __init__(self, bench: LoraBench, student: Student, epochs: int, seed: int, *, full: bool, soft: bool) -> None:
         super().__init__(bench, student, epochs, seed, full=full, soft=soft)
         self._part, self.text = bench.part, bench.own_text
         self.examples = self.text.train if full else self.text.proxy

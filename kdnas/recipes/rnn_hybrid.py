@@ -18,17 +18,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kdnas import classification, latency
-from kdnas.errors import BadOptionError, nearest
-from kdnas.recipes import classifiers, embeddings, recurrent, smaller, soft_labels
+from kdnas.measuring import device_lock, latency
+from kdnas.models import compression, recurrent, word_vectors
+from kdnas.models.compression import Masks
+from kdnas.models.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
+from kdnas.recipes import classifiers
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
-from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student
-from kdnas.recipes.narrowing import choices_of, dimension, require_whole
-from kdnas.recipes.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
-from kdnas.recipes.smaller import Masks
-from kdnas.recipes.stepwise import draw
-from kdnas.space import Candidate, SearchSpace, Value
-from kdnas.spec import RnnHybridRecipe, SpaceSpec, StudySpec
+from kdnas.recipes.contract import Description, Recipe
+from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
+from kdnas.study.space import Candidate, SearchSpace, Value
+from kdnas.study.spec import RnnHybridRecipe, SpaceSpec, StudySpec
+from kdnas.system.errors import BadOptionError, nearest
+from kdnas.system.progress import Progress
+from kdnas.teachers.classifier import figures
+from kdnas.training.contract import Score, Student
+from kdnas.training.loop import draw
+from kdnas.training.losses import soft_labels
 
 WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
 MODULE = "modeling_recurrent.py"  # in every folder written: the student's classes
@@ -131,7 +136,7 @@ class RnnHybrid(Recipe):
         have none."""
         return {"pruned": 0.0, "bidirectional": False, **config}
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> RnnBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> RnnBench:
         return RnnBench(spec, device, narrate)
 
 
@@ -143,23 +148,23 @@ def part_of(spec: StudySpec) -> RnnHybridRecipe:
 class RnnBench(ClassifierBench):
     """Beside what classifiers share: the embedding rows of the training text and the vectors that they begin with."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         super().__init__(spec, device, narrate)
         self.part = part_of(spec)
         self.space = space_of(spec.space)
-        self.rows = embeddings.rows_of(self.text.train, len(self.source.tokenizer))
-        self._vectors: dict[int, embeddings.Vectors] = {}
+        self.rows = word_vectors.rows_of(self.text.train, len(self.source.tokenizer))
+        self._vectors: dict[int, word_vectors.Vectors] = {}
 
-    def vectors(self, size: int) -> embeddings.Vectors | None:
+    def vectors(self, size: int) -> word_vectors.Vectors | None:
         """The first embeddings [rows, size]; None where students begin with fresh ones."""
         if self.part.embeddings == "random":
             return None
         if size not in self._vectors:
             if self.part.embeddings == "teacher":
                 table: Tensor = self.teacher.model.get_input_embeddings().weight  # type: ignore[operator]
-                self._vectors[size] = embeddings.inherited(table.detach().cpu(), self.rows, size)
+                self._vectors[size] = word_vectors.inherited(table.detach().cpu(), self.rows, size)
             else:
-                self._vectors[size] = embeddings.word2vec(self.text.train, self.rows, size, self.narrate)
+                self._vectors[size] = word_vectors.word2vec(self.text.train, self.rows, size, self.narrate)
         return self._vectors[size]
 
     def configuration(self, candidate: Candidate) -> RecurrentConfig:
@@ -199,7 +204,7 @@ class RnnBench(ClassifierBench):
 
     def score(self, student: Student) -> Score:
         found = super().score(student)
-        return Score(found.loss, found.raw_loss, {**found.extra, "nonzero": float(smaller.nonzero(student.body))})
+        return Score(found.loss, found.raw_loss, {**found.extra, "nonzero": float(compression.nonzero(student.body))})
 
     def shape_key(self, candidate: Candidate | None) -> str:
         keep: dict[str, Any] = {"teacher": self.teacher_shape()}
@@ -223,7 +228,7 @@ class RnnBench(ClassifierBench):
 
     # -------------------------------------------------------------------- a finished student
 
-    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
         """Beside the scores: `forms`, the student as it is, in int8 and without some of its hidden units, each with
         size, latency and scores; `efficiency`, student and teacher under torch's profiler."""
         found = super().finished(student, folder, narrate)
@@ -231,16 +236,16 @@ class RnnBench(ClassifierBench):
         forms = [self._form("as trained", body)]
         if self.device.type == "cpu":
             narrate("measuring the student in int8", None)
-            forms.append(self._form("int8", smaller.int8(body), body))
+            forms.append(self._form("int8", compression.int8(body), body))
         if self.part.remove:
             narrate(f"taking {self.part.remove:.0%} of the hidden units out", None)
-            less = Student(smaller.narrowed(body, self.part.remove))
+            less = Student(compression.narrowed(body, self.part.remove))
             forms.append(self._form("fewer units, as cut", _body(less)))
             self._recover(less)
             forms.append(self._form("fewer units, learned on", _body(less)))
             write(_body(less), self.source.tokenizer, folder / SMALLER)
             if self.device.type == "cpu":
-                forms.append(self._form("fewer units, in int8", smaller.int8(_body(less)), _body(less)))
+                forms.append(self._form("fewer units, in int8", compression.int8(_body(less)), _body(less)))
         narrate("profiling student and teacher", None)
         return {
             **found,
@@ -254,7 +259,7 @@ class RnnBench(ClassifierBench):
         seed = draw(self.spec.seed, WEIGHTS, 1)
         training = HybridTraining(self, less, RECOVERY, seed, full=True)
         for _ in range(RECOVERY):
-            with latency.Turn(self.device) as turn:  # other workers may measure between the steps
+            with device_lock.Turn(self.device) as turn:  # other workers may measure between the steps
                 training.run_epoch(lambda *_: turn.step())
 
     def _form(self, name: str, body: torch.nn.Module, of: torch.nn.Module | None = None) -> dict[str, Any]:
@@ -265,7 +270,7 @@ class RnnBench(ClassifierBench):
         found: dict[str, Any] = {
             "form": name,
             "parameters": sum(p.numel() for p in counted.parameters()),
-            "zeros": smaller.zeros(counted),
+            "zeros": compression.zeros(counted),
             "mib": stored_mib(body),
             "latency_ms": timed.p50,
             "speedup": timed.teacher_p50 / timed.p50,
@@ -274,7 +279,7 @@ class RnnBench(ClassifierBench):
         for part in ("held_out", "test"):
             examples = getattr(self.text, part)
             if len(examples):
-                found[part] = classification.figures(self.student_logits(body, examples), examples.labels)
+                found[part] = figures(self.student_logits(body, examples), examples.labels)
         return found
 
     def _profile(self, body: torch.nn.Module) -> dict[str, Any]:
@@ -291,15 +296,13 @@ class RnnBench(ClassifierBench):
             for _ in range(PROFILED):
                 once()
         rows = seen.key_averages()
-        asked = sum(
-            max(0, row.self_device_memory_usage if cuda else row.self_cpu_memory_usage) for row in rows
-        )
+        asked = sum(max(0, row.self_device_memory_usage if cuda else row.self_cpu_memory_usage) for row in rows)
         return {
             "cpu_ms": sum(row.self_cpu_time_total for row in rows) / 1000 / PROFILED,
             "cuda_ms": sum(row.self_device_time_total for row in rows) / 1000 / PROFILED if cuda else None,
             "memory_mib": asked / PROFILED / 2**20,
             "parameters": sum(p.numel() for p in body.parameters()),
-            "nonzero": smaller.nonzero(body),
+            "nonzero": compression.nonzero(body),
             "mib": stored_mib(body),
             "passes": PROFILED,
         }
@@ -334,9 +337,7 @@ class HybridTraining(ClassifierTraining):
 
     def __init__(self, bench: RnnBench, student: Student, epochs: int, seed: int, *, full: bool) -> None:
         self.part = bench.part
-        super().__init__(
-            bench, student, epochs, seed, full=full, soft=bool(bench.part.soft or bench.part.sequence)
-        )
+        super().__init__(bench, student, epochs, seed, full=full, soft=bool(bench.part.soft or bench.part.sequence))
 
     def undecayed(self) -> list[torch.nn.Parameter]:
         return list(_body(self.student).embeddings.parameters())

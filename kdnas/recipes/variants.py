@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from kdnas.recipes import recipe
-from kdnas.recipes.contract import Description, Narrate, Recipe, Score, Student, Training, Workbench
-from kdnas.space import Candidate, Dimension, SearchSpace
-from kdnas.spec import StudySpec, from_values, variant
+from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.study.space import Candidate, Dimension, SearchSpace
+from kdnas.study.spec import StudySpec, from_values, variant
+from kdnas.system.progress import Progress
+from kdnas.training.contract import Score, Student, Training
 
 NAME = "variant"  # the one dimension
 
@@ -42,14 +44,14 @@ class Variants(Recipe):
         described = [recipe(own.recipe.name).describe(own) for own in studies.values()]
         return Description(SearchSpace((Dimension(NAME, tuple(studies), ordered=False),)), described[0].teacher)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> VariantsBench:
+    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> VariantsBench:
         return VariantsBench(spec, device, narrate)
 
 
 class VariantsBench(Workbench):
     """The benches of the variants, made when they are asked for; the first one's stays, of the others the last."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Narrate) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
         self.spec, self.device, self._narrate = spec, device, narrate
         self.space = SearchSpace((Dimension(NAME, tuple(spec.space.variants), ordered=False),))
         self._benches: dict[str, Workbench] = {}
@@ -62,7 +64,7 @@ class VariantsBench(Workbench):
             for other in [n for n in self._benches if n != self._first]:
                 self._benches.pop(other).close()
             own, _ = resolved(self.spec, name)
-            told: Narrate = lambda words, share: self._narrate(f"{name}: {words}", share)  # noqa: E731
+            told: Progress = lambda words, share: self._narrate(f"{name}: {words}", share)  # noqa: E731
             self._benches[name] = recipe(own.recipe.name).prepare(own, self.device, told)
         return self._benches[name]
 
@@ -101,7 +103,7 @@ class VariantsBench(Workbench):
     def save(self, student: Student, folder: Path) -> None:
         self._own.save(student, folder)
 
-    def finished(self, student: Student, folder: Path, narrate: Narrate) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
         return self._own.finished(student, folder, narrate)
 
     def provenance(self) -> dict[str, Any]:

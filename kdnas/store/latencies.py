@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kdnas.store import tables as t
-from kdnas.store.open import Store
+from kdnas.store.database import Store
 
 
 def lookup(store: Store, device: str, protocol: str, shape: str) -> Mapping[str, Any] | None:
@@ -27,9 +27,7 @@ def remember(store: Store, device: str, protocol: str, shape: str, measured: Map
     """Keeps a measurement; a newer one of the same shape takes its place."""
     c = t.latency.c
     with store.begin() as connection:
-        connection.execute(
-            sa.delete(t.latency).where(c.device == device, c.protocol == protocol, c.shape == shape)
-        )
+        connection.execute(sa.delete(t.latency).where(c.device == device, c.protocol == protocol, c.shape == shape))
         connection.execute(
             t.latency.insert().values(
                 device=device, protocol=protocol, shape=shape, measured=json.dumps(dict(measured)), time=time.time()

@@ -16,12 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from kdnas import __version__
-from kdnas.errors import UsageError
-from kdnas.places import PACKAGE
-from kdnas.spec import from_values, read_toml, to_toml
-from kdnas.store import reader
+from kdnas.store import queries
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
+from kdnas.store.database import Store, open_store
+from kdnas.study.spec import from_values, read_toml, to_toml
+from kdnas.system.errors import UsageError
+from kdnas.system.paths import PACKAGE
 
 FORMAT = "kdnas-recording"
 SPEC, ROWS = "study.toml", "measurements.jsonl"
@@ -32,7 +32,7 @@ LEFT_OUT = {"kdnas_study.spec", "kdnas_episode.state", "kdnas_worker.lock", "kdn
 
 def write(store: Store, name: str, folder: Path) -> None:
     """Record a study into a folder, which is made where there is none."""
-    study = reader.study_row(store, name)
+    study = queries.study_row(store, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(to_toml(from_values(study.spec)), encoding="utf-8")
     lines = [json.dumps({"format": FORMAT, "version": t.SCHEMA_VERSION, "kdnas": __version__, "study": name})]

@@ -6,9 +6,9 @@ import time
 
 import sqlalchemy as sa
 
-from kdnas.store import control
+from kdnas.store import changes
 from kdnas.store import tables as t
-from kdnas.store.open import Store
+from kdnas.store.database import Store
 
 
 def seeds(store: Store, study_id: int, number: int) -> set[int]:
@@ -32,7 +32,7 @@ def add(
 ) -> None:
     """One more evaluation of a trial; the trial's row counts as changed, since its mean has."""
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         connection.execute(
             t.repeat.insert().values(
                 study_id=study_id,

@@ -16,11 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from kdnas.errors import UsageError
-from kdnas.space import Candidate, SearchSpace
-from kdnas.store import control
+from kdnas.store import changes
 from kdnas.store import tables as t
-from kdnas.store.open import Store
+from kdnas.store.database import Store
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.system.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
     s = t.slot.c
     with store.begin() as connection:
         # A worker that waits asks again and again: only what changes something counts as a revision.
-        wanted = control.hold(connection, study_id)
+        wanted = changes.hold(connection, study_id)
         query = sa.select(t.slot).where(s.study_id == study_id, s.state == "free").order_by(s.slot).limit(1)
         if planned_only:
             query = query.where(s.candidate.is_not(None))
@@ -72,7 +72,7 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
                 free=connection.execute(number.where(s.state == "free")).scalar_one(),
                 running=connection.execute(number.where(s.state == "running")).scalar_one(),
             )
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         connection.execute(
             sa.update(t.slot)
             .where(s.study_id == study_id, s.slot == row.slot)
@@ -93,7 +93,7 @@ def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
     s = t.slot.c
     complaints = []
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         known = set(_taken(connection, study_id, -1))
         rows = connection.execute(
             sa.select(s.slot, s.candidate)
@@ -126,9 +126,7 @@ def taken(store: Store, study_id: int, slot: int) -> frozenset[str]:
 
 def _taken(connection: Connection, study_id: int, slot: int) -> frozenset[str]:
     s = t.slot.c
-    query = sa.select(s.candidate_key).where(
-        s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None)
-    )
+    query = sa.select(s.candidate_key).where(s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None))
     return frozenset(connection.execute(query).scalars())
 
 
@@ -153,11 +151,9 @@ def propose(
     """
     s = t.slot.c
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         other = connection.execute(
-            sa.select(s.slot, s.trial, s.state).where(
-                s.study_id == study_id, s.candidate_key == key, s.slot != slot
-            )
+            sa.select(s.slot, s.trial, s.state).where(s.study_id == study_id, s.candidate_key == key, s.slot != slot)
         ).first()
         if other is not None:
             return Clash(other.slot, other.trial, other.state)
@@ -207,7 +203,7 @@ def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, o
     c = t.trial.c
     now = time.time()
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         row = connection.execute(sa.select(t.trial).where(c.study_id == study_id, c.number == of)).one()
         values = dict(row._mapping) | {
             "number": number,
@@ -227,7 +223,7 @@ def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
     """Whatever of a running trial's columns has changed."""
     c = t.trial.c
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         changed = connection.execute(
             sa.update(t.trial)
             .where(c.study_id == study_id, c.number == number, c.state == "running")
@@ -240,7 +236,7 @@ def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **
     """One more finished epoch of a running trial: a point of its curve, and what it changes of the row."""
     c = t.trial.c
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         changed = connection.execute(
             sa.update(t.trial)
             .where(c.study_id == study_id, c.number == number, c.state == "running")
@@ -253,9 +249,7 @@ def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **
 def rate(store: Store, study_id: int) -> tuple[float, float]:
     """α and β now."""
     with store.connect() as connection:
-        row = connection.execute(
-            sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)
-        ).one()
+        row = connection.execute(sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)).one()
     return row.alpha, row.beta
 
 
@@ -263,7 +257,7 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: str, **co
     """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         _require_held(
             connection.execute(
                 sa.update(t.slot)
@@ -295,7 +289,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
     """
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
-        revision = control.bump(connection, study_id)
+        revision = changes.bump(connection, study_id)
         row = connection.execute(
             sa.select(t.slot).where(
                 s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running"
@@ -335,7 +329,7 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
     """The worker found no candidate for the slot."""
     s = t.slot.c
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         connection.execute(
             sa.update(t.slot)
             .where(s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running")
@@ -346,7 +340,7 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
 def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
     """The study ends before its budget, since no candidate is left; unless a slot still runs or must run again."""
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         return _finish_study(connection, study_id, why)
 
 
@@ -361,11 +355,9 @@ def _finish_study(connection: Connection, study_id: int, exhausted: str | None) 
     trials = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()
     ending = exhausted or f"The budget of {trials} trial{'s' if trials != 1 else ''} is spent."
     connection.execute(
-        sa.update(t.study)
-        .where(t.study.c.study_id == study_id)
-        .values(finished=time.time(), ending=ending)
+        sa.update(t.study).where(t.study.c.study_id == study_id).values(finished=time.time(), ending=ending)
     )
-    control.record(connection, study_id, "ended", {"ending": ending})
+    changes.record(connection, study_id, "ended", {"ending": ending})
     return True
 
 

@@ -12,13 +12,13 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 
-from kdnas import liveness
-from kdnas.errors import UsageError
-from kdnas.space import Candidate
-from kdnas.spec import StudySpec, differences, from_values
-from kdnas.store import control, optuna_side, reader
+from kdnas.store import changes, optuna_storage, queries
 from kdnas.store import tables as t
-from kdnas.store.open import Store, creation_lock
+from kdnas.store.database import Store, creation_lock
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec, differences, from_values
+from kdnas.system import liveness
+from kdnas.system.errors import UsageError
 
 
 def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] = ()) -> int:
@@ -42,16 +42,16 @@ def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] 
 
 def delete_study(store: Store, name: str) -> None:
     """Removes a study with all its trials from Optuna's tables and ours. Raises UsageError while a worker lives."""
-    row = reader.study_row(store, name)
+    row = queries.study_row(store, name)
     if row.workers:
         raise UsageError(
             f"The study {name!r} has {row.workers} running worker{'s' if row.workers > 1 else ''}.",
             f"Stop it first: kdnas stop {name}.",
         )
-    storage = optuna_side.optuna_storage(store)
+    storage = optuna_storage.optuna_storage(store)
     with store.begin() as connection:
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
-    with optuna_side.explained(store):
+    with optuna_storage.explained(store):
         optuna.delete_study(study_name=name, storage=storage)
     storage.engine.dispose()
 
@@ -73,14 +73,14 @@ def _require_same(found: Any, spec: StudySpec) -> None:
 
 def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int | None:
     """None where another process was faster."""
-    storage = optuna_side.optuna_storage(store)
-    with optuna_side.explained(store):
+    storage = optuna_storage.optuna_storage(store)
+    with optuna_storage.explained(store):
         try:
-            study_id = storage.create_new_study(optuna_side.directions(spec), spec.name)
+            study_id = storage.create_new_study(optuna_storage.directions(spec), spec.name)
         except DuplicatedStudyError:
             # Left by a process that died between Optuna's rows and ours, or about to get ours from one that lives.
             study_id = storage.get_study_id_from_name(spec.name)
-            if storage.get_study_directions(study_id) != optuna_side.directions(spec):
+            if storage.get_study_directions(study_id) != optuna_storage.directions(spec):
                 storage.delete_study(study_id)
                 return None
         finally:
@@ -103,14 +103,14 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
                 updated=now,
             )
         )
-        control.add_slots(connection, study_id, range(max(spec.budget.trials, len(enqueue))))
+        changes.add_slots(connection, study_id, range(max(spec.budget.trials, len(enqueue))))
         for slot, candidate in enumerate(enqueue):
             connection.execute(
                 sa.update(t.slot)
                 .where(t.slot.c.study_id == study_id, t.slot.c.slot == slot)
                 .values(candidate=json.dumps(candidate), origin="enqueued")
             )
-        control.record(connection, study_id, "created", {"spec": spec.model_dump(mode="json")})
+        changes.record(connection, study_id, "created", {"spec": spec.model_dump(mode="json")})
     return study_id
 
 
@@ -121,7 +121,7 @@ def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, 
     """A row for this process among the study's workers; its number."""
     now = time.time()
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         return int(
             connection.execute(
                 t.worker.insert()
@@ -144,7 +144,7 @@ def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, 
 def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str | None, device: str | None) -> None:
     """The worker lives, and this is what it does."""
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         connection.execute(
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
@@ -156,7 +156,7 @@ def leave(store: Store, study_id: int, worker_id: int, *, device: str | None, er
     """The worker ends, as it should or with an error. `device`: where it worked, also where no heartbeat told it."""
     now = time.time()
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         task = connection.execute(
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
@@ -190,7 +190,7 @@ def wanted(store: Store, study_id: int) -> str:
 def prepared(store: Store, study_id: int, space: str, provenance: str) -> None:
     """What the first worker found when it had prepared. Raises UsageError where the space is no longer the study's."""
     with store.begin() as connection:
-        control.bump(connection, study_id)
+        changes.bump(connection, study_id)
         c = t.study.c
         row = connection.execute(sa.select(c.space, c.provenance).where(c.study_id == study_id)).one()
         if row.space is not None and row.space != space:
@@ -204,6 +204,4 @@ def prepared(store: Store, study_id: int, space: str, provenance: str) -> None:
             .values(space=space, provenance=row.provenance or provenance)
         )
         # What an earlier worker failed of no longer holds.
-        connection.execute(
-            sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None)
-        )
+        connection.execute(sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None))

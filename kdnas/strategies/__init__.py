@@ -12,10 +12,10 @@ from typing import Literal
 
 from optuna.samplers import BaseSampler
 
-from kdnas.errors import UsageError
-from kdnas.seeds import Purpose, generator, number
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import (
+from kdnas.strategies.optuna_space import candidate, distributions, from_parameters, parameters
+from kdnas.strategies.without_replacement import Planned, SpaceExhausted, Unseen, check_room
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import (
     EvolutionStrategy,
     GpStrategy,
     GridStrategy,
@@ -25,8 +25,8 @@ from kdnas.spec import (
     StudySpec,
     TpeStrategy,
 )
-from kdnas.strategies.translation import candidate, distributions, from_parameters, parameters
-from kdnas.strategies.unseen import Planned, SpaceExhausted, Unseen, check_room
+from kdnas.system.errors import UsageError
+from kdnas.system.seeds import Purpose, generator, number
 
 __all__ = [
     "SpaceExhausted",

@@ -13,10 +13,10 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import EvolutionStrategy
-from kdnas.strategies.translation import from_parameters
-from kdnas.strategies.unseen import WholeSampler, draw
+from kdnas.strategies.optuna_space import from_parameters
+from kdnas.strategies.without_replacement import WholeSampler, draw
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import EvolutionStrategy
 
 STEPS = 16  # changes in a row, each of one dimension, before chance decides
 

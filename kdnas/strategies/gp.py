@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import GpStrategy
-from kdnas.strategies.translation import from_parameters, parameters
-from kdnas.strategies.unseen import draw
+from kdnas.strategies.optuna_space import from_parameters, parameters
+from kdnas.strategies.without_replacement import draw
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import GpStrategy
 
 POOL = 2048  # candidates among which the acquisition is maximised; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space

@@ -5,8 +5,8 @@ from __future__ import annotations
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from kdnas.space import Candidate
-from kdnas.strategies.unseen import SpaceExhausted, WholeSampler
+from kdnas.strategies.without_replacement import SpaceExhausted, WholeSampler
+from kdnas.study.space import Candidate
 
 
 class GridSampler(WholeSampler):

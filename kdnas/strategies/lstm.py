@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from kdnas.seeds import Purpose, generator, number
-from kdnas.space import Candidate, SearchSpace
-from kdnas.spec import LstmStrategy
-from kdnas.strategies.unseen import SpaceExhausted, draw
+from kdnas.strategies.without_replacement import SpaceExhausted, draw
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import LstmStrategy
+from kdnas.system.seeds import Purpose, generator, number
 
 MEMBERS = 5  # controllers of `ours`
 STEPS = 60  # training steps of `ours` in one episode

@@ -8,8 +8,8 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from kdnas.space import Candidate, SearchSpace
-from kdnas.strategies.unseen import WholeSampler, draw
+from kdnas.strategies.without_replacement import WholeSampler, draw
+from kdnas.study.space import Candidate, SearchSpace
 
 
 class RandomSampler(WholeSampler):

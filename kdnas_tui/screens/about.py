@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from kdnas.spec import flatten, from_values, to_toml
-from kdnas.store.rows import EventRow, WorkerRow
+from kdnas.study.rows import EventRow, WorkerRow
+from kdnas.study.spec import flatten, from_values, to_toml
 from kdnas_tui import words
 from kdnas_tui.screens.frame import bindings
 from kdnas_tui.screens.page import Contents, Page, Pairs
@@ -68,9 +68,7 @@ def event_line(event: EventRow) -> tuple[str, str]:
     detail: dict[str, Any] = dict(event.detail)
     old, new = detail.get("from"), detail.get("to")
     if event.kind == "reward" and isinstance(old, dict) and isinstance(new, dict):
-        says = (
-            f"α {words.signed(old['alpha'])} → {words.signed(new['alpha'])}, β {old['beta']:g} → {new['beta']:g}"
-        )
+        says = f"α {words.signed(old['alpha'])} → {words.signed(new['alpha'])}, β {old['beta']:g} → {new['beta']:g}"
     elif "to" in detail:
         says = f"{event.kind}: {old} → {new}"
     else:

@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from kdnas.errors import KdnasError
+from kdnas.system.errors import KdnasError
 from kdnas_tui.screens.frame import LaidOutOnce
 from kdnas_tui.widgets.field import Field
 

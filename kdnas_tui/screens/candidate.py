@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from kdnas.ranking import Scored
-from kdnas.store.rows import CurvePoint
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import CurvePoint
 from kdnas_tui import words
 from kdnas_tui.screens.frame import bindings
 from kdnas_tui.screens.page import Contents, Page, Pairs
@@ -64,7 +64,7 @@ class CandidateScreen(Page):
 
 def as_json(scored: Scored) -> str:
     """A candidate as an export writes it."""
-    from kdnas.export import candidate
+    from kdnas.study.export import candidate
 
     return json.dumps(candidate(scored), indent=2, ensure_ascii=False) + "\n"
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Static
 
-from kdnas.export import candidate
-from kdnas.ranking import Scored
+from kdnas.study.export import candidate
+from kdnas.study.ranking import Scored
 from kdnas_tui import words
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings

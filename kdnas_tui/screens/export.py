@@ -12,8 +12,8 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from kdnas.errors import KdnasError, UsageError
-from kdnas.filter import parse
+from kdnas.study.filter import parse
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import words
 from kdnas_tui.screens.frame import Frame, bindings
 from kdnas_tui.widgets.field import Field
@@ -101,7 +101,7 @@ class ExportScreen(Frame):
             raise UsageError(f"{path} is a folder.", "Name a file in it.")
         if not path.parent.is_dir():
             raise UsageError(f"The folder {path.parent} does not exist.", "Make it first, or name another.")
-        from kdnas.export import style_of
+        from kdnas.study.export import style_of
 
         style_of(path)
         return path
@@ -149,8 +149,8 @@ class ExportScreen(Frame):
         provenance = self._study.provenance
 
         def write() -> None:
-            from kdnas import export
-            from kdnas.atomic import write_atomically
+            from kdnas.study import export
+            from kdnas.system.files import write_atomically
 
             chosen = [board.at(place) for place in places]
             body = export.document(study, chosen, alpha=study.alpha, beta=study.beta, provenance=provenance)

@@ -15,10 +15,11 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Static
 
-from kdnas import folder
-from kdnas.errors import KdnasError, UsageError
-from kdnas.liveness import this_host
-from kdnas.store.rows import RunRow, WorkerRow
+from kdnas.students import model_folder as folders
+from kdnas.study.rows import RunRow, WorkerRow
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.folders import partial_of
+from kdnas.system.liveness import this_host
 from kdnas_tui import words, workers
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings
@@ -114,7 +115,7 @@ class FinalizeScreen(Frame):
         if not name:
             raise UsageError("The folder has no name.", "Name one that does not exist yet.")
         place = Path(name).expanduser().absolute()
-        if folder.finished(place):
+        if folders.finished(place):
             raise UsageError(f"{name} already holds a model.", "Name another folder.")
         return int(text), place, int(epochs)
 
@@ -122,8 +123,8 @@ class FinalizeScreen(Frame):
         fault = ""
         try:
             _, place, _ = self._wanted()
-            if folder.partial_of(place).exists():
-                fault = f"Goes on from the checkpoints in {folder.partial_of(place).name}."
+            if partial_of(place).exists():
+                fault = f"Goes on from the checkpoints in {partial_of(place).name}."
         except KdnasError as error:
             fault = str(error)
         self.query_one("#mend", Static).update(Text(fault))

@@ -10,7 +10,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from kdnas.store.rows import Status
+from kdnas.study.rows import Status
 from kdnas_tui import keys
 from kdnas_tui.feed import News
 

@@ -18,11 +18,11 @@ from textual.timer import Timer
 from textual.widgets import Button, Input, Static
 from textual.worker import get_current_worker
 
-from kdnas import flags
-from kdnas.errors import BadOptionError, KdnasError, UsageError, nearest
-from kdnas.places import preset, presets
-from kdnas.reward import exchange
-from kdnas.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
+from kdnas.study import spec_flags
+from kdnas.study.reward import exchange
+from kdnas.study.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
+from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
+from kdnas.system.paths import preset, presets
 from kdnas_tui import words, workers
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask
@@ -134,12 +134,12 @@ class NewStudyScreen(Frame):
 
     @work(thread=True, exit_on_error=False)
     def _ask_names(self) -> None:
-        from kdnas.store import reader
-        from kdnas.store.open import open_reader
+        from kdnas.store import queries
+        from kdnas.store.database import open_reader
 
         try:
             with open_reader(self.kdnas.storage) as store:
-                names = {row.name for row in reader.study_rows(store)}
+                names = {row.name for row in queries.study_rows(store)}
         except KdnasError:
             return  # no store yet; Start makes one, or says what is wrong with it
         self.app.call_from_thread(self._names_known, names)
@@ -167,7 +167,7 @@ class NewStudyScreen(Frame):
             text = self._field(entry.field).value.strip()
             if entry.field == "more":
                 try:
-                    pairs += [flags.assigned(part) for part in split_settings(text)]
+                    pairs += [spec_flags.assigned(part) for part in split_settings(text)]
                 except UsageError as error:
                     self._faults["more"] = str(error)
             elif entry.field == "workers":
@@ -195,7 +195,7 @@ class NewStudyScreen(Frame):
         self.spec = None
         if not self._faults:
             try:
-                self.spec = from_values(flags.overlay({}, pairs))
+                self.spec = from_values(spec_flags.overlay({}, pairs))
             except BadOptionError as error:
                 self._faults[error.field if error.field in FIELDS else "more"] = str(error)
             except (KdnasError, TypeError, AttributeError) as error:
@@ -222,11 +222,11 @@ class NewStudyScreen(Frame):
         self.query_one("#says", Static).update(self._says())
 
     def _command(self) -> str:
-        from kdnas.places import default_storage
+        from kdnas.system.paths import default_storage
 
         assert self.spec is not None
         storage = self.kdnas.storage
-        line = flags.command(self.spec, None if storage == default_storage() else storage)
+        line = spec_flags.command(self.spec, None if storage == default_storage() else storage)
         count = self._field("workers").value.strip()
         return line if count == "1" else f"{line} --workers {count}"
 
@@ -410,7 +410,7 @@ def _id(field: str) -> str:
 
 
 def _asset(name: str) -> Any:
-    from kdnas.assets import ASSETS
+    from kdnas.data.shipped import ASSETS
 
     return ASSETS.get(name)
 
@@ -430,7 +430,7 @@ def check_value(field: str, value: Any) -> None:
     """One field by itself. Raises BadOptionError, or UsageError with the mend for what the spec cannot know."""
     if value == "" and field != "data.text_column":
         raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
-    from_values(flags.overlay({}, [(field, value)]))
+    from_values(spec_flags.overlay({}, [(field, value)]))
     if field == "teacher.model":
         _check_source(str(value), "teacher", "Give the folder of a model with its config.json.")
     elif field == "data.source":
@@ -439,8 +439,8 @@ def check_value(field: str, value: Any) -> None:
 
 def _check_source(value: str, kind: str, mend: str) -> None:
     """A shipped name, a path that is there, or what can be a hub id."""
-    from kdnas.assets import names
-    from kdnas.hub import is_id
+    from kdnas.data.hub import is_id
+    from kdnas.data.shipped import names
 
     if value in names(kind):
         return
@@ -476,7 +476,7 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, one in inner:
             name = f"{field}.{key}" if key else field
-            rest.append(f"{name}={flags.toml_text(one)}")
+            rest.append(f"{name}={spec_flags.toml_text(one)}")
     return {**shown, "workers": "1", "more": " ".join(rest)}
 
 
@@ -522,7 +522,7 @@ def first_comment(path: Path) -> str:
 
 def choices(field: str) -> list[Answer]:
     """What ships for a field, each with a line on what it is."""
-    from kdnas.assets import ASSETS, names
+    from kdnas.data.shipped import ASSETS, names
 
     if field == "teacher.model":
         return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("teacher")]

@@ -11,9 +11,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
-from kdnas.errors import BadOptionError, KdnasError
-from kdnas.ranking import Standing
-from kdnas.reward import exchange
+from kdnas.study.ranking import Standing
+from kdnas.study.reward import exchange
+from kdnas.system.errors import BadOptionError, KdnasError
 from kdnas_tui import words
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import BREATH_S, Frame, bindings
@@ -176,7 +176,7 @@ class RescoreScreen(Frame):
         return lines
 
     def action_use(self) -> None:
-        from kdnas.store import control
+        from kdnas.store import changes
 
         fault = self._fault("alpha", self.query_one("#alpha", Input).value) or self._fault(
             "beta", self.query_one("#beta", Input).value
@@ -186,7 +186,7 @@ class RescoreScreen(Frame):
             return
         alpha, beta = self._alpha, self._beta
         self._study.change(
-            lambda store, study: control.set_reward(store, study, alpha, beta),
+            lambda store, study: changes.set_reward(store, study, alpha, beta),
             f"From now on α {words.signed(alpha)}, β {beta:g}; the study's history says so.",
         )
         self.dismiss()

@@ -9,8 +9,8 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
-from kdnas.errors import UsageError
-from kdnas.store.rows import Status, StudyRow, WorkerRow
+from kdnas.study.rows import Status, StudyRow, WorkerRow
+from kdnas.system.errors import UsageError
 from kdnas_tui import words
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask, Write
@@ -200,9 +200,9 @@ class StudiesScreen(Frame):
 
         def answered(name: str | None) -> None:
             if name is not None and name != row.name:
-                from kdnas.store import control
+                from kdnas.store import changes
 
-                self.kdnas.change(lambda store: control.rename(store, row.study_id, name), f"{row.name} is now {name}.")
+                self.kdnas.change(lambda store: changes.rename(store, row.study_id, name), f"{row.name} is now {name}.")
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
@@ -273,7 +273,7 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 def check_name(name: str, taken: set[str]) -> None:
-    from kdnas.spec import NAME
+    from kdnas.study.spec import NAME
 
     if not NAME.fullmatch(name):
         raise UsageError(

@@ -17,11 +17,11 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input
 
-from kdnas.board import Board
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.filter import ALIASES, COLUMNS, Filter, FilterError, parse
-from kdnas.ranking import Scored
-from kdnas.store.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
+from kdnas.study.filter import ALIASES, COLUMNS, Filter, FilterError, parse
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
+from kdnas.study.trial_columns import Board
+from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import words
 from kdnas_tui.feed import MANY, News
 from kdnas_tui.screens.ask import Answer, Ask, Write
@@ -498,12 +498,12 @@ class StudyScreen(Frame):
             self.kdnas.change(lambda store: what(store, row.study_id), done, then)
 
     def _mark(self, number: int) -> None:
-        from kdnas.store import control
+        from kdnas.store import changes
 
         scored = self.board.scored(number) if self.board is not None else None
         if scored is not None:
             marked = not scored.row.marked
-            self.change(lambda store, study: control.set_remark(store, study, number, marked=marked))
+            self.change(lambda store, study: changes.set_remark(store, study, number, marked=marked))
 
     def action_mark(self) -> None:
         if self.cursor is not None:
@@ -515,13 +515,13 @@ class StudyScreen(Frame):
         scored = self.current()
         if scored is None:
             return
-        from kdnas.store import control
+        from kdnas.store import changes
 
         number = scored.number
 
         def answered(value: str | None) -> None:
             if value is not None:
-                self.change(lambda store, study: control.set_remark(store, study, number, tags=value.split()))
+                self.change(lambda store, study: changes.set_remark(store, study, number, tags=value.split()))
 
         detail = "Words separated by spaces; tag:word finds them."
         self.app.push_screen(Write(f"Tags of trial {number}", " ".join(scored.row.tags), detail=detail), answered)
@@ -532,13 +532,13 @@ class StudyScreen(Frame):
         scored = self.current()
         if scored is None:
             return
-        from kdnas.store import control
+        from kdnas.store import changes
 
         number = scored.number
 
         def answered(value: str | None) -> None:
             if value is not None:
-                self.change(lambda store, study: control.set_remark(store, study, number, note=value.strip()))
+                self.change(lambda store, study: changes.set_remark(store, study, number, note=value.strip()))
 
         self.app.push_screen(Write(f"A note to trial {number}", scored.row.note), answered)
 
@@ -655,9 +655,9 @@ class StudyScreen(Frame):
     # ------------------------------------------------------------------ steering the search
 
     def _wanted(self, wanted: str, done: str) -> None:
-        from kdnas.store import control
+        from kdnas.store import changes
 
-        self.change(lambda store, study: control.set_wanted(store, study, wanted), done)
+        self.change(lambda store, study: changes.set_wanted(store, study, wanted), done)
 
     def action_pause(self) -> None:
         row = self.study
@@ -731,7 +731,7 @@ class StudyScreen(Frame):
         row = self.study
         if row is None:
             return
-        from kdnas.store import control
+        from kdnas.store import changes
 
         ended = row.status is Status.FINISHED
 
@@ -748,7 +748,7 @@ class StudyScreen(Frame):
                 return
             trials = check(value)
             self.change(
-                lambda store, study: control.set_trials(store, study, trials),
+                lambda store, study: changes.set_trials(store, study, trials),
                 f"The budget is {trials:,} trials now.",
                 self._start if ended and trials > row.trials else None,
             )
@@ -820,7 +820,6 @@ class StudyScreen(Frame):
             self.kdnas.copy(as_json(scored), f"{self.study_name}-{scored.number}.json")
 
 
-
 def without_unfinished(text: str, keys: Iterable[str]) -> str:
     """The filter without a last word that may yet become a comparison: the table does not go empty under `laten`."""
     *_, last = text.split(" ")
@@ -830,5 +829,3 @@ def without_unfinished(text: str, keys: Iterable[str]) -> str:
 
 def _mend(row: StudyRow) -> str:
     return "Press + to raise its budget." if row.status is Status.FINISHED else "Press r to go on."
-
-

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdnas.board import Board
-from kdnas.ranking import Standing
-from kdnas.store.rows import EpisodeRow
+from kdnas.study.ranking import Standing
+from kdnas.study.rows import EpisodeRow
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.plot import BRAILLE, Plot, outward
 
 

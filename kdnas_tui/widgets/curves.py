@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from textual_hires_canvas import Canvas
 
-from kdnas.board import Board
-from kdnas.store.rows import CurvePoint
+from kdnas.study.rows import CurvePoint
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward
 
 MOST = 12  # curves at once

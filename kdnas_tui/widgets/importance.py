@@ -71,7 +71,7 @@ class Importance(Lines, can_focus=True):
     @work(thread=True, exit_on_error=False)
     def _estimate(self, study: str, storage: str) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kdnas.importance", study, "--storage", storage, "--json"],
+            [sys.executable, "-m", "kdnas.reports.parameter_importance", study, "--storage", storage, "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from textual.binding import Binding
 from textual.message import Message
 from textual.strip import Strip
 
-from kdnas.store.rows import LogRow
+from kdnas.study.rows import LogRow
 from kdnas_tui.keys import MOVES
 from kdnas_tui.widgets.lines import Lines, clean, strip_of, wrapped
 

@@ -13,8 +13,8 @@ from textual.binding import Binding
 from textual.message import Message
 from textual_hires_canvas import Canvas
 
-from kdnas.board import Board
-from kdnas.ranking import Standing
+from kdnas.study.ranking import Standing
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.plot import BRAILLE, LogTicks, Plot, Ticks, outward
 
 MOST = 2000  # points drawn; the front and the marks are always among them

@@ -296,9 +296,7 @@ class LogTicks(AxisFormatter):
     """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values."""
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
-        ticks = [
-            power + log10(factor) for power in range(floor(min_) - 1, ceil(max_) + 1) for factor in (1, 2, 5)
-        ]
+        ticks = [power + log10(factor) for power in range(floor(min_) - 1, ceil(max_) + 1) for factor in (1, 2, 5)]
         return [tick for tick in ticks if min_ <= tick <= max_]
 
     def get_labels_for_ticks(self, ticks: Any) -> list[str]:

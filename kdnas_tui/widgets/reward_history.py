@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from textual.binding import Binding
 
-from kdnas.board import Board
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward, round_step
 
 MOST = 2000  # points drawn

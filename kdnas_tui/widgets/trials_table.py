@@ -15,9 +15,9 @@ from textual import events
 from textual.message import Message
 from textual.strip import Strip
 
-from kdnas.board import Board
-from kdnas.filter import ALIASES, lookup
-from kdnas.ranking import Scored, Standing
+from kdnas.study.filter import ALIASES, lookup
+from kdnas.study.ranking import Scored, Standing
+from kdnas.study.trial_columns import Board
 from kdnas_tui import words
 from kdnas_tui.keys import MOVES
 from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
@@ -291,9 +291,7 @@ class TrialsTable(Lines, can_focus=True):
         keys = self.board.keys()
         varying = self.board.varying_keys()
         short = [
-            key
-            for key in _TITLES
-            if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])
+            key for key in _TITLES if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])
         ]
         spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
         found = [

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdnas.cli.choices import base_values, spec_from
-from kdnas.search import begin
-from kdnas.space import Candidate
-from kdnas.store import reader, tables
-from kdnas.store.open import open_reader, open_store
-from kdnas.worker import run_worker
+from kdnas.cli.spec_options import base_values, spec_from
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
+from kdnas.store import queries, tables
+from kdnas.store.database import open_reader, open_store
+from kdnas.study.space import Candidate
 from tests import fakes
 from tests.cli.conftest import Place, Quick, Said, spec_text
 
@@ -54,8 +54,8 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Pat
 
 def kept(store: Path) -> object:
     with open_reader(store) as opened:
-        row = reader.study_row(opened, "kept")
-        return row, reader.trial_rows(opened, row.study_id)
+        row = queries.study_row(opened, "kept")
+        return row, queries.trial_rows(opened, row.study_id)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def unharmed(place: Place, finished_store: Path) -> Iterator[Path]:
 
 def names(store: Path) -> list[str]:
     with open_reader(store) as opened:
-        return sorted(row.name for row in reader.study_rows(opened))
+        return sorted(row.name for row in queries.study_rows(opened))
 
 
 Search = Callable[..., Said]
@@ -190,9 +190,7 @@ def test_names_and_files_of_specs(quick: Quick, place: Place, unharmed: Path) ->
     assert names(unharmed) == ["kept"]
 
 
-def test_a_name_that_exists_with_another_spec_shows_the_difference(
-    quick: Quick, place: Place, unharmed: Path
-) -> None:
+def test_a_name_that_exists_with_another_spec_shows_the_difference(quick: Quick, place: Place, unharmed: Path) -> None:
     said = quick("search", "kept", "--spec", str(place.spec), "--set", "data.length=16", "--seed", "5")
     refused(said, "'kept'", "data.length is 32, asked for 16", "seed is 1, asked for 5", "another name")
     said = quick("search", "kept", "--epochs", "3")
@@ -244,11 +242,9 @@ def test_storage_of_a_newer_version(quick: Quick, place: Place, unharmed: Path) 
         raw.execute("UPDATE kdnas_meta SET value = ?", (str(tables.SCHEMA_VERSION),))
 
 
-def test_storage_that_is_locked(
-    quick: Quick, place: Place, unharmed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdnas.store.open.BUSY_S", 0.2)
-    monkeypatch.setattr("kdnas.store.optuna_side.BUSY_S", 0.2)
+def test_storage_that_is_locked(quick: Quick, place: Place, unharmed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdnas.store.database.BUSY_S", 0.2)
+    monkeypatch.setattr("kdnas.store.optuna_storage.BUSY_S", 0.2)
     with sqlite3.connect(unharmed, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         refused(quick("search", "bad", "--spec", str(place.spec)), "is locked by another program", "Close")

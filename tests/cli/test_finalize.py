@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
-from kdnas.store import reader
-from kdnas.store.open import open_reader
+from kdnas.store import queries
+from kdnas.store.database import open_reader
 from tests.cli.conftest import Place, Quick
 from tests.test_evaluate import write_task
 
@@ -45,8 +45,8 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place) -> None:
     assert "| sst2 | accuracy |" in (output / "README.md").read_text()
 
     with open_reader(str(place.store)) as store:
-        study_id = reader.study_row(store, "tiny").study_id
-        rows = reader.runs(store, study_id)
+        study_id = queries.study_row(store, "tiny").study_id
+        rows = queries.runs(store, study_id)
         assert [(run.kind, run.state, run.number) for run in rows] == [
             ("finalize", "done", best["number"]),
             ("evaluate", "done", best["number"]),
@@ -54,7 +54,7 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place) -> None:
         assert rows[0].result["metrics"]["loss"] == made.data["metrics"]["loss"]
         assert len(rows[0].result["curve"]) == 2
         assert rows[1].result["tasks"]["sst2"]["kept"] == results["tasks"]["sst2"]["kept"]
-        states = {(worker.task, worker.state) for worker in reader.workers(store, study_id)}
+        states = {(worker.task, worker.state) for worker in queries.workers(store, study_id)}
         assert {("finalize", "ended"), ("evaluate", "ended")} <= states
 
     check_report(place)
@@ -83,7 +83,7 @@ def check_report(place: Place) -> None:
 def test_a_wrong_request_is_one_line_and_code_two(
     arguments: tuple[str, ...], said: str, place: Place, quick: Quick
 ) -> None:
-    from kdnas.store.open import open_store
+    from kdnas.store.database import open_store
 
     open_store(str(place.store), create=True).close()
     done = quick(*arguments)

@@ -20,9 +20,9 @@ import pexpect
 import pytest
 from transformers import AutoConfig, AutoModel
 
-from kdnas import export
-from kdnas.store import reader
-from kdnas.store.open import open_reader
+from kdnas.store import queries
+from kdnas.store.database import open_reader
+from kdnas.study import export
 from tests.cli.conftest import Place, Quick, spec_text
 
 SAME = ("slot", "state", "candidate", "seed", "loss", "raw_loss", "parameters", "epoch")
@@ -174,8 +174,8 @@ def wait_for(place: Place, study: str, enough: int, process: subprocess.Popen[st
         assert process is None or process.poll() is None, process.stderr.read() if process and process.stderr else ""
         if place.store.exists() and place.store.stat().st_size:
             with open_reader(place.store) as store:
-                row = next((r for r in reader.study_rows(store) if r.name == study), None)
-                alive = [w for w in reader.workers(store, row.study_id) if w.alive] if row else []
+                row = next((r for r in queries.study_rows(store) if r.name == study), None)
+                alive = [w for w in queries.workers(store, row.study_id) if w.alive] if row else []
                 if row and row.done >= enough and row.running and alive:
                     return alive[0].pid
         time.sleep(0.02)
@@ -187,8 +187,8 @@ def kill_in_mid_trial(place: Place, study: str, enough: int, process: subprocess
         worker = wait_for(place, study, enough, process)
         os.kill(worker, signal.SIGSTOP)
         with open_reader(place.store) as store:
-            row = reader.study_row(store, study)
-            if any(t.state == "running" for t in reader.trial_rows(store, row.study_id)):
+            row = queries.study_row(store, study)
+            if any(t.state == "running" for t in queries.trial_rows(store, row.study_id)):
                 os.kill(worker, signal.SIGKILL)
                 return
         os.kill(worker, signal.SIGCONT)
@@ -257,8 +257,8 @@ def test_a_detached_study_is_paused_resumed_and_stopped_from_outside(place: Plac
 def until(place: Place, status: str) -> None:
     deadline = time.monotonic() + 120
     with open_reader(place.store) as store:
-        while str(reader.study_row(store, "tiny").status) != status:
-            assert time.monotonic() < deadline, reader.study_row(store, "tiny").status
+        while str(queries.study_row(store, "tiny").status) != status:
+            assert time.monotonic() < deadline, queries.study_row(store, "tiny").status
             time.sleep(0.05)
 
 
@@ -281,6 +281,6 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
     terminal.close()
     until(place, "finished")
     with open_reader(place.store) as store:
-        row = reader.study_row(store, "tiny")
+        row = queries.study_row(store, "tiny")
         assert (row.done, row.failed) == (8, 0)
-        assert "lost" not in {t.state for t in reader.trial_rows(store, row.study_id)}
+        assert "lost" not in {t.state for t in queries.trial_rows(store, row.study_id)}

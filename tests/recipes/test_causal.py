@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas import cache
-from kdnas.errors import KdnasError, UsageError
-from kdnas.finalize import given
-from kdnas.logit_cache import entry_key
 from kdnas.recipes import recipe
-from kdnas.recipes.causal import CausalBench, CausalTraining, cross_entropy, unigram_loss
+from kdnas.recipes.causal import CausalBench, CausalTraining
 from kdnas.recipes.causal_divergence import Cached, CausalDivergenceBench, Live
 from kdnas.recipes.causal_policy_gradient import advantages, frequency, long_term, policy_loss, sameness, sample
-from kdnas.recipes.contract import Student
-from kdnas.recipes.divergences import divergence
-from kdnas.spec import StudySpec, from_values
+from kdnas.students.finalize import given
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas.teachers import cache_folder
+from kdnas.teachers.causal import cross_entropy, unigram_loss
+from kdnas.teachers.logit_cache import entry_key
+from kdnas.training.contract import Student
+from kdnas.training.losses.divergences import divergence
 from tests.recipes import tiny_causal
 
 FAMILIES = ("llama", "gpt2")
@@ -234,11 +235,11 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(place: Path) -> None:
         if "predictions" in words:
             raise KeyboardInterrupt
 
-    before = {entry.key for entry in cache.entries()}
+    before = {entry.key for entry in cache_folder.entries()}
     with pytest.raises(KeyboardInterrupt):
         recipe(chosen.recipe.name).prepare(chosen, torch.device("cpu"), stop)
-    assert {entry.key for entry in cache.entries()} == before
-    assert not list(cache.root().glob(".build-*"))
+    assert {entry.key for entry in cache_folder.entries()} == before
+    assert not list(cache_folder.root().glob(".build-*"))
 
 
 def test_a_cache_without_room_asks_the_teacher_live(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

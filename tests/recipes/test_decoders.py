@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, PreTrainedModel
 
-from kdnas.errors import UsageError
-from kdnas.recipes import decoders
-from kdnas.recipes.decoder_space import space_of
-from kdnas.recipes.layers import spread
-from kdnas.spec import SpaceSpec
+from kdnas.models import decoders
+from kdnas.models.layer_choice import spread
+from kdnas.recipes.spaces.decoder import space_of
+from kdnas.study.spec import SpaceSpec
+from kdnas.system.errors import UsageError
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 5, "n_head": 4, "n_embd": 64, "n_inner": 96, "vocab_size": 61, "n_positions": 32},

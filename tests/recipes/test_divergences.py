@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdnas.recipes.divergences import (
+from kdnas.training.losses.divergences import (
     IGNORED,
     Divergence,
     Signal,

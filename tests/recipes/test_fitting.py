@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kdnas.recipes.fitting import explaining, predicted
+from kdnas.models.least_squares_init import explaining, predicted
 
 
 def rows(count: int = 4000, seed: int = 0) -> torch.Tensor:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from kdnas import folder, predict
-from kdnas.finalize import Telling, distil, given
+from kdnas.models.classifier_head import regression
 from kdnas.recipes import recipe
-from kdnas.recipes.heads import regression
-from kdnas.spec import StudySpec
+from kdnas.students import model_folder as folders
+from kdnas.students import predict
+from kdnas.students.finalize import Telling, distil, given
+from kdnas.study.spec import StudySpec
 from tests.encoders import FAMILIES, text_folder, texts, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_the_finished_folder_predicts_and_says_how_well(tmp_path: Path) -> None:
     model, tokenizer = predict.open_model(tmp_path / "student", CPU)
     found = predict.predict(model, tokenizer, texts(2, 10), lambda *_: None)
     assert {one.label for one in found} <= set(NAMES.values())
-    words = (tmp_path / "student" / folder.CARD).read_text()
+    words = (tmp_path / "student" / folders.CARD).read_text()
     assert "calm, angry, sad" in words and f"{facts['head']['agreement']:.1%}" in words
     body = AutoModel.from_pretrained(tmp_path / "student")  # and it is still a body for whoever wants one
     for name, tensor in body.state_dict().items():

@@ -9,16 +9,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from kdnas import teacher
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.recipes import encoders, fitting, hidden_state, names, recipe
-from kdnas.recipes.contract import Epoch, Student
-from kdnas.recipes.encoder_space import space_of
-from kdnas.recipes.encoders import Sizes
-from kdnas.recipes.hidden_state import HiddenStateBench, Projections, rate
-from kdnas.recipes.layers import last, uniform
-from kdnas.space import Candidate
-from kdnas.spec import SpaceSpec
+from kdnas.models import encoders, least_squares_init
+from kdnas.models.encoders import Sizes
+from kdnas.models.layer_choice import last, uniform
+from kdnas.recipes import hidden_state, names, recipe
+from kdnas.recipes.hidden_state import HiddenStateBench
+from kdnas.recipes.spaces.encoder import space_of
+from kdnas.study.space import Candidate
+from kdnas.study.spec import SpaceSpec
+from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.teachers import encoder, hidden_state_cache
+from kdnas.training import loop, prefetch
+from kdnas.training.contract import Epoch, Student
+from kdnas.training.loop import rate
+from kdnas.training.losses.hidden_states import Projections
 from tests.encoders import FAMILIES, text_folder, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")
@@ -55,7 +59,7 @@ def make(places: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A bench for a family, with changes to its spec."""
     monkeypatch.setenv("KDNAS_CACHE", str(places / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(teacher, "_cold_read", lambda states: 0.0)
+    monkeypatch.setattr(hidden_state_cache, "_cold_read", lambda states: 0.0)
     open_benches: list[HiddenStateBench] = []
 
     def prepare(family: str = "bert", **parts: Any) -> HiddenStateBench:
@@ -271,7 +275,7 @@ def test_a_student_of_the_teachers_own_size_is_the_teacher(make: Any, family: st
     ids = bench._proxy_ids[:3]
     with torch.inference_mode():
         ours = hidden_state.forward(student.body.eval(), CPU, input_ids=ids)
-        theirs = teacher.run(bench.teacher, ids)
+        theirs = hidden_state_cache.run(bench.teacher, ids)
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
@@ -286,18 +290,18 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
     sizes = Sizes(3, 24, 3, 24, bench.own.act)
     sources = hidden_state.CUTS["spread"](3, 4)
     cut = encoders.Cut(bench.family, bench.teacher.config, sizes, bench._worth, sources)
-    weights = fitting.taken_over(bench._weights, cut, bench._moments)
+    weights = least_squares_init.taken_over(bench._weights, cut, bench._moments)
     body = encoders.inherit(bench.config({**THIN, "hidden_act": bench.own.act}), weights, bench._buffers)
-    ids = fitting.sample(bench._proxy_ids)
+    ids = least_squares_init.sample(bench._proxy_ids)
 
     def error() -> float:
         with torch.inference_mode():
             ours = hidden_state.forward(body.eval(), CPU, input_ids=ids)[-1]
-            theirs = teacher.run(bench.teacher, ids)[-1][..., cut.width]
+            theirs = hidden_state_cache.run(bench.teacher, ids)[-1][..., cut.width]
         return float((ours - theirs).square().mean() / theirs.var())
 
     before, kept = error(), {n: t.clone() for n, t in body.state_dict().items()}
-    fitting.solve_blocks(body, bench.teacher.body, cut, ids)
+    least_squares_init.solve_blocks(body, bench.teacher.body, cut, ids)
     if bench.family.shared_layers:
         assert all(torch.equal(t, kept[n]) for n, t in body.state_dict().items())
     else:
@@ -338,7 +342,7 @@ def test_importance_ranks_what_was_made_loud(make: Any, places: Path, tmp_path: 
         layer.output.dense.weight[:, 7] *= 50  # neuron 7
         layer.attention.output.dense.weight[:, 16:24] *= 50  # head 2 of 4
     model.save_pretrained(folder)
-    loaded = teacher.load(tiny_spec(folder, places / "text").teacher, CPU)
+    loaded = encoder.load(tiny_spec(folder, places / "text").teacher, CPU)
     found = encoders.importance(loaded.body, loaded.family, torch.randint(5, 60, (8, 16)))
     assert {4, 9} <= set(encoders.best(found.width, 8).tolist())
     assert 7 in encoders.best(found.inner[1], 1)
@@ -487,14 +491,14 @@ def test_the_step_size_rises_and_falls_over_all_steps() -> None:
 def test_large_gradients_are_clipped_and_small_ones_left_alone() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
     parameter.grad = torch.tensor([3.0, 4.0, 0.0, 0.0])
-    hidden_state.clip([parameter], 1.0)
+    loop.clip([parameter], 1.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
-    hidden_state.clip([parameter], 2.0)
+    loop.clip([parameter], 2.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
 
 
 def test_batches_made_ahead_come_in_order_and_their_faults_are_raised() -> None:
-    made = hidden_state._ahead(lambda part: part, list(range(10)))  # type: ignore[arg-type,return-value]
+    made = prefetch.ahead(lambda part: part, list(range(10)))  # type: ignore[arg-type,return-value]
     assert list(made) == list(range(10))
 
     def broken(part: int) -> Any:
@@ -503,7 +507,7 @@ def test_batches_made_ahead_come_in_order_and_their_faults_are_raised() -> None:
         return part
 
     with pytest.raises(ValueError, match="part 2"):
-        list(hidden_state._ahead(broken, [0, 1, 2, 3]))
+        list(prefetch.ahead(broken, [0, 1, 2, 3]))
 
 
 def test_equal_shapes_have_equal_keys_and_others_not(make: Any) -> None:

@@ -13,18 +13,19 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import adapters, folder
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.finalize import Telling, finalize
+from kdnas.models import lora_adapters
+from kdnas.models.encoders import Sizes
 from kdnas.recipes import recipe, recipe_of
-from kdnas.recipes.encoders import Sizes
 from kdnas.recipes.lora import LoraBench, layers_of, require_within, space_of
-from kdnas.scoring import Wanted, score
-from kdnas.spec import LoraRecipe, SpaceSpec, StudySpec, from_values
-from kdnas.store import reader
-from kdnas.store.open import open_reader, open_store
+from kdnas.scores.score_folder import Wanted, score
+from kdnas.search.worker import run_worker
+from kdnas.store import queries
+from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import create_study
-from kdnas.worker import run_worker
+from kdnas.students import model_folder as folders
+from kdnas.students.finalize import Telling, finalize
+from kdnas.study.spec import LoraRecipe, SpaceSpec, StudySpec, from_values
+from kdnas.system.errors import BadOptionError, UsageError
 from tests.encoders import WORDS, tiny_encoder
 
 ROBERTA = Sizes(12, 768, 12, 3072, "gelu")
@@ -92,8 +93,8 @@ def test_one_parameter_more_than_the_limit_is_refused_with_the_count(place: Path
         require_within(1_000_001, 1_000_000, HEAD)
     bench = bench_of(spec_of(place, {}))
     dear = {**recipe("lora").one(bench.spec), "r": 32, "adapted_layers": 4, "target_modules": "all"}
-    count = adapters.trainable(bench.build(dear, seed=0).body)
-    assert count == bench.base.head_size + 32 * 4 * adapters.cost(bench.base.sizes, "all")
+    count = lora_adapters.trainable(bench.build(dear, seed=0).body)
+    assert count == bench.base.head_size + 32 * 4 * lora_adapters.cost(bench.base.sizes, "all")
     bench.part = bench.part.model_copy(update={"max_parameters": count})
     bench.build(dear, seed=0)
     bench.part = bench.part.model_copy(update={"max_parameters": count - 1})
@@ -104,14 +105,14 @@ def test_one_parameter_more_than_the_limit_is_refused_with_the_count(place: Path
 def test_no_candidate_exceeds_the_limit_and_the_dearest_that_fits_is_there() -> None:
     space = space_of(SpaceSpec(), LoraRecipe(), ROBERTA, HEAD)  # type: ignore[call-arg]
     counts = [
-        HEAD + int(c["r"]) * int(c["adapted_layers"]) * adapters.cost(ROBERTA, str(c["target_modules"]))
+        HEAD + int(c["r"]) * int(c["adapted_layers"]) * lora_adapters.cost(ROBERTA, str(c["target_modules"]))
         for c in space.candidates()
     ]
     assert max(counts) <= 1_000_000 and space.size == len(counts) == 714
     # r 8, 6 layers, query and value: 741,124, the student of the original pairs
     usual = {"r": 8, "lora_alpha": 16.0, "adapted_layers": 6, "placement": "first"}
     assert space.canonical({**usual, "target_modules": "query-value", "lora_dropout": 0.1})["r"] == 8
-    assert HEAD + 8 * 6 * adapters.cost(ROBERTA, "query-value") == 741_124
+    assert HEAD + 8 * 6 * lora_adapters.cost(ROBERTA, "query-value") == 741_124
     assert space.canonical({**usual, "r": 32, "target_modules": "all", "lora_dropout": 0.1})["r"] == 4
     with pytest.raises(BadOptionError, match=r"has 3,247,876 trainable parameters \(593,668 of them in its head\)"):
         given = SpaceSpec(choices={"r": (16,), "adapted_layers": (12,), "target_modules": ("all",)})  # type: ignore[call-arg]
@@ -151,7 +152,7 @@ def test_only_adapters_and_head_learn_and_are_written_down_and_a_resumed_trainin
     point = recipe("lora").one(bench.spec)
     whole, part = bench.build(point, seed=1), bench.build(point, seed=1)
     assert whole.depth == 2 and whole.size < sum(p.numel() for p in bench.base.model.parameters())
-    count = adapters.trainable(whole.body)
+    count = lora_adapters.trainable(whole.body)
     assert sum(p.numel() for p in whole.modules().parameters()) == count
     straight = bench.training(whole, epochs=3, seed=5)
     scores = [straight.run_epoch().score for _ in range(3)]
@@ -181,12 +182,12 @@ def test_a_student_on_another_base_learns_from_the_same_teacher(place: Path) -> 
 # ---------------------------------------------------------------------------- a whole study
 
 
-def studied(spec: StudySpec, database: Path) -> list[reader.TrialRow]:
+def studied(spec: StudySpec, database: Path) -> list[queries.TrialRow]:
     with open_store(database, create=True) as store:
         create_study(store, spec)
     assert run_worker(str(database), "pairs") == 0
     with open_reader(database) as store:
-        return reader.trial_rows(store, reader.study_row(store, "pairs").study_id)
+        return queries.trial_rows(store, queries.study_row(store, "pairs").study_id)
 
 
 def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     assert {trial.candidate["r"] for trial in trials} == {2, 4}
     output = tmp_path / "out"
     facts = finalize(str(database), "pairs", output, Telling(lambda words, share: None))
-    assert facts["opens_with"] == "PeftModel" and folder.finished(output)
+    assert facts["opens_with"] == "PeftModel" and folders.finished(output)
     found = facts["classification"]
     assert found["size"]["student"]["trainable"] < found["size"]["student"]["parameters"] == facts["parameters"]
     assert found["size"]["student"]["mib"] < found["size"]["teacher"]["mib"]
@@ -222,7 +223,7 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     (tmp_path / "odd.csv").write_text("text,label\nw aa,z\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"has the label 'z', which the model does not know. It knows 'a', 'b', 'c'"):
         score(output, replace(other, text=str(tmp_path / "odd.csv")), lambda words, share: None)
-    card = (output / folder.CARD).read_text(encoding="utf-8")
+    card = (output / folders.CARD).read_text(encoding="utf-8")
     assert "PeftModel.from_pretrained(base" in card and "| accuracy, 18 test examples |" in card
 
 

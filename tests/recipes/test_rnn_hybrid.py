@@ -17,22 +17,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from kdnas import checkpoints, finalize, latency
-from kdnas.errors import UsageError
-from kdnas.finalize import Extras, Job, Telling, distil
-from kdnas.flags import command
-from kdnas.labelled import Examples
-from kdnas.plan import plan
-from kdnas.recipes import embeddings, smaller, soft_labels
-from kdnas.recipes.contract import Epoch, Score, Student
-from kdnas.recipes.recurrent import CELLS, AdditiveAttention, RecurrentConfig, RecurrentForSequenceClassification
+from kdnas.data.labelled import Examples
+from kdnas.models import compression, word_vectors
+from kdnas.models.recurrent import CELLS, AdditiveAttention, RecurrentConfig, RecurrentForSequenceClassification
 from kdnas.recipes.rnn_hybrid import MODULE, RnnBench, RnnHybrid, space_of
-from kdnas.search import begin
-from kdnas.space import Candidate
-from kdnas.spec import SpaceSpec, StudySpec, from_values
-from kdnas.store import reader
-from kdnas.store.open import open_store
-from kdnas.worker import run_worker
+from kdnas.scores import model_latency
+from kdnas.search.begin import begin
+from kdnas.search.plan import plan
+from kdnas.search.worker import run_worker
+from kdnas.store import queries
+from kdnas.store.database import open_store
+from kdnas.students import finalize
+from kdnas.students.finalize import Extras, Job, Telling, distil
+from kdnas.study.space import Candidate
+from kdnas.study.spec import SpaceSpec, StudySpec, from_values
+from kdnas.study.spec_flags import command
+from kdnas.system.errors import UsageError
+from kdnas.training import checkpoints
+from kdnas.training.contract import Epoch, Score, Student
+from kdnas.training.losses import soft_labels
 from tests.recipes.tiny_labelled import examples, rnn_spec
 from tests.tiny import tiny_folder
 
@@ -142,7 +145,7 @@ def test_units_that_say_nothing_are_the_ones_taken_out(cell: str) -> None:
                 layer.up.bias[inner] = 0
         made.attention.project.weight[silent] = 0
         made.attention.project.bias[silent] = 0
-    less = smaller.narrowed(made, 0.5)
+    less = compression.narrowed(made, 0.5)
     assert sum(p.numel() for p in less.parameters()) < 0.9 * sum(p.numel() for p in made.parameters())
     ids, mask = torch.randint(0, 20, (3, 6)), torch.arange(6) < torch.tensor([[6], [4], [2]])
     with torch.no_grad():
@@ -187,7 +190,7 @@ def test_each_part_of_the_loss_is_what_its_name_says() -> None:
 
 
 def test_word2vec_finds_the_used_rows(bench: RnnBench) -> None:
-    found = embeddings.word2vec(bench.text.train, bench.rows, 8, lambda *_: None)
+    found = word_vectors.word2vec(bench.text.train, bench.rows, 8, lambda *_: None)
     assert found.found >= 0.99
     used = np.unique(np.concatenate(bench.text.train.ids))
     assert bench.rows.used.tolist() == used.tolist()
@@ -201,8 +204,8 @@ def test_word2vec_finds_the_used_rows(bench: RnnBench) -> None:
 def test_the_teachers_embeddings_keep_their_distances_on_their_main_axes() -> None:
     rng = torch.Generator().manual_seed(0)
     table = torch.randn(12, 3, generator=rng) @ torch.randn(3, 7, generator=rng)  # of rank 3
-    rows = embeddings.rows_of(Examples((np.arange(2, 9),), np.zeros(1, dtype=np.int64)), 12)
-    made = embeddings.inherited(table, rows, 3).table[:-1]
+    rows = word_vectors.rows_of(Examples((np.arange(2, 9),), np.zeros(1, dtype=np.int64)), 12)
+    made = word_vectors.inherited(table, rows, 3).table[:-1]
     own, kept = torch.cdist(table[2:9], table[2:9]), torch.cdist(made, made)
     torch.testing.assert_close(kept / kept.max(), own / own.max(), atol=1e-4, rtol=1e-3)
 
@@ -215,12 +218,12 @@ def test_the_share_pruned_is_as_asked_after_saving_and_loading(bench: RnnBench, 
     student = bench.build({**CANDIDATE, "cell": cell, "hidden_size": 32, "pruned": 0.7}, 0)
     training = bench.training(student, epochs=2, seed=0)
     training.run_epoch()
-    assert smaller.zeros(student.body) == pytest.approx(0.7, abs=0.01)  # any epoch's student may become the best
+    assert compression.zeros(student.body) == pytest.approx(0.7, abs=0.01)  # any epoch's student may become the best
     epoch = training.run_epoch()
     bench.save(student, tmp_path / "out")
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert smaller.zeros(opened) == pytest.approx(0.7, abs=0.01)
-    assert smaller.nonzero(opened) == epoch.score.extra["nonzero"]
+    assert compression.zeros(opened) == pytest.approx(0.7, abs=0.01)
+    assert compression.nonzero(opened) == epoch.score.extra["nonzero"]
     assert not any("mask" in name.lower() for name in load_file(tmp_path / "out" / "model.safetensors"))
     logits = bench.student_logits(opened, bench.text.held_out)
     torch.testing.assert_close(logits, bench.student_logits(student.body, bench.text.held_out))
@@ -296,7 +299,7 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
     begin(spec, storage)
     assert run_worker(storage, spec.name) == 0
     with open_store(storage) as store:
-        rows = reader.trial_rows(store, reader.study_row(store, spec.name).study_id)
+        rows = queries.trial_rows(store, queries.study_row(store, spec.name).study_id)
     assert [row.state for row in rows] == ["done", "done"]
     assert {"accuracy", "macro_f1", "teacher_accuracy", "nonzero"} <= set(rows[0].extra)
     told: list[Epoch] = []
@@ -333,7 +336,7 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 2 and all(line.endswith("False") for line in lines)
-    _, parameters = latency.measure_model(str(tmp_path / "out"), spec.latency, CPU)
+    _, parameters = model_latency.measure_model(str(tmp_path / "out"), spec.latency, CPU)
     assert parameters == facts["parameters"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (tmp_path / "out" / MODULE).is_file() and config["model_type"] == "kdnas-recurrent"

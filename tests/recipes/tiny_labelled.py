@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdnas.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
 from tests.tiny import WORDS
 
 GOOD, BAD = ("good", "fine"), ("bad", "dull")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdnas.store.open import Store, open_store
-from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.database import Store, open_store
+from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
 from tests import fakes
 

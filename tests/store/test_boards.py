@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas.board import Board, Same
-from kdnas.spec import StudySpec
-from kdnas.store import boards, reader
+from kdnas.store import queries, read_columns
 from kdnas.store import tables as t
-from kdnas.store.boards import Alike, read_board, sketch_board
-from kdnas.store.open import Store, open_store
+from kdnas.store.database import Store, open_store
+from kdnas.store.read_columns import Alike, read_board, sketch_board
 from kdnas.store.studies import create_study
+from kdnas.study.spec import StudySpec
+from kdnas.study.trial_columns import Board, Same
 from tests.rows import made_row, made_rows
 
 OWN = ("candidate", "config", "extra")
@@ -41,7 +41,7 @@ def filled(folder: Path, rows: list[Any], configs: list[str | None]) -> tuple[St
 
 def by_rows(store: Store, study_id: int) -> Board:
     board = Board(-0.06, 0.6)
-    board.update(reader.trial_rows(store, study_id))
+    board.update(queries.trial_rows(store, study_id))
     return board
 
 
@@ -50,7 +50,7 @@ BASE = {"output": False, "id2label": {"0": "A, B", "1": "C"}, "label2id": {"A, B
 
 
 def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(boards, "_BATCH", 16)  # so that there are several
+    monkeypatch.setattr(read_columns, "_BATCH", 16)  # so that there are several
     rows = made_rows(60)
     configs: list[str | None] = [json.dumps({**BASE, **row.config}) for row in rows]
     configs[7] = None
@@ -76,7 +76,7 @@ def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
 
 
 def test_a_sketch_ranks_lists_and_plots_the_same_and_has_the_best_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(boards, "_LOOKED_AT", 5)
+    monkeypatch.setattr(read_columns, "_LOOKED_AT", 5)
     rows = made_rows(60)
     store, study_id = filled(tmp_path, rows, [json.dumps(row.config) for row in rows])
     with store:

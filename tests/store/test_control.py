@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from kdnas.errors import BadOptionError, UsageError
-from kdnas.store import control, reader, slots, studies
+from kdnas.store import changes, queries, slots, studies
 from kdnas.store import tables as t
-from kdnas.store.open import Store
-from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.database import Store
+from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
+from kdnas.system.errors import BadOptionError, UsageError
 from tests import fakes
 from tests.store.test_reader import figures, trial, worker
 
@@ -25,23 +25,23 @@ def test_the_budget_grows_and_shrinks_by_free_slots_only(store: Store, study_id:
     worker_id = worker(store, study_id)
     for number in range(3):
         trial(store, study_id, worker_id, number, number, **figures())
-    control.set_trials(store, study_id, 10)
+    changes.set_trials(store, study_id, 10)
     assert len(slot_states(store, study_id)) == 10
-    control.set_trials(store, study_id, 3)
+    changes.set_trials(store, study_id, 3)
     assert slot_states(store, study_id) == ["done"] * 3
     with pytest.raises(BadOptionError, match=r"cannot be 2: 3 trials are .* planned. Give at least 3"):
-        control.set_trials(store, study_id, 2)
+        changes.set_trials(store, study_id, 2)
     with pytest.raises(BadOptionError, match="out of range"):
-        control.set_trials(store, study_id, 0)
-    assert [e.kind for e in reader.events(store, study_id)] == ["created", "budget", "budget"]
+        changes.set_trials(store, study_id, 0)
+    assert [e.kind for e in queries.events(store, study_id)] == ["created", "budget", "budget"]
 
 
 def test_raising_the_budget_opens_a_finished_study(store: Store) -> None:
     study_id = create_study(store, fakes.spec(budget={"trials": 1}))
     trial(store, study_id, worker(store, study_id), 0, 0, **figures())
-    assert reader.study_row(store, "fake").ending == "The budget of 1 trial is spent."
-    control.set_trials(store, study_id, 2)
-    row = reader.study_row(store, "fake")
+    assert queries.study_row(store, "fake").ending == "The budget of 1 trial is spent."
+    changes.set_trials(store, study_id, 2)
+    row = queries.study_row(store, "fake")
     assert (row.ending, row.status) != (None, "finished")
     assert isinstance(slots.claim(store, study_id, 1), slots.Claim)
 
@@ -59,36 +59,36 @@ def test_a_reward_out_of_range_changes_nothing(
     store: Store, study_id: int, alpha: float, beta: float, field: str
 ) -> None:
     with pytest.raises(BadOptionError) as caught:
-        control.set_reward(store, study_id, alpha, beta)
+        changes.set_reward(store, study_id, alpha, beta)
     assert caught.value.field == field
-    assert reader.study_row(store, "fake").alpha == -0.06
+    assert queries.study_row(store, "fake").alpha == -0.06
 
 
 def test_another_reward_is_recorded_once(store: Store, study_id: int) -> None:
-    control.set_reward(store, study_id, -0.3, 0.6)
-    control.set_reward(store, study_id, -0.3, 0.6)
-    [event] = [e for e in reader.events(store, study_id) if e.kind == "reward"]
+    changes.set_reward(store, study_id, -0.3, 0.6)
+    changes.set_reward(store, study_id, -0.3, 0.6)
+    [event] = [e for e in queries.events(store, study_id) if e.kind == "reward"]
     assert event.detail == {"from": {"alpha": -0.06, "beta": 0.6}, "to": {"alpha": -0.3, "beta": 0.6}}
 
 
 def test_a_name_changes_in_both_tables_and_must_be_free(store: Store, study_id: int) -> None:
     create_study(store, fakes.spec("other"))
-    control.rename(store, study_id, "better")
+    changes.rename(store, study_id, "better")
     assert optuna_storage(store).get_study_name_from_id(study_id) == "better"
-    assert reader.study_row(store, "better").spec["name"] == "better"
+    assert queries.study_row(store, "better").spec["name"] == "better"
     assert create_study(store, fakes.spec("better")) == study_id
     with pytest.raises(UsageError, match="There is a study 'other' already"):
-        control.rename(store, study_id, "other")
+        changes.rename(store, study_id, "other")
     with pytest.raises(BadOptionError, match="does not fit"):
-        control.rename(store, study_id, "no spaces please")
-    assert reader.study_row(store, "better").study_id == study_id
+        changes.rename(store, study_id, "no spaces please")
+    assert queries.study_row(store, "better").study_id == study_id
 
 
 def test_remarks_need_a_trial_and_single_words(store: Store, study_id: int) -> None:
     with pytest.raises(UsageError, match="no trial 4"):
-        control.set_remark(store, study_id, 4, marked=True)
+        changes.set_remark(store, study_id, 4, marked=True)
     with pytest.raises(BadOptionError, match="'two words' is not one word"):
-        control.set_remark(store, study_id, 4, tags=["two words"])
+        changes.set_remark(store, study_id, 4, tags=["two words"])
 
 
 def test_the_same_name_with_another_spec_shows_the_difference(store: Store, study_id: int) -> None:
@@ -107,7 +107,7 @@ def test_two_objectives_are_told_to_optuna(store: Store) -> None:
 
 
 def test_a_death_between_optunas_rows_and_ours_is_mended(store: Store) -> None:
-    from kdnas.store.optuna_side import directions
+    from kdnas.store.optuna_storage import directions
 
     left = optuna_storage(store).create_new_study(directions(fakes.spec()), "fake")
     assert create_study(store, fakes.spec()) == left
@@ -120,8 +120,8 @@ def test_a_death_between_optunas_rows_and_ours_is_mended(store: Store) -> None:
 def test_deleting_leaves_no_row_in_either_side(store: Store, study_id: int) -> None:
     worker_id = worker(store, study_id)
     trial(store, study_id, worker_id, 0, 0, **figures())
-    control.set_remark(store, study_id, 0, marked=True)
-    control.add_log(store, study_id, "info", "hello", worker_id)
+    changes.set_remark(store, study_id, 0, marked=True)
+    changes.add_log(store, study_id, "info", "hello", worker_id)
     studies.leave(store, study_id, worker_id, device=None, error=None)
     other = create_study(store, fakes.spec("other"))
     delete_study(store, "fake")
@@ -129,7 +129,7 @@ def test_deleting_leaves_no_row_in_either_side(store: Store, study_id: int) -> N
         for table in t.metadata.sorted_tables:
             if "study_id" in table.c:
                 assert set(connection.execute(sa.select(table.c.study_id)).scalars()) <= {other}, table.name
-    assert [row.name for row in reader.study_rows(store)] == ["other"]
+    assert [row.name for row in queries.study_rows(store)] == ["other"]
     with pytest.raises(KeyError):
         optuna_storage(store).get_study_id_from_name("fake")
 
@@ -140,4 +140,4 @@ def test_a_running_study_is_not_deleted(store: Store, study_id: int) -> None:
     worker(store, study_id, host="elsewhere", heartbeat=time.time())
     with pytest.raises(UsageError, match=r"has 1 running worker. Stop it first"):
         delete_study(store, "fake")
-    assert reader.study_row(store, "fake").workers == 1
+    assert queries.study_row(store, "fake").workers == 1

@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kdnas.errors import UsageError
-from kdnas.store import control, reader
-from kdnas.store import open as opening
+from kdnas.store import changes, queries
+from kdnas.store import database as opening
 from kdnas.store import tables as t
-from kdnas.store.open import Store, StoreError, open_reader, open_store, store_url
-from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.database import Store, StoreError, open_reader, open_store, store_url
+from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
+from kdnas.system.errors import UsageError
 from tests import fakes
 
 
@@ -59,7 +59,7 @@ def test_any_file_name_works(tmp_path: Path, name: str) -> None:
         url = store.url
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.endswith(".db")) == [name]
     with open_reader(url) as again:
-        assert reader.study_row(again, "fake").trials == 8
+        assert queries.study_row(again, "fake").trials == 8
 
 
 def test_without_create_a_missing_store_is_not_made(path: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_optuna_that_is_newer_is_named(path: Path) -> None:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.9.9'")
         with pytest.raises(StoreError, match=r"written by a newer Optuna|older Optuna"):
             create_study(store, fakes.spec("other"))
-        assert [row.name for row in reader.study_rows(store)] == ["fake"]
+        assert [row.name for row in queries.study_rows(store)] == ["fake"]
 
 
 def filled(path: Path, trials: int = 3000) -> None:
@@ -168,12 +168,12 @@ def test_a_locked_store_says_so_and_is_unharmed(path: Path, monkeypatch: pytest.
     holder.execute("BEGIN EXCLUSIVE")
     try:
         with open_store(path) as store, pytest.raises(StoreError, match=r"is locked by another program. Close what"):
-            control.set_wanted(store, 1, "pause")
+            changes.set_wanted(store, 1, "pause")
     finally:
         holder.execute("ROLLBACK")
         holder.close()
     with open_reader(path) as store:
-        assert reader.events(store, 1)[-1].kind == "created"
+        assert queries.events(store, 1)[-1].kind == "created"
 
 
 def as_nobody(ask: Callable[[], str]) -> str:
@@ -200,7 +200,7 @@ def as_nobody(ask: Callable[[], str]) -> str:
 
 def names_by(opener: Callable[[Path], Store], path: Path) -> str:
     with opener(path) as store:
-        return str([row.name for row in reader.study_rows(store)])
+        return str([row.name for row in queries.study_rows(store)])
 
 
 @pytest.mark.parametrize("folder_mode", [0o755, 0o555])
@@ -249,7 +249,7 @@ def test_a_full_disk_keeps_what_was_written(path: Path) -> None:
     line, _, complaint = said.stdout.strip().partition(" ")
     assert complaint.startswith(f"The disk under the store {path} is full or failing. Make room"), said
     with open_store(path) as store:
-        assert len(reader.logs(store, 1, limit=100_000)) == int(line)
+        assert len(queries.logs(store, 1, limit=100_000)) == int(line)
         with store.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
 
@@ -299,15 +299,15 @@ def test_many_first_starts_at_once_make_one_store(path: Path) -> None:
         ids = list(pool.map(start, range(6)))
     assert len(set(ids)) == 2
     with open_reader(path) as store:
-        assert sorted(row.name for row in reader.study_rows(store)) == ["study-0", "study-1"]
+        assert sorted(row.name for row in queries.study_rows(store)) == ["study-0", "study-1"]
 
 
 def test_a_reader_sees_each_commit_and_writes_nothing(path: Path) -> None:
     filled(path, 10)
     with open_reader(path) as watching, open_store(path) as writing:
-        first = reader.changed(watching)
-        assert reader.changed(watching) == first
-        control.add_log(writing, 1, "info", "news")
-        assert reader.changed(watching) != first
+        first = queries.changed(watching)
+        assert queries.changed(watching) == first
+        changes.add_log(writing, 1, "info", "news")
+        assert queries.changed(watching) != first
         with pytest.raises(UsageError, match="reading only"):
-            control.add_log(watching, 1, "info", "never")
+            changes.add_log(watching, 1, "info", "never")

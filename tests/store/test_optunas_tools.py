@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 import pytest
 
-from kdnas.search import begin
-from kdnas.worker import run_worker
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
 from tests import fakes
 
 

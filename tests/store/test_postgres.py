@@ -19,14 +19,14 @@ from typing import Any
 import optuna
 import pytest
 
-from kdnas.errors import UsageError
-from kdnas.search import begin
-from kdnas.store import control, reader
-from kdnas.store.open import open_reader, open_store
-from kdnas.store.optuna_side import optuna_storage
-from kdnas.store.rows import Status
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
+from kdnas.store import changes, queries
+from kdnas.store.database import open_reader, open_store
+from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
-from kdnas.worker import run_worker
+from kdnas.study.rows import Status
+from kdnas.system.errors import UsageError
 from tests import fakes
 
 BINARIES = shutil.which("initdb") and shutil.which("postgres")
@@ -114,7 +114,7 @@ def url(server: Server, request: pytest.FixtureRequest) -> str:
 
 def told(url: str) -> list[tuple[Any, ...]]:
     with open_reader(url) as store:
-        rows = [r for r in reader.trial_rows(store, 1) if r.state in ("done", "pruned")]
+        rows = [r for r in queries.trial_rows(store, 1) if r.state in ("done", "pruned")]
     return sorted((r.slot, str(r.candidate), r.state, r.loss, r.reward) for r in rows)
 
 
@@ -127,7 +127,7 @@ def test_a_study_runs_as_it_does_on_sqlite(url: str, tmp_path: Path) -> None:
     with open_store(url) as store:
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
         assert len(study.trials) == 6
-        assert reader.study_row(store, "fake").status == Status.FINISHED
+        assert queries.study_row(store, "fake").status == Status.FINISHED
 
 
 def test_the_controllers_episodes_run_there_too(url: str) -> None:
@@ -135,8 +135,8 @@ def test_the_controllers_episodes_run_there_too(url: str) -> None:
     begin(spec, url)
     run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
     with open_reader(url) as store:
-        assert reader.study_row(store, "fake").done == 6
-        assert [row.episode for row in reader.episodes(store, 1)] == [0, 1]
+        assert queries.study_row(store, "fake").done == 6
+        assert [row.episode for row in queries.episodes(store, 1)] == [0, 1]
 
 
 def test_many_workers_share_one_budget_and_a_killed_one_is_made_good(url: str) -> None:
@@ -153,15 +153,15 @@ def test_many_workers_share_one_budget_and_a_killed_one_is_made_good(url: str) -
         pids.append(pid)
     with open_reader(url) as store:
         end = time.monotonic() + 60
-        while reader.study_row(store, "fake").done < 3:
+        while queries.study_row(store, "fake").done < 3:
             assert time.monotonic() < end
             time.sleep(0.01)
     os.kill(pids[0], signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert codes[1:] == [0, 0]
     with open_reader(url) as store:
-        row = reader.study_row(store, "fake")
-        rows = reader.trial_rows(store, 1)
+        row = queries.study_row(store, "fake")
+        rows = queries.trial_rows(store, 1)
     assert (row.status, row.done) == (Status.FINISHED, 14)
     states = Counter(r.state for r in rows)
     assert states["done"] == 14
@@ -183,13 +183,13 @@ def test_many_first_starts_at_once_make_one_store(url: str) -> None:
 def test_a_server_that_was_restarted_is_used_again(url: str, server: Server) -> None:
     begin(fakes.spec(budget={"trials": 2}), url)
     with open_store(url) as store:
-        assert reader.study_row(store, "fake").status == Status.NEW
+        assert queries.study_row(store, "fake").status == Status.NEW
         server.stop()
         with pytest.raises(UsageError, match="does not answer"), open_store(url):
             pass
         server.start()
-        control.set_wanted(store, 1, "pause")
-        assert reader.study_row(store, "fake").status == Status.PAUSED
+        changes.set_wanted(store, 1, "pause")
+        assert queries.study_row(store, "fake").status == Status.PAUSED
 
 
 def test_deleting_leaves_no_row_in_either_side(url: str) -> None:
@@ -205,10 +205,10 @@ def test_deleting_leaves_no_row_in_either_side(url: str) -> None:
 def test_a_reader_sees_changes_and_cannot_write(url: str) -> None:
     begin(fakes.spec(), url)
     with open_reader(url) as watching, open_store(url) as writing:
-        seen = reader.changed(watching)
-        assert reader.changed(watching) == seen
-        control.add_log(writing, 1, "info", "news")
-        assert reader.changed(watching) != seen
+        seen = queries.changed(watching)
+        assert queries.changed(watching) == seen
+        changes.add_log(writing, 1, "info", "news")
+        assert queries.changed(watching) != seen
         with pytest.raises(UsageError, match="may only be read"), watching.connect() as connection:
             connection.exec_driver_sql("DELETE FROM kdnas_log")
 

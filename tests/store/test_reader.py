@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from kdnas import liveness
-from kdnas.errors import UsageError
-from kdnas.reward import reward
-from kdnas.store import control, reader, repeats, slots, studies
+from kdnas.store import changes, queries, repeats, slots, studies
 from kdnas.store import tables as t
-from kdnas.store.open import Store
-from kdnas.store.rows import Status
+from kdnas.store.database import Store
 from kdnas.store.studies import create_study
+from kdnas.study.reward import reward
+from kdnas.study.rows import Status
+from kdnas.system import liveness
+from kdnas.system.errors import UsageError
 from tests import fakes
 
 
@@ -39,7 +39,7 @@ def worker(store: Store, study_id: int, state: str = "running", *, lock: str | N
 
 
 def status(store: Store) -> Status:
-    return reader.study_row(store, "fake").status
+    return queries.study_row(store, "fake").status
 
 
 def trial(store: Store, study_id: int, worker_id: int, number: int, ordinal: int, **columns: Any) -> int:
@@ -73,9 +73,7 @@ FIGURES = {"loss": 0.3, "raw_loss": 0.6, "latency_ms": 2.0, "teacher_latency_ms"
 
 def figures(**others: float) -> dict[str, float]:
     values = {**FIGURES, **others}
-    worth = reward(
-        values["loss"], values["latency_ms"], values["teacher_latency_ms"], values["alpha"], values["beta"]
-    )
+    worth = reward(values["loss"], values["latency_ms"], values["teacher_latency_ms"], values["alpha"], values["beta"])
     return {**values, "reward": worth}
 
 
@@ -84,9 +82,9 @@ def figures(**others: float) -> dict[str, float]:
 
 def test_a_study_without_workers_is_new_and_follows_what_is_wanted(store: Store, study_id: int) -> None:
     assert status(store) == Status.NEW
-    control.set_wanted(store, study_id, "pause")
+    changes.set_wanted(store, study_id, "pause")
     assert status(store) == Status.PAUSED
-    control.set_wanted(store, study_id, "stop")
+    changes.set_wanted(store, study_id, "stop")
     assert status(store) == Status.STOPPED
 
 
@@ -94,16 +92,16 @@ def test_status_while_a_worker_holds_its_lock_and_after(store: Store, study_id: 
     hold = liveness.Hold()
     worker_id = worker(store, study_id, lock=str(hold.path))
     assert status(store) == Status.RUNNING
-    control.set_wanted(store, study_id, "pause")
+    changes.set_wanted(store, study_id, "pause")
     assert status(store) == Status.PAUSING
     studies.beat(store, study_id, worker_id, state="paused", doing=None, device=None)
     assert status(store) == Status.PAUSED
-    control.set_wanted(store, study_id, "stop")
+    changes.set_wanted(store, study_id, "stop")
     assert status(store) == Status.STOPPING
     hold._file, file = -1, hold._file
     os.close(file)  # what the kernel does on death: the lock goes, the file stays
     assert status(store) == Status.DEAD
-    assert [w.state for w in reader.workers(store, study_id)] == ["dead"]
+    assert [w.state for w in queries.workers(store, study_id)] == ["dead"]
     studies.leave(store, study_id, worker_id, device=None, error=None)
     assert status(store) == Status.STOPPED
     hold.path.unlink()
@@ -112,19 +110,19 @@ def test_status_while_a_worker_holds_its_lock_and_after(store: Store, study_id: 
 def test_a_worker_that_failed_says_why(store: Store, study_id: int) -> None:
     worker_id = worker(store, study_id)
     studies.leave(store, study_id, worker_id, device=None, error="The teacher is gone.")
-    row = reader.study_row(store, "fake")
+    row = queries.study_row(store, "fake")
     assert (row.status, row.ending) == (Status.FAILED, "The teacher is gone.")
-    assert reader.workers(store, study_id)[0].error == "The teacher is gone."
+    assert queries.workers(store, study_id)[0].error == "The teacher is gone."
 
 
 def test_a_worker_on_another_host_lives_by_its_heartbeat(store: Store, study_id: int) -> None:
     silent = worker(store, study_id, host="elsewhere", lock="/x", heartbeat=time.time() - liveness.STALE_S - 1)
     assert status(store) == Status.DEAD
     worker(store, study_id, host="elsewhere", lock="/x", heartbeat=time.time())
-    row = reader.study_row(store, "fake")
+    row = queries.study_row(store, "fake")
     assert (row.status, row.workers, row.hosts) == (Status.RUNNING, 1, ("elsewhere",))
-    assert [w.alive for w in reader.workers(store, study_id)] == [False, True]
-    assert reader.workers(store, study_id)[0].worker_id == silent
+    assert [w.alive for w in queries.workers(store, study_id)] == [False, True]
+    assert queries.workers(store, study_id)[0].worker_id == silent
 
 
 def test_a_recheck_does_not_make_a_study_run(store: Store, study_id: int) -> None:
@@ -148,19 +146,19 @@ def test_only_what_changed_is_told_again(store: Store, study_id: int) -> None:
     worker_id = worker(store, study_id)
     for number in range(3):
         trial(store, study_id, worker_id, number, number, **figures())
-    rows = reader.trial_rows(store, study_id)
+    rows = queries.trial_rows(store, study_id)
     assert [row.number for row in rows] == [0, 1, 2]
-    seen = reader.study_row(store, "fake").revision
-    assert reader.trial_rows(store, study_id, seen) == []
-    control.set_remark(store, study_id, 1, marked=True, tags=["good", "small"], note="try it")
-    [row] = reader.trial_rows(store, study_id, seen)
+    seen = queries.study_row(store, "fake").revision
+    assert queries.trial_rows(store, study_id, seen) == []
+    changes.set_remark(store, study_id, 1, marked=True, tags=["good", "small"], note="try it")
+    [row] = queries.trial_rows(store, study_id, seen)
     assert (row.number, row.marked, row.tags, row.note) == (1, True, ("good", "small"), "try it")
     seen = row.revision
-    control.set_remark(store, study_id, 1, note="tried")
-    [row] = reader.trial_rows(store, study_id, seen)
+    changes.set_remark(store, study_id, 1, note="tried")
+    [row] = queries.trial_rows(store, study_id, seen)
     assert (row.marked, row.tags, row.note) == (True, ("good", "small"), "tried")
     repeats.add(store, study_id, 2, 77, loss=0.5, raw_loss=1.0, latency_ms=2.0, teacher_latency_ms=10.0)
-    [row] = reader.trial_rows(store, study_id, row.revision)
+    [row] = queries.trial_rows(store, study_id, row.revision)
     assert (row.number, row.repeats, row.mean_loss, row.mean_raw_loss) == (2, 1, 0.4, 0.8)
     assert row.loss_spread == pytest.approx(0.2 / 2**0.5)
     assert row.speedup == 5.0
@@ -173,9 +171,9 @@ def test_curves_come_in_order_and_only_those_asked_for(store: Store, study_id: i
         trial(store, study_id, worker_id, number, number)
         for epoch in (1, 2):
             slots.epoch(store, study_id, number, {"epoch": epoch, "loss": 1 / epoch, **point}, progress=0.5)
-    found = reader.curves(store, study_id, [1, 7])
+    found = queries.curves(store, study_id, [1, 7])
     assert {number: [p.loss for p in points] for number, points in found.items()} == {1: [1.0, 0.5], 7: []}
-    assert reader.trial_rows(store, study_id)[1].epoch == 2
+    assert queries.trial_rows(store, study_id)[1].epoch == 2
 
 
 def test_counts_best_and_rest_of_time(store: Store, study_id: int) -> None:
@@ -186,12 +184,12 @@ def test_counts_best_and_rest_of_time(store: Store, study_id: int) -> None:
     trial(store, study_id, worker_id, 2, 2, state="pruned", **figures(loss=0.1))
     trial(store, study_id, worker_id, 3, 3, state="failed", error="it burnt")
     trial(store, study_id, worker_id, 4, 4)
-    row = reader.study_row(store, "fake")
+    row = queries.study_row(store, "fake")
     assert (row.done, row.pruned, row.failed, row.running, row.trials) == (4, 1, 1, 1, 8)
     assert (row.best_number, row.best_reward) == (1, figures(loss=0.2)["reward"])
     assert row.eta_s is not None and row.eta_s >= 0
     hold.release()
-    row = reader.study_row(store, "fake")
+    row = queries.study_row(store, "fake")
     assert (row.running, row.workers) == (0, 0)  # nobody is at it any more
 
 
@@ -199,32 +197,32 @@ def test_the_best_is_the_best_under_the_present_reward_and_by_the_mean(store: St
     worker_id = worker(store, study_id)
     trial(store, study_id, worker_id, 0, 0, **figures(loss=0.2, latency_ms=8.0))
     trial(store, study_id, worker_id, 1, 1, **figures(loss=0.22, latency_ms=1.0))
-    assert reader.study_row(store, "fake").best_number == 1
-    control.set_reward(store, study_id, 0.0, 0.6)
-    row = reader.study_row(store, "fake")
+    assert queries.study_row(store, "fake").best_number == 1
+    changes.set_reward(store, study_id, 0.0, 0.6)
+    row = queries.study_row(store, "fake")
     assert (row.best_number, row.best_reward, row.alpha) == (0, 0.8, 0.0)
     repeats.add(store, study_id, 0, 5, loss=0.6, raw_loss=1.2, latency_ms=8.0, teacher_latency_ms=10.0)
-    assert reader.study_row(store, "fake").best_number == 1
+    assert queries.study_row(store, "fake").best_number == 1
 
 
 def test_an_unknown_study_names_the_nearest(store: Store, study_id: int) -> None:
     with pytest.raises(UsageError, match=r"There is no study 'fakke' .* Did you mean 'fake'"):
-        reader.study_row(store, "fakke")
+        queries.study_row(store, "fakke")
 
 
 def test_logs_are_the_last_lines_oldest_first(store: Store, study_id: int) -> None:
     for n in range(5):
-        control.add_log(store, study_id, "info", f"line {n}\n")
-    assert [row.line for row in reader.logs(store, study_id, limit=2)] == ["line 3", "line 4"]
-    third = reader.logs(store, study_id)[2].log_id
-    assert [row.line for row in reader.logs(store, study_id, after=third)] == ["line 3", "line 4"]
+        changes.add_log(store, study_id, "info", f"line {n}\n")
+    assert [row.line for row in queries.logs(store, study_id, limit=2)] == ["line 3", "line 4"]
+    third = queries.logs(store, study_id)[2].log_id
+    assert [row.line for row in queries.logs(store, study_id, after=third)] == ["line 3", "line 4"]
 
 
 def test_studies_are_told_apart(store: Store, study_id: int) -> None:
     other = create_study(store, fakes.spec("other", budget={"trials": 3}))
     trial(store, other, worker(store, other), 0, 0, **figures())
-    control.set_wanted(store, study_id, "pause")
-    rows = {row.name: row for row in reader.study_rows(store)}
+    changes.set_wanted(store, study_id, "pause")
+    rows = {row.name: row for row in queries.study_rows(store)}
     assert (rows["fake"].done, rows["other"].done) == (0, 1)
     assert (rows["fake"].best_number, rows["other"].best_number) == (None, 0)
     assert next(iter(rows)) == "fake"  # it changed last

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kdnas.store import reader
-from kdnas.store.open import open_reader, open_store
+from kdnas.store import queries
+from kdnas.store.database import open_reader, open_store
 
 WRITER = """
 import sys
@@ -23,11 +23,11 @@ def test_opening_the_store_again_takes_no_lock_from_a_reader(tmp_path: Path) -> 
     path = tmp_path / "k.db"
     open_store(path, create=True).close()
     with open_reader(path) as watching:
-        seen = [reader.changed(watching)]
+        seen = [queries.changed(watching)]
         for key in ("a", "b", "c"):
             with open_store(path):  # what a screen does to write a mark
                 pass
             open_reader(path).close()
             subprocess.run([sys.executable, "-c", WRITER, str(path), key], check=True)
-            seen.append(reader.changed(watching))
+            seen.append(queries.changed(watching))
         assert len(set(seen)) == len(seen)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kdnas.errors import UsageError
-from kdnas.store import reader, recording
-from kdnas.store.open import open_reader, open_store
-from kdnas.store.rows import Status
+from kdnas.store import queries, recording
+from kdnas.store.database import open_reader, open_store
+from kdnas.study.rows import Status
+from kdnas.system.errors import UsageError
 from tests.tui.filled import study
 
 
@@ -17,16 +17,16 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
     with open_store(tmp_path / "k.db", create=True) as store:
         study_id = study(store, "minilm", worker="running")
         recording.write(store, "minilm", tmp_path / "kept")
-        before = reader.trial_rows(store, study_id)
-        curves = reader.curves(store, study_id, [1, 2, 3])
-        lines = [log.line for log in reader.logs(store, study_id)]
+        before = queries.trial_rows(store, study_id)
+        curves = queries.curves(store, study_id, [1, 2, 3])
+        lines = [log.line for log in queries.logs(store, study_id)]
     with recording.opened(tmp_path / "kept") as (url, name), open_reader(url) as store:
-        row = reader.study_row(store, name)
+        row = queries.study_row(store, name)
         assert row.status not in (Status.RUNNING, Status.DEAD)
-        assert reader.trial_rows(store, row.study_id) == before
-        assert reader.curves(store, row.study_id, [1, 2, 3]) == curves
-        assert [log.line for log in reader.logs(store, row.study_id)] == lines
-        assert all(not worker.alive and worker.host == "recorded" for worker in reader.workers(store, row.study_id))
+        assert queries.trial_rows(store, row.study_id) == before
+        assert queries.curves(store, row.study_id, [1, 2, 3]) == curves
+        assert [log.line for log in queries.logs(store, row.study_id)] == lines
+        assert all(not worker.alive and worker.host == "recorded" for worker in queries.workers(store, row.study_id))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_shipped_recording_is_a_finished_real_study() -> None:
     with recording.opened(recording.shipped()) as (url, name), open_reader(url) as store:
-        row = reader.study_row(store, name)
+        row = queries.study_row(store, name)
         assert row.status is Status.FINISHED
         assert row.best_reward is not None
-        assert reader.provenance(store, row.study_id)["versions"]
+        assert queries.provenance(store, row.study_id)["versions"]

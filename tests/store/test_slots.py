@@ -8,12 +8,12 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from kdnas.spec import StudySpec
-from kdnas.store import control, orphans, reader, slots
+from kdnas.store import changes, queries, recovery, slots
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
-from kdnas.store.optuna_side import optuna_storage
+from kdnas.store.database import Store, open_store
+from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
+from kdnas.study.spec import StudySpec
 from tests import fakes
 from tests.store.test_control import slot_states
 from tests.store.test_reader import figures, trial, worker
@@ -24,11 +24,11 @@ def optunas(store: Store, name: str = "fake") -> optuna.Study:
 
 
 def states(store: Store, study_id: int) -> dict[int, str]:
-    return {row.number: row.state for row in reader.trial_rows(store, study_id)}
+    return {row.number: row.state for row in queries.trial_rows(store, study_id)}
 
 
 def close(store: Store, study_id: int, spec: StudySpec | None = None) -> list[int]:
-    return orphans.close(store, optunas(store), study_id, spec or fakes.spec())
+    return recovery.close(store, optunas(store), study_id, spec or fakes.spec())
 
 
 def test_each_slot_is_claimed_once_however_many_try(store: Store) -> None:
@@ -48,9 +48,9 @@ def test_each_slot_is_claimed_once_however_many_try(store: Store) -> None:
 
 def test_nothing_is_claimed_while_people_want_no_new_trial(store: Store, study_id: int) -> None:
     for wanted in ("pause", "stop", "abandon"):
-        control.set_wanted(store, study_id, wanted)
+        changes.set_wanted(store, study_id, wanted)
         assert slots.claim(store, study_id, 1) == slots.Left(wanted, free=8, running=0)
-    control.set_wanted(store, study_id, "run")
+    changes.set_wanted(store, study_id, "run")
     assert isinstance(slots.claim(store, study_id, 1), slots.Claim)
 
 
@@ -90,9 +90,9 @@ def test_a_reused_result_costs_no_budget(store: Store, study_id: int) -> None:
     assert isinstance(claimed, slots.Claim)
     values = slots.reuse(store, study_id, claimed.slot, 1, 1, 0)
     assert values["loss"] == 0.25
-    row = reader.trial_rows(store, study_id)[1]
+    row = queries.trial_rows(store, study_id)[1]
     assert (row.state, row.reused_from, row.loss, row.slot) == ("reused", 0, 0.25, claimed.slot)
-    study = reader.study_row(store, "fake")
+    study = queries.study_row(store, "fake")
     assert (study.done, study.reused) == (1, 1)
     assert slot_states(store, study_id)[claimed.slot] == "running"
 
@@ -104,7 +104,7 @@ def test_a_dead_workers_trial_is_lost_and_its_candidate_kept_for_the_slot(store:
     assert close(store, study_id) == [number]
     assert states(store, study_id) == {number: "lost"}
     assert study.trials[number].state == TrialState.FAIL
-    assert [w.state for w in reader.workers(store, study_id)] == ["dead"]
+    assert [w.state for w in queries.workers(store, study_id)] == ["dead"]
     again = slots.claim(store, study_id, 99)
     assert isinstance(again, slots.Claim)
     assert (again.slot, again.candidate) == (slot, fakes.SPACE.from_ordinal(5))
@@ -120,7 +120,7 @@ def test_a_candidate_that_kills_workers_fails_in_the_end(store: Store, study_id:
         close(store, study_id, spec)
     assert slot_states(store, study_id)[slot] == "failed"
     assert states(store, study_id) == {0: "lost", 1: "failed"}
-    assert reader.trial_rows(store, study_id)[1].error == "its worker died in each of 2 attempts"
+    assert queries.trial_rows(store, study_id)[1].error == "its worker died in each of 2 attempts"
 
 
 def test_leaving_on_purpose_counts_as_no_attempt(store: Store, study_id: int) -> None:
@@ -167,9 +167,9 @@ def test_living_workers_trials_are_left_alone(store: Store, study_id: int) -> No
     number = study.ask().number
     trial(store, study_id, worker(store, study_id, host="elsewhere", heartbeat=time.time()), number, 5)
     worker(store, study_id)  # another one, dead
-    assert orphans.any_left(store, study_id)
+    assert recovery.any_left(store, study_id)
     assert close(store, study_id) == []
-    assert not orphans.any_left(store, study_id)
+    assert not recovery.any_left(store, study_id)
     assert (states(store, study_id)[number], study.trials[number].state) == ("running", TrialState.RUNNING)
 
 
@@ -207,5 +207,5 @@ def test_an_exhausted_space_ends_the_study_only_when_nobody_runs(store: Store, s
     assert not slots.finish_exhausted(store, study_id, "All seen.")  # it is to be run again
     trial(store, study_id, 1, 1, 5, **figures())
     assert slots.finish_exhausted(store, study_id, "All seen.")
-    row = reader.study_row(store, "fake")
+    row = queries.study_row(store, "fake")
     assert (row.status, row.ending, row.done) == ("finished", "All seen.", 1)

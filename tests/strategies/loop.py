@@ -10,9 +10,9 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from benchmarks.search import Episodes
-from kdnas.space import Candidate, Dimension, SearchSpace
-from kdnas.spec import StudySpec, from_values
 from kdnas.strategies import candidate, directions, sampler
+from kdnas.study.space import Candidate, Dimension, SearchSpace
+from kdnas.study.spec import StudySpec, from_values
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -46,9 +46,7 @@ STRATEGIES: dict[str, dict[str, object]] = {
 
 
 def spec(strategy: str, *, seed: int = 3, trials: int = 60) -> StudySpec:
-    return from_values(
-        {"name": strategy, "seed": seed, "strategy": STRATEGIES[strategy], "budget": {"trials": trials}}
-    )
+    return from_values({"name": strategy, "seed": seed, "strategy": STRATEGIES[strategy], "budget": {"trials": trials}})
 
 
 def measured(space: SearchSpace, chosen: Candidate) -> tuple[float, float]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kdnas.errors import UsageError
-from kdnas.space import SearchSpace
 from kdnas.strategies import SpaceExhausted, distributions, from_parameters, parameters
+from kdnas.study.space import SearchSpace
+from kdnas.system.errors import UsageError
 from tests.strategies.loop import CONDITIONAL, SPACE, STRATEGIES, Search, on_file, spec
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)

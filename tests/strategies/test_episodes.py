@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from kdnas.search import begin
-from kdnas.spec import StudySpec
-from kdnas.store import control, episodes, reader, slots
+from kdnas.search import episodes
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
+from kdnas.store import changes, queries, slots
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_reader, open_store
-from kdnas.store.rows import TrialRow
+from kdnas.store.database import Store, open_reader, open_store
 from kdnas.strategies import SpaceExhausted
-from kdnas.worker import run_worker
+from kdnas.study.rows import TrialRow
+from kdnas.study.spec import StudySpec
 from tests import fakes
 from tests.test_worker_processes import Place, check_history, told, uninterrupted
 
@@ -135,7 +136,7 @@ def test_a_larger_budget_goes_on_in_the_episode_that_it_cut(tmp_path: Path) -> N
     grown = Study(tmp_path / "grown.db", spec(6))
     with open_store(grown.path) as store:
         grown.work(store, 6)
-        control.set_trials(store, grown.study_id, 20)
+        changes.set_trials(store, grown.study_id, 20)
         grown.work(store, 14)
         assert grown.candidates(store) == expected
 
@@ -161,7 +162,7 @@ def test_failed_candidates_teach_nothing_and_come_no_more(path: Path) -> None:
     with open_store(path) as store:
         study.work(store, 16, fail=(0, 5, 6, 7, 8, 9, 10, 11))
         assert len({candidate for _, candidate, _ in study.candidates(store)}) == 16
-        last = reader.episodes(store, study.study_id)[-1]
+        last = queries.episodes(store, study.study_id)[-1]
     assert last.facts["lessons"] == 4  # of the 12 slots before it, 8 have failed
     assert last.previous_best is None  # of the episode before it, none
 
@@ -172,7 +173,7 @@ def test_a_space_smaller_than_the_budget_is_seen_whole(path: Path) -> None:
     begin(small, path)
     assert run_worker(str(path), small.name, prepare=fakes.prepare, measure=fakes.measure) == 0
     with open_reader(path) as store:
-        row = reader.study_row(store, small.name)
+        row = queries.study_row(store, small.name)
         assert row.done == 24 and "All 24 candidates" in (row.ending or "")
     with open_store(path) as store, pytest.raises(SpaceExhausted):
         episodes.plan_next(store, 1, small, fakes.FakeBench(small).space)
@@ -182,8 +183,8 @@ def test_the_screens_find_what_the_controller_foresaw(path: Path) -> None:
     begin(spec(12), path)
     run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure)
     with open_reader(path) as store:
-        rows: list[TrialRow] = reader.trial_rows(store, 1)
-        known = reader.episodes(store, 1)
+        rows: list[TrialRow] = queries.trial_rows(store, 1)
+        known = queries.episodes(store, 1)
     assert [e.episode for e in known] == [0, 1, 2]
     assert {r.origin for r in rows} == {"controller", "random"}
     assert all(r.predicted is not None for r in rows if r.origin == "controller")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas.seeds import Purpose, generator
-from kdnas.spec import LstmStrategy, from_values
 from kdnas.strategies import SpaceExhausted
 from kdnas.strategies.lstm import Controller, Plan, Rewarded, epsilon, plan, randoms
+from kdnas.study.spec import LstmStrategy, from_values
+from kdnas.system.seeds import Purpose, generator
 from tests.strategies.loop import CONDITIONAL, SPACE, measured
 
 OURS = LstmStrategy()

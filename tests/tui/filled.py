@@ -13,13 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kdnas.reward import reward
-from kdnas.space import Dimension, SearchSpace
-from kdnas.spec import from_values
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
-from kdnas.store.rows import TrialRow
+from kdnas.store.database import Store, open_store
 from kdnas.store.studies import create_study
+from kdnas.study.reward import reward
+from kdnas.study.rows import TrialRow
+from kdnas.study.space import Dimension, SearchSpace
+from kdnas.study.spec import from_values
 from tests.rows import made_rows
 
 NOW = 4_000_000_000.0  # ahead of every real clock: what was heard just before it is alive
@@ -83,9 +83,7 @@ def study(
             )  # fmt: skip
             for number, line in enumerate(("loaded the teacher", "made the cache", "trial 28 done: reward 0.84")):
                 connection.execute(
-                    t.log.insert().values(
-                        study_id=study_id, worker_id=1, time=BEGAN + number, level="info", line=line
-                    )
+                    t.log.insert().values(study_id=study_id, worker_id=1, time=BEGAN + number, level="info", line=line)
                 )
     return study_id
 

@@ -16,11 +16,12 @@ from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from kdnas.places import state_folder
-from kdnas.store import control, reader
+from kdnas.store import queries
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
-from kdnas.store.rows import TrialRow
+from kdnas.store.changes import set_remark, set_reward, set_wanted
+from kdnas.store.database import Store, open_store
+from kdnas.study.rows import TrialRow
+from kdnas.system.paths import state_folder
 from kdnas_tui import keys, workers
 from kdnas_tui.app import KdnasApp
 from kdnas_tui.keys import Key
@@ -79,8 +80,8 @@ class Site:
         return any(words in notice.message for notice in self.app._notifications)
 
     def row(self, number: int) -> TrialRow:
-        study_id = reader.study_row(self.store, "minilm").study_id
-        return next(row for row in reader.trial_rows(self.store, study_id) if row.number == number)
+        study_id = queries.study_row(self.store, "minilm").study_id
+        return next(row for row in queries.trial_rows(self.store, study_id) if row.number == number)
 
     def wanted(self) -> str:
         with self.store.connect() as connection:
@@ -158,7 +159,7 @@ async def pause(site: Site, key: str) -> None:
 
 
 async def resume(site: Site, key: str) -> None:
-    control.set_wanted(site.store, reader.study_row(site.store, "minilm").study_id, "pause")
+    set_wanted(site.store, queries.study_row(site.store, "minilm").study_id, "pause")
     await site.until(lambda: site.study.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
     await site.press(key)
     await site.until(lambda: site.wanted() == "run", "it is to go on")
@@ -196,9 +197,9 @@ async def marks(site: Site, key: str) -> None:
 
 
 async def compare(site: Site, key: str) -> None:
-    study_id = reader.study_row(site.store, "minilm").study_id
+    study_id = queries.study_row(site.store, "minilm").study_id
     for number in (25, 16):
-        control.set_remark(site.store, study_id, number, marked=True)
+        set_remark(site.store, study_id, number, marked=True)
     await site.until(lambda: len(site.study.marked()) >= 2, "two are marked")
     await opens(CompareScreen)(site, key)
 
@@ -228,9 +229,9 @@ async def copies_command(site: Site, key: str) -> None:
 async def uses_reward(site: Site, key: str) -> None:
     site.screen.query_one("#alpha").value = "−0.2"
     await site.press(key)
-    await site.until(lambda: reader.study_row(site.store, "minilm").alpha == -0.2, "the study uses it")
-    study_id = reader.study_row(site.store, "minilm").study_id
-    control.set_reward(site.store, study_id, -0.06, 0.6)
+    await site.until(lambda: queries.study_row(site.store, "minilm").alpha == -0.2, "the study uses it")
+    study_id = queries.study_row(site.store, "minilm").study_id
+    set_reward(site.store, study_id, -0.06, 0.6)
 
 
 async def exports(site: Site, key: str) -> None:
@@ -391,9 +392,9 @@ async def arrive(site: Site, name: str) -> None:
     else:
         await opened(site.pilot, "minilm")
         if name == "compare":
-            study_id = reader.study_row(site.store, "minilm").study_id
+            study_id = queries.study_row(site.store, "minilm").study_id
             for number in (25, 16):
-                control.set_remark(site.store, study_id, number, marked=True)
+                set_remark(site.store, study_id, number, marked=True)
             await site.until(lambda: len(site.study.marked()) == 2, "two are marked")
     if key:
         await site.press(key)

@@ -12,9 +12,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from kdnas.store import reader, runs
+from kdnas.store import jobs, queries
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
+from kdnas.store.database import Store, open_store
 from kdnas_tui import workers
 from kdnas_tui.screens.finalize import FinalizeScreen
 from kdnas_tui.screens.study import StudyScreen
@@ -111,10 +111,10 @@ async def test_what_the_command_complains_of_is_shown(pilot: Pilot[str], monkeyp
 
 
 async def test_jobs_are_shown_as_they_go_and_as_they_ended(pilot: Pilot[str], store: Store, tmp_path: Path) -> None:
-    study_id = reader.study_row(store, "minilm").study_id
+    study_id = queries.study_row(store, "minilm").study_id
     found = await finalize(pilot)
-    run_id = runs.begin(store, study_id, "finalize", str(tmp_path / "minilm-3"), number=3)
-    runs.progress(store, run_id, 0.5, "epoch 2 of 4", {"curve": [{"epoch": 1, "loss": 0.25}]})
+    run_id = jobs.begin(store, study_id, "finalize", str(tmp_path / "minilm-3"), number=3)
+    jobs.progress(store, run_id, 0.5, "epoch 2 of 4", {"curve": [{"epoch": 1, "loss": 0.25}]})
     await until(pilot, shows(pilot.app, "its process is gone"), "a dead job is told from a running one")
     with store.begin() as connection:
         connection.execute(
@@ -123,18 +123,18 @@ async def test_jobs_are_shown_as_they_go_and_as_they_ended(pilot: Pilot[str], st
                 started=NOW, heartbeat=NOW,
             )
         )  # fmt: skip
-    runs.progress(store, run_id, 0.75, "epoch 3 of 4")
+    jobs.progress(store, run_id, 0.75, "epoch 3 of 4")
     await until(pilot, shows(pilot.app, "75%  epoch 3 of 4"), "the progress is shown")
     await pilot.press("ctrl+k")
     await until(pilot, shows(pilot.app, "They run on elsewhere."), "another machine's job cannot be stopped here")
     metrics = {"loss": 0.123, "best_epoch": 3, "epochs": 4}
-    runs.end(store, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.51}, "curve": []})
+    jobs.end(store, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.51}, "curve": []})
     await until(pilot, shows(pilot.app, "loss 0.1230 (epoch 3 of 4), 4.20 ms, 3.51 × the teacher"), "the result")
-    other = runs.begin(store, study_id, "evaluate", str(tmp_path / "minilm-3"), number=3)
-    runs.end(store, other, {"tasks": {"sst2": {"student": {"score": 0.8}, "teacher": {"score": 0.9}, "kept": 88.9}}})
+    other = jobs.begin(store, study_id, "evaluate", str(tmp_path / "minilm-3"), number=3)
+    jobs.end(store, other, {"tasks": {"sst2": {"student": {"score": 0.8}, "teacher": {"score": 0.9}, "kept": 88.9}}})
     await until(pilot, shows(pilot.app, "sst2 80.0, teacher 90.0, 88.9 % kept"), "the scores")
-    failed = runs.begin(store, study_id, "finalize", str(tmp_path / "other"), number=4)
-    runs.fail(store, failed, "The loss is nan after epoch 2.")
+    failed = jobs.begin(store, study_id, "finalize", str(tmp_path / "other"), number=4)
+    jobs.fail(store, failed, "The loss is nan after epoch 2.")
     await until(pilot, shows(pilot.app, "The loss is nan after epoch 2."), "the failure")
     assert found is pilot.app.screen
     await pilot.press("escape")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from kdnas.store import control
+from kdnas.store import changes
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.widgets.key_bar import KeyBar
 from tests.tui.driving import SIZES, app_on, driven, listed, matches, opened, settled, until
@@ -45,7 +45,7 @@ async def _compare(pilot: Pilot[str]) -> None:
     found = await opened(pilot, "minilm")
     assert found.study is not None
     for number in (25, 16):
-        found.change(lambda store, study, number=number: control.set_remark(store, study, number, marked=True))
+        found.change(lambda store, study, number=number: changes.set_remark(store, study, number, marked=True))
     await until(pilot, lambda: len(found.marked()) == 2, "two are marked")
     await pilot.press("c")
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.pilot import Pilot
 
-from kdnas.errors import UsageError
-from kdnas.flags import assigned, overlay
-from kdnas.places import presets
-from kdnas.spec import flatten, from_values, read_toml
+from kdnas.study.spec import flatten, from_values, read_toml
+from kdnas.study.spec_flags import assigned, overlay
+from kdnas.system.errors import UsageError
+from kdnas.system.paths import presets
 from kdnas_tui.screens.ask import Ask
 from kdnas_tui.screens.new_study import NewStudyScreen, form_values, number, preset_values, split_settings
 from kdnas_tui.screens.studies import StudiesScreen
@@ -121,7 +121,7 @@ async def test_the_start_button_is_one_key_away_with_a_preset(tmp_path: Path, si
 
 
 async def test_a_preset_whose_study_exists_opens_it(three_studies: Path, tmp_path: Path) -> None:
-    from kdnas.store.open import open_store
+    from kdnas.store.database import open_store
     from kdnas_tui.screens.study import StudyScreen
     from tests.tui.filled import study
 
@@ -149,5 +149,3 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 @given(st.lists(st.sampled_from(["a=1", 'b="x y"', "c=[1, 2]", "d={x = [1, '] ']}", "e='a \"b'"]), max_size=5))
 def test_settings_are_split_only_where_nothing_is_open(parts: list[str]) -> None:
     assert split_settings(" ".join(parts)) == parts
-
-

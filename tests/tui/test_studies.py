@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from kdnas.store import reader
-from kdnas.store.open import open_reader, open_store
+from kdnas.store import queries
+from kdnas.store.database import open_reader, open_store
 from kdnas_tui.app import KdnasApp
 from kdnas_tui.screens.ask import Ask, Write
 from kdnas_tui.screens.new_study import NewStudyScreen
@@ -35,7 +35,7 @@ async def pilot(path: Path) -> AsyncIterator[Pilot[str]]:
 
 def names(path: Path) -> set[str]:
     with open_reader(path) as store:
-        return {row.name for row in reader.study_rows(store)}
+        return {row.name for row in queries.study_rows(store)}
 
 
 def at(pilot: Pilot[str], name: str) -> None:

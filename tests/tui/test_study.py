@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 from textual.pilot import Pilot
 
-from kdnas.places import state_folder
-from kdnas.store import boards, control, reader, recording
+from kdnas.store import changes, queries, read_columns, recording
 from kdnas.store import tables as t
-from kdnas.store.open import Store, open_store
-from kdnas.store.rows import TrialRow
+from kdnas.store.database import Store, open_store
+from kdnas.study.rows import TrialRow
+from kdnas.system.paths import state_folder
 from kdnas_tui import feed
 from kdnas_tui.app import KdnasApp
 from kdnas_tui.feed import News
@@ -53,8 +53,8 @@ async def pilot(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def row_of(store: Store, number: int, study: str = "minilm") -> TrialRow:
-    study_id = reader.study_row(store, study).study_id
-    return next(row for row in reader.trial_rows(store, study_id) if row.number == number)
+    study_id = queries.study_row(store, study).study_id
+    return next(row for row in queries.trial_rows(store, study_id) if row.number == number)
 
 
 def wanted(store: Store, study: str = "minilm") -> str:
@@ -142,7 +142,7 @@ async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Sto
     screen(pilot.app, Write)
     field.value = "50"
     await pilot.press("enter")
-    await until(pilot, lambda: reader.study_row(store, "minilm").trials == 50, "the budget is raised")
+    await until(pilot, lambda: queries.study_row(store, "minilm").trials == 50, "the budget is raised")
     await until(pilot, shows(pilot.app, "28/50"), "the screen shows it")
 
 
@@ -176,8 +176,8 @@ async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], mo
 async def test_many_trials_are_shown_before_all_of_them_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "MANY", 10)
     read = Event()
-    whole = boards.read_board
-    monkeypatch.setattr(boards, "read_board", lambda *asked: read.wait(60) and whole(*asked))
+    whole = read_columns.read_board
+    monkeypatch.setattr(read_columns, "read_board", lambda *asked: read.wait(60) and whole(*asked))
     async with driven(app_on(store.url)) as pilot:
         pilot.app.open_study("minilm")  # type: ignore[attr-defined]
         await until(pilot, shows(pilot.app, "28/40"), "the study is shown")
@@ -218,9 +218,9 @@ async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[
     await until(pilot, shows(pilot.app, "α = 3 is out of range. Give −2 to 0."), "the mend is told")
     found.query_one("#alpha").value = "−0.3"
     await pilot.press("ctrl+s")
-    await until(pilot, lambda: reader.study_row(store, "minilm").alpha == -0.3, "the study uses it")
-    study_id = reader.study_row(store, "minilm").study_id
-    assert reader.events(store, study_id)[-1].detail["to"] == {"alpha": -0.3, "beta": 0.6}
+    await until(pilot, lambda: queries.study_row(store, "minilm").alpha == -0.3, "the study uses it")
+    study_id = queries.study_row(store, "minilm").study_id
+    assert queries.events(store, study_id)[-1].detail["to"] == {"alpha": -0.3, "beta": 0.6}
     study = screen(pilot.app, StudyScreen)
     await until(pilot, lambda: study.board is not None and study.board.alpha == -0.3, "the table is ranked by it")
     await pilot.press("v")
@@ -277,8 +277,8 @@ async def test_log_follows_is_searched_and_left(pilot: Pilot[str], store: Store)
     await pilot.press("left_square_bracket")
     await until(pilot, lambda: isinstance(study.focused, LogTail), "the log is shown")
     await until(pilot, shows(pilot.app, "loaded the teacher"), "its lines are shown")
-    study_id = reader.study_row(store, "minilm").study_id
-    control.add_log(store, study_id, "warning", "the disk [red]fills[/red]")
+    study_id = queries.study_row(store, "minilm").study_id
+    changes.add_log(store, study_id, "warning", "the disk [red]fills[/red]")
     await until(pilot, shows(pilot.app, "the disk [red]fills[/red]"), "a new line as it is")
     await pilot.press("slash", *"cache", "enter")
     assert study.query_one(LogTail).searched == "cache"
@@ -288,10 +288,10 @@ async def test_log_follows_is_searched_and_left(pilot: Pilot[str], store: Store)
 
 
 async def test_what_another_screen_or_worker_writes_is_seen(pilot: Pilot[str], store: Store) -> None:
-    study_id = reader.study_row(store, "minilm").study_id
-    control.set_wanted(store, study_id, "pause")
+    study_id = queries.study_row(store, "minilm").study_id
+    changes.set_wanted(store, study_id, "pause")
     await until(pilot, shows(pilot.app, "PAUSING"), "the pause")
-    control.rename(store, study_id, "minilm-renamed")
+    changes.rename(store, study_id, "minilm-renamed")
     await until(pilot, shows(pilot.app, "minilm-renamed"), "the new name")
 
 

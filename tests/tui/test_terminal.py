@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kdnas.store import control, reader
-from kdnas.store.open import open_reader, open_store
-from kdnas.store.rows import StudyRow, WorkerRow
+from kdnas.store import changes, queries
+from kdnas.store.database import open_reader, open_store
+from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas_tui.app import run
 from tests.tiny import WORDS, tiny_folder
 from tests.tui.terminal import PATIENCE_S, Terminal
@@ -63,12 +63,12 @@ def start(folder: Path) -> Iterator[Callable[..., Terminal]]:
 
 def study(folder: Path) -> StudyRow:
     with open_reader(folder / "k.db") as store:
-        return reader.study_row(store, "tiny")
+        return queries.study_row(store, "tiny")
 
 
 def workers(folder: Path) -> list[WorkerRow]:
     with open_reader(folder / "k.db") as store:
-        return [w for row in reader.study_rows(store) for w in reader.workers(store, row.study_id)]
+        return [w for row in queries.study_rows(store) for w in queries.workers(store, row.study_id)]
 
 
 def wait(condition: Callable[[], object], what: str) -> None:
@@ -135,7 +135,7 @@ def test_a_study_from_the_form_to_the_file_over_a_dropped_connection(
     assert b"The search goes on: tiny." in again.bytes
     assert any(w.alive for w in workers(folder))
     with open_store(folder / "k.db") as store:
-        control.set_wanted(store, study(folder).study_id, "abandon")
+        changes.set_wanted(store, study(folder).study_id, "abandon")
     wait(lambda: not any(w.alive for w in workers(folder)), "the worker stops")
 
 

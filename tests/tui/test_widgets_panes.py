@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdnas.store.rows import LogRow
+from kdnas.study.rows import LogRow
 from kdnas_tui.widgets.devices import Devices, Probe, Reading
 from kdnas_tui.widgets.importance import Importance
 from kdnas_tui.widgets.lines import wrapped

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kdnas.board import Board
-from kdnas.filter import parse
-from kdnas.store.rows import CurvePoint, EpisodeRow
+from kdnas.study.filter import parse
+from kdnas.study.rows import CurvePoint, EpisodeRow
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.controller import Controller, foreseen, rank_agreement
 from kdnas_tui.widgets.curves import MOST as MOST_CURVES
 from kdnas_tui.widgets.curves import Curves, wanted_curves

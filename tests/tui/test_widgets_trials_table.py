@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from kdnas.board import Board
-from kdnas.filter import parse
+from kdnas.study.filter import parse
+from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.trials_table import TrialsTable, progress_bar
 from tests.rows import made_row, made_rows
 from tests.tui.widget_apps import WidgetApp

@@ -1,0 +1,205 @@
+"""Commands about this machine and what ships: strategies, assets, cache, latency, doctor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kdnas.cli import frame
+from kdnas.system.errors import UsageError
+
+
+@click.command()
+@frame.as_json
+def strategies(as_json: bool) -> None:
+    """List the search strategies, each with its options (--strategy-option OPTION=VALUE)."""
+    from kdnas.study.spec import strategy_parts
+
+    listing = [
+        {
+            "name": name,
+            "what": (part.__doc__ or "").strip().splitlines()[0],
+            "options": [
+                {"name": option, "default": field.default, "what": field.description}
+                for option, field in part.model_fields.items()
+                if option != "name"
+            ],
+        }
+        for name, part in strategy_parts().items()
+    ]
+    if as_json:
+        frame.print_json(listing)
+        return
+    for entry in listing:
+        click.echo(f"{entry['name']:<10} {entry['what']}")
+        for option in _list(entry["options"]):
+            click.echo(f"    {option['name']} = {_shown(option['default'])}   {option['what']}")
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    return list(value)
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["list", "fetch"]), default="list")
+@click.argument("names", nargs=-1)
+@click.option("--quiet", is_flag=True, help="Say nothing unless something is wrong.")
+@frame.as_json
+def assets(action: str, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """List the models and texts that ship, with their licences, or fetch NAMES (all of them by default)."""
+    from kdnas.data import shipped as shelf
+
+    if action == "list":
+        if names:
+            raise UsageError("`kdnas assets list` takes no names.", f"To fetch: kdnas assets fetch {' '.join(names)}")
+        if as_json:
+            frame.print_json(
+                [
+                    {
+                        "name": s.asset.name,
+                        "kind": s.asset.kind,
+                        "what": s.asset.what,
+                        "licence": s.asset.licence,
+                        "size_mib": s.asset.size_mib,
+                        "folder": None if s.folder is None else str(s.folder),
+                    }
+                    for s in shelf.shelves()
+                ]
+            )
+            return
+        frame.table(
+            ["name", "kind", "fetched", "MiB", "what", "licence"],
+            [
+                (a.name, a.kind, "yes" if s.present else "no", f"{a.size_mib:g}", a.what, a.licence)
+                for s in shelf.shelves()
+                for a in (s.asset,)
+            ],
+        )
+        return
+    for name in names or shelf.names():
+        folder = shelf.fetch(name, None if quiet else lambda line, _: frame.say(line))
+        if not quiet:
+            frame.say(f"{name} lies in {folder}")
+
+
+@click.command()
+@click.option("--storage", metavar="URL", help="The store to look at.  [default: as for every command]")
+@frame.as_json
+def doctor(storage: str | None, as_json: bool) -> int:
+    """Say what is found on this machine, what is missing, and the mend; exit code 2 where it cannot work."""
+    from dataclasses import asdict
+
+    from rich.text import Text
+
+    from kdnas.cli.doctor import examine
+
+    findings = []
+    console = frame.out()
+    signs = {"found": ("✓", "green"), "optional": ("–", "yellow"), "missing": ("✗", "bold red")}
+    for finding in examine(frame.place(storage)):
+        findings.append(finding)
+        if as_json:
+            continue
+        sign, style = signs[finding.state]
+        console.print(Text.assemble((f"{sign} ", style), (f"{finding.subject:<10} ", "bold"), finding.what))
+        if finding.mend:
+            console.print(Text(f"  {'':<10} {finding.mend}", style="dim"))
+    if as_json:
+        frame.print_json([asdict(finding) for finding in findings])
+    return 2 if any(finding.state == "missing" for finding in findings) else 0
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["list", "clear"]), default="list")
+@frame.as_json
+def cache(action: str, as_json: bool) -> None:
+    """List the teachers' outputs that are kept on disk, or delete those that no worker uses."""
+    from kdnas.teachers import cache_folder as shelf
+
+    if action == "clear":
+        count, freed = shelf.clear()
+        frame.say(f"Deleted {count} of the teachers' caches, {freed / 2**20:,.0f} MiB.")
+        return
+    entries = shelf.entries()
+    if as_json:
+        frame.print_json(
+            [
+                {
+                    "key": e.key,
+                    "folder": str(e.folder),
+                    "bytes": e.bytes,
+                    "used": e.used,
+                    "in_use": e.in_use,
+                    "facts": e.facts,
+                }
+                for e in entries
+            ]
+        )
+        return
+    if entries:
+        frame.table(
+            ["key", "MiB", "last used", "in use", "teacher", "chunks"],
+            [
+                (
+                    e.key[:12],
+                    f"{e.bytes / 2**20:,.1f}",
+                    frame.ago(e.used),
+                    "yes" if e.in_use else "no",
+                    e.facts.get("teacher"),
+                    e.facts.get("chunks"),
+                )
+                for e in entries
+            ],
+        )
+    total = sum(e.bytes for e in entries)
+    limit = shelf.limit_bytes()
+    frame.say(f"{total / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {shelf.root()} (KDNAS_CACHE_GIB).")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--against", metavar="MODEL", help="Measure beside this one, and say how much faster MODEL is.")
+@click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@click.option("--batch-size", type=int, help="Sequences in a pass.  [default: 1]")
+@click.option("--length", type=int, help="Tokens of each.  [default: 128]")
+@click.option("--threads", type=int, help="CPU threads.  [default: 1]")
+@frame.as_json
+def latency(
+    model: str,
+    against: str | None,
+    device: str,
+    batch_size: int | None,
+    length: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure the body of MODEL (folder, hub id or shipped name) by the same protocol as every study."""
+    from dataclasses import asdict
+
+    from kdnas.study.spec import from_values
+
+    given = {"batch_size": batch_size, "length": length, "threads": threads}
+    spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
+    from kdnas.measuring.devices import resolve_device
+    from kdnas.scores.model_latency import measure_model
+
+    where = resolve_device(spec.device)
+    measured, parameters = measure_model(model, spec.latency, where, against)
+    if as_json:
+        frame.print_json({"model": model, "parameters": parameters, "device": str(where), **asdict(measured)})
+        return
+    settings = spec.latency
+    click.echo(
+        f"{measured.p50:.3f} ms   p90 {measured.p90:.3f}   95 % interval of the median "
+        f"{measured.low:.3f} to {measured.high:.3f}   {measured.count} rounds"
+    )
+    click.echo(f"{parameters:,} parameters, batch {settings.batch_size}, length {settings.length}, {where}")
+    if against is not None:
+        click.echo(f"{against}: {measured.teacher_p50:.3f} ms; {model} is {1 / measured.ratio:.2f} times as fast")
+    if measured.flag is not None:
+        frame.say(f"Doubtful: {measured.flag}.")

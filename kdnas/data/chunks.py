@@ -1,0 +1,98 @@
+"""Fixed chunks of joined text, without padding, split by document. Knows no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from kdnas.data.documents import Documents, read
+from kdnas.data.splits import SPLIT, by_tokens
+from kdnas.data.tokens import Tokens, special_tokens, tokenise
+from kdnas.study.spec import DataSpec
+from kdnas.system.errors import UsageError
+from kdnas.system.fingerprint import digest
+from kdnas.system.progress import Progress
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The token at either end of every chunk (None: none), and the one between two documents."""
+
+    first: int | None
+    between: int
+    last: int | None
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Joined text in fixed chunks, no padding: int64 [chunks, length]. `proxy` is the head of `train`."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+    proxy_count: int
+    fingerprint: str
+    documents: int
+
+    @property
+    def proxy(self) -> np.ndarray:
+        return self.train[: self.proxy_count]
+
+
+def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, say: Progress | None = None) -> Chunks:
+    """Fixed chunks of the joined text for encoders, split by document. Raises UsageError for too little text.
+
+    A chunk is `[CLS]`, length − 2 tokens, `[SEP]`, as the teacher saw its own training text; one `[SEP]` stands
+    between two documents in a chunk. Documents (or groups) are drawn for the held-out part until it has its share
+    of the tokens; the chunks of each side are then shuffled, so that `limit` and the proxy set are fair samples.
+    """
+    documents = read(data, say=say)
+    begin, end = special_tokens(tokenizer)
+    return cut(tokenise(documents, tokenizer, say), documents, data, proxy_fraction, Frame(begin, end, end))
+
+
+def cut(tokens: Tokens, documents: Documents, data: DataSpec, proxy_fraction: float, frame: Frame) -> Chunks:
+    """The same of tokens that are there, in any frame."""
+    held, train = by_tokens(tokens.lengths, documents, data.held_out)
+    body = data.length - (frame.first is not None) - (frame.last is not None)
+    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, 1]))
+    sides = []
+    for rows in (train, held):
+        side = _joined(tokens, rows, frame, data.length)
+        sides.append(side[rng.permutation(len(side))])
+    training, scoring = sides
+    if len(training) == 0 or len(scoring) == 0:
+        total = int(tokens.ends[-1])
+        share = min(data.held_out, 0.5)
+        raise UsageError(
+            f"The data set {documents.name!r} is too small: {total:,} tokens in {len(documents.texts):,} documents.",
+            f"Chunks of {data.length} need some {ceil(body / share):,} tokens (one to score, the rest to train), "
+            "in at least two documents; give more text or lower data.length.",
+        )
+    if data.limit is not None:
+        count = max(1, min(len(scoring), round(data.limit * data.held_out), data.limit - 1, data.max_held_out))
+        scoring, training = scoring[:count], training[: data.limit - count]
+    scoring = scoring[: data.max_held_out]
+    proxy = max(1, ceil(len(training) * proxy_fraction))
+    fingerprint = digest(tokens.fingerprint, data.length, frame.first, frame.between, frame.last)
+    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts))
+
+
+def _joined(tokens: Tokens, rows: np.ndarray, frame: Frame, length: int) -> np.ndarray:
+    """[chunks, length] int64 of the given documents, in their order."""
+    pieces: list[np.ndarray] = []
+    between = np.array([frame.between], dtype=np.int32)
+    for row in rows:
+        pieces += [tokens.document(int(row)), between]
+    run = np.concatenate(pieces[:-1]) if pieces else np.zeros(0, np.int32)
+    begin, end = (0 if frame.first is None else 1), (length if frame.last is None else length - 1)
+    count = len(run) // (end - begin)
+    made = np.empty((count, length), dtype=np.int64)
+    made[:, begin:end] = run[: count * (end - begin)].reshape(count, end - begin)
+    if frame.first is not None:
+        made[:, 0] = frame.first
+    if frame.last is not None:
+        made[:, -1] = frame.last
+    return made

@@ -1,0 +1,102 @@
+"""Devices: which one a name means, what they are called, how much memory was used, how torch is set up on them.
+
+Trains nothing and times nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import warnings
+from pathlib import Path
+
+import psutil
+import torch
+
+from kdnas.measuring import devices
+from kdnas.system.errors import UsageError
+
+
+class PeakMemory:
+    """The most memory in use since it was made: of the device where that is a GPU, else of the process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._resettable = False
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # Linux: begin the high-water mark anew
+                self._resettable = True
+            except OSError:
+                pass
+
+    def mib(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        if self._resettable:
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            if found:
+                return int(found[1]) / 1024
+        return psutil.Process().memory_info().rss / 2**20
+
+
+def resolve_device(name: str, nth: int = 0) -> torch.device:
+    """The device that a spec names; `auto` takes a GPU where there is one. Workers share several GPUs by `nth`.
+
+    Raises UsageError for a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
+        index = int(name.split(":")[1]) if ":" in name else nth % count
+        if index >= count:
+            raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
+        return torch.device("cuda", index)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("The device mps is not there.", "Give --device cpu or auto.")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware in words, at most 120 characters: what a remembered figure holds for."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"{platform.processor() or platform.machine()} GPU"
+    else:
+        name = _processor()
+    return f"{device.type}: {name}"[:120]
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device))
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether training and teacher run in bf16 there."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def set_up_torch() -> None:
+    """Threads as the environment says, else all cores; results that a seed repeats."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(int(threads) if threads.isdigit() and int(threads) else cores)
+    torch.set_deterministic_debug_mode("warn")  # the plain function imports the whole compiler first, for a second
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products on a GPU need
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")

@@ -1,0 +1,102 @@
+"""A GGUF file as an ordinary model folder: read once, rebuilt from its configuration and weights, kept in the cache.
+
+A model that transformers has read from GGUF still calls itself quantised and cannot be saved; a fresh one with the
+same weights can. Needs the packages gguf and accelerate (extra `causal`). Chooses no model and trains nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from kdnas.data import hub
+from kdnas.system import paths
+from kdnas.system.errors import UsageError, first_line
+from kdnas.system.progress import Progress
+
+MARK = "kdnas-gguf.json"  # written last: a folder without it was never finished
+LAYOUT = 1  # of the rebuilt folder; part of its key
+
+
+def gguf_file(folder: Path) -> Path | None:
+    """The one GGUF file of a folder that holds no ordinary model, else None. Raises UsageError for several."""
+    if (folder / "config.json").is_file():
+        return None
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UsageError(f"{folder} holds {len(found)} GGUF files: {names}.", "Give the path of one of them.")
+    return found[0] if found else None
+
+
+def rebuilt(file: Path, say: Progress | None = None) -> Path:
+    """A folder with config.json, model.safetensors (float32) and the tokenizer of a GGUF file.
+
+    Raises UsageError where the packages that read GGUF are missing or the file is not sound.
+    """
+    folder = paths.cache_folder() / "gguf" / _key(file)
+    if (folder / MARK).is_file():
+        return folder
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"Reading {file.name} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'"
+        )
+    if say is not None:
+        say(f"unpacking {file.name} (once)", None)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=folder.parent) as scratch:
+        made = Path(scratch) / "made"
+        _rebuild(file, made)
+        (made / MARK).write_text(json.dumps({"file": file.name, "layout": LAYOUT}), encoding="utf-8")
+        try:
+            made.rename(folder)
+        except OSError:  # another process was quicker, or an unfinished folder is in the way
+            if not (folder / MARK).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
+    return folder
+
+
+def _key(file: Path) -> str:
+    """Of the file's bytes, so that a moved or renamed file is not read again."""
+    digest = hashlib.sha256(str(LAYOUT).encode())
+    try:
+        with file.open("rb") as source:
+            while block := source.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+    return digest.hexdigest()[:32]
+
+
+def _rebuild(file: Path, folder: Path) -> None:
+    hub.quiet()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.initialization import no_init_weights
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, OSError, KeyError, IndexError) as error:
+        raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
+    values = read.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "transformers_version"):
+        values.pop(key, None)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

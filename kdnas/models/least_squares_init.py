@@ -1,0 +1,228 @@
+"""A student's cut weights solved anew, so that what was kept takes over what was cut: ridge regression, no gradient.
+
+What a layer's matrices read (hidden dimensions, heads' outputs) varies together on real text, so that the kept part of
+an input predicts the cut part, and a matrix can take its product with the prediction along. Then each feed-forward
+part is solved, from the first layer on, for the student's block to give what the teacher's last block before the next
+kept one gives: it stands for the layers that are left out, too. Knows no loss, no store and no strategy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from kdnas.models.encoders import Cut, Family, sliced
+
+TOKENS = 16_384  # most tokens that anything is solved on
+BATCH = 32
+RIDGE = 1e-3  # of the mean variance, towards nothing: a direction that hardly varies is not trusted
+HOLD = 0.1  # of the mean variance, towards the weights as they are
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of what leads into a teacher's layers on real text, and which of its neurons explain most.
+
+    `hidden`, `context` and `read` [layers, width, width]: covariances of the inputs of query, key and value, of
+    attention's output, and of the feed-forward part; `mean_hidden` … [layers, width]: their means; float32. `order`
+    [layers, intermediate], int64: the neurons as `explaining` orders them. Shared layers count as one.
+    """
+
+    hidden: Tensor
+    context: Tensor
+    read: Tensor
+    mean_hidden: Tensor
+    mean_context: Tensor
+    mean_read: Tensor
+    order: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(vars(self))
+
+
+class _Sums:
+    """Running first and second moments of rows [n, size], kept in float64 on the CPU."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.float()
+        self.count += len(rows)
+        self.first = self.first + rows.sum(0).to("cpu", torch.float64)
+        self.second = self.second + (rows.t() @ rows).to("cpu", torch.float64)
+
+    def mean(self) -> Tensor:
+        return self.first / self.count
+
+    def covariance(self) -> Tensor:
+        return self.second / self.count - torch.outer(self.mean(), self.mean())
+
+
+def sample(ids: Tensor) -> Tensor:
+    """The first of the chunks `ids` [chunks, length]: those that are looked at."""
+    return ids[: max(1, TOKENS // ids.shape[1])]
+
+
+class _Seen(Exception):  # noqa: N818 - no error: the rest of a pass is of no use
+    pass
+
+
+@torch.inference_mode()
+def watched(
+    body: torch.nn.Module, ids: Tensor, inputs: Mapping[str, Callable[[Tensor], None]], last: str | None = None
+) -> None:
+    """Run the body over chunks, and give each named module's input, as rows [tokens, size], to its listener.
+
+    Each pass ends at the module `last`, where one is named: what comes after it is not computed.
+    """
+
+    def hook(name: str, listen: Callable[[Tensor], None]) -> Callable[..., None]:
+        def heard(_module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+            listen(given[0].flatten(0, -2))
+            if name == last:
+                raise _Seen
+
+        return heard
+
+    hooks = [body.get_submodule(name).register_forward_pre_hook(hook(name, listen)) for name, listen in inputs.items()]
+    device = next(body.parameters()).device
+    try:
+        for batch in ids.split(BATCH):
+            with contextlib.suppress(_Seen):
+                body(input_ids=batch.to(device))
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def moments(body: torch.nn.Module, family: Family, ids: Tensor) -> Moments:
+    """Measured on the chunks `ids` [chunks, length], on the body's device."""
+    config: PretrainedConfig = body.config  # type: ignore[assignment]
+    layers = range(1 if family.shared_layers else family.sizes(config).layers)
+    names = {"hidden": family.query, "context": family.out, "read": family.up, "inner": family.down}
+    sums = {(part, layer): _Sums() for part in names for layer in layers}
+    watched(body, ids, {family.layer_prefix(layer) + names[part]: s.add for (part, layer), s in sums.items()})
+    outgoing = [body.get_parameter(f"{family.layer_prefix(layer)}{family.down}.weight") for layer in layers]
+    found: dict[str, Tensor] = {}
+    for part in ("hidden", "context", "read"):
+        found[part] = torch.stack([sums[part, layer].covariance() for layer in layers]).float()
+        found[f"mean_{part}"] = torch.stack([sums[part, layer].mean() for layer in layers]).float()
+    order = [explaining(sums["inner", layer].covariance(), outgoing[layer].detach().cpu()) for layer in layers]
+    return Moments(**found, order=torch.stack(order))
+
+
+def explaining(covariance: Tensor, outgoing: Tensor) -> Tensor:
+    """The order [n] in which inputs x explain most of `outgoing @ x` beside those before them.
+
+    `covariance` [n, n] of x, `outgoing` [outputs, n]. A pivoted Cholesky decomposition; each step takes the input whose
+    part that the earlier ones do not give tells most of the outputs' variance that they do not give either.
+    """
+    c = covariance.float()
+    told = c @ outgoing.float().t()  # [n, outputs]: covariance with the outputs, less what is explained
+    left = c.diagonal().clone()
+    floor = 1e-5 * float(left.mean())
+    factors = torch.zeros_like(c)
+    order: list[int] = []
+    for step in range(len(c)):
+        gain = told.square().sum(1) / left.clamp_min(floor)
+        gain[order] = -1.0
+        pick = int(gain.argmax())
+        order.append(pick)
+        root = left[pick].clamp_min(floor).sqrt()
+        column = (c[:, pick] - factors[:, :step] @ factors[pick, :step]) / root
+        factors[:, step] = column
+        told.addr_(column, told[pick] / root, alpha=-1.0)
+        left -= column.square()
+    return torch.tensor(order)
+
+
+def predicted(covariance: Tensor, mean: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The `given` [n, kept] and `offset` [n] with which x ≈ given @ x[kept] + offset; what is kept is itself."""
+    c, m = covariance.double(), mean.double()
+    own = c[kept][:, kept]
+    own.diagonal().add_(RIDGE * own.diagonal().mean())
+    given = torch.linalg.solve(own, c[kept]).t().contiguous()
+    given[kept] = torch.eye(len(kept), dtype=given.dtype)
+    return given, m - given @ m[kept]
+
+
+def reading(weight: Tensor, bias: Tensor, given: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear layer `weight` [outputs, n], `bias` [outputs] of x ≈ given @ kept + offset, as one of `kept`."""
+    own = weight.double()
+    return (own @ given.double()).to(weight.dtype), (own @ offset.double() + bias.double()).to(bias.dtype)
+
+
+def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[str, Tensor]:
+    """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
+    hidden dimensions and heads reads their prediction from the kept ones."""
+    places = torch.argsort(found.order, dim=1)
+    cut = replace(cut, worth=replace(cut.worth, inner=(places.shape[1] - places).double()))
+    family, width = cut.family, cut.width
+    made = sliced(weights, cut)
+    for parts in cut.layers():
+        at = 0 if family.shared_layers else parts.source
+        prefix, target = family.layer_prefix(parts.source), family.layer_prefix(parts.index)
+        for name, part, rows, kept, scale in (
+            (family.query, "hidden", parts.logits, width, cut.sharpen),
+            (family.key, "hidden", parts.logits, width, 1.0),
+            (family.value, "hidden", parts.context, width, 1.0),
+            (family.out, "context", width, parts.context, 1.0),
+            (family.up, "read", parts.neurons, width, 1.0),
+        ):
+            moment: Tensor = getattr(found, part)[at]
+            if len(kept) == len(moment):
+                continue
+            given, offset = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
+            weight, bias = weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
+            read, shifted = reading(weight[rows] * scale, bias[rows] * scale, given, offset)
+            made[f"{target}{name}.weight"], made[f"{target}{name}.bias"] = read, shifted
+    return made
+
+
+@torch.no_grad()
+def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: Cut, ids: Tensor) -> None:
+    """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
+    enters the norm of the teacher's last layer before the next kept one; and take that norm. In place.
+
+    Each is solved on what the student itself gives by then, held to its present weights where the text does not tell.
+    Shared layers are left as they are: one weight cannot be solved for one depth after the other.
+    """
+    family = cut.family
+    if family.shared_layers or cut.sizes == cut.own:
+        return
+    width = cut.width.to(next(teacher.parameters()).device)
+    ends = [source - 1 for source in cut.sources[1:]] + [cut.own.layers - 1]
+    wanted: dict[int, list[Tensor]] = {end: [] for end in ends}
+
+    def keep(end: int) -> Callable[[Tensor], None]:
+        return lambda rows: wanted[end].append(rows.index_select(1, width))
+
+    watched(teacher, ids, {family.layer_prefix(end) + family.norm: keep(end) for end in ends})
+    student.eval()
+    for index, end in enumerate(ends):
+        prefix = family.layer_prefix(index)
+        down: Any = student.get_submodule(prefix + family.down)
+        norm: Any = student.get_submodule(prefix + family.norm)
+        theirs: Any = teacher.get_submodule(family.layer_prefix(end) + family.norm)
+        norm.weight.copy_(theirs.weight[width])
+        norm.bias.copy_(theirs.bias[width])
+        neurons: list[Tensor] = []
+        entering: list[Tensor] = []
+        into_norm = prefix + family.norm
+        watched(student, ids, {prefix + family.down: neurons.append, into_norm: entering.append}, last=into_norm)
+        inner, given = torch.cat(neurons), torch.cat(entering)
+        both = _Sums()
+        both.add(torch.cat([inner, torch.cat(wanted[end]).to(given.device) - given], dim=1))
+        size, covariance, mean = inner.shape[1], both.covariance(), both.mean()
+        own = covariance[:size, :size]
+        own.diagonal().add_(HOLD * own.diagonal().mean())
+        change = torch.linalg.solve(own, covariance[:size, size:]).t()
+        down.weight.add_(change.to(down.weight))
+        down.bias.add_((mean[size:] - change @ mean[:size]).to(down.bias))

@@ -1,0 +1,4 @@
+"""The search spaces of the recipes' students.
+
+Imports nothing of the recipes themselves.
+"""

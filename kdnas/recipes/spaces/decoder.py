@@ -1,0 +1,75 @@
+"""Which students a decoder's search may choose from: layers, heads, size of a head, feed-forward width, activation."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+from kdnas.models.decoders import Shape, shape
+from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
+from kdnas.study.space import SearchSpace, Value
+from kdnas.study.spec import SpaceSpec
+from kdnas.system.errors import BadOptionError
+
+ORDER = ("num_hidden_layers", "num_attention_heads", "head_size", "intermediate_size", "hidden_act")
+LAYERS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80)
+GROUPS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
+INNER_SHARES = (0.125, 0.25, 0.375, 0.5, 0.75)
+ACTIVATIONS = ("silu", "gelu_new", "gelu", "relu")
+SMALLEST_HEAD = 16
+
+
+def space_of(spec: SpaceSpec, config: PreTrainedConfig) -> SearchSpace:
+    """Every student of the teacher's family that is no larger than it, as far as the spec allows it.
+
+    The width is heads × size of a head, so that no invalid point exists; grouped key-value heads keep the teacher's
+    group, so that heads come in multiples of it. Raises UsageError for a dimension or value that cannot be.
+    """
+    own = shape(config)
+    given = choices_of(spec, ORDER)
+    for name, values in given.items():
+        for value in values:
+            _check(name, value, own)
+    choices = {**_whole(own), **given}
+    return SearchSpace(tuple(dimension(name, choices[name], ordered=name != "hidden_act") for name in ORDER))
+
+
+def _whole(own: Shape) -> dict[str, tuple[Value, ...]]:
+    size = own.head_size
+    inner = {max(8, round(own.inner * share / 8) * 8) for share in INNER_SHARES}
+    activations = (own.activation, *(a for a in ACTIVATIONS if a != own.activation))
+    return {
+        "num_hidden_layers": _upto(LAYERS, own.layers),
+        "num_attention_heads": tuple(own.group * g for g in _upto(GROUPS, own.key_value_heads)),
+        "head_size": (size // 2, size) if size % 4 == 0 and size // 2 >= SMALLEST_HEAD else (size,),
+        "intermediate_size": (*(i for i in inner if i < own.inner), own.inner),
+        "hidden_act": activations[:3],
+    }
+
+
+def _upto(ladder: tuple[int, ...], top: int) -> tuple[int, ...]:
+    return (*(step for step in ladder if step < top), top)
+
+
+def _check(name: str, value: Value, own: Shape) -> None:
+    field = f"space.choices.{name}"
+    if name == "hidden_act":
+        if value not in (*ACTIVATIONS, own.activation):
+            raise BadOptionError(field, f"{name} = {value!r} is no activation.", f"Known: {', '.join(ACTIVATIONS)}.")
+        return
+    limits = {
+        "num_hidden_layers": own.layers,
+        "num_attention_heads": own.heads,
+        "head_size": own.head_size,
+        "intermediate_size": own.inner,
+    }
+    require_whole(name, value, limits[name], "the teacher's own")
+    if name == "num_attention_heads" and int(value) % own.group:
+        raise BadOptionError(
+            field,
+            f"{name} = {value} does not keep the teacher's groups.",
+            f"Give multiples of {own.group}: so many heads share one key-value head.",
+        )
+    if name == "head_size" and (own.head_size % int(value) or int(value) % 2):
+        raise BadOptionError(
+            field, f"{name} = {value} does not fit.", f"Give an even number that divides the teacher's {own.head_size}."
+        )

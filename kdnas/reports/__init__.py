@@ -1,0 +1,4 @@
+"""Pages and pictures of a study.
+
+Imports `scores` and below; changes nothing.
+"""

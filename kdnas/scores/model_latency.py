@@ -1,0 +1,53 @@
+"""The latency of any model folder by the studies' protocol."""
+
+from __future__ import annotations
+
+import torch
+
+from kdnas.data import hub
+from kdnas.measuring.latency import Measured, Once, measure
+from kdnas.models.open import loading
+from kdnas.study.spec import LatencySpec
+from kdnas.system.errors import UsageError
+
+
+def measure_model(
+    model: str, settings: LatencySpec, device: torch.device, against: str | None = None
+) -> tuple[Measured, int]:
+    """A Hugging Face model's body (folder, shipped name or hub id) by the same protocol, with its parameters.
+
+    `against` names a model to interleave with, as the teacher of a study would be. Raises UsageError.
+    """
+    once, parameters = _model_pass(model, settings, device)
+    other = _model_pass(against, settings, device)[0] if against is not None else None
+    return measure(once, other, settings, device), parameters
+
+
+def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tuple[Once, int]:
+    hub.quiet()
+    from transformers import AutoConfig, AutoModel
+
+    import kdnas.models.recurrent  # noqa: F401, registers its classes
+    from kdnas.measuring import devices
+    from kdnas.models import open as opening
+    from kdnas.models.encoders import body_arguments
+    from kdnas.study.spec import TeacherSpec
+
+    folder = opening.locate(TeacherSpec(model=model))  # type: ignore[call-arg]
+    with loading(f"The model {model!r}", "Give a model folder."):
+        config = AutoConfig.from_pretrained(folder)
+        body = AutoModel.from_pretrained(folder, config=config, **body_arguments(config))
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and settings.length > limit:
+        raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")
+    body.to(device).eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = (settings.batch_size, settings.length)
+    low = min(1000, int(config.vocab_size) // 2)
+    ids = torch.randint(low, int(config.vocab_size), shape, generator=generator).to(device)
+
+    def once() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
+            body(input_ids=ids)
+
+    return once, sum(p.numel() for p in body.parameters())

@@ -1,0 +1,173 @@
+"""Scores of a model folder from its name to its files: teacher found, tasks run, results written, store told.
+
+What a task is and how it is run is in tasks.py, evaluate.py and perplexity.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdnas.data.glue import OWN, TASKS, chosen
+from kdnas.measuring.devices import resolve_device
+from kdnas.scores import finetuned_tasks
+from kdnas.scores.perplexity import perplexity
+from kdnas.search.heartbeat import at_work
+from kdnas.store import jobs, queries
+from kdnas.store.database import open_store
+from kdnas.students import model_folder as folders
+from kdnas.study.spec import DataSpec, TeacherSpec, from_values
+from kdnas.system.errors import KdnasError, UsageError, nearest
+from kdnas.system.progress import Progress
+
+PERPLEXITY, LABELS = "perplexity", "labels"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a folder. `teacher` None takes the one that `kdnas.json` names, "" none at all."""
+
+    tasks: tuple[str, ...] = (OWN,)
+    protocol: finetuned_tasks.Protocol = field(default_factory=finetuned_tasks.Protocol)
+    data_dir: Path | None = None
+    teacher: str | None = None
+    text: str | None = None  # for the perplexity and the labels; None takes the study's own data
+    text_column: str | None = None  # of that text, where not the study's
+    label_column: str | None = None
+    device: str = "auto"
+    output: Path | None = None
+
+
+def score(model: Path, wanted: Wanted, narrate: Progress, storage: str | None = None) -> dict[str, Any]:
+    """Score a folder beside its teacher; what `results.json` holds.
+
+    Writes it, its Markdown table and the folder's model card. Where the folder comes from a study of `storage`, the
+    store hears of it. Raises UsageError before anything runs for what is not there or not known.
+    """
+    folders.require_model(model)
+    names = [name for name in wanted.tasks if name not in (PERPLEXITY, LABELS)]
+    for name in names:
+        if name != "glue" and name not in TASKS:
+            raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, PERPLEXITY, LABELS)))
+    tasks = chosen(names)
+    facts = folders.read_facts(model) if (model / folders.FACTS).is_file() else None
+    output = wanted.output or finetuned_tasks.default_output(model)
+    if not output.parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.", "Make it first, or name another --output.")
+    device = resolve_device(wanted.device)
+    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, narrate)
+    asks_perplexity = PERPLEXITY in wanted.tasks
+    own_share = 1.0 if not asks_perplexity else 0.85 if tasks else 0.0
+
+    with _told(model, facts, storage, narrate) as (tell, finished):
+        result = finetuned_tasks.evaluate(
+            model,
+            teacher,
+            tasks,
+            wanted.protocol,
+            device,
+            lambda words, share: tell(words, None if share is None else own_share * share),
+            wanted.data_dir,
+        )
+        if asks_perplexity:
+            data = _text(wanted.text, facts)
+            found = perplexity(
+                model,
+                teacher,
+                data,
+                device,
+                lambda words, share: tell(words, None if share is None else own_share + (1 - own_share) * share),
+            )
+            result["perplexity"] = found
+        if LABELS in wanted.tasks:
+            from kdnas.scores.labels import label_scores
+
+            rows = _rows(wanted, facts)
+            result["labels"] = label_scores(model, facts, rows, device, tell, beside=wanted.teacher != "")
+        result = finetuned_tasks.merged(result, output)
+        finetuned_tasks.write(result, output)
+        if facts is not None and output == finetuned_tasks.default_output(model):
+            folders.write_card(model)
+        finished(result)
+    return result
+
+
+def _teacher(asked: str | None, facts: dict[str, Any] | None, narrate: Progress) -> Path | None:
+    if asked == "" or (asked is None and facts is None):
+        return None
+    from kdnas.teachers.causal import model_folder
+
+    spec = TeacherSpec(model=asked) if asked else TeacherSpec(**(facts or {})["spec"]["teacher"])  # type: ignore[call-arg]
+    return model_folder(spec.model_copy(update={"checkpoint": None}), narrate)
+
+
+def _rows(wanted: Wanted, facts: dict[str, Any] | None) -> DataSpec | None:
+    """The labelled rows that were asked for; None for the study's own test part."""
+    if wanted.text is None:
+        return None
+    own = from_values(facts["spec"]).data if facts is not None else DataSpec()  # type: ignore[call-arg]
+    given = {"source": wanted.text, "text_column": wanted.text_column, "label_column": wanted.label_column}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return own.model_copy(update={"limit": None, "group_column": None, **asked})
+
+
+def _text(asked: str | None, facts: dict[str, Any] | None) -> DataSpec:
+    if asked is not None:
+        return DataSpec(source=asked)  # type: ignore[call-arg]
+    if facts is not None:
+        return from_values(facts["spec"]).data
+    return DataSpec()  # type: ignore[call-arg]
+
+
+@contextlib.contextmanager
+def _told(
+    model: Path, facts: dict[str, Any] | None, storage: str | None, narrate: Progress
+) -> Iterator[tuple[Progress, Callable[[dict[str, Any]], None]]]:
+    """Who hears of it: the caller, and the store where it holds the study that the folder came from."""
+    with contextlib.ExitStack() as stack:
+        store = study_id = None
+        if facts is not None and facts.get("study") is not None and storage is not None:
+            # A folder is scored wherever it is; the store of its study need not be there.
+            with contextlib.suppress(UsageError):
+                store = stack.enter_context(open_store(storage))
+                row = queries.study_row(store, facts["study"])
+                if row.spec["teacher"] == facts["spec"]["teacher"] and row.spec["seed"] == facts["spec"]["seed"]:
+                    study_id = row.study_id
+        if store is None or study_id is None or facts is None:
+            yield narrate, lambda _: None
+            return
+        alive = stack.enter_context(at_work(store, study_id, "evaluate"))
+        alive.state = "running"
+        place = str(model.resolve())
+        run_id = jobs.begin(store, study_id, "evaluate", place, number=facts.get("trial"), worker_id=alive.worker_id)
+        said = {"words": ""}
+
+        def tell(words: str, share: float | None) -> None:
+            narrate(words, share)
+            alive.doing = words
+            if words != said["words"]:
+                said["words"] = words
+                jobs.progress(store, run_id, share or 0.0, words)
+
+        try:
+            yield tell, lambda result: jobs.end(store, run_id, _short(result))
+        except BaseException as error:
+            why = str(error) if isinstance(error, KdnasError) else type(error).__name__
+            stopped = "Stopped; the same command goes on."
+            jobs.fail(store, run_id, stopped if isinstance(error, KeyboardInterrupt) else why)
+            raise
+
+
+def _short(result: dict[str, Any]) -> dict[str, Any]:
+    """Results without the single seeds, for the store."""
+    tasks = {
+        name: {
+            who: {k: v for k, v in entry[who].items() if k != "seeds"} for who in ("student", "teacher") if who in entry
+        }
+        | {"kept": entry["kept"]}
+        for name, entry in result["tasks"].items()
+    }
+    return {"tasks": tasks, "average": result["average"], **{n: result.get(n) for n in (PERPLEXITY, LABELS)}}

@@ -1,0 +1,140 @@
+"""One candidate from its name to its figures: build, time, train epoch by epoch, score.
+
+The search, the recheck of leaders and the benchmarks all come through here. Knows no store and no strategy: it tells
+what happens through callbacks.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from kdnas.measuring.device_lock import Turn
+from kdnas.measuring.devices import PeakMemory
+from kdnas.recipes.contract import Workbench
+from kdnas.study.space import Candidate
+from kdnas.system.errors import KdnasError
+from kdnas.training.contract import Epoch, OnStep, Student
+
+
+class Timed(Protocol):
+    """What the latency protocol found; milliseconds of one forward pass."""
+
+    @property
+    def p50(self) -> float: ...
+    @property
+    def p90(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def flag(self) -> str | None: ...
+    @property
+    def teacher_p50(self) -> float: ...
+
+
+Measure = Callable[[Workbench, Student, Candidate], Timed]
+Aside = Callable[[Workbench, Student, Candidate], Mapping[str, float]]
+"""Milliseconds of the bench's further passes, by name."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one evaluation found. `pruned` where it was stopped after `epoch` of its epochs."""
+
+    loss: float
+    raw_loss: float
+    timed: Timed
+    parameters: int
+    memory_mib: float
+    extra: Mapping[str, float]
+    epoch: int
+    pruned: bool
+
+
+class EvaluationError(KdnasError):
+    """The candidate cannot be evaluated; others may."""
+
+
+def evaluate(
+    bench: Workbench,
+    candidate: Candidate,
+    measure: Measure,
+    *,
+    seed: int,
+    epochs: int,
+    on_phase: Callable[[str], None],
+    on_timed: Callable[[Timed, int], None],
+    on_epoch: Callable[[Epoch, Timed], bool],
+    on_step: OnStep | None = None,
+    aside: Aside | None = None,
+) -> Measurement:
+    """Evaluates one candidate. `on_timed` gets the latency and the number of parameters before the training begins;
+    `on_epoch` says after each epoch whether to go on.
+
+    Raises EvaluationError where memory runs out or the loss is no number; whatever else goes wrong passes through.
+    """
+    memory = PeakMemory(bench.device)
+    try:
+        on_phase("building")
+        student = bench.build(candidate, seed)
+        on_phase("timing")
+        timed = measure(bench, student, candidate)
+        further = {} if aside is None else aside(bench, student, candidate)
+        on_timed(timed, student.size)
+        on_phase("training")
+        training = bench.training(student, epochs=epochs, seed=seed)
+        while True:
+            # Not held while `on_epoch` waits in a pause, so that other workers can measure meanwhile.
+            with Turn(bench.device) as turn:
+                epoch = training.run_epoch(partial(_step, turn, on_step))
+            if not (abs(epoch.score.loss) < float("inf") and abs(epoch.score.raw_loss) < float("inf")):
+                raise EvaluationError(
+                    f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
+                )
+            go_on = on_epoch(epoch, timed)
+            if not go_on or epoch.epoch >= epoch.epochs:
+                break
+        return Measurement(
+            loss=epoch.score.loss,
+            raw_loss=epoch.score.raw_loss,
+            timed=timed,
+            parameters=student.size,
+            memory_mib=memory.mib(),
+            extra={**epoch.score.extra, **further},
+            epoch=epoch.epoch,
+            pruned=not go_on and epoch.epoch < epoch.epochs,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(bench.device) from error
+    except RuntimeError as error:
+        # torch's CPU allocator has no exception of its own.
+        if re.search("not enough memory|out of memory|[Cc]an('t|not) allocate memory", str(error)):
+            raise _out_of_memory(bench.device) from error
+        raise
+    finally:
+        student = training = None  # type: ignore[assignment]  # let go of the memory before the next candidate
+        gc.collect()
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _step(turn: Turn, on_step: OnStep | None, step: int, steps: int) -> None:
+    turn.step()
+    if on_step is not None:
+        on_step(step, steps)
+
+
+def _out_of_memory(device: torch.device) -> EvaluationError:
+    return EvaluationError(
+        f"The memory of {device} ran out.", "Give a smaller data.batch_size or data.length, or fewer workers."
+    )

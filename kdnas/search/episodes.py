@@ -1,0 +1,169 @@
+"""The LSTM controller's episodes in the store: each one trained, chosen and written in a single transaction.
+
+What the controller learns and chooses is decided in kdnas.strategies.lstm from what stands in the slots, so a plan
+that a death undid is made again just the same. Slots that hold a candidate are claimed as any other.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from kdnas.store import changes
+from kdnas.store import tables as t
+from kdnas.store.database import Store
+from kdnas.strategies.lstm import Plan, Rewarded, plan
+from kdnas.strategies.without_replacement import SpaceExhausted, draw
+from kdnas.study.reward import reward
+from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec import LstmStrategy, StudySpec
+from kdnas.system.seeds import Purpose, generator
+
+ENDED = ("done", "pruned", "failed")
+
+
+def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) -> None:
+    """Give the free slots of the next episode their candidates, once every slot before it has ended.
+
+    Ask before each claim, outside of any trial, and then claim a slot that holds a candidate; where there is none,
+    others are still at the episode. Raises SpaceExhausted where free slots are left and no candidate is.
+    """
+    options = spec.strategy
+    if not isinstance(options, LstmStrategy):
+        raise ValueError(f"{options.name} plans no episodes")
+    s = t.slot.c
+    with store.connect() as connection:
+        free = sa.select(s.slot).where(s.study_id == study_id, s.state == "free", s.candidate.is_(None)).limit(1)
+        if connection.execute(free).first() is None:
+            return
+    with store.begin() as connection:
+        changes.hold(connection, study_id)
+        rows = connection.execute(sa.select(t.slot).where(s.study_id == study_id).order_by(s.slot)).all()
+        bare = [row.slot for row in rows if row.state == "free" and row.candidate is None]
+        if not bare:
+            return
+        episode = bare[0] // options.samples
+        first, last = episode * options.samples, (episode + 1) * options.samples
+        if any(row.state not in ENDED for row in rows if row.slot < first):
+            return
+        changes.bump(connection, study_id)
+        filled = False
+        taken = {row.candidate_key for row in rows if row.candidate_key is not None}
+        known = connection.execute(
+            sa.select(t.episode).where(t.episode.c.study_id == study_id, t.episode.c.episode == episode)
+        ).first()
+        if known is None:
+            held = {row.slot for row in rows if first <= row.slot < last and row.candidate is not None}
+            open_slots = [slot for slot in range(first, last) if slot not in held]
+            choices = _new_episode(connection, study_id, options, space, spec, episode, taken, open_slots)
+        else:
+            choices = json.loads(known.facts)["choices"]
+        by_slot = {choice["slot"]: choice for choice in choices}
+        for slot in bare:
+            if slot < last and len(taken) < space.size:
+                _fill(connection, study_id, spec, space, episode, slot, by_slot.get(slot), taken)
+                filled = True
+    if not filled:
+        raise SpaceExhausted(space.size)
+
+
+def _new_episode(
+    connection: Connection,
+    study_id: int,
+    options: LstmStrategy,
+    space: SearchSpace,
+    spec: StudySpec,
+    episode: int,
+    taken: set[str],
+    open_slots: list[int],
+) -> list[dict[str, Any]]:
+    """Plan and write one episode; its choices, for the slots of the budget and those that a larger one would add."""
+    before = connection.execute(
+        sa.select(t.episode.c.state)
+        .where(t.episode.c.study_id == study_id, t.episode.c.episode < episode)
+        .order_by(t.episode.c.episode.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    history = _history(connection, study_id, spec, options.samples, episode * options.samples)
+    made = plan(options, space, spec.seed, episode, history, taken, before, len(open_slots))
+    choices = [
+        {
+            "slot": slot,
+            "candidate": choice.candidate,
+            "origin": choice.origin,
+            "predicted": choice.predicted,
+            "spread": choice.spread,
+        }
+        for slot, choice in zip(open_slots, made.choices, strict=False)
+    ]
+    connection.execute(t.episode.insert().values(study_id=study_id, **_columns(made, choices)))
+    return choices
+
+
+def _columns(made: Plan, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "episode": made.episode,
+        "epsilon": made.epsilon,
+        "pool_size": made.pool_size,
+        "controller_loss": made.controller_loss,
+        "global_best": made.global_best,
+        "previous_best": made.previous_best,
+        "state": made.state,
+        "facts": json.dumps({**made.facts, "choices": choices}),
+        "time": time.time(),
+    }
+
+
+def _fill(
+    connection: Connection,
+    study_id: int,
+    spec: StudySpec,
+    space: SearchSpace,
+    episode: int,
+    slot: int,
+    choice: dict[str, Any] | None,
+    taken: set[str],
+) -> None:
+    """Write a slot's candidate: the episode's, or a random one where a person has enqueued that very one meanwhile."""
+    if choice is not None and (space.key(choice["candidate"]) not in taken):
+        candidate: Candidate = choice["candidate"]
+        origin, predicted = choice["origin"], choice["predicted"]
+    else:
+        candidate = draw(space, generator(spec.seed, Purpose.PROPOSAL, slot), taken)
+        origin, predicted = "random", None
+    key = space.key(candidate)
+    taken.add(key)
+    connection.execute(
+        sa.update(t.slot)
+        .where(t.slot.c.study_id == study_id, t.slot.c.slot == slot)
+        .values(candidate=json.dumps(candidate), candidate_key=key, origin=origin, predicted=predicted, episode=episode)
+    )
+
+
+def _history(connection: Connection, study_id: int, spec: StudySpec, samples: int, until: int) -> list[Rewarded]:
+    """The rewarded candidates of the slots before `until`, in slot order, at the study's α and β of now.
+
+    A pruned trial counts with the loss at which it was stopped; a failed one has no reward and teaches nothing.
+    """
+    s, c = t.slot.c, t.trial.c
+    rate = connection.execute(sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)).one()
+    loss = c.raw_loss if spec.reward.loss == "raw" else c.loss
+    rows = connection.execute(
+        sa.select(s.slot, c.candidate, loss.label("loss"), c.latency_ms, c.teacher_latency_ms)
+        .join_from(t.slot, t.trial, sa.and_(c.study_id == s.study_id, c.number == s.trial))
+        .where(s.study_id == study_id, s.slot < until, s.state.in_(("done", "pruned")))
+        .order_by(s.slot)
+    )
+    return [
+        Rewarded(
+            json.loads(row.candidate),
+            reward(row.loss, row.latency_ms, row.teacher_latency_ms, rate.alpha, rate.beta),
+            row.slot // samples,
+        )
+        for row in rows
+        if row.loss is not None and row.latency_ms is not None and row.teacher_latency_ms is not None
+    ]

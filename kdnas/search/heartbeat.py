@@ -1,0 +1,151 @@
+"""A process at work on a study, as others see it: its row, its heartbeat, what people want of it, and how it ends.
+
+Searching, rechecking and every other task enter and leave by `at_work`. Knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from kdnas.store import changes, queries, studies
+from kdnas.store.database import Store, StoreError
+from kdnas.system import liveness
+from kdnas.system.errors import KdnasError
+
+LOOK_S = 0.25  # how often a worker looks at what people want
+WRITE_S = 1.0  # how often it writes down how far it is
+
+
+class Leave(Exception):  # noqa: N818 - no error: people asked for it
+    """The worker is to end now, in the middle of whatever it does."""
+
+
+class Steering(threading.Thread):
+    """Writes that the worker lives and what it is at; reads what people want of it."""
+
+    def __init__(self, store: Store, study_id: int, worker_id: int) -> None:
+        super().__init__(name="steering", daemon=True)
+        self.worker_id = worker_id
+        self.calm: Callable[[], None] = lambda: None  # call it, and no signal interrupts the clearing up
+        self.state = "starting"
+        self.doing: str | None = "starting"
+        self.device: str | None = None
+        self.wanted = studies.wanted(store, study_id)
+        self._store = store
+        self._study_id = study_id
+        self._news = threading.Condition()
+        self._over = threading.Event()
+        self._written: tuple[str, str | None, str | None] | None = None
+        self._last = 0.0
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            # A store that is busy or gone for a moment is the main thread's to complain of.
+            with contextlib.suppress(KdnasError):
+                self.look()
+                self._write()
+
+    def look(self) -> str:
+        """What people want now."""
+        wanted = studies.wanted(self._store, self._study_id)
+        if wanted != self.wanted:
+            with self._news:
+                self.wanted = wanted
+                self._news.notify_all()
+        return wanted
+
+    def _write(self) -> None:
+        now = (self.state, self.doing, self.device)
+        due = liveness.HEARTBEAT_S if now == self._written else (0.0 if self._changed_state(now) else WRITE_S)
+        if time.monotonic() - self._last >= due:
+            self._last = time.monotonic()
+            studies.beat(self._store, self._study_id, self.worker_id, state=now[0], doing=now[1], device=now[2])
+            self._written = now
+
+    def _changed_state(self, now: tuple[str, str | None, str | None]) -> bool:
+        return self._written is None or self._written[0] != now[0]
+
+    def wait_for_news(self, seconds: float) -> None:
+        """Returns when people want something else, or after so many seconds."""
+        with self._news:
+            self._news.wait(seconds)
+
+    def log(self, level: str, line: str) -> None:
+        """A line for the study's log, under this worker's number."""
+        changes.add_log(self._store, self._study_id, level, line, self.worker_id)
+
+    def nth(self) -> int:
+        """This worker's place among the living ones of its study on this host."""
+        everyone = queries.workers(self._store, self._study_id)
+        here = [w for w in everyone if w.alive and w.host == liveness.this_host()]
+        return sum(1 for w in here if w.worker_id < self.worker_id)
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+@contextlib.contextmanager
+def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
+    """Inside, this process has a row among the study's workers. `task`: search, recheck, finalize or evaluate.
+
+    SIGTERM and SIGINT raise KeyboardInterrupt inside, once. What fails inside is written to the row and raised as
+    KdnasError; Leave and KeyboardInterrupt pass through and count as a proper end.
+    """
+    with interruptible() as quiet:
+        hold = liveness.Hold()
+        worker_id = studies.enter(store, study_id, lock=str(hold.path), device=None, task=task)
+        steering = Steering(store, study_id, worker_id)
+        steering.calm = quiet.set
+        steering.start()
+        error: str | None = None
+        try:
+            yield steering
+        except Leave:
+            raise
+        except KdnasError as problem:
+            error = str(problem)
+            raise
+        except Exception as fault:
+            error = f"A fault of kdnas: {type(fault).__name__}: {fault}"
+            with contextlib.suppress(KdnasError):
+                steering.log("error", traceback.format_exc())
+            raise KdnasError(error) from fault
+        finally:
+            quiet.set()
+            steering.end()
+            known = False
+            with contextlib.suppress(StoreError):
+                if error is not None:
+                    steering.log("error", error)
+                studies.leave(store, study_id, worker_id, device=steering.device, error=error)
+                known = True
+            hold.release(known=known)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt, once, so that a stopped trial ends properly. Setting the event
+    keeps them from it."""
+    quiet = threading.Event()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if not quiet.is_set():
+            quiet.set()
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield quiet
+        return
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield quiet
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)

@@ -1,0 +1,130 @@
+"""What a study would do, told before anything runs: its space, what speed is worth, the cache, a rough time.
+
+Reads the teacher's configuration and the text, loads no weights and writes nothing. Heavy all the same (it imports
+torch): screens ask it through `kdnas plan --json`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdnas.data import documents as reading
+from kdnas.data import hub, shipped
+from kdnas.measuring.devices import resolve_device
+from kdnas.recipes import recipe_of
+from kdnas.recipes.contract import Description
+from kdnas.study.reward import exchange
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_flags import command
+from kdnas.system.errors import UsageError
+
+CHARACTERS_PER_TOKEN = 4.4  # English prose under the usual vocabularies; only for sizes told beforehand
+SHARE_OF_PEAK = 0.4  # of the speed of a large matrix product that training reaches
+OVERHEAD_S = 4.0  # of one evaluation: building, timing, scoring
+SAMPLES = 64  # candidates drawn for the cost of the middle one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study in figures. None where a figure cannot be known beforehand."""
+
+    space_size: int
+    dimensions: Mapping[str, tuple[Any, ...]]
+    teacher: Mapping[str, Any]
+    exchange: str  # what speed is worth, in words
+    tokens: int | None  # of the whole text, estimated from its characters
+    proxy_tokens: int | None
+    cache_bytes: int | None
+    seconds_per_trial: float | None
+    seconds: float | None  # of the whole search by one worker
+    device: str
+    notes: tuple[str, ...]
+    command: str
+
+    def values(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+
+def plan(spec: StudySpec, storage: str | None = None) -> Plan:
+    """Raises UsageError for whatever would keep the study from beginning: teacher, data, space, device."""
+    device = resolve_device(spec.device)
+    described = recipe_of(spec).describe(spec)
+    notes = list(described.notes)
+    size = described.space.size
+    if spec.budget.trials > size:
+        notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
+    tokens = _tokens(spec)
+    if tokens is None:
+        notes.append("The data set is not on this machine yet; its size and the time are known once it is fetched.")
+    proxy = None if tokens is None else round(tokens * (1 - spec.data.held_out) * spec.budget.proxy_fraction)
+    most = spec.data.max_held_out * spec.data.length
+    held = None if tokens is None else min(round(tokens * spec.data.held_out), most)
+    cached = described.cache_bytes_per_token
+    each = None if proxy is None or held is None else _seconds(spec, described, proxy, held, device)
+    return Plan(
+        space_size=size,
+        dimensions={d.name: d.choices for d in described.space.dimensions},
+        teacher=described.teacher,
+        exchange=str(exchange(spec.reward.alpha)),
+        tokens=tokens,
+        proxy_tokens=proxy,
+        cache_bytes=None if proxy is None or held is None or cached is None else (proxy + held) * cached,
+        seconds_per_trial=each,
+        seconds=None if each is None else each * min(spec.budget.trials, size),
+        device=str(device),
+        notes=tuple(notes),
+        command=command(spec, storage),
+    )
+
+
+def _tokens(spec: StudySpec) -> int | None:
+    """About how many tokens the text has; None for a hub data set, which is not fetched for this."""
+    if spec.data.limit is not None:
+        return spec.data.limit * spec.data.length
+    source, path = spec.data.source, Path(spec.data.source).expanduser()
+    if (
+        source not in shipped.ASSETS
+        and not path.exists()
+        and path.suffix not in reading.FILE_KINDS
+        and hub.is_id(source)
+    ):
+        return None
+    texts = reading.read(spec.data).texts
+    tokens = round(sum(map(len, texts)) / CHARACTERS_PER_TOKEN)
+    if tokens < 2 * spec.data.length:
+        raise UsageError(
+            f"The data set {source!r} is too small: about {tokens:,} tokens.",
+            f"Give at least some {2 * spec.data.length:,} (two chunks of data.length), or lower data.length.",
+        )
+    return tokens
+
+
+def _seconds(spec: StudySpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:
+    """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch."""
+    if described.flops_per_token is None:
+        return None
+    rng = np.random.default_rng(0)
+    forward = statistics.median(described.flops_per_token(described.space.sample(rng)) for _ in range(SAMPLES))
+    work = spec.budget.epochs * forward * (3 * proxy + held)
+    return OVERHEAD_S + work / (SHARE_OF_PEAK * _flops_per_second(device))
+
+
+def _flops_per_second(device: torch.device) -> float:
+    """Of a large matrix product in fp32, the best of a few."""
+    n = 512 if device.type == "cpu" else 4096
+    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        float((a @ b)[0, 0])  # reading a value waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best

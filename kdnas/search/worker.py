@@ -1,0 +1,468 @@
+"""The loop of a search: claim a slot, ask the strategy, evaluate, write down, tell; until the budget is spent.
+
+Any number of these processes serve one study, on any machine that reaches its store; people steer them through rows
+of the store. Knows no screen, and prints nothing but a last line about what went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from kdnas.measuring import devices, latency
+from kdnas.measuring.devices import resolve_device, set_up_torch
+from kdnas.recipes.contract import Workbench
+from kdnas.search import episodes, heartbeat
+from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement, Timed, evaluate
+from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
+from kdnas.store import latencies, queries, recovery, slots, studies
+from kdnas.store.database import Store, StoreError, open_store
+from kdnas.store.optuna_storage import explained, optuna_storage
+from kdnas.store.slots import Claim, SlotTaken
+from kdnas.strategies import SpaceExhausted, candidate, sampler
+from kdnas.strategies.pruners import SLOT, pruner
+from kdnas.study.reward import reward
+from kdnas.study.space import Candidate
+from kdnas.study.spec import LstmStrategy, StudySpec, from_values
+from kdnas.system.errors import KdnasError
+from kdnas.system.paths import default_storage
+from kdnas.system.progress import Once, Progress
+from kdnas.system.seeds import Purpose, number
+from kdnas.training.contract import Epoch, Student
+
+Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
+
+BUILT = 0.1  # share of a trial's progress that building and timing count for
+HOPELESS = 5  # a study whose first trials all fail ends after so many of them
+
+
+class Worker:
+    """One worker of one study, from its preparation to the last trial."""
+
+    def __init__(self, store: Store, study_id: int, spec: StudySpec, steering: Steering, measure: Measure) -> None:
+        self.store = store
+        self.study_id = study_id
+        self.spec = spec
+        self.steering = steering
+        self.worker_id = steering.worker_id
+        self.log = steering.log
+        self.measure = measure
+        self.held: int | None = None  # the slot
+
+    # ------------------------------------------------------------------------ before the first trial
+
+    def prepare(self, prepare: Prepare, device: torch.device) -> None:
+        """Loads what all candidates share, and lets the study know of it."""
+        said = Once()
+
+        def narrate(words: str, share: float | None) -> None:
+            if self.steering.wanted in ("stop", "abandon"):
+                raise Leave
+            self.steering.doing = words if share is None else f"{words} {share:.0%}"
+            if said.new(words):
+                self.log("info", words)
+
+        self.bench = prepare(self.spec, device, narrate)
+        self.space = self.bench.space
+        facts = {
+            "versions": _versions(),
+            "device": devices.device_name(device),
+            "threads": torch.get_num_threads(),
+            **self.bench.provenance(),
+        }
+        studies.prepared(self.store, self.study_id, self.space.to_json(), json.dumps(facts))
+        for complaint in slots.key_planned(self.store, self.study_id, self.space):
+            self.log("warning", complaint)
+        with explained(self.store):
+            storage = optuna_storage(self.store)
+            name = storage.get_study_name_from_id(self.study_id)
+            self.study = optuna.load_study(study_name=name, storage=storage)
+        gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
+
+    # ------------------------------------------------------------------------ the loop
+
+    def search(self) -> None:
+        """Evaluates candidates until the budget is spent, the space exhausted, or people want it to end."""
+        self.close_orphans()
+        exhausted: str | None = None  # once no further candidate can be proposed, in words
+        while self.wait_while_paused():
+            if recovery.any_left(self.store, self.study_id):
+                self.close_orphans()
+            try:
+                if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
+                    episodes.plan_next(self.store, self.study_id, self.spec, self.space)
+                only = exhausted is not None or isinstance(self.spec.strategy, LstmStrategy)
+                claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
+                if isinstance(claimed, Claim):
+                    self.held = claimed.slot
+                    self.run_slot(claimed)
+                    self.held = None
+                    continue
+            except SlotTaken as taken:
+                self.held = None
+                self.log("warning", f"{taken}; going on")
+                continue
+            except SpaceExhausted as over:
+                exhausted = str(over)
+                self.log("info", exhausted)
+                if self.held is not None:
+                    slots.give_back(self.store, self.study_id, self.held, self.worker_id)
+                    self.held = None
+                    self.close_orphans()  # Optuna's trial, which was to have had the candidate
+                continue
+            if claimed.wanted == "run" and not claimed.running:
+                if exhausted is not None:
+                    slots.finish_exhausted(self.store, self.study_id, exhausted)
+                    return
+                if not claimed.free:
+                    return
+            if claimed.running:
+                # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
+                self.steering.doing = "waiting for other workers"
+            self.steering.wait_for_news(LOOK_S)
+
+    def close_orphans(self) -> None:
+        for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
+            self.log("warning", f"trial {lost}: its worker died")
+
+    def wait_while_paused(self) -> bool:
+        """Returns when the study is to run: True; or to stop: False. Raises Leave where it is to be abandoned."""
+        while True:
+            wanted = self.steering.look()
+            if wanted == "abandon":
+                raise Leave
+            if wanted != "pause":
+                self.steering.state = "running"
+                return wanted == "run"
+            self.steering.state = "paused"
+            self.steering.wait_for_news(60.0)
+
+    # ------------------------------------------------------------------------ one slot
+
+    def run_slot(self, claim: Claim) -> None:
+        self.steering.doing = f"choosing a candidate for slot {claim.slot}"
+        trial, chosen = self.ask(claim)
+        try:
+            found = self.evaluate(trial, chosen)
+        except (Leave, SlotTaken, StoreError, KeyboardInterrupt):
+            raise
+        except EvaluationError as error:
+            self.fail(claim.slot, trial.number, str(error))
+        except Exception as error:
+            self.log("debug", traceback.format_exc())
+            first = (str(error).strip().splitlines() or [""])[0]
+            line = str(error) if isinstance(error, KdnasError) else f"{type(error).__name__}: {first}"
+            self.fail(claim.slot, trial.number, line)
+        else:
+            self.finish(claim.slot, trial, found)
+
+    def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
+        """The slot's candidate, in a trial of its own. Raises SpaceExhausted."""
+        planned, taken = claim.candidate, claim.taken
+        while True:
+            self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
+            self.study.pruner = pruner(self.spec.budget, claim.slot)
+            with explained(self.store):
+                trial = self.study.ask()
+                chosen = candidate(trial, self.space)
+                trial.set_user_attr(SLOT, claim.slot)
+            key = self.space.key(chosen)
+            clash = slots.propose(
+                self.store,
+                self.study_id,
+                claim.slot,
+                self.worker_id,
+                trial.number,
+                chosen,
+                key,
+                config=self.bench.config(chosen),
+                origin=claim.origin or "strategy",
+                predicted=claim.predicted,
+                seed=number(self.spec.seed, Purpose.STUDENT, 0),
+                epochs=self.spec.budget.epochs,
+            )
+            if clash is None:
+                return trial, chosen
+            values = None
+            if clash.state == "done" and clash.number is not None:
+                same = slots.reuse(self.store, self.study_id, claim.slot, self.worker_id, trial.number, clash.number)
+                values = recovery.objectives(self.spec, same)
+                self.log("info", f"trial {trial.number}: the same candidate as trial {clash.number}, reused")
+            state = TrialState.FAIL if values is None else TrialState.COMPLETE
+            recovery.tell(self.store, self.study, trial.number, state, values)
+            planned, taken = None, slots.taken(self.store, self.study_id, claim.slot) | {key}
+
+    def evaluate(self, trial: optuna.Trial, chosen: Candidate) -> Measurement:
+        this, epochs = trial.number, self.spec.budget.epochs
+        last_write = time.monotonic()
+        done = 0
+
+        def on_phase(phase: str) -> None:
+            self.leave_if_asked()
+            self.steering.doing = f"trial {this}: {phase}"
+            if phase == "training":
+                self.wait_before_epoch()
+            slots.progress(self.store, self.study_id, this, phase=phase)
+
+        def on_timed(timed: Timed, parameters: int) -> None:
+            slots.progress(
+                self.store, self.study_id, this, progress=BUILT, parameters=parameters, **_latency_columns(timed)
+            )
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal last_write
+            self.leave_if_asked()
+            if time.monotonic() - last_write >= WRITE_S:
+                last_write = time.monotonic()
+                share = BUILT + (1 - BUILT) * (done + step / max(1, steps)) / epochs
+                self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}, {step}/{steps}"
+                slots.progress(self.store, self.study_id, this, progress=share)
+
+        def on_epoch(epoch: Epoch, timed: Timed) -> bool:
+            nonlocal done
+            done = epoch.epoch
+            slots.epoch(
+                self.store,
+                self.study_id,
+                this,
+                {
+                    "epoch": epoch.epoch,
+                    "loss": epoch.score.loss,
+                    "raw_loss": epoch.score.raw_loss,
+                    "train_loss": epoch.train_loss,
+                    "seconds": epoch.seconds,
+                    "tokens": epoch.tokens,
+                },
+                progress=BUILT + (1 - BUILT) * done / epochs,
+            )
+            if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
+                worth, _, _ = self.worth(epoch.score.loss, epoch.score.raw_loss, timed)
+                with explained(self.store):
+                    trial.report(worth, epoch.epoch)
+                    if done < epochs and trial.should_prune():
+                        return False
+            if done == epochs:
+                return True
+            self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}"
+            self.wait_before_epoch()
+            return True
+
+        return evaluate(
+            self.bench,
+            chosen,
+            self.measure,
+            seed=number(self.spec.seed, Purpose.STUDENT, 0),  # one for all candidates, so that chance is shared
+            epochs=epochs,
+            on_phase=on_phase,
+            on_timed=on_timed,
+            on_epoch=on_epoch,
+            on_step=on_step,
+            aside=further_passes(self.store),
+        )
+
+    def leave_if_asked(self) -> None:
+        if self.steering.wanted == "abandon":
+            raise Leave
+
+    def wait_before_epoch(self) -> None:
+        """Where the study is paused: hold the training in memory until it goes on. A stop lets the trial end."""
+        self.wait_while_paused()
+        self.steering.state = "running"
+
+    def worth(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
+        """The reward, and the α and β that it was computed with: those of the study now."""
+        alpha, beta = slots.rate(self.store, self.study_id)
+        seen = raw_loss if self.spec.reward.loss == "raw" else loss
+        return reward(seen, timed.p50, timed.teacher_p50, alpha, beta), alpha, beta
+
+    # ------------------------------------------------------------------------ how a trial ends
+
+    def finish(self, slot: int, trial: optuna.Trial, found: Measurement) -> None:
+        worth, alpha, beta = self.worth(found.loss, found.raw_loss, found.timed)
+        columns = {
+            "reward": worth,
+            "alpha": alpha,
+            "beta": beta,
+            "loss": found.loss,
+            "raw_loss": found.raw_loss,
+            "parameters": found.parameters,
+            "memory_mib": found.memory_mib,
+            "extra": json.dumps(dict(found.extra)),
+            "epoch": found.epoch,
+            **_latency_columns(found.timed),
+        }
+        state = "pruned" if found.pruned else "done"
+        slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
+        with explained(self.store):
+            for name in ("loss", "latency_ms", "parameters"):  # for those who look with Optuna's own tools
+                trial.set_user_attr(name, columns[name])
+        values = None if found.pruned else recovery.objectives(self.spec, columns)
+        recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
+        times = found.timed.teacher_p50 / found.timed.p50
+        what = f"reward {worth:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
+        self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
+
+    def fail(self, slot: int, number: int, error: str) -> None:
+        slots.finish(self.store, self.study_id, slot, number, "failed", error=error)
+        recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
+        self.log("error", f"trial {number}: failed: {error}")
+        row = queries.study_of(self.store, self.study_id)
+        if row.failed >= HOPELESS and row.failed == row.done:
+            raise KdnasError(f"All of the first {row.failed} trials failed, the last one so: {error}")
+
+    def close(self) -> None:
+        """Frees the slot that is still held, and ends its trial, without counting an attempt."""
+        self.steering.calm()
+        # A store that fails now leaves what the next worker clears up.
+        with contextlib.suppress(StoreError):
+            if self.held is not None:
+                why = "its worker was stopped"
+                slots.give_up(self.store, self.study_id, self.held, self.worker_id, attempts=None, why=why)
+            if hasattr(self, "study"):
+                recovery.close(self.store, self.study, self.study_id, self.spec)
+        if hasattr(self, "bench"):
+            self.bench.close()
+
+
+def run_worker(
+    storage: str,
+    name: str,
+    *,
+    device: str | None = None,
+    prepare: Prepare | None = None,
+    measure: Measure | None = None,
+) -> int:
+    """Works on the study until there is nothing left to do, in this process and its main thread; the exit code.
+
+    `device` is used instead of the spec's. `prepare` and `measure` are the recipe's and the latency protocol's, unless
+    given. An interrupt or SIGTERM frees the running trial and ends with 130. What fails is written to the store and
+    raised as KdnasError.
+    """
+    with open_store(storage) as store:
+        row = queries.study_row(store, name)
+        spec = from_values(row.spec)
+        try:
+            with heartbeat.at_work(store, row.study_id, "search") as steering:
+                worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store))
+                try:
+                    worker.prepare(prepare or recipe_of(spec), place(steering, device or spec.device))
+                    worker.search()
+                finally:
+                    worker.close()
+        except Leave:
+            return 0
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+
+def latency_protocol(store: Store) -> Measure:
+    """The real measurement, which asks the store's table of shapes first."""
+
+    def run(bench: Workbench, student: Student, chosen: Candidate) -> Timed:
+        return latency.measure(
+            bench.timed(student),
+            bench.timed(None),
+            bench.spec.latency,
+            bench.device,
+            shape=bench.shape_key(chosen),
+            teacher_shape=bench.shape_key(None),
+            lookup=partial(latencies.lookup, store),
+            remember=partial(latencies.remember, store),
+        )
+
+    return run
+
+
+def further_passes(store: Store | None) -> Aside:
+    """The bench's further passes by the same protocol: `NAME` of the student and `teacher_NAME` of its teacher."""
+
+    def run(bench: Workbench, student: Student, chosen: Candidate) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        teachers = bench.asides(None)
+        for name, once in bench.asides(student).items():
+            timed = latency.measure(
+                once,
+                teachers[name],
+                bench.spec.latency,
+                bench.device,
+                shape=f"{name} {bench.shape_key(chosen)}",
+                teacher_shape=f"{name} {bench.shape_key(None)}",
+                lookup=partial(latencies.lookup, store) if store is not None else None,
+                remember=partial(latencies.remember, store) if store is not None else None,
+            )
+            found |= {name: timed.p50, f"teacher_{name}": timed.teacher_p50}
+        return found
+
+    return run
+
+
+# ---------------------------------------------------------------------------- the process
+
+
+def place(steering: Steering, name: str) -> torch.device:
+    """Sets torch up in this process and finds the device that a spec names; others see which. Several workers share
+    several GPUs. Raises UsageError for a device that is not there."""
+    set_up_torch()
+    device = resolve_device(name, steering.nth())
+    steering.device = device_words(device)
+    steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
+    return device
+
+
+def device_words(device: torch.device) -> str:
+    return f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
+
+
+def recipe_of(spec: StudySpec) -> Prepare:
+    """What loads the bench of the spec's recipe."""
+    from kdnas import recipes
+
+    return recipes.recipe_of(spec).prepare
+
+
+def _versions() -> dict[str, str]:
+    packages = ("kdnas", "torch", "transformers", "datasets", "optuna")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _latency_columns(timed: Timed) -> dict[str, float | int | str | None]:
+    return {
+        "latency_ms": timed.p50,
+        "latency_p90_ms": timed.p90,
+        "latency_low_ms": timed.low,
+        "latency_high_ms": timed.high,
+        "latency_count": timed.count,
+        "latency_flag": timed.flag,
+        "teacher_latency_ms": timed.teacher_p50,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kdnas.search.worker", description="One worker of a study.")
+    parser.add_argument("study")
+    parser.add_argument("--device")
+    given = parser.parse_args(arguments)
+    try:
+        return run_worker(default_storage(), given.study, device=given.device)
+    except KdnasError as error:
+        print(f"kdnas: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What people change on a study: pause and stop, budget, α/β, names, marks, notes; and lines for its log.
+
+Everything is one short transaction that workers and other screens see at their next look. Imports no Optuna.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from kdnas.store import tables as t
+from kdnas.store.database import Store, StoreError
+from kdnas.study.spec import NAME
+from kdnas.system.errors import BadOptionError, UsageError
+
+WANTED = ("run", "pause", "stop", "abandon")
+
+
+def bump(connection: Connection, study_id: int) -> int:
+    """The study's next revision. First statement of a writing transaction: on PostgreSQL it also makes writers of one
+    study wait for each other, so that revisions are committed in their order. Raises StoreError for a study that is
+    gone."""
+    c = t.study.c
+    new = connection.execute(
+        sa.update(t.study)
+        .where(c.study_id == study_id)
+        .values(revision=c.revision + 1, updated=time.time())
+        .returning(c.revision)
+    ).scalar_one_or_none()
+    if new is None:
+        raise StoreError("The study was deleted.", "Begin another one.")
+    return int(new)
+
+
+def hold(connection: Connection, study_id: int) -> str:
+    """What people want of the study's workers, in a transaction that may yet find nothing to write: until its end
+    nobody else writes to the study. Raises StoreError for a study that is gone."""
+    c = t.study.c
+    query = sa.select(c.wanted).where(c.study_id == study_id).with_for_update()
+    wanted = connection.execute(query).scalar_one_or_none()
+    if wanted is None:
+        raise StoreError("The study was deleted.", "Begin another one.")
+    return str(wanted)
+
+
+def set_wanted(store: Store, study_id: int, wanted: str) -> None:
+    """run; pause (the epoch ends, its training is kept); stop (the running trial ends); abandon (it is lost)."""
+    if wanted not in WANTED:
+        raise ValueError(f"wanted is {wanted!r}, not one of {WANTED}")
+    with store.begin() as connection:
+        bump(connection, study_id)
+        c = t.study.c
+        before = connection.execute(sa.select(c.wanted).where(c.study_id == study_id)).scalar_one()
+        if before != wanted:
+            connection.execute(sa.update(t.study).where(c.study_id == study_id).values(wanted=wanted))
+            record(connection, study_id, "wanted", {"from": before, "to": wanted})
+
+
+def set_trials(store: Store, study_id: int, trials: int) -> None:
+    """A new budget. Raising it opens a finished study again; it cannot fall below what has begun or is planned."""
+    if not 1 <= trials <= 1_000_000:
+        raise BadOptionError("budget.trials", f"{trials} trials is out of range.", "Give 1 to 1,000,000.")
+    with store.begin() as connection:
+        bump(connection, study_id)
+        before = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()
+        if trials == before:
+            return
+        s = t.slot.c
+        taken = connection.execute(
+            sa.select(sa.func.max(s.slot)).where(
+                s.study_id == study_id, sa.or_(s.state != "free", s.candidate.is_not(None))
+            )
+        ).scalar_one()
+        least = 0 if taken is None else taken + 1
+        if trials < least:
+            raise BadOptionError(
+                "budget.trials",
+                f"The budget cannot be {trials}: {least} trials are finished, running or planned.",
+                f"Give at least {least}.",
+            )
+        connection.execute(sa.delete(t.slot).where(s.study_id == study_id, s.slot >= trials))
+        add_slots(connection, study_id, range(before, trials))
+        connection.execute(
+            sa.update(t.study)
+            .where(t.study.c.study_id == study_id)
+            .values(trials=trials, **({"finished": None, "ending": None} if trials > before else {}))
+        )
+        record(connection, study_id, "budget", {"from": before, "to": trials})
+
+
+def add_slots(connection: Connection, study_id: int, slots: Iterable[int]) -> None:
+    rows = [{"study_id": study_id, "slot": slot, "state": "free", "attempts": 0} for slot in slots]
+    if rows:
+        connection.execute(t.slot.insert(), rows)
+
+
+def set_reward(store: Store, study_id: int, alpha: float, beta: float) -> None:
+    """α/β with which trials are told from now on; finished ones keep what they were told with beside their figures."""
+    if not (math.isfinite(alpha) and -2 <= alpha <= 0):
+        raise BadOptionError("reward.alpha", f"α = {alpha:g} is out of range.", "Give −2 to 0.")
+    if not (math.isfinite(beta) and 0 < beta <= 10):
+        raise BadOptionError("reward.beta", f"β = {beta:g} is out of range.", "Give more than 0 and at most 10.")
+    with store.begin() as connection:
+        bump(connection, study_id)
+        c = t.study.c
+        before = connection.execute(sa.select(c.alpha, c.beta).where(c.study_id == study_id)).one()
+        if (before.alpha, before.beta) == (alpha, beta):
+            return
+        connection.execute(sa.update(t.study).where(c.study_id == study_id).values(alpha=alpha, beta=beta))
+        change = {"from": {"alpha": before.alpha, "beta": before.beta}, "to": {"alpha": alpha, "beta": beta}}
+        record(connection, study_id, "reward", change)
+
+
+def set_remark(
+    store: Store,
+    study_id: int,
+    number: int,
+    *,
+    marked: bool | None = None,
+    tags: Iterable[str] | None = None,
+    note: str | None = None,
+) -> None:
+    """Mark, tag or annotate a trial; what is None stays as it is. A tag is one word."""
+    words = None if tags is None else list(dict.fromkeys(tags))
+    for word in words or ():
+        if not word or word.split() != [word]:
+            raise BadOptionError("tags", f"The tag {word!r} is not one word.", "Write it without spaces.")
+    with store.begin() as connection:
+        revision = bump(connection, study_id)
+        stamped = connection.execute(
+            sa.update(t.trial)
+            .where(t.trial.c.study_id == study_id, t.trial.c.number == number)
+            .values(revision=revision)
+        ).rowcount
+        if not stamped:
+            raise UsageError(f"The study has no trial {number}.", "See `kdnas show` for its trials.")
+        here = sa.and_(t.remark.c.study_id == study_id, t.remark.c.number == number)
+        row = connection.execute(sa.select(t.remark).where(here)).first()
+        if row is None:
+            connection.execute(
+                t.remark.insert().values(
+                    study_id=study_id,
+                    number=number,
+                    marked=bool(marked),
+                    tags=" ".join(words or ()),
+                    note=note or "",
+                )
+            )
+            return
+        connection.execute(
+            sa.update(t.remark)
+            .where(here)
+            .values(
+                marked=row.marked if marked is None else marked,
+                tags=row.tags if words is None else " ".join(words),
+                note=row.note if note is None else note,
+            )
+        )
+
+
+def rename(store: Store, study_id: int, name: str) -> None:
+    """Another name for the study, in our tables and in Optuna's. Raises UsageError where it is taken or not plain."""
+    if not NAME.fullmatch(name):
+        raise BadOptionError(
+            "name",
+            f"The name {name!r} does not fit.",
+            "Use 1 to 80 letters, digits, dots, dashes and underscores, a letter or digit first.",
+        )
+    with store.begin() as connection:
+        bump(connection, study_id)
+        c = t.study.c
+        row = connection.execute(sa.select(c.name, c.spec).where(c.study_id == study_id)).one()
+        spec = json.loads(row.spec) | {"name": name}
+        try:
+            connection.execute(
+                sa.update(t.study).where(c.study_id == study_id).values(name=name, spec=json.dumps(spec))
+            )
+            connection.execute(
+                sa.text("UPDATE studies SET study_name = :name WHERE study_id = :id"), {"name": name, "id": study_id}
+            )
+        except IntegrityError:
+            raise UsageError(f"There is a study {name!r} already.", "Choose another name.") from None
+        record(connection, study_id, "renamed", {"from": row.name, "to": name})
+
+
+def add_log(store: Store, study_id: int, level: str, line: str, worker_id: int | None = None) -> None:
+    """One line for the study's log; level: debug, info, warning or error."""
+    with store.begin() as connection:
+        connection.execute(
+            t.log.insert().values(
+                study_id=study_id, worker_id=worker_id, time=time.time(), level=level, line=line.strip()
+            )
+        )
+
+
+def add_event(store: Store, study_id: int, kind: str, detail: Mapping[str, Any]) -> None:
+    """One entry of the study's history."""
+    with store.begin() as connection:
+        bump(connection, study_id)
+        record(connection, study_id, kind, detail)
+
+
+def record(connection: Connection, study_id: int, kind: str, detail: Mapping[str, Any]) -> None:
+    """An entry of the study's history as part of the transaction that changes it."""
+    connection.execute(
+        t.event.insert().values(study_id=study_id, time=time.time(), kind=kind, detail=json.dumps(dict(detail)))
+    )

@@ -1,0 +1,483 @@
+"""Opens a store: one SQLite file by default, PostgreSQL by its URL; the same code serves both.
+
+Creates the file for its owner only, marks it as kdnas's own, refuses what belongs to another program or to a newer
+version, and turns what a database can complain of into one line with the mend. Runs no query of its own beyond that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from kdnas.store import tables
+from kdnas.system.errors import UsageError, first_line
+from kdnas.system.paths import state_folder
+
+BUSY_S = 60.0  # how long a writer waits for another one
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "afpfs", "webdav", "lustre", "gpfs", "beegfs", "ceph"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse"}
+)
+_CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
+
+
+class StoreError(UsageError):
+    """The database cannot do its part; nothing that runs on it can go on."""
+
+
+class Store:
+    """An open store. `url` may hold a password: show `place` instead."""
+
+    def __init__(self, url: URL, engine: Engine, read_only: bool) -> None:
+        self.url = url.render_as_string(hide_password=False)
+        self.place = _place(url)
+        self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
+        self.engine = engine
+        self.read_only = read_only
+        self._watch: sa.PoolProxiedConnection | None = None
+        self._watch_lock = threading.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.path is not None
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """One consistent look at the store."""
+        with self.explained(), self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One writing transaction; on SQLite it takes the write lock at once, so that what it reads stays true."""
+        if self.read_only:
+            raise UsageError(f"The store {self.place} was opened for reading only.", "Open it for writing.")
+        with self.explained(), self.engine.connect() as connection:
+            connection.execution_options(kdnas_immediate=True)
+            with connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the database complains of inside becomes a StoreError with the mend."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise explain(error, self.place) from error
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Any]:
+        """The one DBAPI connection kept for noticing changes, for one thread at a time."""
+        with self._watch_lock, self.explained():
+            if self._watch is None:
+                self._watch = self.engine.raw_connection()
+            yield self._watch.driver_connection
+
+    def close(self) -> None:
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.place})"
+
+
+def store_url(given: str | Path) -> URL:
+    """A database's address from a URL or the path of a SQLite file. Raises UsageError for what kdnas cannot use."""
+    text = str(given)
+    if "://" not in text:
+        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
+    try:
+        url = sa.make_url(text)
+    except (ArgumentError, ValueError):
+        raise UsageError(
+            "The storage's address is not a URL.", "Give sqlite:///PATH or postgresql://USER@HOST/DATABASE."
+        ) from None
+    backend = url.drivername.split("+")[0]
+    if backend == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise UsageError(f"The storage {text} names no file: workers could not share it.", "Give sqlite:///PATH.")
+        return URL.create("sqlite", database=str(Path(url.database).expanduser().absolute()))
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    raise UsageError(f"kdnas cannot keep its store in {backend!r}.", "Give a sqlite:/// or postgresql:// address.")
+
+
+def open_store(url: str | Path, *, create: bool = False) -> Store:
+    """The store at a URL or path, for reading and writing; `create` makes it where there is none.
+
+    Raises UsageError for one that is missing, locked, read-only, damaged, full, another program's or a newer version's.
+    """
+    address = store_url(url)
+    if address.get_backend_name() == "sqlite":
+        return _open_sqlite(address, create)
+    store = Store(address, _postgres_engine(address), read_only=False)
+    with _closing_on_error(store):
+        with store.connect() as connection:
+            known = sa.inspect(connection).has_table("kdnas_meta")
+        if not known:
+            if not create:
+                raise _no_store(store.place)
+            with creation_lock(store), store.begin() as connection:
+                _make_tables(connection)
+        _check_version(store)
+    return store
+
+
+def open_reader(url: str | Path) -> Store:
+    """The store for reading only: nothing done with it can change a byte. Raises UsageError as `open_store` does."""
+    address = store_url(url)
+    if address.get_backend_name() != "sqlite":
+        store = Store(address, _postgres_engine(address, read_only=True), read_only=True)
+        with _closing_on_error(store):
+            with store.connect() as connection:
+                known = sa.inspect(connection).has_table("kdnas_meta")
+            if not known:
+                raise _no_store(store.place)
+            _check_version(store)
+        return store
+    path = _path(address)
+    _require_database(path)
+    store = Store(address, _sqlite_engine(path, mode="ro"), read_only=True)
+    try:
+        _check_ours(store)
+    except UsageError as error:
+        store.close()
+        # A file in WAL mode needs its shared-memory file; where the folder forbids one, nobody can write either.
+        if os.access(path.parent, os.W_OK) or not isinstance(error.__cause__, DBAPIError):
+            raise
+        store = Store(address, _sqlite_engine(path, mode="ro", immutable=True), read_only=True)
+        with _closing_on_error(store):
+            _check_ours(store)
+    return store
+
+
+@contextlib.contextmanager
+def creation_lock(store: Store) -> Iterator[None]:
+    """Held by whoever makes tables, so that processes that start at the same moment wait for each other."""
+    if store.path is not None:
+        with _file_lock(store.path):
+            yield
+    else:
+        with store.connect() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
+            try:
+                yield
+            finally:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _CREATION_LOCK})
+
+
+def on_sqlite_connect(connection: Any, _record: object = None) -> None:
+    """Settings of every SQLite connection that may write, Optuna's included."""
+    cursor = connection.cursor()
+    mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+    if mode != "wal":
+        mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise UsageError(
+            f"The store's file system allows only the journal mode {mode!r}; workers would block each other.",
+            "Put the store on a local disk, or use PostgreSQL.",
+        )
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def explain(error: BaseException, place: str) -> StoreError:
+    """What a database said, as one line with the mend. `place` is the store's address without a password."""
+    said: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        original = getattr(seen, "orig", None)  # SQLAlchemy's own text holds the statement and its values
+        said.append(str(original or seen))
+        seen = seen.__cause__
+    text = " ".join(said)
+    for words, problem, mend in _COMPLAINTS:
+        if any(word in text for word in words):
+            return StoreError(problem.format(place=place), mend.format(place=place))
+    reason = first_line(getattr(error, "orig", None) or error)
+    return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
+
+
+_COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("database is locked", "database table is locked"),
+        "The store {place} is locked by another program.",
+        "Close what keeps it open for writing, then try again.",
+    ),
+    (
+        ("file is not a database", "file is encrypted"),
+        "The store {place} is not a database.",
+        "Give the path of a kdnas store, or of a file that does not exist yet.",
+    ),
+    (
+        ("malformed", "disk image"),
+        "The store {place} is damaged.",
+        "Nothing was changed. Copy the file, then try `sqlite3 FILE .recover` on the copy.",
+    ),
+    (
+        ("disk is full", "No space left", "disk I/O error", "too large", "Should not reach", "could not extend"),
+        "The disk under the store {place} is full or failing.",
+        "Make room there; what was finished is kept.",
+    ),
+    (
+        ("unable to open database file",),
+        "The store {place} cannot be opened.",
+        "See that its folder exists and that you may write there.",
+    ),
+    (
+        ("readonly database", "read-only transaction"),
+        "The store {place} may only be read by you.",
+        "Ask its owner for the right to write, or give another --storage.",
+    ),
+    (
+        ("no longer compatible with the table schema",),
+        "The store {place} was written by a newer Optuna.",
+        "Update optuna where you run kdnas.",
+    ),
+    (
+        ("optuna storage upgrade",),
+        "The store {place} was written by an older Optuna.",
+        "Run `optuna storage upgrade --storage {place}` once.",
+    ),
+    (
+        ("password authentication failed", "no password supplied"),
+        "The store {place} refuses the user or the password.",
+        "Mend them in the address, or in ~/.pgpass.",
+    ),
+    (
+        ("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),
+        "The store {place} does not answer.",
+        "See that the server runs and that host and port are right.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------- SQLite
+
+
+def _open_sqlite(address: URL, create: bool) -> Store:
+    path = _path(address)
+    if not path.exists():
+        if not create:
+            raise _no_store(path)
+        _refuse_network_folder(path.parent)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise _cannot_open(path, error) from None
+    if create and path.is_file() and path.stat().st_size == 0:
+        _refuse_network_folder(path.parent)
+        with _file_lock(path):
+            if path.stat().st_size == 0:
+                _fill_new_file(path)
+    _require_database(path)
+    # Looked at through a connection that cannot write, so that another program's file stays as it is.
+    with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
+        _check_ours(look)
+    _refuse_network_folder(path.parent)
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"The store {path} may only be read by you.",
+            "Ask its owner for the right to write, or give another --storage.",
+        )
+    store = Store(address, _sqlite_engine(path, mode="rw"), read_only=False)
+    with _closing_on_error(store), store.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    return store
+
+
+def _fill_new_file(path: Path) -> None:
+    """Our mark and our tables in one transaction of the default journal, so that they are in the file itself."""
+    engine = _sqlite_engine(path, mode="new")
+    try:
+        with engine.connect() as connection:
+            connection.execution_options(kdnas_immediate=True)
+            with connection.begin():
+                connection.exec_driver_sql(f"PRAGMA application_id={tables.APPLICATION_ID}")
+                _make_tables(connection)
+            # Now, while nobody else has it open: later on this needs the file alone. See on_sqlite_connect.
+            connection.connection.cursor().execute("PRAGMA journal_mode=WAL").close()
+    except SQLAlchemyError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, 0)  # it was empty before
+        raise explain(error, str(path)) from error
+    finally:
+        engine.dispose()
+
+
+def _sqlite_engine(path: Path, *, mode: str, immutable: bool = False) -> Engine:
+    """`mode`: ro to read, rw to write, new for the first transaction of an empty file."""
+    query = {"mode": "ro" if mode == "ro" else "rw", "uri": "true"} | ({"immutable": "1"} if immutable else {})
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    engine = sa.create_engine(
+        URL.create("sqlite", database=f"file:{quoted}", query=query), connect_args={"timeout": BUSY_S}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        if mode == "rw":
+            on_sqlite_connect(connection, record)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("kdnas_immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _path(address: URL) -> Path:
+    return Path(str(address.database))
+
+
+def _no_store(place: str | Path) -> UsageError:
+    return UsageError(f"There is no store at {place}.", "Begin a study with `kdnas search`, or give another --storage.")
+
+
+def _cannot_open(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"The store {path} cannot be opened: {error.strerror}.", "Give a --storage in a folder where you may write."
+    )
+
+
+def _require_database(path: Path) -> None:
+    """A file that is there, can be read and is not empty. Whether it is a database, SQLite says itself: to open and
+    close the file here would take away the locks that SQLite holds on it in this process (so POSIX wants it), and
+    another process would then put the log aside under a reader that never hears of it."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise _no_store(path) from None
+    except OSError as error:
+        raise _cannot_open(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"The store {path} is not a file.", "Give the path of a kdnas store.")
+    if not os.access(path, os.R_OK):
+        raise _cannot_open(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    if not found.st_size:
+        raise UsageError(f"The store {path} is empty.", "Begin a study there with `kdnas search`.")
+
+
+def _check_ours(store: Store) -> None:
+    with store.connect() as connection:
+        mark = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+    if mark != tables.APPLICATION_ID:
+        raise UsageError(
+            f"The file {store.place} belongs to another program; it was left as it is.", "Give another --storage."
+        )
+    _check_version(store)
+
+
+def _refuse_network_folder(folder: Path) -> None:
+    kind = file_system(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise UsageError(
+            f"The folder {folder} lies on a network file system ({kind}), on which SQLite loses data.",
+            "Put the store on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/DATABASE.",
+        )
+
+
+def file_system(folder: Path) -> str:
+    """The kind of file system that a folder (or its nearest ancestor that exists) lies on, "" where unknown."""
+    place = folder.absolute()
+    best, kind = "", ""
+    try:
+        mounts = psutil.disk_partitions(all=True)
+    except OSError:
+        return ""
+    for mount in mounts:
+        inside = place == Path(mount.mountpoint) or Path(mount.mountpoint) in place.parents
+        if inside and len(mount.mountpoint) >= len(best):
+            best, kind = mount.mountpoint, mount.fstype.lower()
+    return kind
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    folder = state_folder() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+        file = os.open(folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise _cannot_open(folder, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+# ---------------------------------------------------------------------------- both
+
+
+def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
+    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
+    try:
+        return sa.create_engine(
+            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={"connect_timeout": 10, **options}
+        )
+    except ImportError:
+        raise UsageError(
+            "PostgreSQL needs a driver that is not installed.", "Run `pip install 'kdnas[postgres]'`."
+        ) from None
+
+
+def _make_tables(connection: Connection) -> None:
+    tables.metadata.create_all(connection)
+    have = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")).first()
+    if have is None:
+        connection.execute(tables.meta.insert().values(key="schema_version", value=str(tables.SCHEMA_VERSION)))
+
+
+def _check_version(store: Store) -> None:
+    with store.connect() as connection:
+        if not sa.inspect(connection).has_table("kdnas_meta"):
+            raise UsageError(f"The store {store.place} has lost its tables.", "Restore a copy of it.")
+        found = connection.execute(
+            sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")
+        ).scalar_one_or_none()
+    if found is None or not found.isdigit() or int(found) > tables.SCHEMA_VERSION:
+        raise UsageError(
+            f"The store {store.place} was written by a newer kdnas (its version is {found}, "
+            f"this one knows {tables.SCHEMA_VERSION}).",
+            "Update kdnas.",
+        )
+
+
+@contextlib.contextmanager
+def _closing_on_error(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        store.close()
+        raise
+
+
+def _place(url: URL) -> str:
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

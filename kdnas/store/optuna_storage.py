@@ -1,0 +1,77 @@
+"""Optuna's view of the same database: its storage with our connection settings, its errors as ours.
+
+The only module that knows how Optuna keeps its tables; what our own tables hold it neither reads nor writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+
+from kdnas.store.database import BUSY_S, Store, creation_lock, explain, on_sqlite_connect
+from kdnas.study.spec import StudySpec
+
+
+@contextlib.contextmanager
+def explained(store: Store) -> Iterator[None]:
+    """What Optuna's storage complains of inside becomes a StoreError with the mend."""
+    try:
+        with store.explained():
+            yield
+    except StorageInternalError as error:
+        raise explain(error, store.place) from error
+    except RuntimeError as error:
+        # Its version check raises bare RuntimeErrors.
+        if "table schema" in str(error) or "storage upgrade" in str(error):
+            raise explain(error, store.place) from error
+        raise
+    except AssertionError as error:
+        if "Should not reach" in str(error):
+            raise explain(error, store.place) from error
+        raise
+
+
+def optuna_storage(store: Store) -> RDBStorage:
+    """Optuna's storage in this store, its tables made where they are missing."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with explained(store):
+        if not _has_tables(store):
+            with creation_lock(store):
+                if not _has_tables(store):
+                    _open(store, make_tables=True).engine.dispose()
+        return _open(store, make_tables=False)
+
+
+def directions(spec: StudySpec) -> list[StudyDirection]:
+    """The reward upwards; or loss and latency downwards, where the strategy searches the Pareto front."""
+    if spec.two_objectives:
+        return [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
+    return [StudyDirection.MAXIMIZE]
+
+
+def _has_tables(store: Store) -> bool:
+    with store.connect() as connection:
+        # The last thing that Optuna writes when it makes its tables.
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return False
+        return connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one() > 0
+
+
+def _open(store: Store, *, make_tables: bool) -> RDBStorage:
+    # Optuna runs the address through str.format, so braces are doubled.
+    url = store.url.replace("{", "{{").replace("}", "}}")
+    settings: dict[str, object]
+    if store.is_sqlite:
+        settings = {"connect_args": {"timeout": BUSY_S}, "pool_events": [(on_sqlite_connect, "connect")]}
+    else:
+        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": {"connect_timeout": 10}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RDBStorage(url, engine_kwargs=settings, skip_table_creation=not make_tables)

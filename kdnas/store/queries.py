@@ -1,0 +1,467 @@
+"""What the store tells: every query that screens, exports and the command line ask. Plain SQL, nothing written.
+
+A screen calls `changed` first, which costs microseconds, and then asks only for rows whose revision is new.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from kdnas.store import tables as t
+from kdnas.store.database import Store
+from kdnas.study.reward import reward
+from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, Status, StudyRow, TrialRow, WorkerRow
+from kdnas.study.space import SearchSpace
+from kdnas.system import liveness
+from kdnas.system.errors import UsageError, nearest
+
+_IN = 500  # values in one IN (…): SQLite allows 32,766, and a short list is planned better
+
+
+def changed(store: Store) -> int:
+    """A number that differs whenever another connection has committed something since the last call."""
+    if store.is_sqlite:
+        with store.watching() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+    with store.connect() as connection:
+        parts = (
+            sa.func.coalesce(sa.func.sum(t.study.c.revision), 0),
+            sa.select(sa.func.coalesce(sa.func.max(t.log.c.log_id), 0)).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.max(t.event.c.event_id), 0)).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.max(t.run.c.run_id), 0)).scalar_subquery(),
+        )
+        return sum(int(part) for part in connection.execute(sa.select(*parts)).one())
+
+
+# ---------------------------------------------------------------------------- studies
+
+
+def study_rows(store: Store) -> list[StudyRow]:
+    """Every study, the one that changed last first."""
+    with store.connect() as connection:
+        found = connection.execute(sa.select(t.study).order_by(t.study.c.updated.desc(), t.study.c.study_id)).all()
+        return _study_rows(connection, found)
+
+
+def study_row(store: Store, name: str) -> StudyRow:
+    """One study. Raises UsageError, with the nearest name, where there is none of that name."""
+    with store.connect() as connection:
+        found = connection.execute(sa.select(t.study).where(t.study.c.name == name)).all()
+        if not found:
+            names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
+            hint = nearest(name, names) if names else "Begin one with `kdnas search`."
+            raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
+        return _study_rows(connection, found)[0]
+
+
+def study_of(store: Store, study_id: int) -> StudyRow:
+    """One study by its number. Raises UsageError where it was deleted."""
+    with store.connect() as connection:
+        found = connection.execute(sa.select(t.study).where(t.study.c.study_id == study_id)).all()
+        if not found:
+            raise UsageError("The study was deleted.", "Begin another one.")
+        return _study_rows(connection, found)[0]
+
+
+def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> Status:
+    """The state of a study from what was asked, what its search workers last said, and whether they are alive."""
+    alive = [w for w in search_workers if w.alive]
+    if alive:
+        if wanted == "pause":
+            return Status.PAUSED if all(w.state == "paused" for w in alive) else Status.PAUSING
+        return Status.STOPPING if wanted in ("stop", "abandon") else Status.RUNNING
+    if finished:
+        return Status.FINISHED
+    if search_workers:
+        last = max(search_workers, key=lambda w: (w.ended or w.heartbeat, w.worker_id))
+        if last.state == "failed":
+            return Status.FAILED
+        if last.state != "ended":
+            return Status.DEAD
+    if wanted == "pause":
+        return Status.PAUSED
+    if wanted == "run" and not search_workers:
+        return Status.NEW
+    return Status.STOPPED
+
+
+def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
+    ids = [row.study_id for row in found]
+    busy: dict[int, list[int | None]] = defaultdict(list)
+    running = sa.select(t.slot.c.study_id, t.slot.c.worker_id).where(
+        t.slot.c.study_id.in_(ids), t.slot.c.state == "running"
+    )
+    for study_id, worker_id in connection.execute(running):
+        busy[study_id].append(worker_id)
+    of_study = _workers(connection, ids)
+    rows = []
+    for row in found:
+        slots = _slots(connection, row.study_id)
+        ended = _ended(connection, row.study_id)
+        best_number, best_reward = _best(connection, row, ended)
+        here = [w for w in of_study.get(row.study_id, []) if w.task == "search"]
+        alive = [w for w in here if w.alive]
+        done = slots.done + slots.pruned + slots.failed
+        left = row.trials - done
+        living = {w.worker_id for w in alive}
+        rows.append(
+            StudyRow(
+                study_id=row.study_id,
+                name=row.name,
+                spec=json.loads(row.spec),
+                status=status(row.wanted, row.finished is not None, here),
+                trials=row.trials,
+                done=done,
+                pruned=slots.pruned,
+                failed=slots.failed,
+                reused=ended.reused,
+                running=sum(1 for worker_id in busy[row.study_id] if worker_id in living),
+                alpha=row.alpha,
+                beta=row.beta,
+                best_reward=best_reward,
+                best_number=best_number,
+                workers=len(alive),
+                hosts=tuple(sorted({w.host for w in alive})),
+                heartbeat=max((w.heartbeat for w in here), default=None),
+                teacher_latency_ms=row.teacher_latency_ms,
+                space_size=_space_size(row.space),
+                ending=row.ending,
+                created=row.created,
+                updated=row.updated,
+                revision=row.revision,
+                eta_s=_eta(ended, left, len(alive)),
+            )
+        )
+    return rows
+
+
+# One look at every row for all that is counted: a study may have a hundred thousand, and a screen asks each second.
+
+
+def _slots(connection: Connection, study_id: int) -> Any:
+    """How many slots are `done`, `pruned`, `failed`."""
+    c = t.slot.c
+    counts = [sa.func.count().filter(c.state == state).label(state) for state in ("done", "pruned", "failed")]
+    return connection.execute(sa.select(*counts).where(c.study_id == study_id)).one()
+
+
+def _ended(connection: Connection, study_id: int) -> Any:
+    """Trials `reused`, `finished` with the seconds `spent` on them, and `done`; of the done ones the highest `reward`
+    and the ends of `alpha` and `beta`."""
+    c = t.trial.c
+    finished = c.state.in_(("done", "pruned", "failed"))
+    done = c.state == "done"
+    query = sa.select(
+        sa.func.count().filter(c.state == "reused").label("reused"),
+        sa.func.count().filter(finished).label("finished"),
+        sa.func.sum(c.ended - c.started).filter(finished).label("spent"),
+        sa.func.count().filter(done).label("done"),
+        sa.func.max(c.reward).filter(done).label("reward"),
+        *(
+            end(column).filter(done).label(f"{word}_{column.name}")
+            for word, end in (("least", sa.func.min), ("most", sa.func.max))
+            for column in (c.alpha, c.beta)
+        ),
+    )
+    return connection.execute(query.where(c.study_id == study_id)).one()
+
+
+def _eta(ended: Any, left: int, workers: int) -> float | None:
+    if not ended.finished or not workers:
+        return None
+    return float(ended.spent or 0.0) / ended.finished * left / workers
+
+
+def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, float | None]:
+    """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
+    c, r = t.trial.c, t.repeat.c
+    done = sa.and_(c.study_id == row.study_id, c.state == "done")
+    repeated = connection.execute(sa.select(sa.func.count()).where(r.study_id == row.study_id)).scalar_one()
+    told = (ended.least_alpha, ended.most_alpha, ended.least_beta, ended.most_beta)
+    if not repeated and told in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+        if ended.reward is None:
+            return None, None
+        first = sa.select(c.number).where(done, c.reward == ended.reward).order_by(c.number).limit(1)
+        return connection.execute(first).scalar_one(), ended.reward
+    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, ended.done, repeated)
+    if key not in _bests:
+        if len(_bests) > 100:
+            _bests.clear()
+        _bests[key] = _best_anew(connection, row, done)
+    return _bests[key]
+
+
+_bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
+
+
+def _best_anew(connection: Connection, row: Any, done: Any) -> tuple[int | None, float | None]:
+    c, r = t.trial.c, t.repeat.c
+    raw = json.loads(row.spec)["reward"]["loss"] == "raw"
+    losses: dict[int, list[float]] = defaultdict(list)
+    for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
+        losses[again.number].append(again.raw_loss if raw else again.loss)
+    best: tuple[int | None, float | None] = (None, None)
+    for trial in connection.execute(
+        sa.select(c.number, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms).where(done).order_by(c.number)
+    ):
+        loss = trial.raw_loss if raw else trial.loss
+        if loss is None or not trial.latency_ms or not trial.teacher_latency_ms:
+            continue
+        mean = statistics.fmean([loss, *losses[trial.number]])
+        worth = reward(mean, trial.latency_ms, trial.teacher_latency_ms, row.alpha, row.beta)
+        if best[1] is None or worth > best[1]:
+            best = (trial.number, worth)
+    return best
+
+
+_sizes: dict[str, int] = {}  # the size of a space with conditions is counted by walking it once
+
+
+def _space_size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text not in _sizes:
+        _sizes[text] = SearchSpace.from_json(text).size
+    return _sizes[text]
+
+
+# ---------------------------------------------------------------------------- trials
+
+
+def trial_rows(store: Store, study_id: int, since: int = -1) -> list[TrialRow]:
+    """Trials that changed after the study's revision `since`, by number; all of them by default."""
+    return [row for batch in trial_batches(store, study_id, since) for row in batch]
+
+
+def trials_of(store: Store, study_id: int, numbers: Sequence[int]) -> list[TrialRow]:
+    """The trials of these numbers, by number; those that there are not are left out."""
+    parts = (numbers[start : start + _IN] for start in range(0, len(numbers), _IN))
+    chosen = (t.trial.c.number.in_(part) for part in parts)
+    return [row for those in chosen for batch in _batches(store, study_id, those, 2000) for row in batch]
+
+
+def trial_batches(store: Store, study_id: int, since: int = -1, size: int = 2000) -> Iterator[list[TrialRow]]:
+    """The same in lists of at most `size`, read as one: whoever keeps them in another form needs no room for all."""
+    yield from _batches(store, study_id, t.trial.c.revision > since, size)
+
+
+def _batches(store: Store, study_id: int, those: sa.ColumnElement[bool], size: int) -> Iterator[list[TrialRow]]:
+    c = t.trial.c
+    with store.connect() as connection:
+        remarks = {
+            row.number: row for row in connection.execute(sa.select(t.remark).where(t.remark.c.study_id == study_id))
+        }
+        repeats: dict[int, list[Any]] = defaultdict(list)
+        for row in connection.execute(sa.select(t.repeat).where(t.repeat.c.study_id == study_id)):
+            repeats[row.number].append(row)
+        # One statement, so that rows that change while it is read are told by the next one and never missed.
+        query = sa.select(t.trial).where(c.study_id == study_id, those).order_by(c.number)
+        with connection.execution_options(yield_per=size).execute(query) as found:
+            for part in found.partitions():
+                candidates = _decoded([row.candidate for row in part])
+                configs = _decoded([row.config for row in part])
+                extras = _decoded([row.extra for row in part])
+                yield [
+                    _trial_row(row, candidate, config, extra, remarks.get(row.number), repeats.get(row.number, []))
+                    for row, candidate, config, extra in zip(part, candidates, configs, extras, strict=True)
+                ]
+
+
+def _decoded(texts: list[str | None]) -> list[dict[str, Any]]:
+    """JSON objects, those that are missing empty; as one text, which takes half the time of one by one."""
+    decoded: list[dict[str, Any]] = json.loads(f"[{','.join(text or '{}' for text in texts)}]")
+    return decoded
+
+
+def averages(
+    loss: float | None, raw_loss: float | None, repeats: Sequence[Any]
+) -> tuple[float | None, float | None, float | None]:
+    """Mean loss, mean raw loss and the loss's sample standard deviation over a trial and its repeats."""
+    if not repeats or loss is None or raw_loss is None:
+        return None, None, None
+    losses = [loss, *(r.loss for r in repeats)]
+    mean_raw = statistics.fmean([raw_loss, *(r.raw_loss for r in repeats)])
+    return statistics.fmean(losses), mean_raw, statistics.stdev(losses)
+
+
+def _trial_row(
+    row: Any,
+    candidate: dict[str, Any],
+    config: dict[str, Any],
+    extra: dict[str, Any],
+    remark: Any,
+    repeats: list[Any],
+) -> TrialRow:
+    mean_loss, mean_raw, spread = averages(row.loss, row.raw_loss, repeats)
+    return TrialRow(
+        number=row.number,
+        slot=row.slot,
+        state=row.state,
+        candidate=candidate,
+        config=config,
+        origin=row.origin,
+        predicted=row.predicted,
+        seed=row.seed,
+        reward=row.reward,
+        alpha=row.alpha,
+        beta=row.beta,
+        loss=row.loss,
+        raw_loss=row.raw_loss,
+        latency_ms=row.latency_ms,
+        latency_p90_ms=row.latency_p90_ms,
+        latency_low_ms=row.latency_low_ms,
+        latency_high_ms=row.latency_high_ms,
+        latency_count=row.latency_count,
+        latency_flag=row.latency_flag,
+        teacher_latency_ms=row.teacher_latency_ms,
+        parameters=row.parameters,
+        memory_mib=row.memory_mib,
+        extra=extra,
+        epoch=row.epoch,
+        epochs=row.epochs,
+        progress=row.progress,
+        phase=row.phase,
+        error=row.error,
+        reused_from=row.reused_from,
+        started=row.started,
+        ended=row.ended,
+        revision=row.revision,
+        repeats=len(repeats),
+        mean_loss=mean_loss,
+        mean_raw_loss=mean_raw,
+        loss_spread=spread,
+        marked=bool(remark.marked) if remark else False,
+        tags=tuple(remark.tags.split()) if remark else (),
+        note=remark.note if remark else "",
+    )
+
+
+def curves(store: Store, study_id: int, numbers: Iterable[int]) -> dict[int, list[CurvePoint]]:
+    """Trial number → its finished epochs in order; a trial without any has an empty list."""
+    wanted = sorted(set(numbers))
+    found: dict[int, list[CurvePoint]] = {number: [] for number in wanted}
+    c = t.curve.c
+    with store.connect() as connection:
+        for start in range(0, len(wanted), _IN):
+            query = (
+                sa.select(c.number, c.epoch, c.loss, c.raw_loss, c.train_loss, c.seconds, c.tokens)
+                .where(c.study_id == study_id, c.number.in_(wanted[start : start + _IN]))
+                .order_by(c.number, c.epoch)
+            )
+            for row in connection.execute(query):
+                found[row.number].append(CurvePoint(*row))
+    return found
+
+
+# ---------------------------------------------------------------------------- the rest of a study
+
+
+def workers(store: Store, study_id: int) -> list[WorkerRow]:
+    """Every worker that the study has had, oldest first."""
+    with store.connect() as connection:
+        return _workers(connection, [study_id]).get(study_id, [])
+
+
+def _workers(connection: Connection, study_ids: list[int]) -> dict[int, list[WorkerRow]]:
+    c = t.worker.c
+    found: dict[int, list[WorkerRow]] = defaultdict(list)
+    for row in connection.execute(sa.select(t.worker).where(c.study_id.in_(study_ids)).order_by(c.worker_id)):
+        lives = liveness.alive(row.state, row.host, row.lock, row.heartbeat)
+        found[row.study_id].append(
+            WorkerRow(
+                worker_id=row.worker_id,
+                host=row.host,
+                pid=row.pid,
+                device=row.device,
+                state=row.state if lives or row.state not in liveness.LIVE_STATES else "dead",
+                doing=row.doing if lives else None,
+                task=row.task,
+                error=row.error,
+                started=row.started,
+                heartbeat=row.heartbeat,
+                ended=row.ended,
+                alive=lives,
+            )
+        )
+    return found
+
+
+def episodes(store: Store, study_id: int) -> list[EpisodeRow]:
+    """The controller's rounds in order, without its weights."""
+    c = t.episode.c
+    query = (
+        sa.select(c.episode, c.epsilon, c.pool_size, c.controller_loss, c.global_best, c.previous_best, c.facts, c.time)
+        .where(c.study_id == study_id)
+        .order_by(c.episode)
+    )
+    with store.connect() as connection:
+        return [
+            EpisodeRow(
+                row.episode,
+                row.epsilon,
+                row.pool_size,
+                row.controller_loss,
+                row.global_best,
+                row.previous_best,
+                json.loads(row.facts),
+                row.time,
+            )
+            for row in connection.execute(query)
+        ]
+
+
+def logs(store: Store, study_id: int, after: int = 0, limit: int = 1000) -> list[LogRow]:
+    """Lines with an id over `after`, oldest first: the last `limit` of them."""
+    c = t.log.c
+    query = (
+        sa.select(c.log_id, c.worker_id, c.time, c.level, c.line)
+        .where(c.study_id == study_id, c.log_id > after)
+        .order_by(c.log_id.desc())
+        .limit(limit)
+    )
+    with store.connect() as connection:
+        return [LogRow(*row) for row in reversed(connection.execute(query).all())]
+
+
+def events(store: Store, study_id: int) -> list[EventRow]:
+    """What was changed on the study, oldest first."""
+    c = t.event.c
+    query = sa.select(c.time, c.kind, c.detail).where(c.study_id == study_id).order_by(c.event_id)
+    with store.connect() as connection:
+        return [EventRow(row.time, row.kind, json.loads(row.detail)) for row in connection.execute(query)]
+
+
+def runs(store: Store, study_id: int) -> list[RunRow]:
+    """Full distillations and task scores, oldest first."""
+    c = t.run.c
+    with store.connect() as connection:
+        return [
+            RunRow(
+                run_id=row.run_id,
+                kind=row.kind,
+                number=row.number,
+                folder=row.folder,
+                state=row.state,
+                progress=row.progress,
+                doing=row.doing,
+                result=json.loads(row.result) if row.result else {},
+                error=row.error,
+                started=row.started,
+                ended=row.ended,
+            )
+            for row in connection.execute(sa.select(t.run).where(c.study_id == study_id).order_by(c.run_id))
+        ]
+
+
+def provenance(store: Store, study_id: int) -> dict[str, Any]:
+    """Versions, fingerprints, protocol and cache decision, as the first worker found them; empty before that."""
+    with store.connect() as connection:
+        text = connection.execute(sa.select(t.study.c.provenance).where(t.study.c.study_id == study_id)).scalar_one()
+    return json.loads(text) if text else {}

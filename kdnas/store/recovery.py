@@ -1,0 +1,118 @@
+"""Puts right what dead workers left: slots that nobody works on, and trials of Optuna's that nobody will finish.
+
+Every step looks again inside its own transaction, so that several workers may do this at once and a death in the
+middle only means that the next one goes on. Our rows are written first, so a trial that has ended in them wins over
+a running one of Optuna's, and Optuna never knows of a result that our slots do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from kdnas.store import changes, slots
+from kdnas.store import tables as t
+from kdnas.store.database import Store
+from kdnas.store.optuna_storage import explained
+from kdnas.study.spec import StudySpec
+from kdnas.system import liveness
+
+TOLD = {"done": TrialState.COMPLETE, "reused": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+def any_left(store: Store, study_id: int) -> bool:
+    """Whether a worker has died since the last look: cheap enough to ask before every claim."""
+    return bool(_dead(store, study_id))
+
+
+def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> list[int]:
+    """Frees the slots and ends the trials of dead workers; the numbers of the trials that were lost."""
+    dead = _dead(store, study_id)
+    lost = []
+    with store.connect() as connection:
+        s, w = t.slot.c, t.worker.c
+        held = connection.execute(
+            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat)
+            .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
+            .where(s.study_id == study_id, s.state == "running")
+        ).all()
+    proposing = False
+    for row in held:
+        if row.state is not None and liveness.alive(row.state, row.host, row.lock, row.heartbeat):
+            proposing |= row.trial is None
+            continue
+        if row.trial is not None:
+            lost.append(row.trial)
+        slots.give_up(store, study_id, row.slot, row.worker_id, attempts=spec.budget.attempts, why="its worker died")
+    tell_ended(store, study, study_id, spec, unknown_too=not proposing)
+    if dead:
+        w = t.worker.c
+        with store.begin() as connection:
+            changes.bump(connection, study_id)
+            connection.execute(
+                sa.update(t.worker)
+                .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(liveness.LIVE_STATES))
+                .values(state="dead", ended=time.time(), doing=None)
+            )
+        for row in dead:
+            if row.lock is not None and row.host == liveness.this_host():
+                Path(row.lock).unlink(missing_ok=True)
+    return lost
+
+
+def tell_ended(store: Store, study: optuna.Study, study_id: int, spec: StudySpec, *, unknown_too: bool) -> None:
+    """Tells Optuna of the trials that have ended in our rows and that it still takes for running.
+
+    `unknown_too`: fail those that our rows do not know at all, left by a death between Optuna's row and ours; only
+    while no living worker can be at just that point.
+    """
+    with explained(store):
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if not running:
+        return
+    c = t.trial.c
+    with store.connect() as connection:
+        query = sa.select(c.number, c.state, c.reward, c.loss, c.raw_loss, c.latency_ms).where(
+            c.study_id == study_id, c.number.in_([trial.number for trial in running])
+        )
+        ours = {row.number: row for row in connection.execute(query)}
+    for trial in running:
+        row = ours.get(trial.number)
+        if row is None and unknown_too:
+            tell(store, study, trial.number, TrialState.FAIL, None)
+        elif row is not None and row.state != "running":
+            state = TOLD.get(row.state, TrialState.FAIL)
+            tell(store, study, trial.number, state, objectives(spec, row._asdict()) if row.state in TOLD else None)
+
+
+def tell(store: Store, study: optuna.Study, number: int, state: TrialState, values: list[float] | None) -> None:
+    """Tells Optuna how a trial ended; no matter that it already knows."""
+    # Another worker may be faster by a moment.
+    with explained(store), contextlib.suppress(UpdateFinishedTrialError):
+        study.tell(number, values=values if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+
+
+def objectives(spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
+    """What Optuna is told of a finished trial: its reward, or its loss and its latency in milliseconds."""
+    if spec.two_objectives:
+        return [columns["raw_loss" if spec.reward.loss == "raw" else "loss"], columns["latency_ms"]]
+    return [columns["reward"]]
+
+
+def _dead(store: Store, study_id: int) -> list[Any]:
+    w = t.worker.c
+    with store.connect() as connection:
+        rows = connection.execute(
+            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat).where(
+                w.study_id == study_id, w.state.in_(liveness.LIVE_STATES)
+            )
+        ).all()
+    return [r for r in rows if not liveness.alive(r.state, r.host, r.lock, r.heartbeat)]

@@ -1,0 +1,271 @@
+"""The best candidates as a file: versioned JSON that is checked against its schema on the way out, CSV, Markdown.
+
+Knows rows, not databases, and imports nothing heavy: the screens write the same files. docs/export.md describes
+the format; export.schema.json defines it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from kdnas import __version__
+from kdnas.study.filter import Filter
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import StudyRow
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.system.errors import KdnasError, UsageError, nearest
+
+FORMAT = "kdnas-export"
+VERSION = 1
+Style = Literal["json", "csv", "markdown"]
+SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) that every exported document fulfils."""
+    return cast(dict[str, Any], json.loads(Path(__file__).with_name("export.schema.json").read_text(encoding="utf-8")))
+
+
+def select(
+    scored: Sequence[Scored],
+    *,
+    top: int | None = None,
+    pareto: bool = False,
+    only: Filter | None = None,
+) -> list[Scored]:
+    """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top."""
+    passed = scored if only is None else only.select(scored)
+    return [s for s in passed if s.rank is not None and (s.front or not pareto)][:top]
+
+
+def document(
+    study: StudyRow,
+    scored: Sequence[Scored],
+    *,
+    alpha: float,
+    beta: float,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The export of a study: `scored` are the candidates to list, ranked at `alpha` and `beta`.
+
+    `provenance` is what the study's workers wrote of versions, fingerprints and the device. Raises UsageError where
+    there is nothing to export.
+    """
+    if not scored:
+        raise UsageError(
+            f"Study {study.name} has no finished candidate to export.",
+            "Let it finish a trial first, or loosen the filter.",
+        )
+    spec = from_values(study.spec)
+    body = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kdnas": __version__,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "study": {
+            "name": study.name,
+            "seed": spec.seed,
+            "status": str(study.status),
+            "trials": study.trials,
+            "done": study.done,
+            "space_size": study.space_size,
+        },
+        "teacher": {**_plain(spec.teacher), **_found(provenance, "teacher")},
+        "data": {**_plain(spec.data), **_found(provenance, "data")},
+        "recipe": _plain(spec.recipe),
+        "strategy": _plain(spec.strategy),
+        "reward": {"alpha": alpha, "beta": beta, "loss": spec.reward.loss},
+        "latency": {
+            "teacher_ms": study.teacher_latency_ms,
+            "device": provenance.get("device"),
+            "protocol": _plain(spec.latency),
+        },
+        "versions": dict(provenance.get("versions", {})),
+        "provenance": dict(provenance),
+        "spec": spec.model_dump(mode="json"),
+        "candidates": [candidate(s) for s in scored],
+    }
+    validate(body)
+    return body
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], part.model_dump(mode="json"))
+
+
+def _found(provenance: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """What the workers found of the teacher or the data: `teacher_fingerprint` becomes `fingerprint`."""
+    prefix = f"{subject}_"
+    return {key.removeprefix(prefix): value for key, value in provenance.items() if key.startswith(prefix)}
+
+
+def candidate(scored: Scored) -> dict[str, Any]:
+    """One entry of an export's `candidates`."""
+    row = scored.row
+    return {
+        "rank": scored.rank,
+        "trial": row.number,
+        "reward": scored.reward,
+        "tie": scored.tie,
+        "pareto": scored.front,
+        "loss": row.loss,
+        "raw_loss": row.raw_loss,
+        "mean_loss": row.mean_loss,
+        "loss_spread": row.loss_spread,
+        "repeats": row.repeats,
+        "latency_ms": {
+            "p50": row.latency_ms,
+            "p90": row.latency_p90_ms,
+            "low": row.latency_low_ms,
+            "high": row.latency_high_ms,
+            "flag": row.latency_flag,
+        },
+        "teacher_latency_ms": row.teacher_latency_ms,
+        "speedup": row.speedup,
+        "parameters": row.parameters,
+        "seed": row.seed,
+        "epochs": row.epoch,
+        "candidate": dict(row.candidate),
+        "config": dict(row.config),
+        "tags": list(row.tags),
+        "note": row.note,
+        "extra": dict(row.extra),
+    }
+
+
+def validate(body: Mapping[str, Any]) -> None:
+    """Raise KdnasError where a document does not fulfil the schema; names the first place."""
+    import jsonschema
+
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(body))
+    if fault is not None:
+        place = "/".join(str(p) for p in fault.absolute_path) or "the document"
+        raise KdnasError(f"The export does not fulfil its schema at {place}: {fault.message}.")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """An exported JSON file, checked. Raises UsageError for one that is missing, broken or of a newer version."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a file that kdnas export wrote.") from None
+    except ValueError:
+        raise UsageError(f"{path} is not JSON.", "Give a file that kdnas export wrote.") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise UsageError(f"{path} is not an export of kdnas.", "Give a JSON file that kdnas export wrote.")
+    if isinstance(body.get("version"), int) and body["version"] > VERSION:
+        raise UsageError(
+            f"{path} is of version {body['version']}; this kdnas reads up to {VERSION}.", "Update kdnas to read it."
+        )
+    try:
+        validate(body)
+    except KdnasError as fault:
+        raise UsageError(f"{path} was changed by hand: {fault.problem}", "Export it again.") from None
+    return body
+
+
+# ---------------------------------------------------------------------------------------- as text, as a file
+
+
+def style_of(path: Path | None, asked: str | None = None) -> Style:
+    """The format that was asked for, else the one of the file's suffix. Raises UsageError for a suffix unknown."""
+    if asked is not None:
+        if asked not in ("json", "csv", "markdown"):
+            raise UsageError(f"There is no format {asked!r}.", nearest(asked, ("json", "csv", "markdown")))
+        return asked  # type: ignore[return-value]
+    if path is None:
+        return "json"
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"The name {path.name} does not say which format to write.",
+            f"End it in {', '.join(SUFFIXES)}, or name one with --format.",
+        )
+    return SUFFIXES[path.suffix.lower()]
+
+
+def render(body: Mapping[str, Any], style: Style) -> str:
+    """A document as text of one format, a newline at the end."""
+    if style == "json":
+        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if style == "csv":
+        return _as_csv(body)
+    return _as_markdown(body)
+
+
+def _dimensions(body: Mapping[str, Any]) -> list[str]:
+    names: dict[str, None] = {}
+    for entry in body["candidates"]:
+        names.update(dict.fromkeys(entry["candidate"]))
+    return list(names)
+
+
+def _as_csv(body: Mapping[str, Any]) -> str:
+    text = io.StringIO()
+    dimensions = _dimensions(body)
+    writer = csv.writer(text, lineterminator="\n")
+    before = ("rank", "trial", "reward", "loss", "raw_loss")
+    after = ("teacher_latency_ms", "speedup", "parameters", "seed")
+    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config"])
+    for entry in body["candidates"]:
+        latency, candidate = entry["latency_ms"], entry["candidate"]
+        cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
+        cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
+        writer.writerow([*cells, json.dumps(entry["config"])])
+    return text.getvalue()
+
+
+def _unspreadsheet(value: Any) -> Any:
+    # A cell that begins like a formula is one to a spreadsheet.
+    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _as_markdown(body: Mapping[str, Any]) -> str:
+    study, reward = body["study"], body["reward"]
+    latency = body["latency"]
+    dimensions = _dimensions(body)
+    teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
+    lines = [
+        f"# {_cell(study['name'])}",
+        "",
+        f"Teacher {_cell(body['teacher']['model'])} ({teacher_ms}, batch {latency['protocol']['batch_size']}, "
+        f"length {latency['protocol']['length']}), data {_cell(body['data']['source'])}, "
+        f"recipe {body['recipe']['name']}, strategy {body['strategy']['name']}, "
+        f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
+        f"{study['done']} of {study['trials']} trials.",
+        "",
+        "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
+        + " | ".join(_cell(name) for name in dimensions)
+        + " |",
+        "|" + " ---: |" * 7 + " --- |" * len(dimensions),
+    ]
+    for entry in body["candidates"]:
+        figures = [
+            str(entry["rank"]) + (" ~" if entry["tie"] else ""),
+            str(entry["trial"]) + ("*" if entry["pareto"] else ""),
+            f"{entry['reward']:.4f}",
+            f"{entry['loss']:.4f}",
+            f"{entry['latency_ms']['p50']:.3g}",
+            "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}",
+            "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
+        ]
+        values = [_cell(entry["candidate"].get(name, "–")) for name in dimensions]
+        lines.append("| " + " | ".join(figures + values) + " |")
+    lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def spec_of(body: Mapping[str, Any]) -> StudySpec:
+    """The spec of the study that a document came from."""
+    return from_values(body["spec"])

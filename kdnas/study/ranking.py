@@ -1,0 +1,230 @@
+"""Finished trials in the order of their reward, for any α and β: rank, ties, Pareto front.
+
+Vectorised, so that moving α re-ranks a hundred thousand trials between two key presses. Runs nothing and
+reads no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from kdnas.study.reward import KNEE, reward
+from kdnas.study.rows import TrialRow
+
+LossKind = Literal["normalised", "raw"]
+
+LOSS_NOISE = 0.01
+"""Standard deviation between two seeds as a share of the loss, taken where no trial was evaluated again."""
+
+_NORMAL_95 = 1.96  # half of a 95 % interval in standard deviations
+
+MANY, RIVALS = 1000, 8  # points from which on a front is narrowed first, and by how many of them
+
+SCORED_STATES = frozenset({"done", "reused"})  # a reused result has its reward, but the trial it repeats has the rank
+
+
+class Scored(NamedTuple):
+    """One trial as it stands among the others; with repeats, `reward` and `loss_used` come from their mean."""
+
+    row: TrialRow
+    reward: float | None  # None for a trial without a result
+    rank: int | None  # from 1; None unless the trial is done
+    tie: bool  # cannot be told from a better one: their rewards are closer than their noise
+    front: bool  # no other done trial has both a lower loss and a lower latency
+    loss_used: float | None  # the loss that the reward sees, normalised or raw
+
+    @property
+    def number(self) -> int:
+        return self.row.number
+
+    @property
+    def speedup(self) -> float | None:
+        """Teacher's latency over the student's."""
+        return self.row.speedup
+
+
+def loss_of(row: TrialRow, loss: LossKind = "normalised") -> float | None:
+    """The loss that a ranking uses: the mean over the trial and its repeats where there are some."""
+    mean, single = (row.mean_loss, row.loss) if loss == "normalised" else (row.mean_raw_loss, row.raw_loss)
+    return single if mean is None else mean
+
+
+def rewards(
+    loss: np.ndarray, latency_ms: np.ndarray, teacher_latency_ms: np.ndarray, alpha: float, beta: float
+) -> np.ndarray:
+    """`kdnas.study.reward.reward` for arrays of one shape; latencies must be positive and losses finite."""
+    tail = (1.0 - KNEE) * np.exp(-(np.maximum(loss, KNEE) - KNEE) / (1.0 - KNEE))
+    quality = np.where(loss <= KNEE, 1.0 - loss, tail)
+    return quality * (latency_ms / (beta * teacher_latency_ms)) ** alpha
+
+
+def on_front(loss: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+    """Which points [n] of (loss, latency) no other point beats in one and equals or beats in the other; bool [n]."""
+    front = np.zeros(len(loss), dtype=bool)
+    hopeful = np.flatnonzero(~_plainly_beaten(loss, latency_ms))
+    front[hopeful] = _on_front(loss[hopeful], latency_ms[hopeful])
+    return front
+
+
+def _plainly_beaten(loss: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+    """Which points [n] one of a few good ones beats in both; leaves little to sort of a hundred thousand. bool [n]."""
+    beaten = np.zeros(len(loss), dtype=bool)
+    if len(loss) < MANY:
+        return beaten
+    limits = np.quantile(latency_ms[:: len(loss) // MANY], np.linspace(0.02, 1.0, RIVALS))
+    for limit in limits:
+        rival = int(np.where(latency_ms <= limit, loss, np.inf).argmin())
+        beaten |= (loss > loss[rival]) & (latency_ms > latency_ms[rival])
+    return beaten
+
+
+def _on_front(loss: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+    n = len(loss)
+    if n == 0:
+        return np.zeros(0, dtype=bool)
+    order = np.lexsort((loss, latency_ms))
+    sorted_loss, sorted_latency = loss[order], latency_ms[order]
+    before = np.concatenate(([np.inf], np.minimum.accumulate(sorted_loss)[:-1]))
+    better = sorted_loss < before
+    new = np.ones(n, dtype=bool)  # equal points stand or fall together
+    new[1:] = (sorted_loss[1:] != sorted_loss[:-1]) | (sorted_latency[1:] != sorted_latency[:-1])
+    first = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    front = np.empty(n, dtype=bool)
+    front[order] = better[first]
+    return front
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a ranking reads of n trials, each an array [n]; missing figures are NaN."""
+
+    number: np.ndarray
+    done: np.ndarray  # bool: may take a rank
+    scored: np.ndarray  # bool: done, or reused from one that is
+    loss: np.ndarray  # the loss that the reward sees, the mean over repeats where there are some
+    latency_ms: np.ndarray
+    low_ms: np.ndarray  # 95 % interval of the median latency
+    high_ms: np.ndarray
+    teacher_latency_ms: np.ndarray
+    spread: np.ndarray  # standard deviation of the loss over repeats, as a share of their mean
+    repeats: np.ndarray
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How n trials stand, each an array [n]."""
+
+    reward: np.ndarray  # NaN where there is no result
+    rank: np.ndarray  # int, from 1; 0 where there is none
+    tie: np.ndarray  # bool
+    front: np.ndarray  # bool
+    order: np.ndarray  # places of the ranked trials, the best first
+
+
+def stand(figures: Figures, alpha: float, beta: float) -> Standing:
+    """Reward, rank, ties and front for α and β.
+
+    Equal rewards are ordered by trial number. A trial is a tie when its reward is closer to that of the best of its
+    group than their noise taken together: the 95 % interval of its latency and of its loss (from the spread of its
+    repeats, else the mean relative spread of the study's repeats, else LOSS_NOISE), carried over to the reward.
+    """
+    n = len(figures.number)
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(figures.loss) & (figures.latency_ms > 0) & (figures.teacher_latency_ms > 0)
+    whole &= np.isfinite(figures.latency_ms) & np.isfinite(figures.teacher_latency_ms)
+    scored = np.flatnonzero(whole & figures.scored)
+    reward = np.full(n, np.nan)
+    reward[scored] = rewards(
+        figures.loss[scored], figures.latency_ms[scored], figures.teacher_latency_ms[scored], alpha, beta
+    )
+    ranked = np.flatnonzero(whole & figures.done)
+    order = ranked[np.lexsort((figures.number[ranked], -reward[ranked]))]
+    rank = np.zeros(n, dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    tie = np.zeros(n, dtype=bool)
+    tie[order] = _ties(reward[order], _noise(figures, reward, alpha)[order])
+    front = np.zeros(n, dtype=bool)
+    front[ranked] = on_front(figures.loss[ranked], figures.latency_ms[ranked])
+    return Standing(reward, rank, tie, front, order)
+
+
+def rank(rows: Sequence[TrialRow], alpha: float, beta: float, loss: LossKind = "normalised") -> list[Scored]:
+    """Every row, scored for α and β: the ranked ones first, the best at the head, then the others by trial number."""
+    losses = [loss_of(row, loss) for row in rows]
+    standing = stand(_figures(rows, losses), alpha, beta)
+    reward = [None if value != value else value for value in standing.reward.tolist()]  # NaN differs from itself
+    place, tie, front = standing.rank.tolist(), standing.tie.tolist(), standing.front.tolist()
+    others = sorted((i for i in range(len(rows)) if not place[i]), key=lambda i: rows[i].number)
+    return [
+        Scored(rows[i], reward[i], place[i] or None, tie[i], front[i], losses[i])
+        for i in (*standing.order.tolist(), *others)
+    ]
+
+
+def pareto(rows: Sequence[TrialRow], loss: LossKind = "normalised") -> list[TrialRow]:
+    """The done trials on the front of (loss, latency), the fastest first."""
+    front = [s.row for s in rank(rows, 0.0, 1.0, loss) if s.front]
+    return sorted(front, key=lambda row: (row.latency_ms or 0.0, row.number))
+
+
+def reward_noise(row: TrialRow, alpha: float, beta: float, loss: LossKind = "normalised") -> float | None:
+    """Half of the 95 % interval of a trial's reward, as `rank` takes it for a study without other repeats."""
+    used = loss_of(row, loss)
+    if used is None or not row.latency_ms or not row.teacher_latency_ms:
+        return None
+    value = reward(used, row.latency_ms, row.teacher_latency_ms, alpha, beta)
+    return float(_noise(_figures([row], [used]), np.array([value]), alpha)[0])
+
+
+def _figures(rows: Sequence[TrialRow], losses: list[float | None]) -> Figures:
+    n = len(rows)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = floats([row.loss_spread for row in rows]) / np.abs(floats([loss_of(row) for row in rows]))
+    return Figures(
+        number=np.fromiter((row.number for row in rows), np.int64, n),
+        done=np.fromiter((row.state == "done" for row in rows), bool, n),
+        scored=np.fromiter((row.state in SCORED_STATES for row in rows), bool, n),
+        loss=floats(losses),
+        latency_ms=floats([row.latency_ms for row in rows]),
+        low_ms=floats([row.latency_low_ms for row in rows]),
+        high_ms=floats([row.latency_high_ms for row in rows]),
+        teacher_latency_ms=floats([row.teacher_latency_ms for row in rows]),
+        spread=spread,
+        repeats=np.fromiter((row.repeats for row in rows), np.int64, n),
+    )
+
+
+def floats(values: Sequence[float | None]) -> np.ndarray:
+    """float64 [n]; None becomes NaN."""
+    return np.array(values, dtype=np.float64)
+
+
+def _noise(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:
+    """Half of the 95 % interval of each reward, first-order, loss and latency taken as independent."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = (figures.high_ms - figures.low_ms) / 2.0 / figures.latency_ms
+    latency_noise = np.nan_to_num(half, nan=0.0, posinf=0.0, neginf=0.0)  # none where no interval is known
+    known = np.isfinite(figures.spread)
+    usual = float(np.sqrt(np.mean(figures.spread[known] ** 2))) if known.any() else LOSS_NOISE
+    spread = np.where(known, figures.spread, usual) / np.sqrt(1.0 + figures.repeats)
+    loss_noise = _NORMAL_95 * spread * np.abs(figures.loss)
+    # d ln(quality) / d loss: −1/(1 − loss) below the knee, in the tail the constant −1/(1 − KNEE).
+    steepness = 1.0 / (1.0 - np.minimum(figures.loss, KNEE))
+    return np.abs(reward) * np.hypot(loss_noise * steepness, alpha * latency_noise)
+
+
+def _ties(values: np.ndarray, noise: np.ndarray) -> list[bool]:
+    """Best first: whether each reward belongs to the group of a better one. Groups are cut at the first clear step."""
+    ties: list[bool] = []
+    best, best_square = np.inf, 0.0
+    for value, square in zip(values.tolist(), (noise * noise).tolist(), strict=True):
+        gap = best - value
+        tie = gap * gap <= best_square + square
+        if not tie:
+            best, best_square = value, square
+        ties.append(tie)
+    return ties

@@ -1,0 +1,174 @@
+"""What the store tells: frozen rows, decoded, free of any database object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdnas.study.space import Candidate  # an alias; its module loads numpy, which the first screen does without
+
+
+class Status(StrEnum):
+    """A study's true state, from what people asked, what its workers last said, and whether they are alive."""
+
+    NEW = "new"  # begun, no worker yet
+    RUNNING = "running"
+    PAUSING = "pausing"  # asked to; a worker is still in an epoch
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    FAILED = "failed"  # the last worker ended with an error
+    DEAD = "dead"  # a worker's process is gone, or its heartbeat stopped
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    study_id: int
+    name: str
+    spec: Mapping[str, Any]  # StudySpec as plain values; validate only where needed
+    status: Status
+    trials: int  # the budget
+    done: int  # slots that ended: done, pruned or failed
+    pruned: int
+    failed: int
+    reused: int
+    running: int
+    alpha: float
+    beta: float
+    best_reward: float | None
+    best_number: int | None
+    workers: int  # alive
+    hosts: tuple[str, ...]
+    heartbeat: float | None  # the latest, UTC seconds
+    teacher_latency_ms: float | None
+    space_size: int | None
+    ending: str | None
+    created: float
+    updated: float
+    revision: int
+    eta_s: float | None  # from the mean time of finished trials and the workers alive
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    number: int
+    slot: int
+    state: str  # running | done | pruned | failed | reused | lost
+    candidate: Candidate
+    config: Mapping[str, Any]
+    origin: str | None
+    predicted: float | None
+    seed: int | None
+    reward: float | None  # at the α/β that it was told with; re-score with reward.reward for others
+    alpha: float | None
+    beta: float | None
+    loss: float | None
+    raw_loss: float | None
+    latency_ms: float | None
+    latency_p90_ms: float | None
+    latency_low_ms: float | None
+    latency_high_ms: float | None
+    latency_count: int | None
+    latency_flag: str | None
+    teacher_latency_ms: float | None
+    parameters: int | None
+    memory_mib: float | None
+    extra: Mapping[str, float]
+    epoch: int
+    epochs: int
+    progress: float
+    phase: str | None
+    error: str | None
+    reused_from: int | None
+    started: float
+    ended: float | None
+    revision: int
+    # from kdnas_repeat and kdnas_remark, joined in
+    repeats: int = 0
+    mean_loss: float | None = None  # over the trial and its repeats, as are the next two
+    mean_raw_loss: float | None = None
+    loss_spread: float | None = None  # sample standard deviation
+    marked: bool = False
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def speedup(self) -> float | None:
+        """Teacher's latency over the student's."""
+        if self.latency_ms and self.teacher_latency_ms:
+            return self.teacher_latency_ms / self.latency_ms
+        return None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    number: int
+    epoch: int
+    loss: float
+    raw_loss: float
+    train_loss: float
+    seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    worker_id: int
+    host: str
+    pid: int
+    device: str | None
+    state: str  # starting | running | paused | ended | failed | dead
+    doing: str | None
+    task: str
+    error: str | None
+    started: float
+    heartbeat: float
+    ended: float | None
+    alive: bool
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    episode: int
+    epsilon: float
+    pool_size: int
+    controller_loss: float | None
+    global_best: float | None
+    previous_best: float | None
+    facts: Mapping[str, Any]
+    time: float
+
+
+@dataclass(frozen=True)
+class LogRow:
+    log_id: int
+    worker_id: int | None
+    time: float
+    level: str
+    line: str
+
+
+@dataclass(frozen=True)
+class EventRow:
+    time: float
+    kind: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    run_id: int
+    kind: str
+    number: int | None
+    folder: str
+    state: str
+    progress: float
+    doing: str | None
+    result: Mapping[str, Any]
+    error: str | None
+    started: float
+    ended: float | None

@@ -1,0 +1,130 @@
+"""A spec as flags of `kdnas search` and back: one table for the command line, the screens and the documentation.
+
+Reads no file and checks no value; the spec does that.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdnas.study.spec import HiddenStateRecipe, LstmStrategy, StudySpec, TpeStrategy, flatten
+from kdnas.system.errors import UsageError
+
+FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other field is set by --set FIELD=VALUE
+    "teacher.model": "--teacher",
+    "teacher.checkpoint": "--teacher-checkpoint",
+    "data.source": "--dataset",
+    "data.config": "--dataset-config",
+    "data.split": "--split",
+    "data.text_column": "--text-column",
+    "data.label_column": "--label-column",
+    "recipe.name": "--recipe",
+    "strategy.name": "--strategy",
+    "reward.alpha": "--alpha",
+    "reward.beta": "--beta",
+    "budget.trials": "--trials",
+    "budget.epochs": "--epochs",
+    "budget.proxy_fraction": "--proxy-fraction",
+    "budget.pruner": "--pruner",
+    "space.preset": "--space",
+    "seed": "--seed",
+    "device": "--device",
+}
+
+
+NAMED = {  # part of the spec → its name where none is given
+    "recipe": HiddenStateRecipe().name,  # type: ignore[call-arg]
+    "strategy": TpeStrategy().name,  # type: ignore[call-arg]
+}
+
+
+def command(spec: StudySpec, storage: str | None = None) -> str:
+    """The `kdnas search` line that begins this very study: its name and what differs from the defaults."""
+    words = ["kdnas", "search", spec.name]
+    flat, understood = flatten(spec), _understood(spec)
+    for field in sorted(flat, key=lambda f: (list(FLAGS).index(f) if f in FLAGS else len(FLAGS), f)):
+        value = flat[field]
+        if field == "name" or value is None or (field in understood and value == understood[field]):
+            continue
+        if field in FLAGS:
+            words += [FLAGS[field], str(value)]
+        elif field.startswith("strategy."):
+            words += ["--strategy-option", f"{field.removeprefix('strategy.')}={_text(value)}"]
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                words += ["--set", f"{field}.{key}={_text(inner)}"]
+        else:
+            words += ["--set", f"{field}={_text(value)}"]
+    if storage is not None:
+        words += ["--storage", storage]
+    return shlex.join(words)
+
+
+def _understood(spec: StudySpec) -> dict[str, Any]:
+    """Field → the value that needs no flag: the defaults under the spec's own recipe, strategy and controller."""
+    strategy: dict[str, str] = {"name": spec.strategy.name}
+    if isinstance(spec.strategy, LstmStrategy):
+        strategy["controller"] = spec.strategy.controller
+    found = flatten(StudySpec.model_validate({"recipe": {"name": spec.recipe.name}, "strategy": strategy}))
+    found |= {f"{part}.name": name for part, name in NAMED.items()}
+    if isinstance(spec.strategy, LstmStrategy):
+        found["strategy.controller"] = "ours"
+        del found["budget.trials"]  # its episodes are the budget where no other is given
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value if assigned(f"x={value}")[1] == value else json.dumps(value)
+    return toml_text(value)
+
+
+def toml_text(value: Any) -> str:
+    """A value as TOML writes it on one line; what `assigned` reads back."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml_text(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """`budget.epochs=2` → ("budget.epochs", 2): the value as TOML reads it, else as text; `data.limit=` → None, which
+    takes an optional value away. Raises UsageError."""
+    field, equals, value = text.partition("=")
+    if not equals or not field.strip():
+        raise UsageError(f"{text!r} sets nothing.", "Write it as field=value, as in budget.epochs=2.")
+    if not value.strip():
+        return field.strip(), None
+    try:
+        parsed = tomllib.loads(f"value = {value}\n")
+    except tomllib.TOMLDecodeError:
+        return field.strip(), value
+    return field.strip(), parsed["value"] if list(parsed) == ["value"] else value
+
+
+def overlay(base: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Nested values with dotted fields laid over them. Another recipe or strategy starts from its own defaults."""
+    values = {key: dict(v) if isinstance(v, Mapping) else v for key, v in base.items()}
+    for part, usual in NAMED.items():
+        inner = values.setdefault(part, {})
+        if isinstance(inner, dict):
+            inner.setdefault("name", usual)
+    # Names first, so that an option of the new strategy is not thrown away with the old one's.
+    for field, value in sorted(given, key=lambda pair: not pair[0].endswith(".name")):
+        *parents, last = field.split(".")
+        if last == "name" and parents and parents[0] in NAMED and _name(values[parents[0]]) != value:
+            values[parents[0]] = {}
+        place: Any = values
+        for step in parents:
+            inner = place.get(step)
+            place[step] = dict(inner) if isinstance(inner, Mapping) else {}
+            place = place[step]
+        place[last] = value
+    return values
+
+
+def _name(part: Any) -> Any:
+    return part.get("name") if isinstance(part, Mapping) else None

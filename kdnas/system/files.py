@@ -1,0 +1,91 @@
+"""Files that are there whole or not at all. Knows nothing of what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdnas.system.errors import KdnasError, UsageError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that at any moment either the old one or the whole new one is under its name.
+
+    Raises UsageError where the place cannot take it (missing folder, no right, full disk); nothing is left behind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name a file in it.")
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~umask())
+        temporary.replace(path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The process's umask."""
+    # The only portable way to learn the umask is to set it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _cannot_write(path: Path, error: OSError) -> UsageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UsageError(
+            f"{path} could not be written: the disk is full.", "Free some space or name a file elsewhere."
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return UsageError(f"The folder {path.parent} does not exist.", "Make it first, or name another.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UsageError(f"{path} may not be written: {error.strerror}.", "Name a file in a folder of your own.")
+    return UsageError(f"{path} could not be written: {error.strerror}.", "Name another file.")
+
+
+@contextlib.contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """What a disk can complain of while something is written below `place` becomes a UsageError with the mend."""
+    try:
+        yield
+    except KdnasError:
+        raise
+    except OSError as error:
+        raise _explain(place, error.errno, error.strerror or str(error)) from None
+    except Exception as error:
+        # safetensors raises an exception type of its own that carries the system's message only as text.
+        if type(error).__name__ != "SafetensorError" or "os error" not in str(error):
+            raise
+        number = int(str(error).rsplit("os error", 1)[1].strip(" )")[:4].split(")")[0])
+        raise _explain(place, number, os.strerror(number)) from None
+
+
+def _explain(place: Path, number: int | None, said: str) -> UsageError:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UsageError(
+            f"{place} could not be written: the disk is full.",
+            "Make room there and run the same command again; finished epochs are kept.",
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UsageError(f"{place} may not be written: {said}.", "Name a place in a folder of your own.")
+    return UsageError(f"{place} could not be written: {said}.", "Name another place.")

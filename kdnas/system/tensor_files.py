@@ -1,0 +1,30 @@
+"""Tensors that are worked out once and kept on the disk: whoever asks next, in this process or another, reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdnas.system.files import explained
+
+
+def computed_once(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, made where there is none. Raises UsageError where it cannot be written.
+
+    Two processes that make it at once write the same; the later one's file stays.
+    """
+    if not path.is_file():
+        tensors = make()
+        part = path.with_suffix(f".{os.getpid()}")
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(tensors, part)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    return load_file(path)

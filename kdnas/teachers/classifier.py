@@ -1,0 +1,389 @@
+"""Classifiers as models: opened from a folder or an adapter, taught once where they have no head, asked once.
+
+What is taught lies in the cache under a fingerprint of model, examples and settings, so that no two studies teach
+the same teacher. Knows no student.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from kdnas.data import labelled
+from kdnas.data.labelled import Batch, Examples, LabelledText
+from kdnas.measuring import devices, metrics
+from kdnas.models import lora_adapters
+from kdnas.models import open as opening
+from kdnas.models.open import files_fingerprint, loading, longest
+from kdnas.study.spec import DataSpec, TeacherSpec
+from kdnas.system import paths
+from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.system.fingerprint import run_key
+from kdnas.system.progress import Progress
+from kdnas.system.tensor_files import computed_once
+from kdnas.teachers import cache_folder
+from kdnas.training import finetune
+
+SCORE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a classifier comes from: the model's own folder, what was fine-tuned from it, and the tokenizer of both."""
+
+    name: str
+    base: Path
+    checkpoint: Path | None
+    tokenizer: Any
+
+    @property
+    def folder(self) -> Path:
+        """The whole model that a training starts from: an adapter is none."""
+        return self.base if self.checkpoint is None or self.is_adapter else self.checkpoint
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.checkpoint is not None and lora_adapters.is_adapter(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen classifier. `order[i]` is the place that the model's head has for class i of the data set."""
+
+    name: str
+    model: torch.nn.Module
+    tokenizer: Any
+    order: tuple[int, ...]
+    fingerprint: str  # of weights, configuration, tokenizer and order
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def size(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def logits(self, examples: Examples, pad_id: int, say: Progress, what: str) -> Tensor:
+        """float32 [examples, classes] on the CPU, kept on the disk: the teacher is asked once for every text."""
+        key = run_key({"logits": 1, "model": self.fingerprint, "examples": examples.fingerprint(), "pad": pad_id})
+        path = paths.cache_folder() / "classifiers" / "logits" / f"{key}.safetensors"
+
+        def ask() -> dict[str, Tensor]:
+            words = f"asking the teacher about {what}"
+            found = logits_of(self.model, examples, pad_id, lambda share: say(words, share))
+            return {"logits": found[:, list(self.order)].contiguous()}
+
+        return computed_once(path, ask)["logits"]
+
+
+# ---------------------------------------------------------------------------- opening
+
+
+def source(spec: TeacherSpec, say: Progress | None = None) -> Source:
+    """The folders and the tokenizer of a classifier. Raises UsageError for what is not there."""
+    base = opening.locate(spec, say)
+    config_of(base, spec.model)
+    checkpoint = None
+    if spec.checkpoint is not None:
+        checkpoint = Path(spec.checkpoint).expanduser()
+        if not any((checkpoint / name).is_file() for name in ("config.json", lora_adapters.CONFIG)):
+            raise UsageError(
+                f"There is no checkpoint at {spec.checkpoint!r}.",
+                "Give the folder of a fine-tuned model or of a PEFT adapter.",
+            )
+    own = checkpoint is not None and (checkpoint / "tokenizer_config.json").is_file()
+    tokenizer = opening.open_tokenizer(checkpoint if own and checkpoint is not None else base, spec.model)
+    return Source(spec.model, base, checkpoint, tokenizer)
+
+
+def config_of(folder: Path, name: str) -> Any:
+    """The configuration of a model that can classify. Raises UsageError."""
+    config = opening.open_config(folder, name)
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise UsageError(
+            f"transformers has no classification head for the model {name!r} ({config.model_type}).",
+            "Take an encoder of the BERT family.",
+        )
+    return config
+
+
+def check_length(spec: DataSpec, config: Any, latency_length: int | None = None) -> None:
+    """Raise UsageError where texts would be longer than the model has positions for."""
+    for field, length in (("data.length", spec.length), ("latency.length", latency_length)):
+        if length is not None and longest(config, length) < length:
+            most = longest(config, length)
+            raise BadOptionError(
+                field, f"{field} = {length} is more than the teacher's {most} positions.", f"Give at most {most}."
+            )
+
+
+def has_head(where: Source, names: Sequence[str]) -> bool:
+    """Whether a classification head is there already. Raises UsageError for one of other classes."""
+    if where.is_adapter:
+        return True
+    config = config_of(where.folder, where.name)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return False
+    _require_classes(config, names, where.name)
+    return True
+
+
+def _require_classes(config: Any, names: Sequence[str], name: str) -> None:
+    if config.num_labels != len(names):
+        raise UsageError(
+            f"The head of {name!r} tells {config.num_labels} classes apart; the data has {len(names)}: "
+            f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
+            "Give a teacher of this data, or one without a head, which is then taught.",
+        )
+
+
+def order_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
+    """The head's place of each class of the data. Heads that name no classes (LABEL_0 …) have the data's order.
+
+    Raises UsageError for a head whose names are others than the data's.
+    """
+    own = {str(name).casefold(): int(place) for name, place in (config.label2id or {}).items()}
+    if all(name == f"label_{place}" for name, place in own.items()):
+        return tuple(range(len(names)))
+    wanted = [name.casefold() for name in names]
+    if set(wanted) == set(own):
+        return tuple(own[name] for name in wanted)
+    if all(name.isdigit() and int(name) < len(names) for name in wanted):
+        return tuple(int(name) for name in wanted)  # the data numbers what the head names
+    raise UsageError(
+        f"The teacher's classes are {', '.join(map(repr, config.label2id))}; the data's are "
+        f"{', '.join(map(repr, names))}.",
+        "Name them alike in the data, or give a teacher of this data.",
+    )
+
+
+def load(
+    folder: Path, names: Sequence[str], name: str, *, base: Path | None = None, to_teach: bool = False
+) -> tuple[torch.nn.Module, set[str]]:
+    """A classifier in fp32 on the CPU, with the names of its parameters that begin fresh. `base` is the model under
+    an adapter in `folder`. `to_teach` gives a head of other classes the data's. Raises UsageError for weights that are
+    damaged or do not fit."""
+    if lora_adapters.is_adapter(folder):
+        model = lora_adapters.merged(folder, torch.device("cpu"), base)
+        _require_classes(model.config, names, name)
+        return _padding(model), set()
+    id2label = dict(enumerate(names))
+    given: dict[str, Any] = {}
+    config = config_of(folder, name)
+    if to_teach or not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
+        given = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+        given["ignore_mismatched_sizes"] = to_teach
+    with loading(f"The weights of {name!r}", "Fetch the model again."):
+        opened: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **given
+        )
+    model, report = opened
+    other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    fresh = set(report["missing_keys"]) | other
+    body = [key for key in fresh if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
+    if body or (other and not to_teach):
+        raise UsageError(
+            f"The weights of {name!r} do not fit its configuration; missing: {body[:1]}.", "Give a complete checkpoint."
+        )
+    return _padding(model), fresh
+
+
+def _padding(model: Any) -> Any:
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = 0
+    return model
+
+
+def open_classifier(where: Source, folder: Path, names: Sequence[str], device: torch.device) -> Classifier:
+    """A frozen classifier from a folder with a head, or an adapter over the source's own model."""
+    model, fresh = load(folder, names, where.name, base=where.base)
+    if fresh:
+        raise UsageError(f"{folder} has no classification head.", "Give a classifier's folder.")
+    model.requires_grad_(False)
+    model.eval()
+    config: Any = model.config
+    order = order_of(config, names)
+    mark = opening.model_fingerprint(model, config, where.tokenizer)
+    return Classifier(where.name, model.to(device), where.tokenizer, order, f"{mark}-{'.'.join(map(str, order))}")
+
+
+# ---------------------------------------------------------------------------- logits and figures
+
+
+def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """A batch as what a model's forward takes."""
+    return {
+        "input_ids": torch.from_numpy(batch.ids).to(device),
+        "attention_mask": torch.from_numpy(batch.mask).to(device, torch.int64),
+    }
+
+
+@torch.inference_mode()
+def logits_of(
+    model: torch.nn.Module, examples: Examples, pad_id: int, say: Callable[[float], None] = lambda _: None
+) -> Tensor:
+    """float32 [examples, classes] on the CPU, in eval mode and in the examples' order; bf16 where the GPU has it."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # quantised models have none
+    model.eval()
+    found: Tensor | None = None
+    done = 0
+    for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
+        with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
+            part = model(**tensors(batch, device)).logits.float().cpu()
+        if found is None:
+            found = torch.empty(len(examples), part.shape[1])
+        found[torch.from_numpy(batch.rows)] = part
+        done += len(batch.rows)
+        say(done / len(examples))
+    return torch.empty(0, 0) if found is None else found
+
+
+def figures(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, macro F1 and mean cross-entropy in nats of logits [n, classes] against labels [n]."""
+    predicted = logits.argmax(-1).numpy()
+    return {
+        "accuracy": metrics.accuracy(predicted, labels),
+        "macro_f1": metrics.macro_f1(predicted, labels),
+        "cross_entropy": float(F.cross_entropy(logits.double(), torch.from_numpy(labels))),
+    }
+
+
+def report(logits: Tensor, labels: np.ndarray) -> dict[str, Any]:
+    """`figures`, and the confusion table: a row for each class of the labels, a column for each predicted one."""
+    table = metrics.confusion(logits.argmax(-1).numpy(), labels, logits.shape[1])
+    return {**figures(logits, labels), "confusion": table.tolist()}
+
+
+# ---------------------------------------------------------------------------- teaching
+
+
+class Classification(finetune.Task):
+    """The class of each example, by cross-entropy; `fresh` names the parameters that begin fresh."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        fresh: set[str],
+        tokenizer: Any,
+        text: LabelledText,
+        origin: str,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`origin` is a fingerprint of the model as it is now; `about` what else decides the result (an adapter's
+        sizes), as plain values."""
+        self.model, self._fresh, self._tokenizer, self.text = model, fresh, tokenizer, text
+        self._origin, self._about = origin, about
+        self.device = next(model.parameters()).device
+        self.lengths = text.train.lengths
+
+    def units(self, rows: np.ndarray) -> int:
+        return len(rows)
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        batch = labelled.padded(self.text.train, rows, self.text.pad_id)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=devices.autocasts(self.device)):
+            logits = self.model(**tensors(batch, self.device)).logits
+        return F.cross_entropy(logits.float(), torch.from_numpy(batch.labels).to(self.device), reduction="sum")
+
+    def score(self) -> dict[str, float]:
+        found = figures(logits_of(self.model, self.text.held_out, self.text.pad_id), self.text.held_out.labels)
+        return {"loss": found.pop("cross_entropy"), **found}
+
+    def final(self) -> dict[str, Any]:
+        """Figures on the test part, which decided nothing; without one there are none."""
+        if not len(self.text.test):
+            return {}
+        return {"test": figures(logits_of(self.model, self.text.test, self.text.pad_id), self.text.test.labels)}
+
+    def head(self) -> set[str]:
+        return self._fresh
+
+    def save(self, place: Path) -> None:
+        self.model.save_pretrained(place)  # type: ignore[operator]
+        self._tokenizer.save_pretrained(place)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": "classification",
+            "model": self._origin,
+            "data": self.text.fingerprint,
+            "classes": list(self.text.names),
+            "training_examples": len(self.text.train),
+            "held_out_examples": len(self.text.held_out),
+            "test_examples": len(self.text.test),
+            "tokens": int(self.lengths.sum()),
+            **({} if self._about is None else {"about": self._about}),
+        }
+
+
+Adapt = Callable[[torch.nn.Module], tuple[torch.nn.Module, set[str]]]
+"""Makes of a loaded classifier what is trained (an adapter around it, say), with its fresh parameters' names."""
+
+
+def task(
+    where: Source,
+    text: LabelledText,
+    device: torch.device,
+    seed: int,
+    adapt: Adapt | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Classification:
+    """A classifier ready to be taught. A fresh head is drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, fresh = load(where.folder, text.names, where.name, to_teach=True)
+        if adapt is not None:
+            model, fresh = adapt(model)
+    return Classification(model.to(device), fresh, where.tokenizer, text, files_fingerprint(where.folder), about)
+
+
+def taught(
+    where: Source,
+    text: LabelledText,
+    settings: finetune.Settings,
+    device: torch.device,
+    say: Progress,
+    adapt: Adapt | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """The folder of the model taught on the examples: from the cache, or taught now while others wait for it.
+
+    Killed at any moment, the next call goes on from the last finished epoch.
+    """
+    identity = {
+        "classifier": 1,
+        "model": files_fingerprint(where.folder),
+        "data": text.fingerprint,
+        "settings": asdict(settings),
+        "about": about,
+        "device": device.type,
+    }
+    key = run_key(identity)
+    output = paths.cache_folder() / "classifiers" / key
+    if not (output / finetune.FACTS).is_file():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with cache_folder.building(f"classifier-{key}"):
+            if not (output / finetune.FACTS).is_file():
+                learned = task(where, text, device, settings.seed, adapt, about)
+                told = finetune.Told(lambda words, share: say(f"teaching {where.name}: {words}", share))
+                finetune.run(learned, settings, output, told, {"name": where.name})
+    return output
+
+
+def taught_facts(folder: Path) -> dict[str, Any]:
+    """What the folder of a taught model says of its training; empty for another folder."""
+    path = folder / finetune.FACTS
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts

@@ -1,0 +1,133 @@
+"""The frozen teacher, and its hidden states on fixed text: computed once, kept memory-mapped in bf16.
+
+Loads, freezes and fingerprints an encoder; builds, opens and reads the cache whose folder cache.py looks after;
+decides by timing whether to keep the states or to compute them again. Knows no student and no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from kdnas.models import classifier_head, lora_adapters
+from kdnas.models.encoders import Family, body_arguments, family_of
+from kdnas.models.open import loading, locate, model_fingerprint, open_config, open_tokenizer
+from kdnas.study.spec import TeacherSpec
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen encoder body with its tokenizer."""
+
+    name: str
+    folder: Path
+    family: Family
+    config: PretrainedConfig
+    body: torch.nn.Module
+    pooler: Mapping[str, torch.Tensor]  # weights of the pooler that the checkpoint may hold, left out of the body
+    tokenizer: Any
+    fingerprint: str  # of weights, configuration and tokenizer
+
+    @property
+    def hidden(self) -> int:
+        return self.family.sizes(self.config).width
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.body.parameters()).device
+
+
+def read_config(spec: TeacherSpec, say: Progress | None = None) -> tuple[PretrainedConfig, Family]:
+    """The teacher's configuration and family, without its weights. Raises UsageError for what cannot be a teacher."""
+    folder = Path(spec.checkpoint).expanduser() if spec.checkpoint else locate(spec, say, config_only=True)
+    if lora_adapters.is_adapter(folder):
+        folder = lora_adapters.base_of(folder, locate(spec, say, config_only=True))
+    config = open_config(folder, spec.model)
+    return config, family_of(config, spec.model)
+
+
+def load(spec: TeacherSpec, device: torch.device, say: Progress | None = None) -> Teacher:
+    """Load and freeze a teacher: fp32, eval, no pooler, an adapter merged into its base.
+
+    Raises UsageError for a model that cannot be one.
+    """
+    base = locate(spec, say)
+    folder, adapter = base, None
+    if spec.checkpoint:
+        folder = Path(spec.checkpoint).expanduser()
+        if not folder.is_dir():
+            raise UsageError(
+                f"There is no checkpoint at {spec.checkpoint!r}.",
+                "Give the folder of a fine-tuned model or of a PEFT adapter.",
+            )
+        if lora_adapters.is_adapter(folder):
+            adapter, folder = folder, lora_adapters.base_of(folder, base)
+    config = open_config(folder, spec.model)
+    family = family_of(config, spec.model)
+    if say is not None:
+        say(f"loading {spec.model}", None)
+    arguments = body_arguments(config)
+    pooled = "add_pooling_layer" in arguments
+    if pooled:  # loaded with the pooler, if the checkpoint has one: saved students carry its slice
+        arguments["add_pooling_layer"] = True
+    with loading(f"The weights of {spec.model!r}", "Fetch the model again."):
+        model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **arguments)
+    missing = [name for name in report["missing_keys"] if "pooler" not in name]
+    if missing or report["mismatched_keys"]:
+        raise UsageError(
+            f"The weights of {spec.model!r} do not fit its configuration; missing: {missing[:1]}.",
+            "Give a complete checkpoint.",
+        )
+    if adapter is not None:
+        model = lora_adapters.into_body(model, adapter, folder)
+    pooler: dict[str, torch.Tensor] = {}
+    if pooled and not any("pooler" in name for name in report["missing_keys"]):
+        pooler = {n: t.detach() for n, t in model.state_dict().items() if n.startswith("pooler.")}
+    if pooled:
+        model.pooler = None
+        if family.model_type == "albert":
+            model.pooler_activation = None
+    model.requires_grad_(False)
+    model.eval()
+    own = next((f for f in (adapter, folder) if f is not None and (f / "tokenizer_config.json").is_file()), base)
+    tokenizer = open_tokenizer(own, spec.model)
+    if len(tokenizer) > config.vocab_size:
+        raise UsageError(
+            f"The tokenizer of {spec.model!r} has {len(tokenizer):,} words, its model only {config.vocab_size:,}.",
+            "Give the tokenizer that belongs to the model.",
+        )
+    mark = model_fingerprint(model, config, tokenizer)
+    return Teacher(spec.model, adapter or folder, family, config, model.to(device), pooler, tokenizer, mark)
+
+
+# ---------------------------------------------------------------- hidden states
+
+
+def classifier_of(teacher: Teacher, base: Path) -> Any | None:
+    """The whole classifier whose body the teacher is, frozen, on the same device; None for a teacher that is none.
+
+    One that chooses one of several labels: other heads are left to who fine-tunes the student. `base` is the model
+    under the teacher's adapter, where it has one.
+    """
+    body: Any = teacher.body
+    if lora_adapters.is_adapter(teacher.folder):
+        if not lora_adapters.classifies(teacher.folder, body.base_model_prefix):
+            return None
+        whole = lora_adapters.merged(teacher.folder, body.device, base)
+    elif any(name.endswith("ForSequenceClassification") for name in teacher.config.architectures or ()):
+        whole = classifier_head.opened(teacher.folder, body.device)
+    else:
+        return None
+    other = whole.config.num_labels < 2 or whole.config.problem_type in ("regression", "multi_label_classification")
+    return None if other else whole

@@ -1,0 +1,353 @@
+"""The teacher's hidden states on fixed text: computed once, kept memory-mapped in bf16.
+
+Builds, opens and reads the cache whose folder cache_folder.py looks after; decides by timing whether to keep the states
+or to compute them again. Knows no student and no loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import torch
+from safetensors.torch import load_file, save_file
+
+from kdnas.measuring.devices import autocasts
+from kdnas.models.encoders import Importance, importance
+from kdnas.models.least_squares_init import Moments, moments, sample
+from kdnas.system.errors import KdnasError
+from kdnas.system.progress import Progress
+from kdnas.system.tensor_files import computed_once
+from kdnas.teachers import cache_folder
+from kdnas.teachers.encoder import Teacher
+
+VERSION = 1  # of what an entry holds
+SAMPLE_CHUNKS = 16  # of the proxy set, for timing and for the importance
+BUILD_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where the teacher's hidden states come from, and the timings that decided it."""
+
+    place: str  # "device" | "memory" | "disk" | "recompute"
+    reason: str
+    bytes: int
+    teacher_ms_per_chunk: float
+    read_ms_per_chunk: float | None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "place": self.place,
+            "reason": self.reason,
+            "mib": round(self.bytes / 2**20, 1),
+            "teacher_ms_per_chunk": round(self.teacher_ms_per_chunk, 3),
+            "read_ms_per_chunk": None if self.read_ms_per_chunk is None else round(self.read_ms_per_chunk, 3),
+        }
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Mean and variance of each hidden dimension over all tokens, float64 [hidden], for each layer kept."""
+
+    mean: Mapping[int, torch.Tensor]
+    variance: Mapping[int, torch.Tensor]
+
+
+class HiddenStates:
+    """The teacher's block outputs on fixed chunks, for chosen layers: bf16 [chunks, length, hidden] each.
+
+    `batch` hands out rows; whether they come from the device, from memory, from a mapped file or from the teacher
+    itself makes no difference to the values: all of them are rounded to bf16.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        ids: torch.Tensor,
+        layers: Sequence[int],
+        decision: Decision,
+        maps: Mapping[int, torch.Tensor],
+        statistics: LayerStatistics,
+        lock: IO[bytes] | None,
+    ) -> None:
+        self.teacher, self.ids, self.layers = teacher, ids, tuple(layers)
+        self.decision, self.statistics = decision, statistics
+        self._maps, self._lock = dict(maps), lock
+
+    def batch(self, rows: torch.Tensor, layers: Sequence[int], positions: slice = slice(None)) -> list[torch.Tensor]:
+        """bf16 [rows, positions, hidden] for each of `layers`, on the place's own device."""
+        if self._maps:
+            where = rows.to(next(iter(self._maps.values())).device)
+            return [self._maps[layer][:, positions].index_select(0, where) for layer in layers]
+        with torch.inference_mode():
+            states = run(self.teacher, self.ids[rows])
+            # Cloned: what inference mode makes can't be saved for a backward pass.
+            kept = [states[layer][:, positions].to(torch.bfloat16) for layer in layers]
+        return [state.clone() for state in kept]
+
+    def close(self) -> None:
+        self._maps.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def run(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Block outputs [rows, length, hidden], the embeddings left out; bf16 autocast where the GPU has it."""
+    device = teacher.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocasts(device)):
+        out = teacher.body(input_ids=ids.to(device), output_hidden_states=True)
+    return tuple(out.hidden_states[1:])
+
+
+def entry_key(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int]) -> str:
+    """Of weights, tokenizer, text, chunk length, layers and dtype: equal keys, equal bytes (to rounding)."""
+    digest = hashlib.sha256()
+    facts = [VERSION, teacher.fingerprint, list(ids.shape), list(layers), "bfloat16"]
+    digest.update(json.dumps(facts).encode())
+    digest.update(ids.contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def hidden_states(
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], *, passes: int, say: Progress, what: str = "the text"
+) -> HiddenStates:
+    """The teacher's states on `ids` [chunks, length] (on the CPU), from the cache or, where that is quicker, live.
+
+    `passes` is how often the whole text will be asked for in this study: what is asked for once isn't kept.
+    """
+    key = entry_key(teacher, ids, layers)
+    size = ids.numel() * teacher.hidden * 2 * len(layers)
+    lock = cache_folder.opened(key)
+    if not cache_folder.finished(key):
+        lock.close()
+        decision = decide(teacher, ids, layers, size, passes, say)
+        if decision.place == "recompute":
+            statistics = _live_statistics(teacher, ids, layers, say, what)
+            return HiddenStates(teacher, ids, layers, decision, {}, statistics, None)
+        with cache_folder.building(key):
+            if not cache_folder.finished(key):
+                _build(key, teacher, ids, layers, say, what)
+        lock = cache_folder.opened(key)
+    manifest = json.loads((cache_folder.root() / key / cache_folder.MANIFEST).read_text(encoding="utf-8"))
+    timing = manifest["timing"]
+    place, reason = _place(size, teacher.device)
+    decision = Decision(place, reason, size, timing["teacher_ms_per_chunk"], timing["read_ms_per_chunk"])
+    maps = _mapped(key, ids, layers, int(manifest["hidden"]))
+    if place == "device":
+        maps = {layer: states.to(teacher.device) for layer, states in maps.items()}
+    elif place == "memory":
+        for states in maps.values():  # touched once, so that the pages stand in the page cache for all workers
+            states.view(torch.int16).flatten()[:: 2048 // 2].sum()
+    flat = load_file(cache_folder.root() / key / "statistics.safetensors")
+    statistics = LayerStatistics(
+        {layer: flat[f"mean.{layer}"] for layer in layers}, {layer: flat[f"variance.{layer}"] for layer in layers}
+    )
+    return HiddenStates(teacher, ids, layers, decision, maps, statistics, lock)
+
+
+def _place(size: int, device: torch.device) -> tuple[str, str]:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if size <= 0.3 * free:
+            return "device", f"{_mib(size)} take less than 30 % of the GPU's free memory"
+    available = psutil.virtual_memory().available
+    if size <= 0.25 * available:
+        return "memory", f"{_mib(size)} take less than a quarter of the free memory"
+    return "disk", f"{_mib(size)} are more than a quarter of the free memory"
+
+
+def decide(
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], size: int, passes: int, say: Progress
+) -> Decision:
+    """Keep or recompute, from the time of the teacher and of a cold read of the same states on a few chunks."""
+    sample = ids[:SAMPLE_CHUNKS]
+    with torch.inference_mode():
+        run(teacher, sample[:2])
+        _wait(teacher.device)
+        begin = time.perf_counter()
+        states = run(teacher, sample)
+        _wait(teacher.device)
+        teacher_ms = (time.perf_counter() - begin) * 1000 / len(sample)
+    if passes <= 1:
+        return Decision("recompute", "the text is read only once", size, teacher_ms, None)
+    if not cache_folder.make_room(size):
+        limit = _mib(cache_folder.limit_bytes())
+        return Decision("recompute", f"{_mib(size)} do not fit into the cache's {limit}", size, teacher_ms, None)
+    read_ms = _cold_read([states[layer].to(torch.bfloat16).cpu() for layer in layers]) / len(sample)
+    kept, live = teacher_ms + passes * read_ms, passes * teacher_ms
+    if kept >= live:
+        why = f"reading takes {read_ms:.2g} ms a chunk, the teacher {teacher_ms:.2g} ms"
+        return Decision("recompute", why, size, teacher_ms, read_ms)
+    place, why = _place(size, teacher.device)
+    return Decision(place, why, size, teacher_ms, read_ms)
+
+
+def _cold_read(states: Sequence[torch.Tensor]) -> float:
+    """Milliseconds to read the states from the cache's disk, its pages dropped from memory first."""
+    cache_folder.root().mkdir(parents=True, exist_ok=True)
+    path = cache_folder.root() / f".timing-{os.getpid()}"
+    try:
+        with path.open("wb") as file:
+            for state in states:
+                file.write(state.contiguous().view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        begin = time.perf_counter()
+        path.read_bytes()
+        return (time.perf_counter() - begin) * 1000
+    except OSError as error:
+        raise _disk(error) from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _mapped(key: str, ids: torch.Tensor, layers: Sequence[int], hidden: int) -> dict[int, torch.Tensor]:
+    shape = (*ids.shape, hidden)
+    count = ids.numel() * hidden
+    return {
+        layer: torch.from_file(
+            str(_layer_file(cache_folder.root() / key, layer)), size=count, dtype=torch.bfloat16
+        ).view(shape)
+        for layer in layers
+    }
+
+
+def _layer_file(folder: Path, layer: int) -> Path:
+    return folder / f"layer-{layer:02d}.bf16"
+
+
+class _Moments:
+    """Sums over tokens in float64, for each layer."""
+
+    def __init__(self, layers: Sequence[int], hidden: int) -> None:
+        self.count = 0
+        self.first = {layer: torch.zeros(hidden, dtype=torch.float64) for layer in layers}
+        self.second = {layer: torch.zeros(hidden, dtype=torch.float64) for layer in layers}
+
+    def add(self, states: Mapping[int, torch.Tensor]) -> None:
+        for layer, state in states.items():
+            flat = state.flatten(0, 1).double()
+            self.first[layer] += flat.sum(0).cpu()
+            self.second[layer] += flat.square().sum(0).cpu()
+        self.count += flat.shape[0]
+
+    def statistics(self) -> LayerStatistics:
+        mean = {layer: first / self.count for layer, first in self.first.items()}
+        variance = {layer: (self.second[layer] / self.count - mean[layer].square()).clamp_min(0) for layer in mean}
+        return LayerStatistics(mean, variance)
+
+
+def _passes(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, doing: str):  # type: ignore[no-untyped-def]
+    done = 0
+    for part in ids.split(BUILD_BATCH):
+        with torch.inference_mode():
+            states = run(teacher, part)
+            yield {layer: states[layer].to(torch.bfloat16).cpu() for layer in layers}
+        done += len(part)
+        say(doing, done / len(ids))
+
+
+def _live_statistics(
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, what: str
+) -> LayerStatistics:
+    moments = _Moments(layers, teacher.hidden)
+    for states in _passes(teacher, ids, layers, say, f"measuring the teacher on {what}"):
+        moments.add(states)
+    return moments.statistics()
+
+
+def _build(key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, what: str) -> None:
+    """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
+    hidden = teacher.hidden
+    work = cache_folder.root() / f".build-{key}-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    moments = _Moments(layers, hidden)
+    files: dict[int, IO[bytes]] = {}
+    try:
+        work.mkdir(parents=True)
+        files = {layer: _layer_file(work, layer).open("wb") for layer in layers}
+        begin = time.perf_counter()
+        for states in _passes(teacher, ids, layers, say, f"caching the teacher on {what}"):
+            moments.add(states)
+            for layer, state in states.items():
+                files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
+        seconds = time.perf_counter() - begin
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        statistics = moments.statistics()
+        save_file(
+            {f"mean.{layer}": statistics.mean[layer] for layer in layers}
+            | {f"variance.{layer}": statistics.variance[layer] for layer in layers},
+            work / "statistics.safetensors",
+        )
+        begin = time.perf_counter()
+        sample = _layer_file(work, layers[0]).read_bytes()
+        read = (time.perf_counter() - begin) * 1000 * len(layers) / len(ids)
+        del sample
+        manifest = {
+            "version": VERSION,
+            "teacher": teacher.name,
+            "fingerprint": teacher.fingerprint,
+            "text": what,
+            "layers": list(layers),
+            "chunks": len(ids),
+            "length": ids.shape[1],
+            "hidden": hidden,
+            "dtype": "bfloat16",
+            "timing": {"teacher_ms_per_chunk": seconds * 1000 / len(ids), "read_ms_per_chunk": read},
+        }
+        (work / cache_folder.MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        work.rename(cache_folder.root() / key)
+    except OSError as error:
+        raise _disk(error) from None
+    finally:
+        for file in files.values():
+            file.close()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _disk(error: OSError) -> KdnasError:
+    return KdnasError(
+        f"The teacher cache in {cache_folder.root()} cannot be written: {error.strerror}.",
+        "Free some space, or set KDNAS_CACHE to a folder with room.",
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def importance_of(teacher: Teacher, ids: torch.Tensor) -> Importance:
+    """The importance of the teacher's parts on the first chunks of the proxy set, kept beside the caches.
+
+    Kept because it ranks: two workers whose sums differ in the last bit must still cut the same student.
+    """
+    sample = ids[:SAMPLE_CHUNKS]
+    key = entry_key(teacher, sample, [-1])
+    path = cache_folder.root() / "importance" / f"{key}.safetensors"
+    return Importance(**computed_once(path, lambda: importance(teacher.body, teacher.family, sample).tensors()))
+
+
+def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
+    """The moments of what leads into the teacher's layers, on the first chunks of the proxy set; kept as `worth` is."""
+    chunks = sample(ids)
+    path = cache_folder.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
+    return Moments(**computed_once(path, lambda: moments(teacher.body, teacher.family, chunks).tensors()))

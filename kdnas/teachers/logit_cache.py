@@ -1,0 +1,192 @@
+"""What a causal teacher says about every token of fixed chunks: the k likeliest tokens and the mass of the rest.
+
+On disk, built once for a teacher, a text, a k and a temperature, shared by trials, workers and studies; cache.py
+looks after the folder that it lies in. Knows no student.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdnas.system.errors import KdnasError
+from kdnas.system.progress import Progress
+from kdnas.teachers import cache_folder
+from kdnas.training.losses.divergences import Signal, between, full_signal, top_signal
+
+Logits = Callable[[Tensor], Tensor]
+"""Token ids [rows, length] → logits [rows · (length − 1), vocabulary] of every position that has a successor."""
+
+VERSION = 1  # of what an entry holds
+BUILD_TOKENS = 512
+SAMPLE_CHUNKS = 8  # on which the error is measured
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What keeping only the top k loses against the full distribution, measured on the first chunks.
+
+    By the chain rule the forward divergence that the cache cannot see is tail mass × KL(teacher's tail ‖ student's
+    tail); `unseen_nats` is that for a student whose tail is even. `rounding` is the largest error of a kept
+    log-probability by its storage in 16 bits, `rounding_nats` the mean KL that it makes.
+    """
+
+    tail_mass: float
+    unseen_nats: float
+    rounding: float
+    rounding_nats: float
+
+    def facts(self) -> dict[str, float]:
+        return {
+            "tail_mass": self.tail_mass,
+            "unseen_nats": self.unseen_nats,
+            "rounding": self.rounding,
+            "rounding_nats": self.rounding_nats,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.tail_mass:.1%} of the mass in the tail, {self.unseen_nats:.3f} nats of it unseen"
+
+
+class LogitCache:
+    """`signal(rows)` hands out what the teacher said, for chunks in any order."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], lock: IO[bytes]) -> None:
+        chunks, positions, k = facts["chunks"], facts["positions"], facts["k"]
+        self._indices = np.memmap(folder / "indices.i32", np.int32, "r", shape=(chunks, positions, k))
+        self._log_probs = np.memmap(folder / "log_probs.f16", np.float16, "r", shape=(chunks, positions, k + 1))
+        self._lock: IO[bytes] | None = lock
+        self.facts = facts
+
+    def signal(self, rows: Tensor, device: torch.device) -> Signal:
+        """Of chunks `rows` [n]: Signal of n · (length − 1) positions on `device`."""
+        places = rows.numpy()
+        indices = torch.from_numpy(self._indices[places]).flatten(0, 1)
+        log_probs = torch.from_numpy(self._log_probs[places]).flatten(0, 1)
+        return Signal(log_probs.to(device, torch.float32), indices.to(device, torch.int64))
+
+    @property
+    def lost(self) -> dict[str, float]:
+        found: dict[str, float] = self.facts["lost"]
+        return found
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def entry_key(fingerprint: str, ids: Tensor, k: int, temperature: float) -> str:
+    """Of teacher (weights, configuration, tokenizer), text, length, k and temperature: equal keys, equal content."""
+    digest = hashlib.sha256(json.dumps(["logits", VERSION, fingerprint, list(ids.shape), k, temperature]).encode())
+    digest.update(ids.contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def bytes_per_token(k: int) -> int:
+    """Token numbers in 32 bits, log-probabilities in 16."""
+    return 4 * k + 2 * (k + 1)
+
+
+def open_or_build(
+    name: str, fingerprint: str, logits: Logits, ids: Tensor, *, k: int, temperature: float, say: Progress, what: str
+) -> LogitCache | None:
+    """The entry for `ids` [chunks, length] (on the CPU), built if need be; None where it does not fit."""
+    key = entry_key(fingerprint, ids, k, temperature)
+    if not cache_folder.finished(key):
+        if not cache_folder.make_room(len(ids) * (ids.shape[1] - 1) * bytes_per_token(k)):
+            return None
+        with cache_folder.building(key):
+            if not cache_folder.finished(key):
+                _build(key, name, fingerprint, logits, ids, k, temperature, say, what)
+    lock = cache_folder.opened(key)
+    folder = cache_folder.root() / key
+    facts = json.loads((folder / cache_folder.MANIFEST).read_text(encoding="utf-8"))
+    return LogitCache(folder, facts, lock)
+
+
+def _build(
+    key: str,
+    name: str,
+    fingerprint: str,
+    logits: Logits,
+    ids: Tensor,
+    k: int,
+    temperature: float,
+    say: Progress,
+    what: str,
+) -> None:
+    """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
+    work = cache_folder.root() / f".build-{key}-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    batch = max(1, BUILD_TOKENS // ids.shape[1])
+    done = 0
+    begin = time.perf_counter()
+    try:
+        work.mkdir(parents=True)
+        with (work / "indices.i32").open("wb") as indices, (work / "log_probs.f16").open("wb") as log_probs:
+            for part in ids.split(batch):
+                signal = top_signal(logits(part), temperature, k)
+                assert signal.indices is not None
+                indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
+                log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
+                done += len(part)
+                say(f"caching the teacher's predictions on {what}", done / len(ids))
+            for file in (indices, log_probs):
+                file.flush()
+                os.fsync(file.fileno())
+        seconds = time.perf_counter() - begin
+        manifest = {
+            "version": VERSION,
+            "kind": "logits",
+            "teacher": name,
+            "fingerprint": fingerprint,
+            "text": what,
+            "chunks": len(ids),
+            "length": ids.shape[1],
+            "positions": ids.shape[1] - 1,
+            "k": k,
+            "temperature": temperature,
+            "dtype": "int32, float16",
+            "lost": lost(logits(ids[: min(SAMPLE_CHUNKS, batch)]), temperature, k).facts(),
+            "timing": {"teacher_ms_per_chunk": seconds * 1000 / len(ids)},
+        }
+        (work / cache_folder.MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        work.rename(cache_folder.root() / key)
+    except OSError as error:
+        raise KdnasError(
+            f"The teacher cache in {cache_folder.root()} cannot be written: {error.strerror}.",
+            "Free some space, or set KDNAS_CACHE to a folder with room.",
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def lost(logits: Tensor, temperature: float, k: int) -> Lost:
+    """The error of the kept form against full logits [n, vocabulary]."""
+    full = full_signal(logits, temperature).log_probs
+    signal = top_signal(logits, temperature, k)
+    assert signal.indices is not None
+    tail = signal.log_probs[:, -1].exp()
+    others = full.shape[-1] - signal.indices.shape[-1]
+    even = signal.log_probs[:, -1:] - float(np.log(others))
+    missed = full.exp() * (full - even)
+    unseen = missed.scatter(-1, signal.indices, 0.0).sum(-1)
+    stored = signal.log_probs.to(torch.float16).float()
+    return Lost(
+        float(tail.mean()),
+        float(unseen.mean()),
+        float((stored - signal.log_probs)[:, :-1].abs().max()),
+        float(between(signal.log_probs, stored, "forward").abs().mean()),
+    )

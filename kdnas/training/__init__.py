@@ -1,0 +1,4 @@
+"""Losses, the training loop, checkpoints.
+
+Imports `measuring` and below; knows no teacher and no recipe.
+"""

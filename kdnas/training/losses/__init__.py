@@ -1,0 +1,1 @@
+"""What a step minimises: pure functions and small modules, one file a kind of loss."""

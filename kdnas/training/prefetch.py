@@ -1,0 +1,44 @@
+"""Batches made by a thread ahead of their use. Knows nothing of what a batch is."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Part = TypeVar("Part")
+Batch = TypeVar("Batch")
+
+
+def ahead(make: Callable[[Part], Batch], plan: Sequence[Part]) -> Iterator[Batch]:
+    """The batches of a plan, made by a thread two ahead of their use."""
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for part in plan:
+                made = make(part)
+                while not stop.is_set():
+                    try:
+                        ready.put(made, timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            ready.put(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="batches")
+    thread.start()
+    try:
+        for _ in plan:
+            made = ready.get()
+            if isinstance(made, BaseException):
+                raise made
+            yield made
+    finally:
+        stop.set()
+        thread.join()
