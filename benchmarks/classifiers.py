@@ -112,7 +112,7 @@ def learned(
         if not path.is_file():
             if bench is None:
                 device = resolve_device(spec.device)
-                made = recipe(spec.recipe.name).prepare(spec, device, told(kind).narrate)
+                made = recipe(spec.recipe.name).prepare(spec, device, told(kind).on_progress)
                 assert isinstance(made, RnnBench)
                 bench = made
             began = time.monotonic()

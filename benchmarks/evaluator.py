@@ -351,10 +351,10 @@ def _plain_loss(bench: HiddenStateBench, plain: PlainKD) -> float:
 
 def _long_rewards(bench: HiddenStateBench, spec: StudySpec, results: list[Any]) -> dict[str, float]:
     """The reward, after ten times the budget, of the candidate that each method's search would have ended on."""
-    worth = lambda loss, t: reward.reward(loss, t.p50, t.teacher_p50, spec.reward.alpha, spec.reward.beta)  # noqa: E731
+    rewarded = lambda loss, t: reward.reward(loss, t.p50, t.teacher_p50, spec.reward.alpha, spec.reward.beta)  # noqa: E731
     best = {
-        "ours": max(results, key=lambda r: worth(r[1], r[3])),
-        "plain": max(results, key=lambda r: worth(r[2], r[3])),
+        "ours": max(results, key=lambda r: rewarded(r[1], r[3])),
+        "plain": max(results, key=lambda r: rewarded(r[2], r[3])),
     }
     found = {}
     known: dict[str, float] = {}
@@ -367,7 +367,7 @@ def _long_rewards(bench: HiddenStateBench, spec: StudySpec, results: list[Any]) 
             training = bench.training(student, epochs=epochs, seed=1, full=True)
             for _ in range(epochs):
                 epoch = training.run_epoch()
-            known[key] = worth(epoch.score.loss, timed)
+            known[key] = rewarded(epoch.score.loss, timed)
         found[f"search_reward_{name}"] = known[key]
     return found
 

@@ -130,13 +130,13 @@ class Clock:
 def told(title: str) -> Telling:
     last = -math.inf
 
-    def narrate(words: str, share: float | None) -> None:
+    def on_progress(words: str, share: float | None) -> None:
         nonlocal last
         if time.monotonic() - last > 15:
             last = time.monotonic()
             say(f"{title}: {words}" + ("" if share is None else f" ({share:.0%})"))
 
-    return Telling(narrate, lambda e: say(f"{title}: epoch {e.epoch}, held-out loss {e.score.loss:.4f}"))
+    return Telling(on_progress, lambda e: say(f"{title}: epoch {e.epoch}, held-out loss {e.score.loss:.4f}"))
 
 
 def measure(chosen: argparse.Namespace) -> Result:
@@ -225,8 +225,8 @@ def evaluated(
     """The scores of a model on the task beside another's."""
     began = time.monotonic()
     protocol = replace(protocol, limit=192 if chosen.quick else None)
-    narrate = told(f"evaluating {folder.name}").narrate
-    result = score(folder, Wanted((OWN,), protocol, teacher=beside, device="cpu"), narrate, storage)
+    on_progress = told(f"evaluating {folder.name}").on_progress
+    result = score(folder, Wanted((OWN,), protocol, teacher=beside, device="cpu"), on_progress, storage)
     clock.time(f"evaluate {folder.name}", began)
     return dict(result["tasks"][OWN])
 

@@ -182,8 +182,8 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     limit = LIMITS.get(name, space.size)
     regrets: list[float] = []
     reached = None
-    for worth in _search(name, recorded, evaluate, initial, seed):
-        regret = (best - worth) / scale
+    for value in _search(name, recorded, evaluate, initial, seed):
+        regret = (best - value) / scale
         regrets.append(min(regret, regrets[-1]) if regrets else regret)
         if reached is None and regret <= GOAL:
             reached = len(regrets)
@@ -231,11 +231,11 @@ def _strategy(spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: 
         trial = study.ask()
         chosen = candidate(trial, space)
         taken.add(space.key(chosen))
-        loss, share, worth = evaluate(chosen)
-        study.tell(trial, [loss, share] if spec.two_objectives else worth)
+        loss, share, value = evaluate(chosen)
+        study.tell(trial, [loss, share] if spec.two_objectives else value)
         if plans is not None:
-            plans.rewarded(slot, chosen, worth)
-        yield worth
+            plans.rewarded(slot, chosen, value)
+        yield value
 
 
 class Episodes:
@@ -262,11 +262,11 @@ class Episodes:
             raise SpaceExhausted(self.space.size)
         return self.planned[slot]
 
-    def rewarded(self, slot: int, chosen: Candidate, worth: float) -> None:
+    def rewarded(self, slot: int, chosen: Candidate, value: float) -> None:
         from kdnas.strategies import lstm
 
         options: Any = self.spec.strategy
-        self.history.append(lstm.Rewarded(chosen, worth, slot // options.samples))
+        self.history.append(lstm.Rewarded(chosen, value, slot // options.samples))
 
 
 def _local_search(space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate], seed: int) -> Iterator[float]:
@@ -282,9 +282,9 @@ def _local_search(space: SearchSpace, evaluate: Evaluate, initial: Sequence[Cand
     while len(seen) < space.size:
         near = [c for c in space.neighbours(here) if space.key(c) not in seen]
         chosen = near[int(rng.integers(len(near)))] if near else draw(space, rng, seen)
-        worth = seen[space.key(chosen)] = evaluate(chosen)[2]
-        yield worth
-        if not near or worth > seen[space.key(here)]:
+        value = seen[space.key(chosen)] = evaluate(chosen)[2]
+        yield value
+        if not near or value > seen[space.key(here)]:
             here = chosen
 
 
@@ -311,11 +311,11 @@ def proposal_ms(name: str) -> float:
     finished = GP_TRIALS if name == "gp" else FINISHED
     rng = np.random.default_rng(0)
     known = [space.from_ordinal(int(o)) for o in rng.permutation(space.size)[:finished]]
-    worth = [float(1 - 0.1 * ((space.encode(c) - 2) ** 2).mean() + 0.01 * rng.normal()) for c in known]
+    value = [float(1 - 0.1 * ((space.encode(c) - 2) ** 2).mean() + 0.01 * rng.normal()) for c in known]
     taken = {space.key(c) for c in known}
     if name.startswith("lstm"):
         options: Any = spec.strategy
-        history = [lstm.Rewarded(c, w, i // options.samples) for i, (c, w) in enumerate(zip(known, worth, strict=True))]
+        history = [lstm.Rewarded(c, w, i // options.samples) for i, (c, w) in enumerate(zip(known, value, strict=True))]
         episode, times = finished // options.samples, []
         state: bytes | None = None
         for _ in range(4):
@@ -324,7 +324,7 @@ def proposal_ms(name: str) -> float:
             times.append((time.process_time() - begin) * 1000 / options.samples)
         return float(np.median(times[1:]))  # the first one warms torch up
     study = optuna.create_study(directions=directions(spec))
-    for number, (c, w) in enumerate(zip(known, worth, strict=True)):
+    for number, (c, w) in enumerate(zip(known, value, strict=True)):
         attributes = {"NSGAIISampler:generation": number // 20} if name == "nsga2" else {}
         study.add_trial(
             optuna.trial.create_trial(

@@ -196,7 +196,7 @@ class KdnasApp(App[str]):
 
     @work(thread=True, group="change", exit_on_error=False)
     def change(self, what: Callable[[Store], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
-        """Write to the store in a thread; a fault becomes a notice with its mend."""
+        """Write to the store in a thread; a fault becomes a notice with its hint."""
         from kdnas.store.database import open_store
 
         try:
@@ -233,8 +233,8 @@ class KdnasApp(App[str]):
         self.call_from_thread(self._changed, done, then)
 
     def fault(self, error: KdnasError) -> None:
-        """What went wrong and its mend, until it is read."""
-        self.notify(f"{error.problem}\n{error.mend}".strip(), severity="error", timeout=12, markup=False)
+        """What went wrong and its hint, until it is read."""
+        self.notify(f"{error.problem}\n{error.hint}".strip(), severity="error", timeout=12, markup=False)
 
     # ------------------------------------------------------------------ theme, copy
 

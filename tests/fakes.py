@@ -158,8 +158,8 @@ class FakeBench(Workbench):
         return {"teacher": {"fingerprint": "none"}}
 
 
-def prepare(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
-    narrate("loading nothing", 0.5)
+def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
+    on_progress("loading nothing", 0.5)
     return FakeBench(spec)
 
 

@@ -124,7 +124,7 @@ def test_an_adapter_is_an_encoder_teacher(tmp_path: Path) -> None:
         classifiers.open_classifier(where, tmp_path / "classifier", LABELS[:2], CPU)
 
 
-def test_what_is_wrong_with_an_adapter_is_one_line_with_the_mend(tmp_path: Path) -> None:
+def test_what_is_wrong_with_an_adapter_is_one_line_with_the_hint(tmp_path: Path) -> None:
     place = tiny_encoder(tmp_path / "base")
     base = lora_adapters.open_base(place, "base", LABELS, CPU)
     model = learned(base, 4, Adapters(2, 4.0, (0, 3), "query-value", 0.0))

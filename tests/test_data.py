@@ -144,12 +144,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_with_the_mend(tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_is_one_line_with_the_hint(tmp_path: Path, mistake: str) -> None:
     make, words = MISTAKES[mistake]
     with pytest.raises(UsageError) as caught:
         reading.read(make(tmp_path))
     line = str(caught.value)
-    assert words in line and caught.value.mend and "\n" not in line
+    assert words in line and caught.value.hint and "\n" not in line
 
 
 def test_a_wrong_column_points_at_its_field(tmp_path: Path) -> None:

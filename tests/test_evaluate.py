@@ -148,7 +148,7 @@ def test_a_similarity_out_of_range_is_named(label: Any, tmp_path: Path) -> None:
         load(TASKS["stsb"], write_task(tmp_path, "stsb", label=label))
 
 
-def test_missing_files_columns_and_broken_ones_say_the_mend(tmp_path: Path) -> None:
+def test_missing_files_columns_and_broken_ones_say_the_hint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder .*sst2\. Put train.jsonl"):
         load(TASKS["sst2"], tmp_path)
     folder = write_task(tmp_path, "sst2")

@@ -179,13 +179,13 @@ def test_reward_is_that_of_the_present_alpha():
         ("(" * 60 + "a" + ")" * 60, "(", "More than"),
     ],
 )
-def test_a_fault_is_underlined_and_says_the_mend(text, underlined, words):
+def test_a_fault_is_underlined_and_says_the_hint(text, underlined, words):
     with pytest.raises(FilterError) as raised:
         parse(text, {"accuracy"})
     error = raised.value
     assert text[error.start : error.end] == underlined
     assert words in str(error)
-    assert error.mend
+    assert error.hint
     assert error.exit_code == 2
     assert error.underlined.splitlines()[1] == " " * error.start + "^" * len(underlined)
 
@@ -222,7 +222,7 @@ def test_any_text_parses_or_says_where_it_fails(text):
         found = parse(text)
     except FilterError as error:
         assert 0 <= error.start < error.end <= max(1, len(text))
-        assert error.problem and error.mend
+        assert error.problem and error.hint
     else:
         for scored in SCORED[:10]:
             assert found.matches(scored.row, scored) in (True, False)

@@ -71,7 +71,7 @@ def made(shelf: Path) -> tuple[Path, dict[str, Any], list[Epoch]]:
     """One finished folder, what `distil` said of it, and the epochs it told."""
     told: list[Epoch] = []
     output = shelf / "student"
-    facts = distil(job_of(shelf), output, Telling(QUIET.narrate, told.append), device="cpu")
+    facts = distil(job_of(shelf), output, Telling(QUIET.on_progress, told.append), device="cpu")
     return output, facts, told
 
 
@@ -234,7 +234,7 @@ CANDIDATE = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_siz
 def scripted(losses: list[float], output: Path, patience: int = 2, **changes: Any) -> dict[str, Any]:
     job = Job(fakes.spec(full={"epochs": len(losses), "patience": patience}), CANDIDATE)
 
-    def prepare(spec: StudySpec, device: torch.device, narrate: Any) -> ScriptedBench:
+    def prepare(spec: StudySpec, device: torch.device, on_progress: Any) -> ScriptedBench:
         bench = ScriptedBench(spec, losses)
         for name, value in changes.items():
             setattr(bench, name, value)

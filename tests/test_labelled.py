@@ -154,12 +154,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_with_the_mend(tmp_path: Path, tokenizer: Any, mistake: str) -> None:
+def test_a_mistake_is_one_line_with_the_hint(tmp_path: Path, tokenizer: Any, mistake: str) -> None:
     make, words = MISTAKES[mistake]
     with pytest.raises(UsageError) as caught:
         labelled.read(make(tmp_path), 1.0, tokenizer)
     line = str(caught.value)
-    assert words in line and caught.value.mend and "\n" not in line
+    assert words in line and caught.value.hint and "\n" not in line
 
 
 def test_a_source_without_labels_points_at_its_field() -> None:

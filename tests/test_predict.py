@@ -64,7 +64,7 @@ def test_a_file_becomes_json_lines_or_a_list_and_rows_without_text_are_told(tmp_
     assert json.loads((tmp_path / "o.json").read_text())[0]["text"] == "a film"
 
 
-def test_bad_input_is_one_line_with_the_mend(tmp_path: Path) -> None:
+def test_bad_input_is_one_line_with_the_hint(tmp_path: Path) -> None:
     folder = named(tmp_path / "m")
     (tmp_path / "empty.csv").write_text("text,label\n")
     (tmp_path / "latin.csv").write_bytes("text\ncafé\n".encode("latin-1"))
@@ -82,7 +82,7 @@ def test_bad_input_is_one_line_with_the_mend(tmp_path: Path) -> None:
         ((folder, "--text", "a", "-o", tmp_path / "no" / "o.json"), "does not exist"),
     ):
         error = run(*arguments).exception
-        assert isinstance(error, UsageError) and words in str(error) and error.mend, arguments
+        assert isinstance(error, UsageError) and words in str(error) and error.hint, arguments
 
 
 def test_the_confusion_table_and_its_scores_by_hand() -> None:

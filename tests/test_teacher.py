@@ -165,7 +165,7 @@ def test_a_full_disk_is_a_clear_line_and_leaves_nothing(tmp_path: Path, monkeypa
     monkeypatch.setattr(encoder, "save_file", full)
     with pytest.raises(KdnasError, match="No space left on device") as caught:
         states_of(model, some_ids(), [1])
-    assert "KDNAS_CACHE" in caught.value.mend
+    assert "KDNAS_CACHE" in caught.value.hint
     assert not cache_folder.entries() and not list(cache_folder.root().glob(".build-*"))
 
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_a_teacher_is_one_line(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError) as caught:
             encoder.load(TeacherSpec(model=model), CPU)
-        assert words in str(caught.value) and caught.value.mend and "\n" not in str(caught.value), model
+        assert words in str(caught.value) and caught.value.hint and "\n" not in str(caught.value), model
 
 
 def test_a_fine_tuned_checkpoint_takes_the_place_of_the_weights(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ Look = Callable[[], tuple[StudyRow, list[TrialRow]]]
 
 
 def troubled(trouble: Callable[[Candidate], None]) -> Prepare:
-    def prepare(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
+    def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         return fakes.FakeBench(spec, trouble)
 
     return prepare
@@ -262,7 +262,7 @@ def test_a_study_in_which_everything_fails_ends_early(path: Path, look: Look) ->
 
 
 def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look: Look) -> None:
-    def no_teacher(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
+    def no_teacher(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         raise UsageError("There is no model 'x'.", "Give a folder.")
 
     with pytest.raises(UsageError, match="There is no model 'x'"):
@@ -278,7 +278,7 @@ def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look
 
 
 def test_a_fault_of_ours_is_told_as_one(path: Path, look: Look) -> None:
-    def fault(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
+    def fault(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         return {}["key"]  # type: ignore[return-value]
 
     with pytest.raises(KdnasError, match="A fault of kdnas: KeyError: 'key'"):
@@ -299,7 +299,7 @@ def test_no_gpu_where_one_was_asked_for(path: Path, look: Look) -> None:
 def test_a_space_that_has_changed_stops_the_worker(path: Path, look: Look) -> None:
     work(path, fakes.spec(budget={"trials": 2}))
 
-    def other_space(spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
+    def other_space(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         bench = fakes.FakeBench(spec)
         bench.space = type(bench.space)(bench.space.dimensions[:2])
         return bench

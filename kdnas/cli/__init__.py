@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "assets": ("kdnas.cli.environment:assets", "List or fetch the models and texts that ship"),
     "cache": ("kdnas.cli.environment:cache", "List or clear the teachers' cached outputs"),
     "latency": ("kdnas.cli.environment:latency", "Measure a model by the studies' protocol"),
-    "doctor": ("kdnas.cli.environment:doctor", "Say what is found here, what is missing, and the mend"),
+    "doctor": ("kdnas.cli.environment:doctor", "Say what is found here, what is missing, and the hint"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What kdnas finds on this machine: device, libraries, storage, caches, terminal, network, and the mend for what is
+"""What kdnas finds on this machine: device, libraries, storage, caches, terminal, network, and the hint for what is
 missing. Looks and never changes anything; slow (it imports torch), so that a screen asks it of another process.
 """
 
@@ -32,7 +32,7 @@ class Finding:
     subject: str
     state: State
     what: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(storage: str) -> Iterator[Finding]:
@@ -59,8 +59,8 @@ def _libraries() -> Iterator[Finding]:
     for name, extra, use in (("psycopg", "postgres", "PostgreSQL"), ("nvidia-ml-py", "gpu", "GPU use on the screen")):
         version = _version(name)
         if version is None:
-            mend = f"Run `pip install 'kdnas[{extra}]'` if you want it."
-            yield Finding("libraries", "optional", f"{name} is not installed (for {use})", mend)
+            hint = f"Run `pip install 'kdnas[{extra}]'` if you want it."
+            yield Finding("libraries", "optional", f"{name} is not installed (for {use})", hint)
         else:
             yield Finding("libraries", "found", f"{name} {version} (for {use})")
 
@@ -75,13 +75,13 @@ def _version(name: str) -> str | None:
 def _terminal() -> Iterator[Finding]:
     term = os.environ.get("TERM", "")
     if not sys.stderr.isatty() or term in ("", "dumb"):
-        mend = "kdnas-tui needs one; `kdnas search` does the same without."
-        yield Finding("terminal", "optional", f"none to draw on (TERM={term or 'unset'})", mend)
+        hint = "kdnas-tui needs one; `kdnas search` does the same without."
+        yield Finding("terminal", "optional", f"none to draw on (TERM={term or 'unset'})", hint)
         return
     size = os.get_terminal_size(sys.stderr.fileno())
     if size.columns < 60 or size.lines < 16:
-        mend = "From 60×16 on it shows panes, from 120×36 on all of them."
-        yield Finding("terminal", "optional", f"{size.columns}×{size.lines}: kdnas-tui shows a status card", mend)
+        hint = "From 60×16 on it shows panes, from 120×36 on all of them."
+        yield Finding("terminal", "optional", f"{size.columns}×{size.lines}: kdnas-tui shows a status card", hint)
     else:
         yield Finding("terminal", "found", f"{term}, {size.columns}×{size.lines}")
     if os.environ.get("NO_COLOR"):
@@ -106,8 +106,8 @@ def _clipboard() -> Finding:
             state = ""
         if state == "on":
             return Finding("clipboard", "found", "tmux passes copies on (OSC 52)")
-        mend = f"Put `set -s set-clipboard on` into ~/.tmux.conf. {fallback}"
-        return Finding("clipboard", "optional", f"tmux drops copies (set-clipboard is {state or 'unknown'})", mend)
+        hint = f"Put `set -s set-clipboard on` into ~/.tmux.conf. {fallback}"
+        return Finding("clipboard", "optional", f"tmux drops copies (set-clipboard is {state or 'unknown'})", hint)
     program = os.environ.get("TERM_PROGRAM", "")
     if program in CLIPBOARDS or any(word in os.environ.get("TERM", "") for word in ("kitty", "alacritty", "ghostty")):
         return Finding("clipboard", "found", f"{program or os.environ['TERM']} takes copies (OSC 52)")
@@ -130,7 +130,7 @@ def _storage(storage: str) -> Finding:
             count = len(queries.study_rows(store))
             return Finding("storage", "found", f"{store.place}, {count} {'study' if count == 1 else 'studies'}")
     except UsageError as error:
-        return Finding("storage", "missing", error.problem, error.mend)
+        return Finding("storage", "missing", error.problem, error.hint)
 
 
 def _nearest(folder: Path) -> Path:
@@ -162,8 +162,8 @@ def _assets() -> Iterator[Finding]:
     if here:
         yield Finding("assets", "found", ", ".join(here))
     if away:
-        mend = f"A study fetches what it needs; `kdnas assets fetch {away[0]}` does so now."
-        yield Finding("assets", "optional", f"not fetched: {', '.join(away)}", mend)
+        hint = f"A study fetches what it needs; `kdnas assets fetch {away[0]}` does so now."
+        yield Finding("assets", "optional", f"not fetched: {', '.join(away)}", hint)
 
 
 def _hub() -> Finding:
@@ -171,17 +171,17 @@ def _hub() -> Finding:
         return Finding("hub", "optional", "switched off by HF_HUB_OFFLINE", "Unset it to fetch models and data sets.")
     if hub.reachable():
         return Finding("hub", "found", "the Hugging Face hub answers")
-    mend = "What ships and local folders and files work without it."
-    return Finding("hub", "optional", "the Hugging Face hub cannot be reached", mend)
+    hint = "What ships and local folders and files work without it."
+    return Finding("hub", "optional", "the Hugging Face hub cannot be reached", hint)
 
 
 def _device() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
     if load > cores:
-        mend = "Latency is measured best on a quiet machine; doubtful figures are flagged. "
-        mend += "Beside other busy programs OMP_NUM_THREADS=1 trains faster than a thread on every core."
-        yield Finding("processor", "optional", f"{cores} cores, busy (load {load:.1f})", mend)
+        hint = "Latency is measured best on a quiet machine; doubtful figures are flagged. "
+        hint += "Beside other busy programs OMP_NUM_THREADS=1 trains faster than a thread on every core."
+        yield Finding("processor", "optional", f"{cores} cores, busy (load {load:.1f})", hint)
     else:
         yield Finding("processor", "found", f"{cores} cores, load {load:.1f}")
     driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
@@ -201,7 +201,7 @@ def _device() -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         yield Finding("gpu", "found", "mps")
     elif driver:
-        mend = "Install a torch built for CUDA, as the README says."
-        yield Finding("gpu", "optional", f"there is one, but torch {torch.__version__} cannot use it", mend)
+        hint = "Install a torch built for CUDA, as the README says."
+        yield Finding("gpu", "optional", f"there is one, but torch {torch.__version__} cannot use it", hint)
     else:
         yield Finding("gpu", "optional", "none", "Studies run on the processor.")

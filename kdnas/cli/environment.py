@@ -91,7 +91,7 @@ def assets(action: str, names: tuple[str, ...], quiet: bool, as_json: bool) -> N
 @click.option("--storage", metavar="URL", help="The store to look at.  [default: as for every command]")
 @frame.as_json
 def doctor(storage: str | None, as_json: bool) -> int:
-    """Say what is found on this machine, what is missing, and the mend; exit code 2 where it cannot work."""
+    """Say what is found on this machine, what is missing, and the hint; exit code 2 where it cannot work."""
     from dataclasses import asdict
 
     from rich.text import Text
@@ -107,8 +107,8 @@ def doctor(storage: str | None, as_json: bool) -> int:
             continue
         sign, style = signs[finding.state]
         console.print(Text.assemble((f"{sign} ", style), (f"{finding.subject:<10} ", "bold"), finding.what))
-        if finding.mend:
-            console.print(Text(f"  {'':<10} {finding.mend}", style="dim"))
+        if finding.hint:
+            console.print(Text(f"  {'':<10} {finding.hint}", style="dim"))
     if as_json:
         frame.print_json([asdict(finding) for finding in findings])
     return 2 if any(finding.state == "missing" for finding in findings) else 0

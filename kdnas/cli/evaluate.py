@@ -75,7 +75,7 @@ def evaluate(
         output=output,
     )
     with Told(f"scoring {folder}") as told, interruptible():
-        result = score(folder, wanted, told.narrate, frame.place(storage))
+        result = score(folder, wanted, told.on_progress, frame.place(storage))
     if as_json:
         frame.print_json(result)
     else:

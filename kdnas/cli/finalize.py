@@ -139,7 +139,7 @@ def _telling(told: Told) -> Telling:
             f"training {done.train_loss:.4g}, {frame.duration(done.seconds)}"
         )
 
-    return Telling(told.narrate, epoch)
+    return Telling(told.on_progress, epoch)
 
 
 def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:

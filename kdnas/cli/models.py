@@ -88,8 +88,8 @@ def generate(
     data = from_values({"data": {**asked, "label_column": reference_column}}).data
     with Told("generating") as told:
         model, tokenizer = writing.open_model(folder, resolve_device(device))
-        given = writing.prompts(data, told.narrate)[:limit]
-        records = writing.generate(model, tokenizer, given, settings, told.narrate)
+        given = writing.prompts(data, told.on_progress)[:limit]
+        records = writing.generate(model, tokenizer, given, settings, told.on_progress)
         scores = writing.rouge(records)
     write_atomically(output, json.dumps(writing.as_json(records), indent=2, ensure_ascii=False) + "\n")
     if as_json:
@@ -197,7 +197,7 @@ def finetune(
     with Told("finetuning") as told, interruptible():
         set_up_torch()
         make = _classification if classify else _language
-        learned = make(spec, resolve_device(device), told.narrate, seed)
+        learned = make(spec, resolve_device(device), told.on_progress, seed)
 
         def epoch(done: training.Epoch) -> None:
             told.line(
@@ -206,7 +206,7 @@ def finetune(
             )
 
         about = {"model": model, "data": spec.data.model_dump(mode="json")}
-        facts = training.run(learned, settings, output, training.Told(told.narrate, epoch), about)
+        facts = training.run(learned, settings, output, training.Told(told.on_progress, epoch), about)
     if as_json:
         frame.print_json(facts)
         return
@@ -220,18 +220,18 @@ def _figures(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
 
 
-def _language(spec: StudySpec, device: Any, narrate: Any, seed: int) -> Task:
+def _language(spec: StudySpec, device: Any, on_progress: Any, seed: int) -> Task:
     from kdnas.teachers.causal import load
     from kdnas.teachers.finetune_text import language
 
-    return language(load(spec.teacher, device, narrate), spec.data, narrate)
+    return language(load(spec.teacher, device, on_progress), spec.data, on_progress)
 
 
-def _classification(spec: StudySpec, device: Any, narrate: Any, seed: int) -> Task:
+def _classification(spec: StudySpec, device: Any, on_progress: Any, seed: int) -> Task:
     from kdnas.data import labelled
     from kdnas.teachers import classifier as classifiers
 
-    where = classifiers.source(spec.teacher, narrate)
+    where = classifiers.source(spec.teacher, on_progress)
     classifiers.check_length(spec.data, classifiers.config_of(where.base, where.name))
-    text = labelled.read(spec.data, 1.0, where.tokenizer, narrate)
+    text = labelled.read(spec.data, 1.0, where.tokenizer, on_progress)
     return classifiers.task(where, text, device, seed)

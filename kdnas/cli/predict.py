@@ -62,12 +62,12 @@ def predict(
     with Told(f"predicting with {folder}") as told:
         if source is not None:
             asked = {"source": source, "config": config, "split": split, "text_column": text_column}
-            documents = reading.read(from_values({"data": asked}).data, say=told.narrate)
+            documents = reading.read(from_values({"data": asked}).data, on_progress=told.on_progress)
             given = list(documents.texts)
             if documents.empty:
                 told.line(f"{documents.empty:,} row(s) without text are left out.")
         model, tokenizer = predicting.open_model(folder, resolve_device(device))
-        found = predicting.predict(model, tokenizer, given[:limit], told.narrate, batch_size=batch_size)
+        found = predicting.predict(model, tokenizer, given[:limit], told.on_progress, batch_size=batch_size)
     listed = as_json or (output is not None and output.suffix == ".json")
     text = json.dumps(predicting.document(found), indent=2, ensure_ascii=False) + "\n" if listed else None
     text = predicting.lines(found) if text is None else text

@@ -43,7 +43,7 @@ class Told:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
 
-    def narrate(self, words: str, share: float | None) -> None:
+    def on_progress(self, words: str, share: float | None) -> None:
         self.share = self.share if share is None else share
         if self.live:
             self.bar.update(self.task, description=words, completed=self.share)

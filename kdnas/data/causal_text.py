@@ -23,21 +23,21 @@ from kdnas.system.progress import Progress
 SEPARATOR = "\n\nTL;DR: "  # between a text and its summary, as GPT-2's authors prompted for one
 
 
-def chunks(spec: StudySpec, tokenizer: Any, vocabulary: int, narrate: Progress) -> tuple[Chunks, Tensor]:
+def chunks(spec: StudySpec, tokenizer: Any, vocabulary: int, on_progress: Progress) -> tuple[Chunks, Tensor]:
     """Fixed chunks of the joined text, the end-of-text token between documents; where `data.label_column` is given, a
     document is the text, `SEPARATOR` and the label (a summary). With them how often each token stands in the training
     text before `data.limit` shortens it, int64 [vocabulary]. Raises UsageError for too little text."""
-    documents = read_documents(spec.data, narrate)
-    tokens = tokenising.tokenise(documents, tokenizer, narrate)
+    documents = read_documents(spec.data, on_progress)
+    tokens = tokenising.tokenise(documents, tokenizer, on_progress)
     frame = Frame(None, end_of_text(tokenizer), None)
     whole = chunking.cut(tokens, documents, spec.data.model_copy(update={"limit": None}), 1.0, frame)
     counts = torch.from_numpy(np.bincount(whole.train.ravel(), minlength=vocabulary))
     return chunking.cut(tokens, documents, spec.data, spec.budget.proxy_fraction, frame), counts
 
 
-def read_documents(source: DataSpec, narrate: Progress | None = None) -> reading.Documents:
+def read_documents(source: DataSpec, on_progress: Progress | None = None) -> reading.Documents:
     """Texts, with their summaries after SEPARATOR where `label_column` is given. Raises UsageError."""
-    documents = reading.read(source, labelled=source.label_column is not None, say=narrate)
+    documents = reading.read(source, labelled=source.label_column is not None, on_progress=on_progress)
     if documents.labels is None:
         return documents
     texts = [f"{text}{SEPARATOR}{label}" for text, label in zip(documents.texts, documents.labels, strict=True)]

@@ -41,16 +41,16 @@ class Chunks:
         return self.train[: self.proxy_count]
 
 
-def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, say: Progress | None = None) -> Chunks:
+def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: Progress | None = None) -> Chunks:
     """Fixed chunks of the joined text for encoders, split by document. Raises UsageError for too little text.
 
     A chunk is `[CLS]`, length − 2 tokens, `[SEP]`, as the teacher saw its own training text; one `[SEP]` stands
     between two documents in a chunk. Documents (or groups) are drawn for the held-out part until it has its share
     of the tokens; the chunks of each side are then shuffled, so that `limit` and the proxy set are fair samples.
     """
-    documents = read(data, say=say)
+    documents = read(data, on_progress=on_progress)
     begin, end = special_tokens(tokenizer)
-    return cut(tokenise(documents, tokenizer, say), documents, data, proxy_fraction, Frame(begin, end, end))
+    return cut(tokenise(documents, tokenizer, on_progress), documents, data, proxy_fraction, Frame(begin, end, end))
 
 
 def cut(tokens: Tokens, documents: Documents, data: DataSpec, proxy_fraction: float, frame: Frame) -> Chunks:

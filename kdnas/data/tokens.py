@@ -44,18 +44,18 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenise(documents: Documents, tokenizer: Any, say: Progress | None = None) -> Tokens:
+def tokenise(documents: Documents, tokenizer: Any, on_progress: Progress | None = None) -> Tokens:
     """All documents as token ids without special tokens, from the disk where they were tokenised before."""
     key = digest("tokens", 1, documents.fingerprint, tokenizer_fingerprint(tokenizer), len(documents.texts))
     folder = paths.cache_folder() / "tokens" / key
     if not (folder / "ends.npy").is_file():
-        _tokenise_into(folder, documents.texts, tokenizer, say)
+        _tokenise_into(folder, documents.texts, tokenizer, on_progress)
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     ends = np.load(folder / "ends.npy", allow_pickle=False)
     return Tokens(ids, ends, key)
 
 
-def _tokenise_into(folder: Path, texts: Sequence[str], tokenizer: Any, say: Progress | None) -> None:
+def _tokenise_into(folder: Path, texts: Sequence[str], tokenizer: Any, on_progress: Progress | None) -> None:
     pieces: list[np.ndarray] = []
     start, total = 0, len(texts)
     while start < total:
@@ -74,8 +74,8 @@ def _tokenise_into(folder: Path, texts: Sequence[str], tokenizer: Any, say: Prog
         )["input_ids"]
         pieces.extend(np.asarray(ids, dtype=np.int32) for ids in coded)
         start = stop
-        if say is not None:
-            say("tokenising", start / total)
+        if on_progress is not None:
+            on_progress("tokenising", start / total)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tokens-", dir=folder.parent) as scratch:
         made = Path(scratch) / "made"

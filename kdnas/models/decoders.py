@@ -120,7 +120,7 @@ def _model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 @dataclass(frozen=True)
-class Worth:
+class Importance:
     """How much each part of a decoder carries on real text; larger is kept first.
 
     `channels` [width]: variance of the blocks' outputs over tokens, each layer scaled to one, summed over layers.
@@ -147,7 +147,7 @@ class Cut:
 
 
 @torch.inference_mode()
-def worth(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Worth:
+def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Importance:
     """Measured on the chunks `ids` [chunks, length], on the teacher's device."""
     whole = shape(teacher.config)
     gpt2 = teacher.config.model_type == "gpt2"
@@ -191,19 +191,19 @@ def worth(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Worth:
     channels = (variance / variance.mean(1, keepdim=True).clamp_min(1e-12)).sum(0)
     carried = context / tokens * torch.stack(outs)
     groups = carried.view(whole.layers, whole.key_value_heads, -1).sum(-1)
-    return Worth(channels, groups, active / tokens * torch.stack(downs).sqrt())
+    return Importance(channels, groups, active / tokens * torch.stack(downs).sqrt())
 
 
-def inherited(teacher: PreTrainedModel, config: PreTrainedConfig, worth: Worth) -> PreTrainedModel:
+def inherited(teacher: PreTrainedModel, config: PreTrainedConfig, importance: Importance) -> PreTrainedModel:
     """A student that starts as the part of its teacher that is worth most, in float32 on the CPU, without dropout."""
     weights = teacher.state_dict()
     whole, part = shape(teacher.config), shape(config)
     layers = tuple(spread(part.layers, whole.layers))
     cut = Cut(
         layers,
-        _top(worth.channels, part.width),
-        tuple(_top(worth.groups[i], part.key_value_heads) for i in layers),
-        tuple(_top(worth.units[i], part.inner) for i in layers),
+        _top(importance.channels, part.width),
+        tuple(_top(importance.groups[i], part.key_value_heads) for i in layers),
+        tuple(_top(importance.units[i], part.inner) for i in layers),
     )
     with no_init_weights():
         student = _model(config)

@@ -330,7 +330,7 @@ class Cut:
     family: Family
     teacher: PretrainedConfig
     sizes: Sizes
-    worth: Importance
+    importance: Importance
     sources: Sequence[int]
 
     @cached_property
@@ -340,7 +340,7 @@ class Cut:
 
     @cached_property
     def width(self) -> torch.Tensor:
-        return best(self.worth.width, self.sizes.width)
+        return best(self.importance.width, self.sizes.width)
 
     @property
     def sharpen(self) -> float:
@@ -352,7 +352,9 @@ class Cut:
         """What each layer of the student takes; shared layers come once."""
         for index, source in enumerate([0] if self.family.shared_layers else self.sources):
             depth = slice(None) if self.family.shared_layers else slice(source, source + 1)
-            query, value, inner = (s[depth].mean(0) for s in (self.worth.query, self.worth.value, self.worth.inner))
+            query, value, inner = (
+                s[depth].mean(0) for s in (self.importance.query, self.importance.value, self.importance.inner)
+            )
             logits, context = attention_rows(query, value, self.sizes.heads, self.sizes.head_size)
             yield KeptParts(index, source, logits, context, best(inner, self.sizes.inner))
 

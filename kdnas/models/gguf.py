@@ -34,7 +34,7 @@ def gguf_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def rebuilt(file: Path, say: Progress | None = None) -> Path:
+def rebuilt(file: Path, on_progress: Progress | None = None) -> Path:
     """A folder with config.json, model.safetensors (float32) and the tokenizer of a GGUF file.
 
     Raises UsageError where the packages that read GGUF are missing or the file is not sound.
@@ -47,8 +47,8 @@ def rebuilt(file: Path, say: Progress | None = None) -> Path:
         raise UsageError(
             f"Reading {file.name} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'"
         )
-    if say is not None:
-        say(f"unpacking {file.name} (once)", None)
+    if on_progress is not None:
+        on_progress(f"unpacking {file.name} (once)", None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".gguf-", dir=folder.parent) as scratch:
         made = Path(scratch) / "made"

@@ -163,7 +163,7 @@ def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[
     """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
     hidden dimensions and heads reads their prediction from the kept ones."""
     places = torch.argsort(found.order, dim=1)
-    cut = replace(cut, worth=replace(cut.worth, inner=(places.shape[1] - places).double()))
+    cut = replace(cut, importance=replace(cut.importance, inner=(places.shape[1] - places).double()))
     family, width = cut.family, cut.width
     made = sliced(weights, cut)
     for parts in cut.layers():

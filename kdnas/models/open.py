@@ -23,7 +23,7 @@ from kdnas.system.progress import Progress
 
 
 @contextmanager
-def loading(what: str, mend: str) -> Iterator[None]:
+def loading(what: str, hint: str) -> Iterator[None]:
     """Raise UsageError for files that transformers cannot make a model of: absent, of another kind, or damaged.
 
     `what` begins the sentence ("The weights of 'bert'"). Faults of kdnas pass through.
@@ -31,11 +31,11 @@ def loading(what: str, mend: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{what} cannot be loaded: {first_line(error)}.", mend) from None
+        raise UsageError(f"{what} cannot be loaded: {first_line(error)}.", hint) from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # by name: this module stays light
             raise
-        raise UsageError(f"{what} cannot be loaded, the file is damaged: {first_line(error)}.", mend) from None
+        raise UsageError(f"{what} cannot be loaded, the file is damaged: {first_line(error)}.", hint) from None
 
 
 def files_fingerprint(folder: Path) -> str:
@@ -58,14 +58,14 @@ def longest(config: Any, length: int) -> int:
     return min(length, room - offset)
 
 
-def locate(spec: TeacherSpec, say: Progress | None = None, *, config_only: bool = False) -> Path:
+def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_only: bool = False) -> Path:
     """The folder of a teacher given by shipped name, folder or hub id. Raises UsageError."""
     if spec.model in shipped.ASSETS:
         if shipped.ASSETS[spec.model].kind != "teacher":
             raise UsageError(
                 f"{spec.model!r} is a data set, no teacher.", f"Known: {', '.join(shipped.names('teacher'))}."
             )
-        return shipped.fetch(spec.model, say)
+        return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -76,8 +76,8 @@ def locate(spec: TeacherSpec, say: Progress | None = None, *, config_only: bool 
             f"There is no model at {spec.model!r}.",
             f"Give a folder, a hub id, or a shipped one. {nearest(spec.model, shipped.names('teacher'))}",
         )
-    if say is not None:
-        say(f"looking for {spec.model}", None)
+    if on_progress is not None:
+        on_progress(f"looking for {spec.model}", None)
     fetch = hub.fetch_config if config_only else hub.fetch_model
     return fetch(spec.model, spec.revision)
 

@@ -50,7 +50,7 @@ class Vectors:
     found: float
 
 
-def word2vec(examples: Examples, rows: Rows, size: int, say: Progress) -> Vectors:
+def word2vec(examples: Examples, rows: Rows, size: int, on_progress: Progress) -> Vectors:
     """Skip-gram with negative sampling (Mikolov et al., 2013) on the examples' own token ids, special tokens included.
 
     One thread and a fixed seed; kept on the disk, so that every worker begins from the same vectors. Raises
@@ -60,7 +60,7 @@ def word2vec(examples: Examples, rows: Rows, size: int, say: Progress) -> Vector
     path = paths.cache_folder() / "classifiers" / "word2vec" / f"{run_key(facts)}.safetensors"
 
     def train() -> dict[str, Tensor]:
-        say(f"training word vectors of {size}", None)
+        on_progress(f"training word vectors of {size}", None)
         return _trained(examples, rows, size)
 
     found = computed_once(path, train)

@@ -22,7 +22,7 @@ from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.measuring import devices
 from kdnas.measuring.devices import autocast
 from kdnas.models import decoders
-from kdnas.models.decoders import Shape, Worth
+from kdnas.models.decoders import Importance, Shape
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
@@ -133,19 +133,19 @@ class Yardsticks:
 class CausalBench(Workbench):
     """Teacher, chunks and yardsticks, shared by all candidates of a process."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        self.spec, self.device, self.narrate = spec, device, narrate
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        self.spec, self.device, self.on_progress = spec, device, on_progress
         self.recipe = causal_part(spec)
         own_device = device if spec.teacher.device is None else torch.device(spec.teacher.device)
-        self.teacher = load(spec.teacher, own_device, narrate)
+        self.teacher = load(spec.teacher, own_device, on_progress)
         self.base = self.teacher
         if self.recipe.student is not None:
-            self.base = load(_student_spec(self.recipe.student), torch.device("cpu"), narrate)
+            self.base = load(_student_spec(self.recipe.student), torch.device("cpu"), on_progress)
             same_vocabulary(self.teacher, self.base)
         check_lengths(spec, decoders.shape(self.teacher.config))
         check_lengths(spec, decoders.shape(self.base.config))
         self.space = space_of(spec.space, self.base.config)
-        self.chunks, self._counts = chunks(spec, self.teacher.tokenizer, self.vocabulary, narrate)
+        self.chunks, self._counts = chunks(spec, self.teacher.tokenizer, self.vocabulary, on_progress)
         self.proxy_ids = torch.from_numpy(self.chunks.proxy)
         self.held_ids = torch.from_numpy(self.chunks.held_out)
         unigram = unigram_loss(self._counts, self.held_ids)
@@ -156,7 +156,7 @@ class CausalBench(Workbench):
                 f"({self.yardsticks.teacher:.2f} nats a token against {self.yardsticks.unigram:.2f}).",
                 "Give a teacher of this language and kind of text, or fine-tune it first.",
             )
-        self._worth: Worth | None = None
+        self._importance: Importance | None = None
         rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
         shape = (spec.latency.batch_size, spec.latency.length)
         self._timed_ids = torch.from_numpy(rng.choice(self.chunks.train[:64].reshape(-1), size=shape)).to(device)
@@ -174,28 +174,28 @@ class CausalBench(Workbench):
         path = paths.cache_folder() / "causal" / f"{fingerprint}.json"
         if path.is_file():
             return float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
-        self.narrate("scoring the teacher on the held-out part", None)
+        self.on_progress("scoring the teacher on the held-out part", None)
         found = cross_entropy(self.teacher.model, self.held_ids)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"cross_entropy": found}))
         return found
 
-    def worth(self) -> Worth:
+    def importance(self) -> Importance:
         """The importance of the parts of the model that students are cut from, kept beside the caches.
 
         Kept because it ranks: two workers whose sums differ in the last bit must still cut the same student.
         """
-        if self._worth is None:
+        if self._importance is None:
             sample = self.proxy_ids[:WORTH_CHUNKS]
             folder = paths.cache_folder() / "teacher" / "importance"
             path = folder / f"{self.base.fingerprint}-{ids_fingerprint(sample)}.safetensors"
 
             def weigh() -> dict[str, Tensor]:
-                self.narrate("weighing the teacher's parts", None)
-                return decoders.worth(self.base.model, sample).tensors()
+                self.on_progress("weighing the teacher's parts", None)
+                return decoders.importance(self.base.model, sample).tensors()
 
-            self._worth = Worth(**computed_once(path, weigh))
-        return self._worth
+            self._importance = Importance(**computed_once(path, weigh))
+        return self._importance
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
         return dict(decoders.student_config(self.base.config, candidate).to_dict())
@@ -203,7 +203,7 @@ class CausalBench(Workbench):
     def build(self, candidate: Candidate, seed: int) -> Student:
         config = decoders.student_config(self.base.config, candidate)
         if self.recipe.init == "inherit":
-            model = decoders.inherited(self.base.model, config, self.worth())
+            model = decoders.inherited(self.base.model, config, self.importance())
         else:
             model = decoders.fresh(config, draw(seed, WEIGHTS, 0))
         return Student(cast(torch.nn.Module, model).to(self.device))

@@ -46,8 +46,8 @@ class CausalDivergence(CausalRecipe):
         part = cast(CausalDivergenceRecipe, spec.recipe)
         return logit_cache.bytes_per_token(part.top_k) if part.top_k and part.weight else None
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> CausalDivergenceBench:
-        return CausalDivergenceBench(spec, device, narrate)
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> CausalDivergenceBench:
+        return CausalDivergenceBench(spec, device, on_progress)
 
 
 class Live:
@@ -84,8 +84,8 @@ Source = Live | Cached
 
 
 class CausalDivergenceBench(CausalBench):
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        super().__init__(spec, device, narrate)
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        super().__init__(spec, device, on_progress)
         self.part = cast(CausalDivergenceRecipe, spec.recipe)
         self._sources: dict[bool, Source] = {}
         if self.part.weight:
@@ -110,7 +110,7 @@ class CausalDivergenceBench(CausalBench):
                     ids,
                     k=k,
                     temperature=self.part.temperature,
-                    say=self.narrate,
+                    on_progress=self.on_progress,
                     what=what,
                 )
             live = Live(self.teacher, ids, self.part.temperature, k, self.device)

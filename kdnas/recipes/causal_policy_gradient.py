@@ -182,9 +182,9 @@ class CausalPolicyGradient(CausalRecipe):
         _check_tokens(spec)
         return super().describe(spec)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> PolicyGradientBench:
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> PolicyGradientBench:
         _check_tokens(spec)
-        return PolicyGradientBench(spec, device, narrate)
+        return PolicyGradientBench(spec, device, on_progress)
 
 
 def _check_tokens(spec: StudySpec) -> None:
@@ -198,8 +198,8 @@ def _check_tokens(spec: StudySpec) -> None:
 
 
 class PolicyGradientBench(CausalBench):
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        super().__init__(spec, device, narrate)
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        super().__init__(spec, device, on_progress)
         self.part = cast(CausalPolicyGradientRecipe, spec.recipe)
         total = self.part.prompt_tokens + self.part.new_tokens
         positions = min(int(m.config.max_position_embeddings) for m in (self.teacher, self.base))
@@ -259,14 +259,14 @@ class PolicyGradientTraining(CausalTraining):
         tokens, real = drawn.ids[:, length:], drawn.real
         states = drawn.teacher_hidden.flatten(0, 1)
         log_p = self._drawn_log_probs(states, tokens.flatten()).view_as(real)
-        worth = advantages(log_p - drawn.student, self._penalties(tokens, real), real).flatten()
+        advantage = advantages(log_p - drawn.student, self._penalties(tokens, real), real).flatten()
         weights = ((drawn.student - drawn.drawn_from).exp().clamp(max=LARGEST_WEIGHT) * real).flatten()
         flat_tokens, flat_real = tokens.flatten(), real.flatten()
 
         def token_loss(logits: Tensor, place: slice) -> Tensor:
             teacher_log_probs = F.log_softmax(self._teacher.logits(states[place]), -1).to(device)
             losses = policy_loss(
-                logits, teacher_log_probs, flat_tokens[place], weights[place], worth[place], part.entropy_penalty
+                logits, teacher_log_probs, flat_tokens[place], weights[place], advantage[place], part.entropy_penalty
             )
             return losses * flat_real[place]
 

@@ -52,12 +52,14 @@ def described(spec: StudySpec) -> tuple[Any, dict[str, Any]]:
 class ClassifierBench(Workbench):
     """Examples, teacher and its logits, shared by all candidates of a process. Subclasses set `space`."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        self.spec, self.device, self.narrate = spec, device, narrate
-        self.source: Source = classifiers.source(spec.teacher, narrate)
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        self.spec, self.device, self.on_progress = spec, device, on_progress
+        self.source: Source = classifiers.source(spec.teacher, on_progress)
         config = classifiers.config_of(self.source.folder, spec.teacher.model)
         classifiers.check_length(spec.data, config, spec.latency.length)
-        self.text: LabelledText = labelled.read(spec.data, spec.budget.proxy_fraction, self.source.tokenizer, narrate)
+        self.text: LabelledText = labelled.read(
+            spec.data, spec.budget.proxy_fraction, self.source.tokenizer, on_progress
+        )
         self.teacher: Classifier = self.open_teacher()
         self.held_logits = self.teacher_logits(self.text.held_out, "the held-out part")
         self.constant = self._constant()
@@ -78,8 +80,8 @@ class ClassifierBench(Workbench):
         if classifiers.has_head(where, self.text.names):
             folder = where.base if where.checkpoint is None else where.checkpoint
         else:
-            folder = classifiers.taught(where, self.text, self.teaching(), self.device, self.narrate)
-        self.narrate(f"loading {where.name}", None)
+            folder = classifiers.taught(where, self.text, self.teaching(), self.device, self.on_progress)
+        self.on_progress(f"loading {where.name}", None)
         return classifiers.open_classifier(where, folder, self.text.names, self.device)
 
     def teaching(self) -> finetune.Settings:
@@ -94,7 +96,7 @@ class ClassifierBench(Workbench):
 
     def teacher_logits(self, examples: Examples, what: str) -> Tensor:
         """float32 [examples, classes] on the CPU, in the data's order of classes; asked for once."""
-        return self.teacher.logits(examples, self.text.pad_id, self.narrate, f"{what} of {self.spec.data.source}")
+        return self.teacher.logits(examples, self.text.pad_id, self.on_progress, f"{what} of {self.spec.data.source}")
 
     @cached_property
     def proxy_logits(self) -> Tensor:
@@ -169,10 +171,10 @@ class ClassifierBench(Workbench):
             "bf16": devices.autocasts(self.device),
         }
 
-    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
         """`classification`: figures and confusion table of student and teacher on the held-out part and on the test
         part, parameters of both, and the MiB of their weights on the disk."""
-        narrate("scoring student and teacher", None)
+        on_progress("scoring student and teacher", None)
         found: dict[str, Any] = {
             "classes": list(self.text.names),
             "size": {"student": {**self.counts(student), "mib": stored_mib(folder)}, "teacher": self.counts(None)},

@@ -78,7 +78,7 @@ class Workbench(ABC):
     def provenance(self) -> dict[str, Any]:
         """Fingerprints of teacher and data, cache decision, number of proxy and held-out tokens."""
 
-    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
         """What is measured once, on a finished student that `save` has just written into `folder`: JSON values by name
         for its `kdnas.json` (scores beside the teacher's, say). Smaller forms of it may be written below `folder`."""
         return {}
@@ -115,5 +115,5 @@ class Recipe(ABC):
         """The space and the teacher from the teacher's configuration alone. Raises UsageError for what cannot work."""
 
     @abstractmethod
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> Workbench:
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         """Load the teacher and the data, build or open the caches."""

@@ -83,8 +83,8 @@ class HiddenState(Recipe):
             flops_per_token=lambda candidate: _flops(sizes_of(candidate), own, spec.data.length),
         )
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> HiddenStateBench:
-        return HiddenStateBench(spec, device, narrate)
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> HiddenStateBench:
+        return HiddenStateBench(spec, device, on_progress)
 
 
 def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
@@ -99,25 +99,25 @@ def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
 class HiddenStateBench(Workbench):
     """Teacher, chunks and cached hidden states, shared by all candidates of a process."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        self.spec, self.device, self._narrate = spec, device, narrate
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        self.spec, self.device, self._on_progress = spec, device, on_progress
         assert isinstance(spec.recipe, HiddenStateRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
-        self.teacher = encoder.load(spec.teacher, device, narrate)
+        self.teacher = encoder.load(spec.teacher, device, on_progress)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
         self.space = space_of(spec.space, self.own)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
-        self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, narrate)
+        self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
         self._proxy_ids = torch.from_numpy(self.chunks.proxy)
         self._held_ids = torch.from_numpy(self.chunks.held_out)
         passes = spec.budget.epochs * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, passes, "the proxy set")
         self.held_out = self._states(self._held_ids, passes, "the held-out part")
         self._full: hidden_state_cache.HiddenStates | None = None
-        self._worth = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
+        self._importance = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
         self._moments = hidden_state_cache.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
         self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
         self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
@@ -141,7 +141,7 @@ class HiddenStateBench(Workbench):
             ids,
             self.layers if layers is None else layers,
             passes=passes,
-            say=self._narrate,
+            on_progress=self._on_progress,
             what=f"{what} of {self.spec.data.source}",
         )
 
@@ -166,7 +166,7 @@ class HiddenStateBench(Workbench):
 
     def _cut_out(self, values: dict[str, Any], sizes: Sizes) -> torch.nn.Module:
         sources = CUTS[self._cut](sizes.layers, self.own.layers)
-        cut = encoders.Cut(self.family, self.teacher.config, sizes, self._worth, sources)
+        cut = encoders.Cut(self.family, self.teacher.config, sizes, self._importance, sources)
         if self._moments is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
         weights = least_squares_init.taken_over(self._weights, cut, self._moments)
@@ -280,12 +280,12 @@ class HiddenStateBench(Workbench):
     def _classifier(self) -> Any | None:
         return encoder.classifier_of(self.teacher, opening.locate(self.spec.teacher))
 
-    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
         """`head`, of a teacher that classifies: its labels, and the share of held-out chunks on which the two agree."""
         whole = self._classifier()
         if whole is None:
             return {}
-        narrate("scoring its head", None)
+        on_progress("scoring its head", None)
         made = classifier_head.opened(folder, self.device)
         labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
         return {"head": {"labels": labels, "agreement": classifier_head.agreement(made, whole, self._held_ids)}}
@@ -307,7 +307,7 @@ class HiddenStateBench(Workbench):
         A slice; a fitted student's reads that state as the student's own projection gives it, rather than the
         dimensions that were kept as they are.
         """
-        kept = encoders.best(self._worth.width, width)
+        kept = encoders.best(self._importance.width, width)
         weight, bias = weight[kept], bias[kept]
         if self._init != "fitted":
             return weight[:, kept], bias

@@ -233,8 +233,8 @@ class Lora(Recipe):
         family = lora_adapters.family_of(config, where.model)
         return config, family, family.sizes(config)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> LoraBench:
-        return LoraBench(spec, device, narrate)
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> LoraBench:
+        return LoraBench(spec, device, on_progress)
 
 
 def _flops(candidate: Candidate, part: LoraRecipe, family: Family, sizes: Sizes, length: int) -> float:
@@ -272,13 +272,13 @@ class LoraStudent(Student):
 class LoraBench(ClassifierBench):
     """Teacher, its logits, and the base of all students."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
         self.part = lora_part(spec)
         self._taught: tuple[Sizes, Adapters] | None = None  # the teacher's base and adapters, where it was taught here
         Lora().describe(spec)  # what cannot be is said before a teacher is taught
-        super().__init__(spec, device, narrate)
+        super().__init__(spec, device, on_progress)
         where = _student_spec(spec)
-        folder = opening.locate(where, narrate)
+        folder = opening.locate(where, on_progress)
         self.base: Base = lora_adapters.open_base(folder, where.model, self.text.names, device)
         self._named_base = lora_adapters.public_name(where.model)
         # Another base may split text otherwise; the examples, their order and their sides are the same.
@@ -286,7 +286,7 @@ class LoraBench(ClassifierBench):
         if self.part.student is not None:
             self.tokenizer = opening.open_tokenizer(folder, where.model)
             classifiers.check_length(spec.data, self.base.config, spec.latency.length)
-            self.own_text = labelled.read(spec.data, spec.budget.proxy_fraction, self.tokenizer, narrate)
+            self.own_text = labelled.read(spec.data, spec.budget.proxy_fraction, self.tokenizer, on_progress)
         self.space = space_of(spec.space, self.part, self.base.sizes, self.base.head_size)
         self._plain: dict[int, torch.nn.Module] = {}
         rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
@@ -320,8 +320,8 @@ class LoraBench(ClassifierBench):
 
         self._taught = family.sizes(config), own
         about = {"lora": json.loads(json.dumps(asdict(own)))}
-        folder = classifiers.taught(where, self.text, settings, self.device, self.narrate, adapt, about)
-        self.narrate(f"loading {where.name}", None)
+        folder = classifiers.taught(where, self.text, settings, self.device, self.on_progress, adapt, about)
+        self.on_progress(f"loading {where.name}", None)
         return classifiers.open_classifier(where, folder, self.text.names, self.device)
 
     # -------------------------------------------------------------------- students

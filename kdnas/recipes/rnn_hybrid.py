@@ -136,8 +136,8 @@ class RnnHybrid(Recipe):
         have none."""
         return {"pruned": 0.0, "bidirectional": False, **config}
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> RnnBench:
-        return RnnBench(spec, device, narrate)
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> RnnBench:
+        return RnnBench(spec, device, on_progress)
 
 
 def part_of(spec: StudySpec) -> RnnHybridRecipe:
@@ -148,8 +148,8 @@ def part_of(spec: StudySpec) -> RnnHybridRecipe:
 class RnnBench(ClassifierBench):
     """Beside what classifiers share: the embedding rows of the training text and the vectors that they begin with."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        super().__init__(spec, device, narrate)
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        super().__init__(spec, device, on_progress)
         self.part = part_of(spec)
         self.space = space_of(spec.space)
         self.rows = word_vectors.rows_of(self.text.train, len(self.source.tokenizer))
@@ -164,7 +164,7 @@ class RnnBench(ClassifierBench):
                 table: Tensor = self.teacher.model.get_input_embeddings().weight  # type: ignore[operator]
                 self._vectors[size] = word_vectors.inherited(table.detach().cpu(), self.rows, size)
             else:
-                self._vectors[size] = word_vectors.word2vec(self.text.train, self.rows, size, self.narrate)
+                self._vectors[size] = word_vectors.word2vec(self.text.train, self.rows, size, self.on_progress)
         return self._vectors[size]
 
     def configuration(self, candidate: Candidate) -> RecurrentConfig:
@@ -228,17 +228,17 @@ class RnnBench(ClassifierBench):
 
     # -------------------------------------------------------------------- a finished student
 
-    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
+    def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
         """Beside the scores: `forms`, the student as it is, in int8 and without some of its hidden units, each with
         size, latency and scores; `efficiency`, student and teacher under torch's profiler."""
-        found = super().finished(student, folder, narrate)
+        found = super().finished(student, folder, on_progress)
         body = _body(student)
         forms = [self._form("as trained", body)]
         if self.device.type == "cpu":
-            narrate("measuring the student in int8", None)
+            on_progress("measuring the student in int8", None)
             forms.append(self._form("int8", compression.int8(body), body))
         if self.part.remove:
-            narrate(f"taking {self.part.remove:.0%} of the hidden units out", None)
+            on_progress(f"taking {self.part.remove:.0%} of the hidden units out", None)
             less = Student(compression.narrowed(body, self.part.remove))
             forms.append(self._form("fewer units, as cut", _body(less)))
             self._recover(less)
@@ -246,7 +246,7 @@ class RnnBench(ClassifierBench):
             write(_body(less), self.source.tokenizer, folder / SMALLER)
             if self.device.type == "cpu":
                 forms.append(self._form("fewer units, in int8", compression.int8(_body(less)), _body(less)))
-        narrate("profiling student and teacher", None)
+        on_progress("profiling student and teacher", None)
         return {
             **found,
             "forms": forms,

@@ -44,15 +44,15 @@ class Variants(Recipe):
         described = [recipe(own.recipe.name).describe(own) for own in studies.values()]
         return Description(SearchSpace((Dimension(NAME, tuple(studies), ordered=False),)), described[0].teacher)
 
-    def prepare(self, spec: StudySpec, device: torch.device, narrate: Progress) -> VariantsBench:
-        return VariantsBench(spec, device, narrate)
+    def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> VariantsBench:
+        return VariantsBench(spec, device, on_progress)
 
 
 class VariantsBench(Workbench):
     """The benches of the variants, made when they are asked for; the first one's stays, of the others the last."""
 
-    def __init__(self, spec: StudySpec, device: torch.device, narrate: Progress) -> None:
-        self.spec, self.device, self._narrate = spec, device, narrate
+    def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
+        self.spec, self.device, self._on_progress = spec, device, on_progress
         self.space = SearchSpace((Dimension(NAME, tuple(spec.space.variants), ordered=False),))
         self._benches: dict[str, Workbench] = {}
         self._first = next(iter(spec.space.variants))
@@ -64,7 +64,7 @@ class VariantsBench(Workbench):
             for other in [n for n in self._benches if n != self._first]:
                 self._benches.pop(other).close()
             own, _ = resolved(self.spec, name)
-            told: Progress = lambda words, share: self._narrate(f"{name}: {words}", share)  # noqa: E731
+            told: Progress = lambda words, share: self._on_progress(f"{name}: {words}", share)  # noqa: E731
             self._benches[name] = recipe(own.recipe.name).prepare(own, self.device, told)
         return self._benches[name]
 
@@ -103,8 +103,8 @@ class VariantsBench(Workbench):
     def save(self, student: Student, folder: Path) -> None:
         self._own.save(student, folder)
 
-    def finished(self, student: Student, folder: Path, narrate: Progress) -> dict[str, Any]:
-        return self._own.finished(student, folder, narrate)
+    def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
+        return self._own.finished(student, folder, on_progress)
 
     def provenance(self) -> dict[str, Any]:
         return {**self._bench(self._first).provenance(), "variants": self.spec.space.variants}

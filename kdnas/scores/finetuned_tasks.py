@@ -56,7 +56,7 @@ def evaluate(
     tasks: Sequence[Task],
     protocol: Protocol,
     device: torch.device,
-    narrate: Progress,
+    on_progress: Progress,
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of a model and, where given, of its teacher, side by side, as `results.json` holds them.
@@ -72,7 +72,7 @@ def evaluate(
     total, done = len(subjects) * len(tasks) * len(seeds), 0
     found: dict[str, Any] = {}
     for task in tasks:
-        narrate(f"reading {task.name}", done / total)
+        on_progress(f"reading {task.name}", done / total)
         splits = load(task, data_dir, train=protocol.finetune)
         if protocol.limit is not None:
             splits = {name: _head(split, protocol.limit) for name, split in splits.items()}
@@ -83,7 +83,7 @@ def evaluate(
                 words = f"{task.name}: {who}" + (f", seed {seed}" if protocol.finetune else "")
 
                 def step(share: float, words: str = words, base: int = done) -> None:
-                    narrate(words, (base + share) / total)
+                    on_progress(words, (base + share) / total)
 
                 step(0.0)
                 runs.append(_kept(prints[who], folder, task, splits, seed, protocol, device, step))
@@ -91,7 +91,7 @@ def evaluate(
             entry[who] = {"seeds": runs, **_median(runs)}
         entry["kept"] = _kept_share(entry)
         found[task.name] = entry
-    narrate("scores done", 1.0)
+    on_progress("scores done", 1.0)
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -27,7 +27,7 @@ def label_scores(
     facts: Mapping[str, Any] | None,
     source: DataSpec | None,
     device: torch.device,
-    narrate: Progress,
+    on_progress: Progress,
     *,
     beside: bool = True,
 ) -> dict[str, Any]:
@@ -41,26 +41,26 @@ def label_scores(
         raise UsageError(f"{model} is no classifier (its recipe is {spec.recipe.name}).", "Leave out the task labels.")
     if spec is None and source is None:
         raise UsageError(f"{model} says nothing of the data it is for.", "Give --text FILE and --label-column COLUMN.")
-    narrate(f"opening {model.name}", None)
+    on_progress(f"opening {model.name}", None)
     student, tokenizer = predict.open_model(model, device)
     bench = None
     if spec is not None and beside:
-        made = recipe(spec.recipe.name).prepare(spec, device, narrate)
+        made = recipe(spec.recipe.name).prepare(spec, device, on_progress)
         assert isinstance(made, ClassifierBench)
         bench = made
     pad = int(tokenizer.pad_token_id or 0)
     if source is not None:
         names = bench.text.names if bench is not None else tuple(str(n) for n in student.config.id2label.values())
-        part, examples = "all rows", labelled.whole(source, tokenizer, names, narrate)
-        taught = None if bench is None else labelled.whole(source, bench.teacher.tokenizer, names, narrate)
+        part, examples = "all rows", labelled.whole(source, tokenizer, names, on_progress)
+        taught = None if bench is None else labelled.whole(source, bench.teacher.tokenizer, names, on_progress)
     else:
         assert spec is not None
-        text = labelled.read(spec.data, spec.budget.proxy_fraction, tokenizer, narrate)
+        text = labelled.read(spec.data, spec.budget.proxy_fraction, tokenizer, on_progress)
         part, names = ("test" if len(text.test) else "held_out"), text.names
         examples = getattr(text, part)
         taught = None if bench is None else getattr(bench.text, part)
     order = classifiers.order_of(student.config, names)
-    narrate(f"asking {model.name} for {len(examples):,} labels", None)
+    on_progress(f"asking {model.name} for {len(examples):,} labels", None)
     logits = classifiers.logits_of(student, examples, pad)[:, list(order)]
     found: dict[str, Any] = {
         "part": part,

@@ -65,7 +65,7 @@ def perplexity(
     teacher: Path | None,
     data: DataSpec,
     device: torch.device,
-    narrate: Progress,
+    on_progress: Progress,
     protocol: Protocol | None = None,
 ) -> dict[str, Any]:
     """exp of the mean cross-entropy over masked (of a causal model: all) held-out tokens, of the model and its
@@ -77,7 +77,7 @@ def perplexity(
     for place, (who, folder) in enumerate(subjects.items()):
 
         def tell(words: str, share: float | None, base: int = place, who: str = who) -> None:
-            narrate(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
+            on_progress(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
 
         result[who] = _one(folder, data, device, chosen, tell)
     if all(result[who].get("causal") for who in subjects):
@@ -96,7 +96,9 @@ def perplexity(
     return {**result, "how": how, "protocol": asdict(chosen), "data": data.model_dump(mode="json")}
 
 
-def _one(folder: Path, data: DataSpec, device: torch.device, protocol: Protocol, narrate: Progress) -> dict[str, Any]:
+def _one(
+    folder: Path, data: DataSpec, device: torch.device, protocol: Protocol, on_progress: Progress
+) -> dict[str, Any]:
     hub.quiet()
     import transformers
     from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -106,11 +108,11 @@ def _one(folder: Path, data: DataSpec, device: torch.device, protocol: Protocol,
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
     if any("CausalLM" in name or "LMHead" in name for name in config.architectures or ()):
-        return _causal(folder, tokenizer, data, device, protocol, narrate)
+        return _causal(folder, tokenizer, data, device, protocol, on_progress)
     if tokenizer.mask_token_id is None:
         raise UsageError(f"{folder} has no mask token and is no causal model.", "Give one that predicts tokens.")
     own_head = any("MaskedLM" in name or "PreTraining" in name for name in config.architectures or ())
-    narrate("reading the text", 0.0)
+    on_progress("reading the text", 0.0)
     text = chunks(data.model_copy(update={"length": longest(config, protocol.length)}), 1.0, tokenizer, None)
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     mask_id = int(tokenizer.mask_token_id)
@@ -121,7 +123,7 @@ def _one(folder: Path, data: DataSpec, device: torch.device, protocol: Protocol,
             return whole(input_ids=ids).logits[hidden]
     else:
         body = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        head = _trained_head(body, text.train, special, mask_id, device, protocol, narrate)
+        head = _trained_head(body, text.train, special, mask_id, device, protocol, on_progress)
 
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return head(body(input_ids=ids).last_hidden_state[hidden])
@@ -138,7 +140,7 @@ def _one(folder: Path, data: DataSpec, device: torch.device, protocol: Protocol,
             given = logits(ids.to(device), hidden.to(device)).float()
             loss += float(nn.functional.cross_entropy(given, wanted.to(device), reduction="sum"))
             count += len(wanted)
-            narrate("scoring", 0.9 + 0.1 * start / len(held_out))
+            on_progress("scoring", 0.9 + 0.1 * start / len(held_out))
     if count == 0:
         raise UsageError("The held-out text is too short to mask a token.", "Give more text.")
     mean = loss / count
@@ -146,7 +148,7 @@ def _one(folder: Path, data: DataSpec, device: torch.device, protocol: Protocol,
 
 
 def _causal(
-    folder: Path, tokenizer: Any, data: DataSpec, device: torch.device, protocol: Protocol, narrate: Progress
+    folder: Path, tokenizer: Any, data: DataSpec, device: torch.device, protocol: Protocol, on_progress: Progress
 ) -> dict[str, Any]:
     """Chunks of joined text without special tokens but the end of text between documents."""
     from transformers import AutoModelForCausalLM
@@ -155,7 +157,7 @@ def _causal(
     from kdnas.data.chunks import Frame, cut
     from kdnas.data.tokens import tokenise
 
-    narrate("reading the text", 0.0)
+    on_progress("reading the text", 0.0)
     source = data.model_copy(update={"length": protocol.length})
     documents = read_documents(source)
     text = cut(tokenise(documents, tokenizer), documents, source, 1.0, Frame(None, end_of_text(tokenizer), None))
@@ -169,7 +171,7 @@ def _causal(
             given = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
             loss += float(nn.functional.cross_entropy(given.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
             count += ids[:, 1:].numel()
-            narrate("scoring", count / held_out[:, 1:].numel())
+            on_progress("scoring", count / held_out[:, 1:].numel())
     mean = loss / count
     perplexity = math.exp(min(mean, 700.0))
     return {"perplexity": perplexity, "loss": mean, "tokens": count, "own_head": True, "causal": True}
@@ -191,7 +193,7 @@ def _trained_head(
     mask_id: int,
     device: torch.device,
     protocol: Protocol,
-    narrate: Progress,
+    on_progress: Progress,
 ) -> TiedHead:
     body.requires_grad_(False)
     rng = np.random.default_rng(np.random.SeedSequence([SPLIT, 3]))
@@ -215,5 +217,5 @@ def _trained_head(
             loss.backward()
             optimiser.step()
         schedule.step()
-        narrate("training the head", 0.9 * (step + 1) / protocol.steps)
+        on_progress("training the head", 0.9 * (step + 1) / protocol.steps)
     return head.eval()

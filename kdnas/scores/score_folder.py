@@ -41,7 +41,7 @@ class Wanted:
     output: Path | None = None
 
 
-def score(model: Path, wanted: Wanted, narrate: Progress, storage: str | None = None) -> dict[str, Any]:
+def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | None = None) -> dict[str, Any]:
     """Score a folder beside its teacher; what `results.json` holds.
 
     Writes it, its Markdown table and the folder's model card. Where the folder comes from a study of `storage`, the
@@ -58,11 +58,11 @@ def score(model: Path, wanted: Wanted, narrate: Progress, storage: str | None = 
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Make it first, or name another --output.")
     device = resolve_device(wanted.device)
-    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, narrate)
+    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, on_progress)
     asks_perplexity = PERPLEXITY in wanted.tasks
     own_share = 1.0 if not asks_perplexity else 0.85 if tasks else 0.0
 
-    with _told(model, facts, storage, narrate) as (tell, finished):
+    with _told(model, facts, storage, on_progress) as (tell, finished):
         result = finetuned_tasks.evaluate(
             model,
             teacher,
@@ -95,13 +95,13 @@ def score(model: Path, wanted: Wanted, narrate: Progress, storage: str | None = 
     return result
 
 
-def _teacher(asked: str | None, facts: dict[str, Any] | None, narrate: Progress) -> Path | None:
+def _teacher(asked: str | None, facts: dict[str, Any] | None, on_progress: Progress) -> Path | None:
     if asked == "" or (asked is None and facts is None):
         return None
     from kdnas.teachers.causal import model_folder
 
     spec = TeacherSpec(model=asked) if asked else TeacherSpec(**(facts or {})["spec"]["teacher"])  # type: ignore[call-arg]
-    return model_folder(spec.model_copy(update={"checkpoint": None}), narrate)
+    return model_folder(spec.model_copy(update={"checkpoint": None}), on_progress)
 
 
 def _rows(wanted: Wanted, facts: dict[str, Any] | None) -> DataSpec | None:
@@ -124,7 +124,7 @@ def _text(asked: str | None, facts: dict[str, Any] | None) -> DataSpec:
 
 @contextlib.contextmanager
 def _told(
-    model: Path, facts: dict[str, Any] | None, storage: str | None, narrate: Progress
+    model: Path, facts: dict[str, Any] | None, storage: str | None, on_progress: Progress
 ) -> Iterator[tuple[Progress, Callable[[dict[str, Any]], None]]]:
     """Who hears of it: the caller, and the store where it holds the study that the folder came from."""
     with contextlib.ExitStack() as stack:
@@ -137,7 +137,7 @@ def _told(
                 if row.spec["teacher"] == facts["spec"]["teacher"] and row.spec["seed"] == facts["spec"]["seed"]:
                     study_id = row.study_id
         if store is None or study_id is None or facts is None:
-            yield narrate, lambda _: None
+            yield on_progress, lambda _: None
             return
         alive = stack.enter_context(at_work(store, study_id, "evaluate"))
         alive.state = "running"
@@ -146,7 +146,7 @@ def _told(
         said = {"words": ""}
 
         def tell(words: str, share: float | None) -> None:
-            narrate(words, share)
+            on_progress(words, share)
             alive.doing = words
             if words != said["words"]:
                 said["words"] = words

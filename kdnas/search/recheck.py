@@ -52,10 +52,10 @@ def recheck(
             with at_work(store, row.study_id, "recheck") as steering:
                 where = place(steering, device or spec.device)
 
-                def narrate(words: str, share: float | None) -> None:
+                def on_progress(words: str, share: float | None) -> None:
                     steering.doing = words if share is None else f"{words} {share:.0%}"
 
-                bench = (prepare or recipe_of(spec))(spec, where, narrate)
+                bench = (prepare or recipe_of(spec))(spec, where, on_progress)
                 try:
                     _evaluate(store, row.study_id, bench, measure or latency_protocol(store), steering, missing, say)
                 finally:

@@ -69,14 +69,14 @@ class Worker:
         """Loads what all candidates share, and lets the study know of it."""
         said = Once()
 
-        def narrate(words: str, share: float | None) -> None:
+        def on_progress(words: str, share: float | None) -> None:
             if self.steering.wanted in ("stop", "abandon"):
                 raise Leave
             self.steering.doing = words if share is None else f"{words} {share:.0%}"
             if said.new(words):
                 self.log("info", words)
 
-        self.bench = prepare(self.spec, device, narrate)
+        self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
         facts = {
             "versions": _versions(),
@@ -250,9 +250,9 @@ class Worker:
                 progress=BUILT + (1 - BUILT) * done / epochs,
             )
             if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
-                worth, _, _ = self.worth(epoch.score.loss, epoch.score.raw_loss, timed)
+                rewarded, _, _ = self.rewarded(epoch.score.loss, epoch.score.raw_loss, timed)
                 with explained(self.store):
-                    trial.report(worth, epoch.epoch)
+                    trial.report(rewarded, epoch.epoch)
                     if done < epochs and trial.should_prune():
                         return False
             if done == epochs:
@@ -283,7 +283,7 @@ class Worker:
         self.wait_while_paused()
         self.steering.state = "running"
 
-    def worth(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
+    def rewarded(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
         """The reward, and the α and β that it was computed with: those of the study now."""
         alpha, beta = slots.rate(self.store, self.study_id)
         seen = raw_loss if self.spec.reward.loss == "raw" else loss
@@ -292,9 +292,9 @@ class Worker:
     # ------------------------------------------------------------------------ how a trial ends
 
     def finish(self, slot: int, trial: optuna.Trial, found: Measurement) -> None:
-        worth, alpha, beta = self.worth(found.loss, found.raw_loss, found.timed)
+        rewarded, alpha, beta = self.rewarded(found.loss, found.raw_loss, found.timed)
         columns = {
-            "reward": worth,
+            "reward": rewarded,
             "alpha": alpha,
             "beta": beta,
             "loss": found.loss,
@@ -313,7 +313,7 @@ class Worker:
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         times = found.timed.teacher_p50 / found.timed.p50
-        what = f"reward {worth:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
+        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 
     def fail(self, slot: int, number: int, error: str) -> None:

@@ -1,7 +1,7 @@
 """Opens a store: one SQLite file by default, PostgreSQL by its URL; the same code serves both.
 
 Creates the file for its owner only, marks it as kdnas's own, refuses what belongs to another program or to a newer
-version, and turns what a database can complain of into one line with the mend. Runs no query of its own beyond that.
+version, and turns what a database can complain of into one line with the hint. Runs no query of its own beyond that.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Store:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """What the database complains of inside becomes a StoreError with the mend."""
+        """What the database complains of inside becomes a StoreError with the hint."""
         try:
             yield
         except SQLAlchemyError as error:
@@ -205,7 +205,7 @@ def on_sqlite_connect(connection: Any, _record: object = None) -> None:
 
 
 def explain(error: BaseException, place: str) -> StoreError:
-    """What a database said, as one line with the mend. `place` is the store's address without a password."""
+    """What a database said, as one line with the hint. `place` is the store's address without a password."""
     said: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -213,9 +213,9 @@ def explain(error: BaseException, place: str) -> StoreError:
         said.append(str(original or seen))
         seen = seen.__cause__
     text = " ".join(said)
-    for words, problem, mend in _COMPLAINTS:
+    for words, problem, hint in _COMPLAINTS:
         if any(word in text for word in words):
-            return StoreError(problem.format(place=place), mend.format(place=place))
+            return StoreError(problem.format(place=place), hint.format(place=place))
     reason = first_line(getattr(error, "orig", None) or error)
     return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
 

@@ -21,7 +21,7 @@ from kdnas.study.spec import StudySpec
 
 @contextlib.contextmanager
 def explained(store: Store) -> Iterator[None]:
-    """What Optuna's storage complains of inside becomes a StoreError with the mend."""
+    """What Optuna's storage complains of inside becomes a StoreError with the hint."""
     try:
         with store.explained():
             yield

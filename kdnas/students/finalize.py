@@ -73,7 +73,7 @@ class Job:
 class Telling:
     """Who hears how it goes: words with a share of the whole, and each finished epoch."""
 
-    narrate: Progress
+    on_progress: Progress
     epoch: Callable[[Epoch], None] = lambda _: None
 
 
@@ -160,7 +160,7 @@ def finalize(
         job = choose(store, study, rank_wanted=rank_wanted, trial=trial, only=only)
         job = _with_full(job, full or {})
         if model_folder.finished(output, job.key()):
-            telling.narrate(f"{output} is finished already", 1.0)
+            telling.on_progress(f"{output} is finished already", 1.0)
             return _done_before(output)
         row = queries.study_row(store, study)
         where = device or job.spec.device
@@ -175,7 +175,7 @@ def finalize(
                 facts = distil(
                     job,
                     output,
-                    Telling(heard.narrate, heard.epoch),
+                    Telling(heard.on_progress, heard.epoch),
                     device=where,
                     extras=extras,
                     prepare=prepare,
@@ -211,8 +211,8 @@ class _Heard:
         self.share, self.written = 0.0, 0.0
         self.curve: list[dict[str, Any]] = []
 
-    def narrate(self, words: str, share: float | None) -> None:
-        self.telling.narrate(words, share)
+    def on_progress(self, words: str, share: float | None) -> None:
+        self.telling.on_progress(words, share)
         self.share = self.share if share is None else share
         self.alive.doing = words
         if time.monotonic() - self.written >= WRITE_S:
@@ -343,7 +343,7 @@ def distil(
             stack.enter_context(checkpoints.alone(partial_folder, str(output)))
         if model_folder.finished(output, key):
             shutil.rmtree(partial_folder, ignore_errors=True)
-            telling.narrate(f"{output} is finished already", 1.0)
+            telling.on_progress(f"{output} is finished already", 1.0)
             facts = _done_before(output)
         else:
             set_up_torch()
@@ -353,9 +353,9 @@ def distil(
     if wanted.push is not None:
         from kdnas.students.upload import push
 
-        telling.narrate(f"uploading to {wanted.push}", None)
+        telling.on_progress(f"uploading to {wanted.push}", None)
         facts = {**facts, "pushed": push(output, wanted.push)}
-    telling.narrate("done", 1.0)
+    telling.on_progress("done", 1.0)
     return facts
 
 
@@ -385,7 +385,7 @@ def _distil(
         raise UsageError(
             f"{partial_folder} holds the checkpoints of another run.", "Remove it, or name another --output."
         )
-    bench = prepare(job.spec, device, lambda words, share: telling.narrate(words, PREPARED * (share or 0.0)))
+    bench = prepare(job.spec, device, lambda words, share: telling.on_progress(words, PREPARED * (share or 0.0)))
     try:
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
@@ -398,7 +398,7 @@ def _distil(
             _require_same_ground(saved.kept["ground"], _ground(provenance, device), partial_folder)
             training.restore(saved.tensors, saved.facts)
             history = list(saved.kept["history"])
-            telling.narrate(f"going on after epoch {len(history)}", _share(len(history), epochs))
+            telling.on_progress(f"going on after epoch {len(history)}", _share(len(history), epochs))
             for point in history:
                 telling.epoch(_epoch(point, epochs))
         del saved
@@ -415,9 +415,9 @@ def _distil(
             telling.epoch(_epoch(history[-1], epochs))
         best_number = best_epoch(history)
         student.modules().load_state_dict(checkpoints.best(partial_folder, best_number))
-        telling.narrate(f"scoring the student of epoch {best_number}", TRAINED)
+        telling.on_progress(f"scoring the student of epoch {best_number}", TRAINED)
         score = bench.score(student)
-        telling.narrate("measuring its latency", TRAINED)
+        telling.on_progress("measuring its latency", TRAINED)
         timed = (measure or _plain_measure)(bench, student, job.candidate)
         facts = {
             **_facts(job, key, bench, student, provenance, seed, device),
@@ -434,15 +434,15 @@ def _distil(
             },
             "latency": {**_latency(timed, device), **further_passes(None)(bench, student, job.candidate)},
         }
-        telling.narrate("writing the folder", 0.98)
+        telling.on_progress("writing the folder", 0.98)
         with folders.whole(output) as work:
             bench.save(student, work)
             facts |= _saved_as(work)
-            facts |= bench.finished(student, work, telling.narrate)
+            facts |= bench.finished(student, work, telling.on_progress)
             if extras.onnx:
                 from kdnas.models.onnx import export
 
-                telling.narrate("writing ONNX", 0.98)
+                telling.on_progress("writing ONNX", 0.98)
                 facts["onnx"] = _onnx_facts(export(work, job.spec.latency), job.spec.latency)
             facts = model_folder.stamp(facts)
             model_folder.write_facts(work, facts)
@@ -463,7 +463,7 @@ def _one_epoch(
     def on_step(turn: Turn, step: int, steps: int) -> None:
         turn.step()
         words = f"epoch {done + 1} of {epochs}, step {step:,} of {steps:,}"
-        telling.narrate(words, _share(done + step / max(1, steps), epochs))
+        telling.on_progress(words, _share(done + step / max(1, steps), epochs))
 
     with Turn(device) as turn:
         epoch = training.run_epoch(partial(on_step, turn))

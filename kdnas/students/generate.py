@@ -66,9 +66,9 @@ class Record:
     prediction: str
 
 
-def prompts(source: DataSpec, narrate: Progress | None = None) -> list[Prompt]:
+def prompts(source: DataSpec, on_progress: Progress | None = None) -> list[Prompt]:
     """Texts of `text_column` and, where `label_column` is given, references. Raises UsageError for bad data."""
-    documents = reading.read(source, labelled=source.label_column is not None, say=narrate)
+    documents = reading.read(source, labelled=source.label_column is not None, on_progress=on_progress)
     references: Sequence[str | None] = documents.labels or [None] * len(documents.texts)
     return [Prompt(text, reference) for text, reference in zip(documents.texts, references, strict=True)]
 
@@ -95,7 +95,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: Any, given: Sequence[Prompt], settings: Settings, narrate: Progress
+    model: Any, tokenizer: Any, given: Sequence[Prompt], settings: Settings, on_progress: Progress
 ) -> list[Record]:
     """One record per prompt, in the prompts' order. A prompt too long for the model loses its end, not the separator.
 
@@ -118,7 +118,7 @@ def generate(
             places = order[start : start + settings.batch_size]
             for place, text in zip(places, _batch(model, tokenizer, [ids[i] for i in places], settings), strict=True):
                 written[place] = text
-            narrate("generating", len(written) / len(order))
+            on_progress("generating", len(written) / len(order))
     return [Record(p.text, p.reference, written[i]) for i, p in enumerate(given)]
 
 

@@ -64,7 +64,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, narrate: Progress) -> Tensor:
+def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, on_progress: Progress) -> Tensor:
     """float32 [texts, labels] on the CPU; texts are cut at the model's positions. In batches of like length."""
     from kdnas.models.open import longest
 
@@ -83,18 +83,18 @@ def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: 
             mask[place, : len(ids[row])] = 1
         logits = model(input_ids=table.to(model.device), attention_mask=mask.to(model.device)).logits
         found[torch.from_numpy(rows)] = torch.softmax(logits.float(), -1).cpu()
-        narrate("predicting", min(1.0, (start + batch_size) / len(order)))
+        on_progress("predicting", min(1.0, (start + batch_size) / len(order)))
     return found
 
 
 def predict(
-    model: Any, tokenizer: Any, texts: Sequence[str], narrate: Progress, *, batch_size: int = 32
+    model: Any, tokenizer: Any, texts: Sequence[str], on_progress: Progress, *, batch_size: int = 32
 ) -> list[Prediction]:
     """One prediction for each text, in their order. Raises UsageError for a text without anything in it."""
     empty = next((row for row, text in enumerate(texts, 1) if not text.strip()), None)
     if empty is not None:
         raise UsageError(f"Text {empty} is empty.", "Give at least a word.")
-    shares = probabilities(model, tokenizer, texts, batch_size, narrate)
+    shares = probabilities(model, tokenizer, texts, batch_size, on_progress)
     names = [str(model.config.id2label[place]) for place in range(shares.shape[1])]
     made = []
     for text, row in zip(texts, shares.tolist(), strict=True):

@@ -30,8 +30,8 @@ Predicate = Callable[[TrialRow, "Scored | None"], bool]
 class FilterError(UsageError):
     """A filter that cannot be read; `text[start:end]` is where."""
 
-    def __init__(self, text: str, start: int, end: int, problem: str, mend: str = "") -> None:
-        super().__init__(problem, mend)
+    def __init__(self, text: str, start: int, end: int, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
         self.text = text
         self.start = start
         self.end = max(end, start + 1)
@@ -294,8 +294,8 @@ class _Parser:
                 found.append(_Token(kind, match.group(), match.start(), match.end()))
         return found
 
-    def _fail(self, token: _Token, problem: str, mend: str) -> NoReturn:
-        raise FilterError(self.text, token.start, token.end, problem, mend)
+    def _fail(self, token: _Token, problem: str, hint: str) -> NoReturn:
+        raise FilterError(self.text, token.start, token.end, problem, hint)
 
     def _ahead(self, offset: int = 0) -> _Token | None:
         place = self.place + offset
@@ -398,8 +398,8 @@ class _Parser:
             return Compare(name, op, tuple(self._number(name, column.unit, part, value) for part in wanted))
         if column is not None:
             if orders:
-                mend = f"Write {name}:{value.text} or {name}!={value.text}."
-                self._fail(operator, f"{name} is text and has no order.", mend)
+                hint = f"Write {name}:{value.text} or {name}!={value.text}."
+                self._fail(operator, f"{name} is text and has no order.", hint)
             if column.unit == "state":
                 for part in wanted:
                     if part.lower() not in STATES:
@@ -407,8 +407,8 @@ class _Parser:
             return Compare(name, op, tuple(part.lower() for part in wanted))
         either = tuple(_read_number(part, _UNITS["count"]) or part.lower() for part in wanted)
         if orders and isinstance(either[0], str):
-            mend = f"Write {key.text}:{value.text} for text."
-            self._fail(value, f"{op} needs a number, and {value.text} is none.", mend)
+            hint = f"Write {key.text}:{value.text} for text."
+            self._fail(value, f"{op} needs a number, and {value.text} is none.", hint)
         return Compare(name, op, either)
 
     def _fact(self, key: _Token, op: str, value: _Token) -> Node:

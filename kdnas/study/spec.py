@@ -435,7 +435,7 @@ def variant(spec: StudySpec, name: str) -> StudySpec:
 
 
 def from_values(values: Mapping[str, Any]) -> StudySpec:
-    """A spec from nested plain values. Raises BadOptionError that names the first wrong field and the mend."""
+    """A spec from nested plain values. Raises BadOptionError that names the first wrong field and the hint."""
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:

@@ -253,14 +253,14 @@ class Board:
     def best_for(self, alpha: float, beta: float, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Places and rewards of the `count` best for another α and β, the best first; the board stays as it is."""
         ranked, columns = self.standing.order, self._columns
-        worth = rewards(
+        values = rewards(
             self._loss_used()[ranked], columns["latency_ms"][ranked], columns["teacher_latency_ms"][ranked], alpha, beta
         )
         if count < len(ranked):
-            least = np.partition(worth, len(worth) - count)[len(worth) - count]
-            ranked, worth = ranked[worth >= least], worth[worth >= least]
-        first = np.lexsort((self.numbers[ranked], -worth))[:count]
-        return ranked[first], worth[first]
+            least = np.partition(values, len(values) - count)[len(values) - count]
+            ranked, values = ranked[values >= least], values[values >= least]
+        first = np.lexsort((self.numbers[ranked], -values))[:count]
+        return ranked[first], values[first]
 
     def scored(self, number: int) -> Scored | None:
         """The trial of this number, None where there is none."""

@@ -15,13 +15,13 @@ class KdnasError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, mend: str = "") -> None:
-        super().__init__(problem, mend)
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
         self.problem = problem
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.problem} {self.mend}".strip()
+        return f"{self.problem} {self.hint}".strip()
 
 
 class UsageError(KdnasError):
@@ -33,8 +33,8 @@ class UsageError(KdnasError):
 class BadOptionError(UsageError):
     """One named value is wrong; `field` says which ("reward.alpha"), so that a form can point at it."""
 
-    def __init__(self, field: str, problem: str, mend: str = "") -> None:
-        super().__init__(problem, mend)
+    def __init__(self, field: str, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
         self.field = field
 
 

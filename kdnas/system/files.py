@@ -65,7 +65,7 @@ def _cannot_write(path: Path, error: OSError) -> UsageError:
 
 @contextlib.contextmanager
 def explained(place: Path) -> Iterator[None]:
-    """What a disk can complain of while something is written below `place` becomes a UsageError with the mend."""
+    """What a disk can complain of while something is written below `place` becomes a UsageError with the hint."""
     try:
         yield
     except KdnasError:

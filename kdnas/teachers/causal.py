@@ -65,7 +65,7 @@ class CausalModel:
         return self.logits(self.hidden(ids)[:, :-1].flatten(0, 1))
 
 
-def model_folder(spec: TeacherSpec, narrate: Progress | None = None) -> Path:
+def model_folder(spec: TeacherSpec, on_progress: Progress | None = None) -> Path:
     """The ordinary model folder of a teacher given by shipped name, hub id, folder, or GGUF file. Raises UsageError."""
     if spec.checkpoint is not None:
         folder = Path(spec.checkpoint).expanduser()
@@ -74,13 +74,13 @@ def model_folder(spec: TeacherSpec, narrate: Progress | None = None) -> Path:
         return folder
     path = Path(spec.model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.rebuilt(path, narrate)
+        return gguf.rebuilt(path, on_progress)
     alone = gguf.gguf_file(path) if path.is_dir() else None
     if alone is not None:
-        return gguf.rebuilt(alone, narrate)
-    folder = opening.locate(spec, narrate)
+        return gguf.rebuilt(alone, on_progress)
+    folder = opening.locate(spec, on_progress)
     file = gguf.gguf_file(folder) if spec.model in shipped.ASSETS else None
-    return folder if file is None else gguf.rebuilt(file, narrate)
+    return folder if file is None else gguf.rebuilt(file, on_progress)
 
 
 def read_config(folder: Path, name: str) -> PreTrainedConfig:
@@ -98,13 +98,13 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
     return cast(PreTrainedConfig, config)
 
 
-def load(spec: TeacherSpec, device: torch.device, narrate: Progress | None = None) -> CausalModel:
+def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None = None) -> CausalModel:
     """Load and freeze: fp32, eval. Raises UsageError for a model that cannot be one, or that lacks weights."""
-    folder = model_folder(spec, narrate)
+    folder = model_folder(spec, on_progress)
     name = spec.model if spec.checkpoint is None else spec.checkpoint
     config = read_config(folder, name)
-    if narrate is not None:
-        narrate(f"loading {name}", None)
+    if on_progress is not None:
+        on_progress(f"loading {name}", None)
     with loading(f"The weights of {name!r}", "Fetch the model again."):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
@@ -118,7 +118,7 @@ def load(spec: TeacherSpec, device: torch.device, narrate: Progress | None = Non
     model.requires_grad_(False)
     model.eval()
     has_own = (folder / "tokenizer_config.json").is_file() or spec.checkpoint is None
-    base = folder if has_own else model_folder(spec.model_copy(update={"checkpoint": None}), narrate)
+    base = folder if has_own else model_folder(spec.model_copy(update={"checkpoint": None}), on_progress)
     tokenizer = opening.open_tokenizer(base, name)
     if len(tokenizer) > config.vocab_size:
         raise UsageError(

@@ -73,14 +73,14 @@ class Classifier:
     def size(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
-    def logits(self, examples: Examples, pad_id: int, say: Progress, what: str) -> Tensor:
+    def logits(self, examples: Examples, pad_id: int, on_progress: Progress, what: str) -> Tensor:
         """float32 [examples, classes] on the CPU, kept on the disk: the teacher is asked once for every text."""
         key = run_key({"logits": 1, "model": self.fingerprint, "examples": examples.fingerprint(), "pad": pad_id})
         path = paths.cache_folder() / "classifiers" / "logits" / f"{key}.safetensors"
 
         def ask() -> dict[str, Tensor]:
             words = f"asking the teacher about {what}"
-            found = logits_of(self.model, examples, pad_id, lambda share: say(words, share))
+            found = logits_of(self.model, examples, pad_id, lambda share: on_progress(words, share))
             return {"logits": found[:, list(self.order)].contiguous()}
 
         return computed_once(path, ask)["logits"]
@@ -89,9 +89,9 @@ class Classifier:
 # ---------------------------------------------------------------------------- opening
 
 
-def source(spec: TeacherSpec, say: Progress | None = None) -> Source:
+def source(spec: TeacherSpec, on_progress: Progress | None = None) -> Source:
     """The folders and the tokenizer of a classifier. Raises UsageError for what is not there."""
-    base = opening.locate(spec, say)
+    base = opening.locate(spec, on_progress)
     config_of(base, spec.model)
     checkpoint = None
     if spec.checkpoint is not None:
@@ -230,7 +230,7 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def logits_of(
-    model: torch.nn.Module, examples: Examples, pad_id: int, say: Callable[[float], None] = lambda _: None
+    model: torch.nn.Module, examples: Examples, pad_id: int, on_progress: Callable[[float], None] = lambda _: None
 ) -> Tensor:
     """float32 [examples, classes] on the CPU, in eval mode and in the examples' order; bf16 where the GPU has it."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))  # quantised models have none
@@ -244,7 +244,7 @@ def logits_of(
             found = torch.empty(len(examples), part.shape[1])
         found[torch.from_numpy(batch.rows)] = part
         done += len(batch.rows)
-        say(done / len(examples))
+        on_progress(done / len(examples))
     return torch.empty(0, 0) if found is None else found
 
 
@@ -352,7 +352,7 @@ def taught(
     text: LabelledText,
     settings: finetune.Settings,
     device: torch.device,
-    say: Progress,
+    on_progress: Progress,
     adapt: Adapt | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -375,7 +375,7 @@ def taught(
         with cache_folder.building(f"classifier-{key}"):
             if not (output / finetune.FACTS).is_file():
                 learned = task(where, text, device, settings.seed, adapt, about)
-                told = finetune.Told(lambda words, share: say(f"teaching {where.name}: {words}", share))
+                told = finetune.Told(lambda words, share: on_progress(f"teaching {where.name}: {words}", share))
                 finetune.run(learned, settings, output, told, {"name": where.name})
     return output
 

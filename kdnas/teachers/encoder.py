@@ -48,21 +48,21 @@ class Teacher:
         return next(self.body.parameters()).device
 
 
-def read_config(spec: TeacherSpec, say: Progress | None = None) -> tuple[PretrainedConfig, Family]:
+def read_config(spec: TeacherSpec, on_progress: Progress | None = None) -> tuple[PretrainedConfig, Family]:
     """The teacher's configuration and family, without its weights. Raises UsageError for what cannot be a teacher."""
-    folder = Path(spec.checkpoint).expanduser() if spec.checkpoint else locate(spec, say, config_only=True)
+    folder = Path(spec.checkpoint).expanduser() if spec.checkpoint else locate(spec, on_progress, config_only=True)
     if lora_adapters.is_adapter(folder):
-        folder = lora_adapters.base_of(folder, locate(spec, say, config_only=True))
+        folder = lora_adapters.base_of(folder, locate(spec, on_progress, config_only=True))
     config = open_config(folder, spec.model)
     return config, family_of(config, spec.model)
 
 
-def load(spec: TeacherSpec, device: torch.device, say: Progress | None = None) -> Teacher:
+def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None = None) -> Teacher:
     """Load and freeze a teacher: fp32, eval, no pooler, an adapter merged into its base.
 
     Raises UsageError for a model that cannot be one.
     """
-    base = locate(spec, say)
+    base = locate(spec, on_progress)
     folder, adapter = base, None
     if spec.checkpoint:
         folder = Path(spec.checkpoint).expanduser()
@@ -75,8 +75,8 @@ def load(spec: TeacherSpec, device: torch.device, say: Progress | None = None) -
             adapter, folder = folder, lora_adapters.base_of(folder, base)
     config = open_config(folder, spec.model)
     family = family_of(config, spec.model)
-    if say is not None:
-        say(f"loading {spec.model}", None)
+    if on_progress is not None:
+        on_progress(f"loading {spec.model}", None)
     arguments = body_arguments(config)
     pooled = "add_pooling_layer" in arguments
     if pooled:  # loaded with the pooler, if the checkpoint has one: saved students carry its slice

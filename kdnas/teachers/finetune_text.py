@@ -96,7 +96,7 @@ class Language(Task):
         }
 
 
-def language(model: CausalModel, source: DataSpec, narrate: Progress) -> Language:
+def language(model: CausalModel, source: DataSpec, on_progress: Progress) -> Language:
     """The task for a data set: pairs where `label_column` is given, else joined text. Raises UsageError."""
     positions = int(model.config.max_position_embeddings)
     if source.length > positions:
@@ -104,18 +104,18 @@ def language(model: CausalModel, source: DataSpec, narrate: Progress) -> Languag
             "length", f"length = {source.length} is more than the model's {positions} positions.", "Lower it."
         )
     if source.label_column is None:
-        documents = reading.read(source, say=narrate)
-        tokens = tokenising.tokenise(documents, model.tokenizer, narrate)
+        documents = reading.read(source, on_progress=on_progress)
+        tokens = tokenising.tokenise(documents, model.tokenizer, on_progress)
         frame = chunking.Frame(None, end_of_text(model.tokenizer), None)
         made = chunking.cut(tokens, documents, source, 1.0, frame)
         rows = [*made.train, *made.held_out]
         return Language(model, rows, [1] * len(rows), np.arange(len(made.train), len(rows)))
-    return _pairs(model, source, narrate)
+    return _pairs(model, source, on_progress)
 
 
-def _pairs(model: CausalModel, source: DataSpec, narrate: Progress) -> Language:
+def _pairs(model: CausalModel, source: DataSpec, on_progress: Progress) -> Language:
     """Each example is text, SEPARATOR, summary, end of text; what does not fit is cut from the text's end."""
-    documents = reading.read(source, labelled=True, say=narrate)
+    documents = reading.read(source, labelled=True, on_progress=on_progress)
     assert documents.labels is not None
     end, split = end_of_text(model.tokenizer), model.tokenizer(SEPARATOR, add_special_tokens=False)["input_ids"]
     order = np.random.default_rng(np.random.SeedSequence([splits.SPLIT, 5])).permutation(len(documents.texts))

@@ -119,7 +119,13 @@ def entry_key(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int]) -> str
 
 
 def hidden_states(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], *, passes: int, say: Progress, what: str = "the text"
+    teacher: Teacher,
+    ids: torch.Tensor,
+    layers: Sequence[int],
+    *,
+    passes: int,
+    on_progress: Progress,
+    what: str = "the text",
 ) -> HiddenStates:
     """The teacher's states on `ids` [chunks, length] (on the CPU), from the cache or, where that is quicker, live.
 
@@ -130,13 +136,13 @@ def hidden_states(
     lock = cache_folder.opened(key)
     if not cache_folder.finished(key):
         lock.close()
-        decision = decide(teacher, ids, layers, size, passes, say)
+        decision = decide(teacher, ids, layers, size, passes, on_progress)
         if decision.place == "recompute":
-            statistics = _live_statistics(teacher, ids, layers, say, what)
+            statistics = _live_statistics(teacher, ids, layers, on_progress, what)
             return HiddenStates(teacher, ids, layers, decision, {}, statistics, None)
         with cache_folder.building(key):
             if not cache_folder.finished(key):
-                _build(key, teacher, ids, layers, say, what)
+                _build(key, teacher, ids, layers, on_progress, what)
         lock = cache_folder.opened(key)
     manifest = json.loads((cache_folder.root() / key / cache_folder.MANIFEST).read_text(encoding="utf-8"))
     timing = manifest["timing"]
@@ -167,7 +173,7 @@ def _place(size: int, device: torch.device) -> tuple[str, str]:
 
 
 def decide(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], size: int, passes: int, say: Progress
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], size: int, passes: int, on_progress: Progress
 ) -> Decision:
     """Keep or recompute, from the time of the teacher and of a cold read of the same states on a few chunks."""
     sample = ids[:SAMPLE_CHUNKS]
@@ -249,26 +255,28 @@ class _Moments:
         return LayerStatistics(mean, variance)
 
 
-def _passes(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, doing: str):  # type: ignore[no-untyped-def]
+def _passes(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str):  # type: ignore[no-untyped-def]
     done = 0
     for part in ids.split(BUILD_BATCH):
         with torch.inference_mode():
             states = run(teacher, part)
             yield {layer: states[layer].to(torch.bfloat16).cpu() for layer in layers}
         done += len(part)
-        say(doing, done / len(ids))
+        on_progress(doing, done / len(ids))
 
 
 def _live_statistics(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, what: str
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str
 ) -> LayerStatistics:
     moments = _Moments(layers, teacher.hidden)
-    for states in _passes(teacher, ids, layers, say, f"measuring the teacher on {what}"):
+    for states in _passes(teacher, ids, layers, on_progress, f"measuring the teacher on {what}"):
         moments.add(states)
     return moments.statistics()
 
 
-def _build(key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], say: Progress, what: str) -> None:
+def _build(
+    key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str
+) -> None:
     """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
     hidden = teacher.hidden
     work = cache_folder.root() / f".build-{key}-{os.getpid()}"
@@ -279,7 +287,7 @@ def _build(key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int],
         work.mkdir(parents=True)
         files = {layer: _layer_file(work, layer).open("wb") for layer in layers}
         begin = time.perf_counter()
-        for states in _passes(teacher, ids, layers, say, f"caching the teacher on {what}"):
+        for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}"):
             moments.add(states)
             for layer, state in states.items():
                 files[layer].write(state.contiguous().view(torch.uint8).numpy().data)

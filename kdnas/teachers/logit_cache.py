@@ -100,7 +100,15 @@ def bytes_per_token(k: int) -> int:
 
 
 def open_or_build(
-    name: str, fingerprint: str, logits: Logits, ids: Tensor, *, k: int, temperature: float, say: Progress, what: str
+    name: str,
+    fingerprint: str,
+    logits: Logits,
+    ids: Tensor,
+    *,
+    k: int,
+    temperature: float,
+    on_progress: Progress,
+    what: str,
 ) -> LogitCache | None:
     """The entry for `ids` [chunks, length] (on the CPU), built if need be; None where it does not fit."""
     key = entry_key(fingerprint, ids, k, temperature)
@@ -109,7 +117,7 @@ def open_or_build(
             return None
         with cache_folder.building(key):
             if not cache_folder.finished(key):
-                _build(key, name, fingerprint, logits, ids, k, temperature, say, what)
+                _build(key, name, fingerprint, logits, ids, k, temperature, on_progress, what)
     lock = cache_folder.opened(key)
     folder = cache_folder.root() / key
     facts = json.loads((folder / cache_folder.MANIFEST).read_text(encoding="utf-8"))
@@ -124,7 +132,7 @@ def _build(
     ids: Tensor,
     k: int,
     temperature: float,
-    say: Progress,
+    on_progress: Progress,
     what: str,
 ) -> None:
     """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
@@ -142,7 +150,7 @@ def _build(
                 indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
                 log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
                 done += len(part)
-                say(f"caching the teacher's predictions on {what}", done / len(ids))
+                on_progress(f"caching the teacher's predictions on {what}", done / len(ids))
             for file in (indices, log_probs):
                 file.flush()
                 os.fsync(file.fileno())

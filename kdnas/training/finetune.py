@@ -111,7 +111,7 @@ class Task(ABC):
 class Told:
     """Who hears how it goes."""
 
-    narrate: Progress
+    on_progress: Progress
     epoch: Callable[[Epoch], None] = field(default=lambda _: None)
 
 
@@ -183,7 +183,7 @@ def _epoch(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             turn.step()
-            told.narrate(
+            told.on_progress(
                 f"epoch {done + 1} of {settings.epochs}, step {place + 1:,} of {len(steps):,}",
                 (done + (place + 1) / len(steps)) / settings.epochs,
             )
@@ -261,7 +261,7 @@ def run(task: Task, settings: Settings, output: Path, told: Told, about: Mapping
     key = fingerprint.run_key({"settings": asdict(settings), "task": task.facts()})
     done = _finished(output, key)
     if done is not None:
-        told.narrate(f"{output} is finished already", 1.0)
+        told.on_progress(f"{output} is finished already", 1.0)
         return done
     place = folders.partial_of(output)
     with checkpoints.alone(place, str(output)):

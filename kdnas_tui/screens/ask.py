@@ -53,7 +53,7 @@ class Ask(LaidOutOnce, ModalScreen[str | None]):
 
 
 class Write(LaidOutOnce, ModalScreen[str | None]):
-    """One line of text. `check` raises KdnasError for what cannot be taken, and says the mend under the field."""
+    """One line of text. `check` raises KdnasError for what cannot be taken, and says the hint under the field."""
 
     BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
 
@@ -76,7 +76,7 @@ class Write(LaidOutOnce, ModalScreen[str | None]):
             if self._detail:
                 yield Static(Text(self._detail), classes="says")
             yield Field(self._value, placeholder=self._placeholder)
-            yield Static("", id="mend", classes="mend")
+            yield Static("", id="hint", classes="hint")
             yield Static(Text("enter to keep · esc to go back"), classes="quiet")
 
     def _fault(self, value: str) -> str:
@@ -89,10 +89,10 @@ class Write(LaidOutOnce, ModalScreen[str | None]):
         return ""
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        self.query_one("#mend", Static).update(Text(self._fault(event.value)))
+        self.query_one("#hint", Static).update(Text(self._fault(event.value)))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         fault = self._fault(event.value)
-        self.query_one("#mend", Static).update(Text(fault))
+        self.query_one("#hint", Static).update(Text(fault))
         if not fault:
             self.dismiss(event.value)

@@ -56,7 +56,7 @@ class ExportScreen(Frame):
                 yield Static("", classes="label")
                 yield Button("Write", id="write", variant="primary", compact=True)
                 yield Static("", id="count")
-            yield Static("", id="mend", classes="mend")
+            yield Static("", id="hint", classes="hint")
         yield KeyBar("export")
 
     def on_mount(self) -> None:
@@ -88,8 +88,8 @@ class ExportScreen(Frame):
         elif self._study.mask is not None:
             places = places[self._study.mask[places]]
         if not len(places):
-            mend = {"marked": "Mark some with space in the table.", "filter": "Loosen the filter."}
-            raise UsageError("There is no finished candidate to write.", mend.get(which, "Wait for the first trial."))
+            hint = {"marked": "Mark some with space in the table.", "filter": "Loosen the filter."}
+            raise UsageError("There is no finished candidate to write.", hint.get(which, "Wait for the first trial."))
         return places
 
     def _path(self) -> Path:
@@ -114,7 +114,7 @@ class ExportScreen(Frame):
             count += ", over the file that is there" if path.exists() else ""
         except KdnasError as error:
             fault = str(error)
-        self.query_one("#mend", Static).update(Text(fault))
+        self.query_one("#hint", Static).update(Text(fault))
         self.query_one("#count", Static).update(Text(count))
         self.query_one("#top", Input).disabled = self._which() != "top"
 
@@ -140,7 +140,7 @@ class ExportScreen(Frame):
         try:
             places, path = self._chosen().tolist(), self._path()
         except KdnasError as error:
-            self.query_one("#mend", Static).update(Text(str(error)))
+            self.query_one("#hint", Static).update(Text(str(error)))
             return
         if study is None or board is None:
             return

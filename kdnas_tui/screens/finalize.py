@@ -48,7 +48,7 @@ class FinalizeScreen(Frame):
     FinalizeScreen .label { width: 12; color: $foreground 65%; }
     FinalizeScreen Input { width: 1fr; }
     FinalizeScreen Checkbox { border: none; padding: 0; background: $background; height: 1; }
-    FinalizeScreen #mend { margin: 1 0 0 12; }
+    FinalizeScreen #hint { margin: 1 0 0 12; }
     FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
     """
 
@@ -78,7 +78,7 @@ class FinalizeScreen(Frame):
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
                 yield Button("Distil", id="start", variant="primary", compact=True)
-            yield Static("", id="mend", classes="mend")
+            yield Static("", id="hint", classes="hint")
             yield Static("", id="runs")
         yield KeyBar("finalize")
 
@@ -102,7 +102,7 @@ class FinalizeScreen(Frame):
         return f"{self._study.study_name}-{trial}"
 
     def _wanted(self) -> tuple[int, Path, int]:
-        """Trial, folder, epochs. Raises UsageError that says the mend."""
+        """Trial, folder, epochs. Raises UsageError that says the hint."""
         text = self.query_one("#trial", Input).value.strip().removeprefix("#")
         board = self._study.board
         scored = board.scored(int(text)) if board is not None and text.isdigit() else None
@@ -127,7 +127,7 @@ class FinalizeScreen(Frame):
                 fault = f"Goes on from the checkpoints in {partial_of(place).name}."
         except KdnasError as error:
             fault = str(error)
-        self.query_one("#mend", Static).update(Text(fault))
+        self.query_one("#hint", Static).update(Text(fault))
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id == "trial" and not self._named:
@@ -151,7 +151,7 @@ class FinalizeScreen(Frame):
         try:
             trial, place, epochs = self._wanted()
         except KdnasError as error:
-            self.query_one("#mend", Static).update(Text(str(error)))
+            self.query_one("#hint", Static).update(Text(str(error)))
             return
         name = self._study.study_name
         asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]

@@ -69,7 +69,7 @@ class NewStudyScreen(Frame):
     NAME = "new"
     BINDINGS = bindings("new")
     PANES = {
-        "form": "What the study is. Each field is checked while you type; a fault and its mend stand under it. F2 "
+        "form": "What the study is. Each field is checked while you type; a fault and its hint stand under it. F2 "
         "lists what ships for the field. Everything else of a spec goes into `more` as field=value.",
         "plan": "What the study would do, asked of a short process of its own: the search space, the cache on disk and "
         "a rough time. Nothing has been begun.",
@@ -101,7 +101,7 @@ class NewStudyScreen(Frame):
                         yield Static(Text(entry.label), classes="label")
                         yield Field(shown.get(entry.field, ""), id=_id(entry.field))
                         yield Static("▾" if entry.choices else " ", classes="open", name=entry.field)
-                    yield Static("", id=f"{_id(entry.field)}-mend", classes="mend")
+                    yield Static("", id=f"{_id(entry.field)}-hint", classes="hint")
                 with Horizontal(classes="row gap"):
                     yield Static("", classes="label")
                     yield Button("Start", id="start", variant="primary", compact=True)
@@ -113,7 +113,7 @@ class NewStudyScreen(Frame):
 
     def on_mount(self) -> None:
         for entry in ENTRIES:
-            self.query_one(f"#{_id(entry.field)}-mend").display = False
+            self.query_one(f"#{_id(entry.field)}-hint").display = False
         self._check()
         self._ask_names()
         if self._values:
@@ -201,10 +201,10 @@ class NewStudyScreen(Frame):
             except (KdnasError, TypeError, AttributeError) as error:
                 self._faults["more"] = str(error)
         for entry in ENTRIES:
-            mend = self.query_one(f"#{_id(entry.field)}-mend", Static)
+            hint = self.query_one(f"#{_id(entry.field)}-hint", Static)
             fault = self._faults.get(entry.field, "")
-            mend.update(Text(fault))
-            mend.display = bool(fault)
+            hint.update(Text(fault))
+            hint.display = bool(fault)
             self._field(entry.field).set_class(bool(fault), "wrong")
         column = self._field("data.text_column")
         ships = _asset(self._field("data.source").value.strip()) is not None
@@ -216,7 +216,7 @@ class NewStudyScreen(Frame):
     def show_plan(self) -> None:
         command = self.query_one("#command", Static)
         if self.spec is None:
-            command.update(Text("the form has a fault: mend it to see the command", style="dim"))
+            command.update(Text("the form has a fault: hint it to see the command", style="dim"))
         else:
             command.update(Text.assemble(("$ ", "dim"), self._command()))
         self.query_one("#says", Static).update(self._says())
@@ -427,7 +427,7 @@ def number(text: str) -> int | float | str:
 
 
 def check_value(field: str, value: Any) -> None:
-    """One field by itself. Raises BadOptionError, or UsageError with the mend for what the spec cannot know."""
+    """One field by itself. Raises BadOptionError, or UsageError with the hint for what the spec cannot know."""
     if value == "" and field != "data.text_column":
         raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
     from_values(spec_flags.overlay({}, [(field, value)]))
@@ -437,7 +437,7 @@ def check_value(field: str, value: Any) -> None:
         _check_source(str(value), "text", "Give the path of a CSV, JSONL, Parquet or text file.")
 
 
-def _check_source(value: str, kind: str, mend: str) -> None:
+def _check_source(value: str, kind: str, hint: str) -> None:
     """A shipped name, a path that is there, or what can be a hub id."""
     from kdnas.data.hub import is_id
     from kdnas.data.shipped import names
@@ -447,10 +447,10 @@ def _check_source(value: str, kind: str, mend: str) -> None:
     path = Path(value).expanduser()
     if path.exists():
         if kind == "teacher" and not (path / "config.json").is_file() and not path.is_file():
-            raise UsageError(f"{value} holds no config.json.", mend)
+            raise UsageError(f"{value} holds no config.json.", hint)
         return
     if value.startswith(("/", "~", "./", "../")) or path.suffix in (".csv", ".jsonl", ".json", ".parquet", ".txt"):
-        raise UsageError(f"There is no {path}.", mend)
+        raise UsageError(f"There is no {path}.", hint)
     if "/" not in value or not is_id(value):
         raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names(kind)))
 

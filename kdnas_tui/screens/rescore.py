@@ -60,7 +60,7 @@ class RescoreScreen(Frame):
                 yield Static(letter, classes="label")
                 yield Field(words.signed(value), id=name, select_on_focus=False)
         yield Static(id="exchange")
-        yield Static(id="mend", classes="mend")
+        yield Static(id="hint", classes="hint")
         with Horizontal(id="tops"):
             with Vertical(id="old-part"):
                 yield Static(id="old-title", classes="title")
@@ -84,7 +84,7 @@ class RescoreScreen(Frame):
     # ------------------------------------------------------------------ values
 
     def _fault(self, name: str, text: str) -> str:
-        """Takes a value that is in range; else what is wrong with it, and the mend."""
+        """Takes a value that is in range; else what is wrong with it, and the hint."""
         try:
             value = float(text.replace("−", "-"))
             check(name, value)
@@ -100,7 +100,7 @@ class RescoreScreen(Frame):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         fault = self._fault(str(event.input.id), event.value)
-        self.query_one("#mend", Static).update(Text(fault))
+        self.query_one("#hint", Static).update(Text(fault))
         event.input.set_class(bool(fault), "wrong")
         if not fault:
             self._draw_soon()
@@ -182,7 +182,7 @@ class RescoreScreen(Frame):
             "beta", self.query_one("#beta", Input).value
         )
         if fault:
-            self.query_one("#mend", Static).update(Text(fault))
+            self.query_one("#hint", Static).update(Text(fault))
             return
         alpha, beta = self._alpha, self._beta
         self._study.change(
@@ -193,7 +193,7 @@ class RescoreScreen(Frame):
 
 
 def check(name: str, value: float) -> None:
-    """In the spec's range. Raises BadOptionError with the mend."""
+    """In the spec's range. Raises BadOptionError with the hint."""
     if name == "alpha" and not -2 <= value <= 0:
         raise BadOptionError("alpha", f"α = {words.signed(value)} is out of range.", "Give −2 to 0.")
     if name == "beta" and not 0 < value <= 10:

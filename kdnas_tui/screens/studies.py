@@ -69,7 +69,7 @@ class StudiesScreen(Frame):
 
     def tell(self, news: News) -> None:
         if news.error is not None:
-            self._fault = f"{news.error.problem} {news.error.mend}"
+            self._fault = f"{news.error.problem} {news.error.hint}"
             self.rows, self.read = [], True
             self._draw()
         if news.studies is not None:

@@ -128,7 +128,7 @@ class StudyScreen(Frame):
             with Vertical(id="right"):
                 yield from self._plots()
         yield Field(placeholder="state:done latency<8 layers>=4", id="filter", highlighter=self._underlined)
-        yield Says(id="filter-mend", classes="mend")
+        yield Says(id="filter-hint", classes="hint")
         yield Says(id="card")
         yield KeyBar("study")
 
@@ -221,7 +221,7 @@ class StudyScreen(Frame):
             self.dismiss()
             return
         if news.error is not None:
-            self._fault = f"{news.error.problem} {news.error.mend}"
+            self._fault = f"{news.error.problem} {news.error.hint}"
         if news.healed or news.study is not None:
             self._fault = ""
         if news.study is not None and (self.study is None or news.study.study_id == self.study.study_id):
@@ -586,9 +586,9 @@ class StudyScreen(Frame):
     def _show_field(self, shown: bool) -> None:
         """The field, and under it a line for what is wrong: it stays while one types, so that nothing jumps."""
         self.query_one("#filter").display = shown
-        mend = self.query_one("#filter-mend", Says)
-        mend.show(Text())
-        mend.display = shown and not self._searching
+        hint = self.query_one("#filter-hint", Says)
+        hint.show(Text())
+        hint.display = shown and not self._searching
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id != "filter":
@@ -600,17 +600,17 @@ class StudyScreen(Frame):
 
     def _use_filter(self, text: str, *, typing: bool) -> None:
         """Filter by the text; where it cannot be read, say why and keep the last good one."""
-        mend = self.query_one("#filter-mend", Says)
+        hint = self.query_one("#filter-hint", Says)
         keys = frozenset() if self.board is None else self.board.keys()
         try:
             whole = parse(text, keys)
             chosen = parse(without_unfinished(text, keys), keys) if typing else whole
         except FilterError as error:
             self._underlined.fault = error if error.text == text else None
-            mend.show(Text(str(error)))
+            hint.show(Text(str(error)))
         else:
             self._underlined.fault = None
-            mend.show(Text())
+            hint.show(Text())
             if chosen != self.filter:
                 self.filter = chosen
                 self._filter_again()
@@ -668,14 +668,14 @@ class StudyScreen(Frame):
         elif row.status is Status.RUNNING:
             self._wanted("pause", "Pausing after the running epoch; its training is kept.")
         else:
-            self.kdnas.fault(UsageError(f"{row.name} is {row.status}: there is nothing to pause.", _mend(row)))
+            self.kdnas.fault(UsageError(f"{row.name} is {row.status}: there is nothing to pause.", _hint(row)))
 
     def action_stop(self) -> None:
         row = self.study
         if row is None:
             return
         if not row.workers:
-            self.kdnas.fault(UsageError(f"{row.name} is {row.status}: no worker runs.", _mend(row)))
+            self.kdnas.fault(UsageError(f"{row.name} is {row.status}: no worker runs.", _hint(row)))
             return
 
         def answered(answer: str | None) -> None:
@@ -827,5 +827,5 @@ def without_unfinished(text: str, keys: Iterable[str]) -> str:
     return text[: len(text) - len(last)] if last and any(name.startswith(last) for name in names) else text
 
 
-def _mend(row: StudyRow) -> str:
+def _hint(row: StudyRow) -> str:
     return "Press + to raise its budget." if row.status is Status.FINISHED else "Press r to go on."

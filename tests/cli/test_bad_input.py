@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line with the mend, the right exit code, and a store that is as it was.
+"""What a user can get wrong: one line with the hint, the right exit code, and a store that is as it was.
 
 Each test begins from a store with a finished study in it and compares that study afterwards.
 """
@@ -352,7 +352,7 @@ def test_out_of_memory_fails_the_trial_and_the_study_goes_on(quick: Quick, place
     code = run_worker(
         str(place.store),
         "thirsty",
-        prepare=lambda spec, device, narrate: fakes.FakeBench(spec, trouble),
+        prepare=lambda spec, device, on_progress: fakes.FakeBench(spec, trouble),
         measure=fakes.measure,
     )
     assert code == 0

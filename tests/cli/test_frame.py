@@ -89,5 +89,5 @@ def test_the_doctor_says_the_mend_for_what_is_missing(quick: Quick, place: Place
     said = quick("doctor", "--json")
     storage = next(f for f in said.data if f["subject"] == "storage")
     assert said.code == 2
-    assert storage["state"] == "missing" and "not a database" in storage["what"] and storage["mend"]
+    assert storage["state"] == "missing" and "not a database" in storage["what"] and storage["hint"]
     assert {"python", "torch", "cache", "hub", "terminal"} <= {f["subject"] for f in said.data}

@@ -56,7 +56,7 @@ def test_every_point_builds_both_ways_and_predicts(some: PreTrainedModel) -> Non
     for candidate in [space.sample(rng) for _ in range(8)]:
         config = decoders.student_config(some.config, candidate)
         assert decoders.candidate_of(config) == candidate
-        for student in (decoders.inherited(some, config, decoders.worth(some, ids)), decoders.fresh(config, 1)):
+        for student in (decoders.inherited(some, config, decoders.importance(some, ids)), decoders.fresh(config, 1)):
             logits = student(input_ids=ids, use_cache=False).logits
             assert logits.shape == (1, 7, 61) and bool(logits.isfinite().all())
 
@@ -71,7 +71,7 @@ def test_nothing_is_larger_than_the_teacher(some: PreTrainedModel) -> None:
 
 def test_the_student_of_full_size_is_the_teacher(some: PreTrainedModel) -> None:
     config = decoders.student_config(some.config, decoders.candidate_of(some.config))
-    student = decoders.inherited(some, config, decoders.worth(some, ids)).eval()
+    student = decoders.inherited(some, config, decoders.importance(some, ids)).eval()
     with torch.no_grad():
         torch.testing.assert_close(student(input_ids=ids).logits, some(input_ids=ids).logits)
 
@@ -111,10 +111,10 @@ def test_removed_parts_that_did_nothing_are_not_missed(some: Any) -> None:
                 some.model.layers[i].mlp.down_proj.weight[:, ::2] = 0
     narrow = {**decoders.candidate_of(some.config), "intermediate_size": whole.inner // 2}
     config = decoders.student_config(some.config, narrow)
-    student = decoders.inherited(some, config, decoders.worth(some, ids)).eval()
+    student = decoders.inherited(some, config, decoders.importance(some, ids)).eval()
     with torch.no_grad():
         torch.testing.assert_close(student(input_ids=ids).logits, some(input_ids=ids).logits)
-    assert (decoders.worth(some, ids).groups.argmin(1) == 1).all()
+    assert (decoders.importance(some, ids).groups.argmin(1) == 1).all()
 
 
 def test_a_halved_rotary_head_keeps_whole_frequencies() -> None:

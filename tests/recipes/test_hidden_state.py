@@ -148,7 +148,7 @@ def test_a_width_that_is_not_listed_may_be_given_with_heads_that_divide_it() -> 
         ({"hidden_act": [1]}, "is no activation"),
     ],
 )
-def test_a_wrong_choice_is_one_line_with_the_mend(given: dict[str, Any], words: str) -> None:
+def test_a_wrong_choice_is_one_line_with_the_hint(given: dict[str, Any], words: str) -> None:
     with pytest.raises(BadOptionError) as caught:
         space(**given)
     assert words in str(caught.value) and caught.value.field.startswith("space.choices")

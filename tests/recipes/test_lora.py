@@ -131,7 +131,7 @@ def test_placements_are_where_they_say() -> None:
     assert next(d.choices for d in cut.dimensions if d.name == "placement") == ("first",)
 
 
-def test_wrong_choices_are_one_line_with_the_mend(place: Path) -> None:
+def test_wrong_choices_are_one_line_with_the_hint(place: Path) -> None:
     for choices, words in (
         ({"r": (0,)}, "r = 0 is out of range"),
         ({"adapted_layers": (5,)}, "adapted_layers = 5 is out of range"),

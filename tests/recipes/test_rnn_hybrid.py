@@ -285,7 +285,7 @@ def test_the_best_epochs_weights_are_the_ones_saved(shelf: Path, tmp_path: Path)
         tmp_path / "out",
         QUIET,
         device="cpu",
-        prepare=lambda spec, device, narrate: Watched(spec, device, narrate),
+        prepare=lambda spec, device, on_progress: Watched(spec, device, on_progress),
     )
     assert facts["metrics"]["best_epoch"] == 2 and facts["metrics"]["epochs"] == 4
     kept = load_file(tmp_path / "out" / "model.safetensors")
@@ -378,7 +378,7 @@ def test_the_plan_counts_the_candidates(shelf: Path) -> None:
 def test_a_space_that_cannot_be_is_one_line(choices: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         space_of(SpaceSpec.model_validate({"choices": choices}))
-    assert words in str(caught.value) and caught.value.mend
+    assert words in str(caught.value) and caught.value.hint
 
 
 def test_text_without_labels_is_refused_before_anything_is_loaded(shelf: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_same_name_with_another_spec_shows_the_difference(store: Store, stud
     with pytest.raises(UsageError) as caught:
         create_study(store, fakes.spec(seed=5, budget={"epochs": 3}))
     assert "budget.epochs is 2, asked for 3; seed is 0, asked for 5" in str(caught.value)
-    assert "another name" in caught.value.mend
+    assert "another name" in caught.value.hint
 
 
 def test_two_objectives_are_told_to_optuna(store: Store) -> None:

@@ -96,7 +96,7 @@ def refused(path: Path, match: str) -> None:
     for opener in (open_store, open_reader, lambda p: open_store(p, create=True)):
         with pytest.raises(UsageError, match=match) as caught:
             opener(path)
-        assert caught.value.mend
+        assert caught.value.hint
         assert "\n" not in str(caught.value)
     assert before == {p: p.read_bytes() for p in before}
 

@@ -73,8 +73,10 @@ FIGURES = {"loss": 0.3, "raw_loss": 0.6, "latency_ms": 2.0, "teacher_latency_ms"
 
 def figures(**others: float) -> dict[str, float]:
     values = {**FIGURES, **others}
-    worth = reward(values["loss"], values["latency_ms"], values["teacher_latency_ms"], values["alpha"], values["beta"])
-    return {**values, "reward": worth}
+    rewarded = reward(
+        values["loss"], values["latency_ms"], values["teacher_latency_ms"], values["alpha"], values["beta"]
+    )
+    return {**values, "reward": rewarded}
 
 
 # ---------------------------------------------------------------------------- status

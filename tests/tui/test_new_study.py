@@ -1,4 +1,4 @@
-"""The form for a new study: each field says its mend, and what it starts is what it shows."""
+"""The form for a new study: each field says its hint, and what it starts is what it shows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "mend"),
+    ("field", "value", "hint"),
     [
         ("name", "minilm", "There is a study minilm already."),
         ("name", "with space", "letters, digits"),
@@ -62,12 +62,12 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
         ("more", "data.length=[1", "Close the brackets."),
     ],
 )
-async def test_each_field_says_its_mend_under_itself(pilot: Pilot[str], field: str, value: str, mend: str) -> None:
+async def test_each_field_says_its_mend_under_itself(pilot: Pilot[str], field: str, value: str, hint: str) -> None:
     found = form(pilot)
     found.query_one(f"#f-{field}").value = value  # type: ignore[attr-defined]
-    said = found.query_one(f"#f-{field}-mend")
-    await until(pilot, lambda: said.display and mend in str(said.content), mend)  # type: ignore[attr-defined]
-    assert "mend it to see the command" in text_of(pilot.app)
+    said = found.query_one(f"#f-{field}-hint")
+    await until(pilot, lambda: said.display and hint in str(said.content), hint)  # type: ignore[attr-defined]
+    assert "hint it to see the command" in text_of(pilot.app)
     await pilot.press("ctrl+s")
     await pilot.pause()
     assert found.focused is not None and found.focused.id == f"f-{field}"

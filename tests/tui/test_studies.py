@@ -60,7 +60,7 @@ async def test_a_silent_worker_is_dead(path: Path) -> None:
         await listed(pilot)
         at(pilot, "silent")
         await until(pilot, shows(pilot.app, "✕ dead"), "it is dead")
-        await until(pilot, shows(pilot.app, "press r to go on"), "the mend is told")
+        await until(pilot, shows(pilot.app, "press r to go on"), "the hint is told")
 
 
 async def test_filter_keeps_the_studies_with_all_words(pilot: Pilot[str]) -> None:
@@ -76,9 +76,9 @@ async def test_rename_checks_the_name_and_keeps_it(pilot: Pilot[str], path: Path
     await pilot.press("e")
     field = screen(pilot.app, Write).query_one("Input")
     field.value = "minilm"
-    await until(pilot, shows(pilot.app, "There is a study minilm already. Choose another name."), "the mend is told")
+    await until(pilot, shows(pilot.app, "There is a study minilm already. Choose another name."), "the hint is told")
     field.value = "with space"
-    await until(pilot, shows(pilot.app, "Use 1 to 80 letters, digits"), "the mend is told")
+    await until(pilot, shows(pilot.app, "Use 1 to 80 letters, digits"), "the hint is told")
     field.value = "paper"
     await pilot.press("enter")
     await until(pilot, lambda: "paper" in names(path), "the store has the name")
@@ -88,7 +88,7 @@ async def test_rename_checks_the_name_and_keeps_it(pilot: Pilot[str], path: Path
 async def test_delete_asks_first_and_never_a_running_study(pilot: Pilot[str], path: Path) -> None:
     at(pilot, "minilm")
     await pilot.press("delete")
-    await until(pilot, shows(pilot.app, "stop it first."), "the mend is told")
+    await until(pilot, shows(pilot.app, "stop it first."), "the hint is told")
     at(pilot, "roberta-imdb")
     await pilot.press("delete")
     screen(pilot.app, Ask)
@@ -118,14 +118,14 @@ async def test_enter_and_a_double_click_open_the_study(pilot: Pilot[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "mend"),
+    ("content", "hint"),
     [(b"not a database at all, but long enough to be one" * 40, "is not a database"), (b"", "is empty")],
 )
-async def test_a_store_that_cannot_be_read_is_told_with_the_mend(tmp_path: Path, content: bytes, mend: str) -> None:
+async def test_a_store_that_cannot_be_read_is_told_with_the_hint(tmp_path: Path, content: bytes, hint: str) -> None:
     path = tmp_path / "odd.db"
     path.write_bytes(content)
     async with driven(app_on(str(path))) as pilot:
-        await until(pilot, shows(pilot.app, mend), mend)
+        await until(pilot, shows(pilot.app, hint), hint)
         assert path.read_bytes() == content
         path.unlink()
         await until(pilot, shows(pilot.app, "No study yet. Press n to begin one."), "it is over")

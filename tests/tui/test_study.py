@@ -126,18 +126,18 @@ async def test_pause_stop_and_resume_are_rows_that_workers_read(pilot: Pilot[str
     await until(pilot, lambda: wanted(store) == "run", "it is to run again")
 
 
-async def test_stop_where_nothing_runs_says_the_mend(store: Store) -> None:
+async def test_stop_where_nothing_runs_says_the_hint(store: Store) -> None:
     async with driven(app_on(store.url)) as pilot:
         await opened(pilot, "roberta-imdb")
         await pilot.press("s")
-        await until(pilot, shows(pilot.app, "Press r to go on."), "the mend is told")
+        await until(pilot, shows(pilot.app, "Press r to go on."), "the hint is told")
 
 
 async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Store) -> None:
     await pilot.press("plus")
     field = screen(pilot.app, Write).query_one("Input")
     field.value = "3"
-    await until(pilot, shows(pilot.app, "28 trials have ended already. Give at least 28."), "the mend is told")
+    await until(pilot, shows(pilot.app, "28 trials have ended already. Give at least 28."), "the hint is told")
     await pilot.press("enter")
     screen(pilot.app, Write)
     field.value = "50"
@@ -215,7 +215,7 @@ async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[
     await pilot.press(*["right"] * 80)
     assert "only the loss counts" in text_of(pilot.app)
     found.query_one("#alpha").value = "3"
-    await until(pilot, shows(pilot.app, "α = 3 is out of range. Give −2 to 0."), "the mend is told")
+    await until(pilot, shows(pilot.app, "α = 3 is out of range. Give −2 to 0."), "the hint is told")
     found.query_one("#alpha").value = "−0.3"
     await pilot.press("ctrl+s")
     await until(pilot, lambda: queries.study_row(store, "minilm").alpha == -0.3, "the study uses it")
@@ -229,7 +229,7 @@ async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[
 
 async def test_compare_needs_two_marks_and_shows_differences_first(pilot: Pilot[str], store: Store) -> None:
     await pilot.press("c")
-    await until(pilot, shows(pilot.app, "Mark two to four with space."), "the mend is told")
+    await until(pilot, shows(pilot.app, "Mark two to four with space."), "the hint is told")
     study = screen(pilot.app, StudyScreen)
     await pilot.press("space", "down", "space", "down", "space")
     await until(pilot, lambda: len(study.marked()) == 3, "three are marked")
@@ -259,14 +259,14 @@ async def test_export_says_what_keeps_it_from_writing(pilot: Pilot[str], tmp_pat
     await until(pilot, shows(pilot.app, "Mark some with space"), "that nothing is marked")
     await pilot.press("up")
     found = screen(pilot.app, ExportScreen)
-    for value, mend in (
+    for value, hint in (
         (str(tmp_path), "Name a file in it."),
         ("nowhere/x.json", "Make it first, or name another."),
         ("x.docx", ".json"),
         ("", "Name a .json, .csv or .md file."),
     ):
         found.query_one("#file").value = value
-        await until(pilot, shows(pilot.app, mend), mend)
+        await until(pilot, shows(pilot.app, hint), hint)
     found.query_one("#file").value = "best.csv"
     await pilot.press("ctrl+s")
     await until(pilot, (tmp_path / "best.csv").exists, "a CSV is written")
