@@ -43,7 +43,7 @@ def some_ids(chunks: int = 20, seed: int = 0) -> torch.Tensor:
 def states_of(
     model: encoder.Teacher, ids: torch.Tensor, layers: list[int], passes: int = 100
 ) -> hidden_state_cache.HiddenStates:
-    return hidden_state_cache.hidden_states(model, ids, layers, passes=passes, say=say)
+    return hidden_state_cache.hidden_states(model, ids, layers, passes=passes, on_progress=say)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def _open_and_tell(model: str, queue: Any) -> None:
     hidden_state_cache._cold_read = lambda states: 0.0  # type: ignore[assignment]
     built = []
     states_of_ = hidden_state_cache.hidden_states(
-        load(Path(model)), some_ids(64), [0, 1, 2, 3], passes=100, say=lambda what, _: built.append(what)
+        load(Path(model)), some_ids(64), [0, 1, 2, 3], passes=100, on_progress=lambda what, _: built.append(what)
     )
     queue.put(("caching the teacher on the text" in built, states_of_.statistics.mean[3].sum().item()))
 
