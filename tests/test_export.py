@@ -162,8 +162,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from kdnas.errors import UsageError\n"
-        "from kdnas.atomic import write_atomically\n"
+        "from kdnas.system.errors import UsageError\n"
+        "from kdnas.system.files import write_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
         "try:\n"
         "    write_atomically(Path(sys.argv[1]), 'x' * 5000)\n"

@@ -325,7 +325,7 @@ import resource, sys
 from pathlib import Path
 from kdnas.cli.frame import run, Lazy
 from kdnas.cli import COMMANDS
-from kdnas import checkpoints
+from kdnas.training import checkpoints
 if sys.argv[1] == "folder":  # the checkpoints fit, the folder does not
     from kdnas.recipes import hidden_state
     save = hidden_state.HiddenStateBench.save

@@ -162,7 +162,7 @@ def test_a_full_disk_is_a_clear_line_and_leaves_nothing(tmp_path: Path, monkeypa
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encoder, "save_file", full)
+    monkeypatch.setattr(hidden_state_cache, "save_file", full)
     with pytest.raises(KdnasError, match="No space left on device") as caught:
         states_of(model, some_ids(), [1])
     assert "KDNAS_CACHE" in caught.value.hint

@@ -287,7 +287,7 @@ def test_a_detached_worker_outlives_its_starter_and_is_steered_through_the_store
     begin(fakes.spec(budget={"trials": 3, "epochs": 3}), place.path)
     place.hold()
     script = (
-        "import sys; from kdnas.search import start_workers; "
+        "import sys; from kdnas.search.begin import start_workers; "
         "print(start_workers(sys.argv[1], 'fake', 1, command=[sys.executable, '-m', 'tests.fakes'])[0].pid)"
     )
     starter = subprocess.run([sys.executable, "-c", script, str(place.path)], capture_output=True, text=True, cwd=ROOT)

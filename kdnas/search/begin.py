@@ -82,7 +82,7 @@ def start_workers(
     """Starts worker processes that outlive this one.
 
     Each has a session of its own, no standard input, and its output in a file under the state folder. Where the
-    user has not set OMP_NUM_THREADS, they share the machine's cores. `command` is run instead of `kdnas.worker`,
+    user has not set OMP_NUM_THREADS, they share the machine's cores. `command` is run instead of `kdnas.search.worker`,
     with the study's name appended.
     """
     _children[:] = [child for child in _children if child.poll() is None]

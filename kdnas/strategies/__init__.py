@@ -56,7 +56,7 @@ def sampler(
 
     `taken` holds the keys of all candidates that other slots have (finished, running, planned, enqueued); none of
     them is proposed. `planned` is the candidate that this slot already holds, if any: the LSTM controller writes
-    its episodes to the slots (kdnas.store.episodes), and each of them must be planned before it is asked for.
+    its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
     Raises SpaceExhausted when nothing is left to propose.
     """
     if planned is not None:

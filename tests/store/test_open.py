@@ -223,9 +223,9 @@ def test_a_store_that_may_only_be_read(folder_mode: int, monkeypatch: pytest.Mon
 
 FILL = """
 import resource, signal, sys
-from kdnas.errors import KdnasError
+from kdnas.system.errors import KdnasError
 from kdnas.store import control
-from kdnas.store.open import open_store
+from kdnas.store.database import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with open_store(sys.argv[1]) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
@@ -257,8 +257,8 @@ def test_a_full_disk_keeps_what_was_written(path: Path) -> None:
 def test_a_full_disk_at_creation_leaves_an_empty_file_that_the_next_start_fills(path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
-        "from kdnas.errors import KdnasError\n"
-        "from kdnas.store.open import open_store\n"
+        "from kdnas.system.errors import KdnasError\n"
+        "from kdnas.store.database import open_store\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
         "try: open_store(sys.argv[1], create=True)\n"

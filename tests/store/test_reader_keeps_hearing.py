@@ -12,7 +12,7 @@ from kdnas.store.database import open_reader, open_store
 WRITER = """
 import sys
 import sqlalchemy as sa
-from kdnas.store.open import open_store
+from kdnas.store.database import open_store
 
 with open_store(sys.argv[1]) as store, store.begin() as connection:
     connection.execute(sa.text("INSERT INTO kdnas_meta (key, value) VALUES (:key, 'x')"), {"key": sys.argv[2]})
