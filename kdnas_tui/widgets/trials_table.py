@@ -1,7 +1,7 @@
 """The trials of a study as a table of any length: sorted, with a cursor that stays on its trial, drawn line by line.
 
-Shows a `Board` of kdnas.study.trial_columns; `show` is cheap enough for every tick. Knows no store: marking and opening a trial are
-messages that the screen answers.
+Shows a `Board` of kdnas.study.trial_columns; `show` costs little enough for every tick. Knows no store: marking and
+opening a trial are messages that the screen answers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from tests.cli.conftest import Place, Quick
-from tests.test_evaluate import write_task
+from tests.scores.test_finetuned_tasks import write_task
 
 
 def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place) -> None:

@@ -15,8 +15,8 @@ from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
 from kdnas.study.spec import StudySpec
 from tests import fakes
-from tests.store.test_control import slot_states
-from tests.store.test_reader import figures, trial, worker
+from tests.store.test_changes import slot_states
+from tests.store.test_queries import figures, trial, worker
 
 
 def optunas(store: Store, name: str = "fake") -> optuna.Study:

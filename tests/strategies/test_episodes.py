@@ -23,7 +23,7 @@ from kdnas.strategies import SpaceExhausted
 from kdnas.study.rows import TrialRow
 from kdnas.study.spec import StudySpec
 from tests import fakes
-from tests.test_worker_processes import Place, check_history, told, uninterrupted
+from tests.search.test_worker_processes import Place, check_history, told, uninterrupted
 
 SAMPLES = 4
 

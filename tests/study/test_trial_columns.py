@@ -12,7 +12,7 @@ from kdnas.study.filter import keys_of, lookup, parse
 from kdnas.study.ranking import rank
 from kdnas.study.trial_columns import Board
 from tests.rows import made_row, made_rows
-from tests.test_filter import sentences
+from tests.study.test_filter import sentences
 
 ROWS = [
     *made_rows(300),

@@ -29,7 +29,7 @@ from kdnas.system import liveness
 from tests import fakes
 
 FAKE_WORKER = [sys.executable, "-m", "tests.fakes"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def until(condition: Callable[[], Any]) -> None:

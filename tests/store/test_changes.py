@@ -12,7 +12,7 @@ from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
 from kdnas.system.errors import BadOptionError, UsageError
 from tests import fakes
-from tests.store.test_reader import figures, trial, worker
+from tests.store.test_queries import figures, trial, worker
 
 
 def slot_states(store: Store, study_id: int) -> list[str]:

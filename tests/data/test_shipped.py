@@ -113,7 +113,8 @@ def test_every_asset_says_its_licence_and_pins_its_wheels() -> None:
 
 def test_listing_assets_loads_nothing_heavy() -> None:
     code = (
-        "import sys, kdnas.data.shipped, kdnas.teachers.cache_folder; kdnas.data.shipped.shelves(); kdnas.teachers.cache_folder.entries();"
+        "import sys; from kdnas.data import shipped; from kdnas.teachers import cache_folder; "
+        "shipped.shelves(); cache_folder.entries(); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'optuna', 'huggingface_hub')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

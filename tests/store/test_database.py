@@ -224,14 +224,14 @@ def test_a_store_that_may_only_be_read(folder_mode: int, monkeypatch: pytest.Mon
 FILL = """
 import resource, signal, sys
 from kdnas.system.errors import KdnasError
-from kdnas.store import control
+from kdnas.store import changes
 from kdnas.store.database import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with open_store(sys.argv[1]) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
     try:
         for line in range(10_000):
-            control.add_log(store, 1, "info", f"line {line} " + "x" * 2000)
+            changes.add_log(store, 1, "info", f"line {line} " + "x" * 2000)
     except KdnasError as error:
         print(line, error)
 """

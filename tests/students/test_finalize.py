@@ -26,7 +26,7 @@ from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 from tests import fakes
 from tests.tiny import WORDS, tiny_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = Telling(lambda words, share: None)
 CONFIG = {
     "num_hidden_layers": 1,
