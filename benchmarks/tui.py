@@ -294,7 +294,7 @@ async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
         found["open_s"], found["open_cpu_s"] = time.perf_counter() - began, time.process_time() - spent
         study = app.screen
         assert isinstance(study, StudyScreen)
-        while study.board is None or not study.board.whole:  # what the first second does not show
+        while study.watched.trials is None or not study.watched.trials.whole:  # what the first second does not show
             await asyncio.sleep(0.002)
         found["whole_s"] = time.perf_counter() - began
         await pilot.pause(1.5)
@@ -379,23 +379,23 @@ class Actions:
         return bool(self.app.current_theme.dark == dark)
 
     def laid_out(self, layout: str) -> bool:
-        return bool(self.study.layout_now == layout)
+        return bool(self.study.panes.layout == layout)
 
     async def cursor(self) -> None:
         await self.keys(*["down"] * 10)
-        await self.until(lambda: self.study.cursor == self.at(10), "the cursor is ten lines down")
+        await self.until(lambda: self.study.watched.cursor == self.at(10), "the cursor is ten lines down")
         await self.keys("pagedown")
         await self.until(lambda: self.table.cursor not in (self.at(10), self.at(0)), "it is a page down")
         await self.keys("end")
-        await self.until(lambda: self.study.cursor == self.at(-1), "it is at the end")
+        await self.until(lambda: self.study.watched.cursor == self.at(-1), "it is at the end")
         await self.keys("home")
-        await self.until(lambda: self.study.cursor == self.at(0), "it is at the top")
+        await self.until(lambda: self.study.watched.cursor == self.at(0), "it is at the top")
 
     async def sort(self) -> None:
         for key in ("loss", "latency", "interval"):
             await self.keys("greater_than_sign")
             await self.until(partial(self.sorted_by, key), f"sorted by {key}")
-            values = self.study.board.column(key)[self.table._places[:100]]
+            values = self.study.watched.trials.column(key)[self.table._places[:100]]
             assert (np.diff(values[~np.isnan(values)]) >= 0).all(), key
         first = self.at(0)
         await self.keys("equals_sign")
@@ -407,14 +407,14 @@ class Actions:
     async def filter(self) -> None:
         text = "latency<8 layers>=4 act:gelu"
         await self.keys("slash", *(_named(letter) for letter in text), "enter")
-        await self.until(lambda: self.study.filter.text == text, "the filter is used")
-        wanted = int(self.study.board.mask(self.study.filter).sum())
-        assert 0 < wanted < len(self.study.board)
+        await self.until(lambda: self.study.watched.filter.text == text, "the filter is used")
+        wanted = int(self.study.watched.trials.mask(self.study.watched.filter).sum())
+        assert 0 < wanted < len(self.study.watched.trials)
         await self.until(lambda: self.table.count == wanted, "the table is narrowed")
 
     async def no_filter(self) -> None:
         await self.keys("escape")
-        await self.until(lambda: self.table.count == len(self.study.board), "all trials are shown")
+        await self.until(lambda: self.table.count == len(self.study.watched.trials), "all trials are shown")
 
     async def tabs(self) -> None:
         for tab in ("curves", "importance", "log", "history"):
@@ -423,18 +423,20 @@ class Actions:
         self.table.focus()
 
     async def mark(self) -> None:
-        number = self.study.cursor
+        number = self.study.watched.cursor
         await self.keys("space")
-        await self.until(lambda: self.study.board.scored(number).row.marked, "the mark came back from the store")
+        await self.until(
+            lambda: self.study.watched.trials.scored(number).row.marked, "the mark came back from the store"
+        )
 
     async def tag(self) -> None:
-        number = self.study.cursor
+        number = self.study.watched.cursor
         await self.keys("t", *"keep", "enter")
-        await self.until(lambda: self.study.board.scored(number).row.tags == ("keep",), "the tag came back")
+        await self.until(lambda: self.study.watched.trials.scored(number).row.tags == ("keep",), "the tag came back")
 
     async def compare(self) -> None:
         await self.keys("down", "space")
-        await self.until(lambda: len(self.study.marked()) == 2, "two are marked")
+        await self.until(lambda: len(self.study.watched.marked()) == 2, "two are marked")
         await self.keys("c")
         await self.shown("CompareScreen")
         await self.back()
@@ -451,14 +453,14 @@ class Actions:
         await self.keys("a")
         await self.shown("RescoreScreen")
         await self.keys(*["left"] * 2, "ctrl+s")
-        await self.until(lambda: round(self.study.board.alpha, 4) == -0.08, "the table is ranked by it")
+        await self.until(lambda: round(self.study.watched.trials.alpha, 4) == -0.08, "the table is ranked by it")
 
     async def candidate(self) -> None:
-        before = self.study.cursor
+        before = self.study.watched.cursor
         await self.keys("i")
         await self.shown("CandidateScreen")
         await self.keys("right_square_bracket")
-        await self.until(lambda: self.study.cursor != before, "the next one is shown")
+        await self.until(lambda: self.study.watched.cursor != before, "the next one is shown")
         await self.back()
 
     async def about(self) -> None:
@@ -480,21 +482,21 @@ class Actions:
 
     async def pause(self) -> None:
         await self.keys("p")
-        await self.until(lambda: self.study.study.status == "pausing", "it pauses")
+        await self.until(lambda: self.study.watched.study.status == "pausing", "it pauses")
         await self.keys("p")
-        await self.until(lambda: self.study.study.status == "running", "it goes on")
+        await self.until(lambda: self.study.watched.study.status == "running", "it goes on")
 
     async def budget(self) -> None:
         await self.keys("plus")
         await self.shown("Write")
         self.app.screen.query_one("Input").value = str(TRIALS + 5000)
         await self.keys("enter")
-        await self.until(lambda: self.study.study.trials == TRIALS + 5000, "the budget is raised")
+        await self.until(lambda: self.study.watched.study.trials == TRIALS + 5000, "the budget is raised")
 
     async def trial_ends(self) -> None:
-        before = len(self.study.board.standing.order)
-        await asyncio.to_thread(end_trial, self.path, len(self.study.board) - 1)
-        await self.until(lambda: len(self.study.board.standing.order) == before + 1, "it is ranked")
+        before = len(self.study.watched.trials.standing.order)
+        await asyncio.to_thread(end_trial, self.path, len(self.study.watched.trials) - 1)
+        await self.until(lambda: len(self.study.watched.trials.standing.order) == before + 1, "it is ranked")
 
     async def help(self) -> None:
         await self.keys("question_mark")

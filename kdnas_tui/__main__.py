@@ -1,5 +1,5 @@
 """`python -m kdnas_tui` is `kdnas-tui`."""
 
-from kdnas_tui.app import main
+from kdnas_tui.main import main
 
 main()

@@ -1,17 +1,14 @@
-"""`kdnas-tui`: the app around the screens, its command line, and how it ends.
+"""The app around the screens: the desk that they ask for storage, feed, clock and writing, and the signals' clean end.
 
-Holds what all screens share (storage, feed, clock, settings) and turns signals into a clean end. Never runs a
-search: closing it, or losing the terminal, stops nothing.
+Never runs a search: closing it, or losing the terminal, stops nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from textual import events, work
 from textual.app import App, SystemCommand
-from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.message import Message
 from textual.screen import Screen
 
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas_tui import keys, memory, mishaps, settings, theme
+from kdnas_tui import memory, mishaps, settings, theme
 from kdnas_tui.feed import Feed
+from kdnas_tui.palette import Actions
 from kdnas_tui.screens.frame import BREATH_S, Frame
 
 if TYPE_CHECKING:
@@ -37,30 +34,8 @@ STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its 
 IDLE_SECONDS = 0.3  # without a key, after which something slow is in nobody's way
 
 
-class Actions(Provider):
-    """Every key of the screen in the palette, under its explanation."""
-
-    def _all(self) -> Iterable[tuple[keys.Key, Callable[[], Any]]]:
-        name = getattr(self.screen, "NAME", "everywhere")
-        for key in keys.keys(name) if name in keys.KEYS else keys.KEYS["everywhere"]:
-            if key.action != "app.command_palette":
-                yield key, partial(self.screen.run_action, key.action)
-
-    async def discover(self) -> Hits:
-        for key, call in self._all():
-            yield DiscoveryHit(f"{key.label}  ({key.shown})", call, text=key.label, help=key.explains)
-
-    async def search(self, query: str) -> Hits:
-        matcher = self.matcher(query)
-        for key, call in self._all():
-            text = f"{key.label}: {key.explains}"
-            score = matcher.match(text)
-            if score > 0:
-                yield Hit(score, matcher.highlight(text), call, text=text, help=f"key {key.shown}")
-
-
 class KdnasApp(App[str]):
-    """The screens. `now` is the clock (UTC seconds); tests give their own."""
+    """The screens, and what they ask for (`Desk`). `clock` gives UTC seconds; tests give their own."""
 
     TITLE = "kdnas"
     CSS_PATH = "app.tcss"
@@ -78,7 +53,7 @@ class KdnasApp(App[str]):
         study: str | None = None,
         preset: str | None = None,
         ascii: bool = False,
-        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,
         period: float = 1.0,
         farewell: str = "",
     ) -> None:
@@ -86,7 +61,7 @@ class KdnasApp(App[str]):
         self.animation_level = "none"  # a slow line has better things to carry
         self.storage = storage
         self.first_study, self.first_preset = study, preset
-        self.now = now
+        self.clock = clock
         self.farewell = farewell
         self.ascii = ascii
         if self.no_color:
@@ -128,7 +103,7 @@ class KdnasApp(App[str]):
         await super().on_event(event)
 
     def _each_second(self) -> None:
-        # Only the first process of a terminal is told when it closes; make and some shells keep it to themselves.
+        # Only the first process of a terminal hears of it when it closes; make and some shells keep it to themselves.
         if not self.is_headless and hung_up(self._on_terminal):
             self._signalled(signal.SIGHUP)
         if time.monotonic() - self._touched > IDLE_SECONDS:
@@ -137,17 +112,18 @@ class KdnasApp(App[str]):
     def _studies(self) -> Screen[Any]:
         from kdnas_tui.screens.studies import StudiesScreen
 
-        return StudiesScreen()
+        return StudiesScreen(self)
 
     def _first_preset(self, name: str) -> None:
-        from kdnas_tui.screens.new_study import NewStudyScreen, preset_values
+        from kdnas_tui.screens.new_study import NewStudyScreen
+        from kdnas_tui.screens.spec_fields import preset_values
 
         values = preset_values(name)
         study = str(values.get("name", name))
         if study_exists(self.storage, study):
             self.open_study(study)
         else:
-            self.push_screen(NewStudyScreen(values))
+            self.push_screen(NewStudyScreen(self, values))
 
     def _signalled(self, number: int) -> None:
         self.farewell = ""
@@ -181,18 +157,17 @@ class KdnasApp(App[str]):
             self.alive[row.name] = row.workers
         for screen in self.screen_stack:
             if isinstance(screen, Frame):
-                screen.tell(news)
+                screen.hear(news)
 
     def open_study(self, name: str) -> None:
         """Show a study, over the list of them."""
-        from kdnas_tui.screens.studies import StudiesScreen
         from kdnas_tui.screens.study import StudyScreen
 
         while len(self.screen_stack) > 2:
             self.pop_screen()
         if len(self.screen_stack) == 1:
-            self.push_screen(StudiesScreen())
-        self.push_screen(StudyScreen(name))
+            self.push_screen(self._studies())
+        self.push_screen(StudyScreen(name, self))
 
     @work(thread=True, group="change", exit_on_error=False)
     def change(self, what: Callable[[Store], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
@@ -298,97 +273,3 @@ def study_exists(storage: str, name: str) -> bool:
     except KdnasError:
         return False
     return True
-
-
-# ---------------------------------------------------------------------------- the command
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """`kdnas-tui`; exits with 0, with 2 where no screen can be shown, with 128 + n after signal n."""
-    sys.exit(run(arguments))
-
-
-def run(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="kdnas-tui", description="Search for small, fast student language models, and watch it.", add_help=True
-    )
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study at once")
-    parser.add_argument("--preset", metavar="NAME", help="begin with a spec that ships, or open its study")
-    parser.add_argument("--storage", metavar="URL", help="database of the studies: a file or an SQLAlchemy URL")
-    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
-    parser.add_argument("--locate", action="store_true", help="print where settings, stores, logs and caches lie")
-    parser.add_argument("--demo", action="store_true", help="look round in a recorded study; nothing runs")
-    parser.add_argument("--serve", action="store_true", help="serve the screens to a browser on this machine only")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of --serve (default 8000)")
-    chosen = parser.parse_args(arguments)
-    try:
-        return _run(chosen)
-    except KdnasError as error:
-        print(f"kdnas-tui: {error}", file=sys.stderr)
-        return error.exit_code
-
-
-def _run(chosen: argparse.Namespace) -> int:
-    from kdnas.system.paths import default_storage
-
-    storage = chosen.storage or default_storage()
-    if chosen.locate:
-        for what, place in located(storage):
-            print(f"{what:<9} {place}")
-        return 0
-    if chosen.serve:
-        from kdnas_tui.serve import serve
-
-        return serve(chosen, storage)
-    in_browser = "TEXTUAL_DRIVER" in os.environ  # set by the server behind --serve; a pipe is all it needs
-    if not in_browser and (not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb"):
-        why = "TERM is dumb" if os.environ.get("TERM") == "dumb" else "this is not a terminal"
-        raise UsageError(f"The screens need a terminal that can draw, and {why}.", "Use `kdnas search`.")
-    ascii_only = chosen.ascii or settings.read().ascii
-    if chosen.demo:
-        from kdnas.store import recording
-
-        with recording.opened(recording.shipped()) as (url, study):
-            return show(KdnasApp(url, study=study, ascii=ascii_only))
-    if chosen.study is not None and chosen.preset is not None:
-        raise UsageError("A study and a preset were both given.", "Give one of them.")
-    if chosen.study is not None:
-        from kdnas.store import queries
-        from kdnas.store.database import open_reader
-
-        with open_reader(storage) as store:
-            queries.study_row(store, chosen.study)
-    if chosen.preset is not None:
-        from kdnas.system.paths import preset
-
-        preset(chosen.preset)  # before anything is drawn; read where its form is made
-    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
-
-
-def show(app: KdnasApp) -> int:
-    """Run the app until it ends; a terminal that is gone is no fault."""
-    memory.give_back()
-    memory.unhurried()
-    try:
-        app.run()
-    except OSError:
-        return 1
-    if app.farewell:
-        print(app.farewell)
-    return app.return_code or 0
-
-
-def located(storage: str) -> list[tuple[str, str | Path]]:
-    from kdnas.system import paths
-    from kdnas_tui.screens.studies import shown_storage
-
-    return [
-        ("storage", shown_storage(storage)),
-        ("settings", settings.path()),
-        ("state", paths.state_folder()),
-        ("cache", paths.cache_folder()),
-    ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What the screens look like: two quiet themes, and plain ASCII where a terminal has nothing else.
+"""What the screens look like: two quiet themes, signs of states, and ASCII where a terminal has nothing else.
 
 Colours carry no meaning alone. NO_COLOR is Textual's own business; `Ascii` turns whatever any widget draws into
 ASCII of the same width, on its way out.
@@ -14,6 +14,8 @@ from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
+
+from kdnas.study.rows import Status
 
 DARK = Theme(
     name="kdnas-dark",
@@ -80,6 +82,19 @@ LIGHT = Theme(
 )
 
 THEMES = (DARK, LIGHT)
+
+MARKS: dict[Status, tuple[str, str]] = {  # status → (sign, look): the word stands beside it always
+    Status.NEW: ("○", "quiet"),
+    Status.RUNNING: ("●", "good"),
+    Status.PAUSING: ("◐", "warn"),
+    Status.PAUSED: ("◐", "warn"),
+    Status.STOPPING: ("◐", "warn"),
+    Status.STOPPED: ("○", "quiet"),
+    Status.FINISHED: ("✓", "good"),
+    Status.FAILED: ("✕", "bad"),
+    Status.DEAD: ("✕", "bad"),
+}
+LOOKS = {"good": "success", "warn": "warning", "bad": "error", "quiet": "foreground"}  # look → colour of the theme
 
 _PLAIN = str.maketrans(
     {

@@ -1,4 +1,4 @@
-"""Figures in words: durations, sizes, counts. Pure text; knows no widget."""
+"""What the screens write: durations, sizes, counts, names and places. Pure text; knows no widget."""
 
 from __future__ import annotations
 
@@ -58,3 +58,26 @@ def plural(number: int, one: str, many: str = "") -> str:
 def signed(value: float) -> str:
     """A number with a real minus sign, as α is written."""
     return f"{value:g}".replace("-", "−")
+
+
+def short(name: object) -> str:
+    """The last part of a path or hub id."""
+    return str(name or "–").rstrip("/").rsplit("/", 1)[-1]
+
+
+def shown_storage(url: str) -> str:
+    """The store's place without a password."""
+    if url.startswith("sqlite:///"):
+        return url.removeprefix("sqlite:///")
+    scheme, colons, rest = url.partition("://")
+    return f"{scheme}{colons}{rest.rsplit('@', 1)[-1]}" if colons else url
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """`name-2`, `name-3`, … the first that is free."""
+    stem, _, last = name.rpartition("-")
+    base = stem if stem and last.isdigit() else name
+    number = 2
+    while f"{base}-{number}" in taken:
+        number += 1
+    return f"{base}-{number}"

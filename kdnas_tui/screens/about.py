@@ -23,10 +23,10 @@ class AboutScreen(Page):
     }
 
     def contents(self) -> Contents | None:
-        study = self.study.study
+        study = self.watched.study
         if study is None:
             return None
-        now = self.kdnas.now()
+        now = self.desk.clock()
         spec = flatten(from_values(study.spec))
         space = f"{study.space_size:,} candidates" if study.space_size else "not known yet"
         return Text.assemble((f"{study.name}  ", "bold"), "about the study"), [
@@ -40,16 +40,16 @@ class AboutScreen(Page):
                     ("space", space),
                 ],
             ),
-            ("workers", [worker_line(w, now) for w in self.study.crew[-8:]]),
-            ("history", [event_line(e) for e in self.study.events[-20:]]),
-            ("found by the workers", flat_pairs(self.study.provenance)),
+            ("workers", [worker_line(w, now) for w in self.watched.crew[-8:]]),
+            ("history", [event_line(e) for e in self.watched.events[-20:]]),
+            ("found by the workers", flat_pairs(self.watched.provenance)),
             ("spec", [(name, str(value)) for name, value in spec.items() if value is not None]),
         ]
 
     def action_copy(self) -> None:
-        study = self.study.study
+        study = self.watched.study
         if study is not None:
-            self.kdnas.copy(to_toml(from_values(study.spec)), f"{study.name}.toml")
+            self.desk.copy(to_toml(from_values(study.spec)), f"{study.name}.toml")
 
 
 def worker_line(worker: WorkerRow, now: float) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kdnas.system.errors import KdnasError
-from kdnas_tui.screens.frame import LaidOutOnce
+from kdnas_tui.screens.once import LaidOutOnce
 from kdnas_tui.widgets.field import Field
 
 

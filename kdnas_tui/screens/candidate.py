@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.text import Text
@@ -10,6 +9,7 @@ from rich.text import Text
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint
 from kdnas_tui import words
+from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import bindings
 from kdnas_tui.screens.page import Contents, Page, Pairs
 
@@ -23,11 +23,11 @@ class CandidateScreen(Page):
     }
 
     def contents(self) -> Contents | None:
-        scored = self.study.current()
+        scored = self.watched.current()
         if scored is None:
             return None
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f"{self.study.study_name}  ", style="dim")
+        head.append(f"{self.watched.name}  ", style="dim")
         head.append(f"candidate {scored.number}", style="bold")
         if scored.rank is not None:
             head.append(f"   rank {scored.rank}" + (", a tie with a better one" if scored.tie else ""))
@@ -35,16 +35,18 @@ class CandidateScreen(Page):
             head.append("   on the front")
         if scored.row.marked:
             head.append("   ● marked")
-        parts = facts(scored, self.study.curves.get(scored.number, []), self.kdnas.now())
-        if self.study.study is not None:
-            parts.append(("provenance", provenance(self.study.study.spec, self.study.provenance, scored)))
+        parts = facts(scored, self.watched.curves.get(scored.number, []), self.desk.clock())
+        study = self.watched.study
+        if study is not None:
+            parts.append(("provenance", provenance(study.spec, self.watched.provenance, scored)))
         return head, parts
 
     def action_copy(self) -> None:
-        self.study.action_copy()
+        steering.copy_candidate(self.watched, self.desk)
 
     def action_mark(self) -> None:
-        self.study.action_mark()
+        if self.watched.cursor is not None:
+            steering.mark(self.watched, self.desk, self.watched.cursor)
 
     def action_next(self) -> None:
         self._step(1)
@@ -53,20 +55,8 @@ class CandidateScreen(Page):
         self._step(-1)
 
     def _step(self, by: int) -> None:
-        from kdnas_tui.widgets.trials_table import TrialsTable
-
-        table = self.study.query_one(TrialsTable)
-        table.action_move(by)
-        if table.cursor is not None:
-            self.study.cursor_to(table.cursor)
+        self.watched.step(by)  # the table behind follows
         self.draw()
-
-
-def as_json(scored: Scored) -> str:
-    """A candidate as an export writes it."""
-    from kdnas.study.export import candidate
-
-    return json.dumps(candidate(scored), indent=2, ensure_ascii=False) + "\n"
 
 
 def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str, Pairs]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -12,13 +12,12 @@ from textual.widgets import Static
 from kdnas.study.export import candidate
 from kdnas.study.ranking import Scored
 from kdnas_tui import words
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
 
 
 class CompareScreen(Frame):
@@ -29,9 +28,9 @@ class CompareScreen(Frame):
         "below; the best figure of a line is marked with a star."
     }
 
-    def __init__(self, study: StudyScreen, numbers: list[int]) -> None:
-        super().__init__()
-        self._study, self._numbers = study, numbers
+    def __init__(self, watched: Watched, desk: Desk, numbers: Sequence[int]) -> None:
+        super().__init__(desk)
+        self._watched, self._numbers = watched, numbers
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", classes="head")
@@ -42,11 +41,11 @@ class CompareScreen(Frame):
         self._draw()
         self.query_one(ListTable).focus()
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         self._draw()
 
     def _chosen(self) -> list[Scored]:
-        board = self._study.board
+        board = self._watched.trials
         found = [board.scored(number) for number in self._numbers] if board is not None else []
         return [scored for scored in found if scored is not None]
 
@@ -55,7 +54,7 @@ class CompareScreen(Frame):
         if not chosen:
             return
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f"{self._study.study_name}  ", style="dim")
+        head.append(f"{self._watched.name}  ", style="dim")
         head.append("compare " + ", ".join(str(s.number) for s in chosen), style="bold")
         self.query_one("#head", Static).update(head)
         titles = [Column(""), *(Column(f"#{s.number}", "right") for s in chosen), Column("", flex=True)]
@@ -65,7 +64,7 @@ class CompareScreen(Frame):
         chosen = [candidate(scored) for scored in self._chosen()]
         name = "-".join(str(number) for number in self._numbers)
         text = json.dumps(chosen, indent=2, ensure_ascii=False) + "\n"
-        self.kdnas.copy(text, f"{self._study.study_name}-{name}.json")
+        self.desk.copy(text, f"{self._watched.name}-{name}.json")
 
 
 def compared(chosen: list[Scored]) -> list[Line]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.text import Text
@@ -15,12 +14,11 @@ from textual.widgets.option_list import Option
 from kdnas.study.filter import parse
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import words
+from kdnas_tui.desk import Desk
 from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
 
 WHICH = (
     ("top", "the best by reward"),
@@ -38,12 +36,12 @@ class ExportScreen(Frame):
         "are for spreadsheets and reports. Each candidate carries its Hugging Face configuration."
     }
 
-    def __init__(self, study: StudyScreen) -> None:
-        super().__init__()
-        self._study = study
+    def __init__(self, watched: Watched, desk: Desk) -> None:
+        super().__init__(desk)
+        self._watched = watched
 
     def compose(self) -> ComposeResult:
-        yield Static(Text.assemble((f"{self._study.study_name}  ", "dim"), ("export", "bold")), classes="head")
+        yield Static(Text.assemble((f"{self._watched.name}  ", "dim"), ("export", "bold")), classes="head")
         with VerticalScroll(id="export", can_focus=False):
             yield OptionList(*(Option(Text(label), name) for name, label in WHICH), id="which", compact=True)
             with Horizontal(classes="row gap"):
@@ -51,7 +49,7 @@ class ExportScreen(Frame):
                 yield Field("10", id="top")
             with Horizontal(classes="row"):
                 yield Static("file", classes="label")
-                yield Field(f"{self._study.study_name}.json", id="file")
+                yield Field(f"{self._watched.name}.json", id="file")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
                 yield Button("Write", id="write", variant="primary", compact=True)
@@ -61,7 +59,7 @@ class ExportScreen(Frame):
 
     def on_mount(self) -> None:
         which = self.query_one(OptionList)
-        which.highlighted = 1 if self._study.marked() else 0
+        which.highlighted = 1 if self._watched.marked() else 0
         which.focus()
         self._check()
 
@@ -72,7 +70,7 @@ class ExportScreen(Frame):
 
     def _chosen(self) -> np.ndarray:
         """Places of the board, best first, of what would be written. Raises UsageError where there is nothing."""
-        board = self._study.board
+        board = self._watched.trials
         assert board is not None
         if not len(board):
             raise UsageError("No trial has finished yet.", "Wait for the first one.")
@@ -85,8 +83,8 @@ class ExportScreen(Frame):
             places = places[: int(text)]
         elif which != "filter":
             places = places[board.mask(parse(f"is:{which}"))[places]]
-        elif self._study.mask is not None:
-            places = places[self._study.mask[places]]
+        elif self._watched.mask is not None:
+            places = places[self._watched.mask[places]]
         if not len(places):
             hint = {"marked": "Mark some with space in the table.", "filter": "Loosen the filter."}
             raise UsageError("There is no finished candidate to write.", hint.get(which, "Wait for the first trial."))
@@ -136,7 +134,7 @@ class ExportScreen(Frame):
     # ------------------------------------------------------------------ writing
 
     def action_write(self) -> None:
-        study, board = self._study.study, self._study.board
+        study, board = self._watched.study, self._watched.trials
         try:
             places, path = self._chosen().tolist(), self._path()
         except KdnasError as error:
@@ -146,7 +144,7 @@ class ExportScreen(Frame):
             return
         if len(places) > 1000:
             self.notify(f"Writing {len(places):,} candidates …", timeout=4, markup=False)
-        provenance = self._study.provenance
+        provenance = self._watched.provenance
 
         def write() -> None:
             from kdnas.study import export
@@ -157,7 +155,7 @@ class ExportScreen(Frame):
             write_atomically(path, export.render(body, export.style_of(path)))
 
         done = f"{words.plural(len(places), 'candidate')} written to {path.resolve()}"
-        self.kdnas.command(write, done, self._done)
+        self.desk.command(write, done, self._done)
 
     def _done(self) -> None:
         if self.is_current:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -21,13 +21,12 @@ from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
 from kdnas.system.liveness import this_host
 from kdnas_tui import words, workers
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
 
 BAR = 20  # cells of a progress bar
 
@@ -52,16 +51,16 @@ class FinalizeScreen(Frame):
     FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
     """
 
-    def __init__(self, study: StudyScreen, trial: int) -> None:
-        super().__init__()
-        self._study = study
+    def __init__(self, watched: Watched, desk: Desk, trial: int) -> None:
+        super().__init__(desk)
+        self._watched = watched
         self._trial = trial
         self._named = False  # the folder's name was typed, so it no longer follows the trial
         self._started: dict[str, str] = {}  # folders whose process is on its way → what it is for
 
     def compose(self) -> ComposeResult:
-        spec: Any = self._study.study.spec if self._study.study is not None else {}
-        yield Static(Text.assemble((f"{self._study.study_name}  ", "dim"), ("finalize", "bold")), classes="head")
+        spec: Any = self._watched.study.spec if self._watched.study is not None else {}
+        yield Static(Text.assemble((f"{self._watched.name}  ", "dim"), ("finalize", "bold")), classes="head")
         with VerticalScroll(id="finalize", can_focus=False):
             with Horizontal(classes="row"):
                 yield Static("trial", classes="label")
@@ -87,7 +86,7 @@ class FinalizeScreen(Frame):
         self._check()
         self._draw()
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         if news.runs is not None:
             here = {run.folder for run in news.runs if run.state == "running"}
             self._started = {place: kind for place, kind in self._started.items() if place not in here}
@@ -99,12 +98,12 @@ class FinalizeScreen(Frame):
     # ------------------------------------------------------------------ the form
 
     def _usual_folder(self, trial: int) -> str:
-        return f"{self._study.study_name}-{trial}"
+        return f"{self._watched.name}-{trial}"
 
     def _wanted(self) -> tuple[int, Path, int]:
         """Trial, folder, epochs. Raises UsageError that says the hint."""
         text = self.query_one("#trial", Input).value.strip().removeprefix("#")
-        board = self._study.board
+        board = self._watched.trials
         scored = board.scored(int(text)) if board is not None and text.isdigit() else None
         if scored is None:
             raise UsageError(f"There is no trial {text or '(none)'}.", "Give the number of one in the table.")
@@ -153,7 +152,7 @@ class FinalizeScreen(Frame):
         except KdnasError as error:
             self.query_one("#hint", Static).update(Text(str(error)))
             return
-        name = self._study.study_name
+        name = self._watched.name
         asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
         if self.query_one("#onnx", Checkbox).value:
             asked.append("--onnx")
@@ -161,37 +160,37 @@ class FinalizeScreen(Frame):
 
     def action_score(self) -> None:
         """Task scores of the model that was made last."""
-        made = [run for run in self._study.runs if run.kind == "finalize" and run.state == "done"]
+        made = [run for run in self._watched.runs if run.kind == "finalize" and run.state == "done"]
         if not made:
-            self.kdnas.fault(UsageError("No model has been made yet.", "Distil a candidate first."))
+            self.desk.fault(UsageError("No model has been made yet.", "Distil a candidate first."))
             return
         self._begin(["evaluate", made[-1].folder], made[-1].folder, "evaluate")
 
     def action_stop(self) -> None:
         """The processes on this machine that are at it; what is finished is kept."""
-        mine = [w for w in self._study.crew if w.alive and w.task in ("finalize", "evaluate")]
+        mine = [w for w in self._watched.crew if w.alive and w.task in ("finalize", "evaluate")]
         here = [w for w in mine if w.host == this_host()]
         for worker in here:
             try:
                 os.kill(worker.pid, signal.SIGTERM)
             except OSError as error:
-                self.kdnas.fault(KdnasError(f"Process {worker.pid} cannot be stopped: {error.strerror}."))
+                self.desk.fault(KdnasError(f"Process {worker.pid} cannot be stopped: {error.strerror}."))
         if not here:
             where = f"They run on {mine[0].host}." if mine else "Nothing runs."
-            self.kdnas.fault(UsageError("There is nothing to stop on this machine.", where))
+            self.desk.fault(UsageError("There is nothing to stop on this machine.", where))
 
     def _begin(self, asked: list[str], place: str, kind: str) -> None:
         self._started[place] = kind
         self._draw()
-        storage = self.kdnas.feed.url
+        storage = self.desk.storage
 
         def begin() -> None:
             try:
-                workers.launch([*asked, "--storage", storage], self._study.study_name)
+                workers.launch([*asked, "--storage", storage], self._watched.name)
             finally:
                 self._started.pop(place, None)
 
-        self.kdnas.command(begin, "", self._draw)
+        self.desk.command(begin, "", self._draw)
 
     # ------------------------------------------------------------------ what runs and ran
 
@@ -201,8 +200,8 @@ class FinalizeScreen(Frame):
         said = Text()
         for place, kind in self._started.items():
             said.append(f"{kind}  {Path(place).name}  starting …\n")
-        for run in reversed(self._study.runs):
-            said.append_text(run_text(run, self._study.crew))
+        for run in reversed(self._watched.runs):
+            said.append_text(run_text(run, self._watched.crew))
         if not said:
             said.append("No candidate of this study has become a model yet.", style="dim")
         self.query_one("#runs", Static).update(said)

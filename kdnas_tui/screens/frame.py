@@ -1,45 +1,22 @@
-"""What every screen shares: its keys from the table, news from the feed, help, and the way back."""
+"""What every screen shares: its keys from the table, news from the feed, help, and the way back.
+
+A screen knows the desk, which the app fulfils, and never the app itself.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
-from textual._compositor import Compositor
-from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from kdnas.study.rows import Status
 from kdnas_tui import keys
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
+from kdnas_tui.screens.once import LaidOutOnce
 
-if TYPE_CHECKING:
-    from kdnas_tui.app import KdnasApp
-
-MARKS: dict[Status, tuple[str, str]] = {  # status → (sign, look): the word stands beside it always
-    Status.NEW: ("○", "quiet"),
-    Status.RUNNING: ("●", "good"),
-    Status.PAUSING: ("◐", "warn"),
-    Status.PAUSED: ("◐", "warn"),
-    Status.STOPPING: ("◐", "warn"),
-    Status.STOPPED: ("○", "quiet"),
-    Status.FINISHED: ("✓", "good"),
-    Status.FAILED: ("✕", "bad"),
-    Status.DEAD: ("✕", "bad"),
-}
 BREATH_S = 0.001  # between two parts of slow work, in which keys are heard
-LOOKS = {"good": "success", "warn": "warning", "bad": "error", "quiet": "foreground"}
-
-
-class LaidOutOnce:
-    """For screens: Textual lays out a new one with its parts, and again when it is then told its size, the same."""
-
-    _compositor: Compositor
-
-    def _screen_resized(self, size: Size) -> None:
-        if size != self._compositor.size:
-            super()._screen_resized(size)  # type: ignore[misc]  # the screen's
 
 
 class Frame(LaidOutOnce, Screen[Any]):
@@ -48,11 +25,11 @@ class Frame(LaidOutOnce, Screen[Any]):
     NAME: ClassVar[str]
     PANES: ClassVar[dict[str, str]] = {}  # id of a widget → what it is, in a sentence or two
 
-    @property
-    def kdnas(self) -> KdnasApp:
-        return cast("KdnasApp", self.app)
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         """Something in the store is new; every screen on the stack hears of it."""
 
     def pane(self) -> str:

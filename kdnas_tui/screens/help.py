@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from kdnas_tui import keys
-from kdnas_tui.screens.frame import LaidOutOnce
+from kdnas_tui.screens.once import LaidOutOnce
 
 
 class HelpScreen(LaidOutOnce, ModalScreen[None]):

@@ -6,8 +6,6 @@ The spec decides what is right; a short-lived `kdnas plan` says what it would co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -20,49 +18,34 @@ from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
 from kdnas.study.reward import exchange
-from kdnas.study.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
-from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
-from kdnas.system.paths import preset, presets
+from kdnas.study.spec import StudySpec, from_values, to_toml
+from kdnas.system.errors import BadOptionError, KdnasError, UsageError
+from kdnas.system.paths import presets
 from kdnas_tui import words, workers
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask
 from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.spec_fields import (
+    ENTRIES,
+    FIELDS,
+    TEXTS,
+    asset_of,
+    check_value,
+    choices,
+    first_comment,
+    form_values,
+    id_of,
+    number,
+    plain_fault,
+    plan_words,
+    preset_values,
+    split_settings,
+)
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 
 PLAN_AFTER_S = 0.7  # without a key before the plan is asked for
-
-
-@dataclass(frozen=True)
-class Entry:
-    field: str  # of the spec; "more" and "workers" are the form's own
-    label: str
-    says: str
-    choices: bool = False
-    gap: bool = False  # a blank line before it
-
-
-ENTRIES = (
-    Entry("name", "name", "What the study is called: letters, digits, dots, dashes and underscores."),
-    Entry("teacher.model", "teacher", "A teacher that ships (F2), a hub id, or a folder with a model.", True, gap=True),
-    Entry("data.source", "data", "A text that ships (F2), a hub id, or a CSV, JSONL, Parquet or text file.", True),
-    Entry("data.text_column", "text column", "The column that holds the text."),
-    Entry("recipe.name", "recipe", "How a student is built and learns.", True, gap=True),
-    Entry("strategy.name", "strategy", "Who proposes the next candidate.", True),
-    Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
-    Entry("reward.alpha", "α", "What speed is worth: 0 nothing, −0.06 a little, −0.3 a lot.", gap=True),
-    Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
-    Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
-    Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
-    Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
-    Entry("device", "device", "auto, cpu, cuda, cuda:N or mps.", True, gap=True),
-    Entry("workers", "workers", "Processes that evaluate candidates at the same time."),
-    Entry("seed", "seed", "Every random number comes from it."),
-    Entry("more", "more", "Any other setting as field=value, for example data.length=64."),
-)
-FIELDS = {entry.field: entry for entry in ENTRIES}
-TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
-OWN = {"more", "workers"}
 
 
 class NewStudyScreen(Frame):
@@ -76,9 +59,9 @@ class NewStudyScreen(Frame):
         "": "Begin a study. ^s starts it.",
     }
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, desk: Desk, values: Mapping[str, Any]) -> None:
         """`values`: nested values of a spec to begin from (a preset, a study to duplicate)."""
-        super().__init__()
+        super().__init__(desk)
         self._values = dict(values)
         self._faults: dict[str, str] = {}
         self.spec: StudySpec | None = None
@@ -99,9 +82,9 @@ class NewStudyScreen(Frame):
                 for entry in ENTRIES:
                     with Horizontal(classes="row gap" if entry.gap else "row"):
                         yield Static(Text(entry.label), classes="label")
-                        yield Field(shown.get(entry.field, ""), id=_id(entry.field))
+                        yield Field(shown.get(entry.field, ""), id=id_of(entry.field))
                         yield Static("▾" if entry.choices else " ", classes="open", name=entry.field)
-                    yield Static("", id=f"{_id(entry.field)}-hint", classes="hint")
+                    yield Static("", id=f"{id_of(entry.field)}-hint", classes="hint")
                 with Horizontal(classes="row gap"):
                     yield Static("", classes="label")
                     yield Button("Start", id="start", variant="primary", compact=True)
@@ -113,13 +96,13 @@ class NewStudyScreen(Frame):
 
     def on_mount(self) -> None:
         for entry in ENTRIES:
-            self.query_one(f"#{_id(entry.field)}-hint").display = False
+            self.query_one(f"#{id_of(entry.field)}-hint").display = False
         self._check()
         self._ask_names()
         if self._values:
             self.query_one("#start").focus()
         else:
-            self.query_one(f"#{_id('name')}").focus()
+            self.query_one(f"#{id_of('name')}").focus()
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width >= 100, "wide")
@@ -128,7 +111,7 @@ class NewStudyScreen(Frame):
     def on_unmount(self) -> None:
         self.give_up_asking()
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         if news.studies is not None:
             self._names_known({row.name for row in news.studies})
 
@@ -138,7 +121,7 @@ class NewStudyScreen(Frame):
         from kdnas.store.database import open_reader
 
         try:
-            with open_reader(self.kdnas.storage) as store:
+            with open_reader(self.desk.storage) as store:
                 names = {row.name for row in queries.study_rows(store)}
         except KdnasError:
             return  # no store yet; Start makes one, or says what is wrong with it
@@ -150,15 +133,13 @@ class NewStudyScreen(Frame):
         self._taken = names
         field = self._field("name")
         if not self._values and field.value in names:
-            from kdnas_tui.screens.studies import free_name
-
-            field.value = free_name(field.value, names)
+            field.value = words.free_name(field.value, names)
         self._check()
 
     # ------------------------------------------------------------------ checking
 
     def _field(self, name: str) -> Input:
-        return self.query_one(f"#{_id(name)}", Input)
+        return self.query_one(f"#{id_of(name)}", Input)
 
     def _pairs(self) -> list[tuple[str, Any]]:
         """What the form says, field by field. Faults of reading go to `_faults`."""
@@ -201,13 +182,13 @@ class NewStudyScreen(Frame):
             except (KdnasError, TypeError, AttributeError) as error:
                 self._faults["more"] = str(error)
         for entry in ENTRIES:
-            hint = self.query_one(f"#{_id(entry.field)}-hint", Static)
+            hint = self.query_one(f"#{id_of(entry.field)}-hint", Static)
             fault = self._faults.get(entry.field, "")
             hint.update(Text(fault))
             hint.display = bool(fault)
             self._field(entry.field).set_class(bool(fault), "wrong")
         column = self._field("data.text_column")
-        ships = _asset(self._field("data.source").value.strip()) is not None
+        ships = asset_of(self._field("data.source").value.strip()) is not None
         if column.parent is not None:
             column.parent.display = not ships
         self.show_plan()
@@ -225,7 +206,7 @@ class NewStudyScreen(Frame):
         from kdnas.system.paths import default_storage
 
         assert self.spec is not None
-        storage = self.kdnas.storage
+        storage = self.desk.storage
         line = spec_flags.command(self.spec, None if storage == default_storage() else storage)
         count = self._field("workers").value.strip()
         return line if count == "1" else f"{line} --workers {count}"
@@ -257,7 +238,7 @@ class NewStudyScreen(Frame):
         fault = ""
         question: workers.Question | None = None
         try:
-            self._question = question = workers.plan(wanted, self.kdnas.storage)
+            self._question = question = workers.plan(wanted, self.desk.storage)
             plan = question.answer()
         except (KdnasError, OSError) as error:
             fault = str(error)
@@ -283,7 +264,7 @@ class NewStudyScreen(Frame):
         if isinstance(alpha, int | float) and "reward.alpha" not in self._faults:
             part("reward", f"{str(exchange(float(alpha))).capitalize()}.")
         for field, what in (("teacher.model", "teacher"), ("data.source", "data")):
-            asset = _asset(self._field(field).value.strip())
+            asset = asset_of(self._field(field).value.strip())
             if asset is not None:
                 part(what, f"{asset.what}.", f"Licence: {asset.licence}.")
         if self.plan is not None:
@@ -305,7 +286,7 @@ class NewStudyScreen(Frame):
         self.focus_next()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        entry = next((e for e in ENTRIES if _id(e.field) == event.widget.id), None)
+        entry = next((e for e in ENTRIES if id_of(e.field) == event.widget.id), None)
         says = entry.says if entry else ""
         if entry is not None and entry.choices:
             says += " F2 lists them." if "F2" not in says else ""
@@ -326,7 +307,7 @@ class NewStudyScreen(Frame):
     def action_choose(self) -> None:
         """The choices that ship for the focused field; the first field that has some where none is focused."""
         at = self.focused
-        entry = next((e for e in ENTRIES if at is not None and _id(e.field) == at.id and e.choices), None)
+        entry = next((e for e in ENTRIES if at is not None and id_of(e.field) == at.id and e.choices), None)
         if entry is None:
             self.notify("This field has no list: write it.", timeout=3, markup=False)
             return
@@ -346,7 +327,7 @@ class NewStudyScreen(Frame):
             try:
                 values = preset_values(name)
             except KdnasError as error:
-                self.kdnas.fault(error)
+                self.desk.fault(error)
                 return
             for field, text in form_values(values).items():
                 self._field(field).value = text
@@ -358,7 +339,7 @@ class NewStudyScreen(Frame):
         if self.spec is None:
             self._to_fault()
         else:
-            self.kdnas.copy(self._command() + "\n", f"{self.spec.name}.command.txt")
+            self.desk.copy(self._command() + "\n", f"{self.spec.name}.command.txt")
 
     def _to_fault(self) -> None:
         field = next(entry.field for entry in ENTRIES if entry.field in self._faults)
@@ -389,182 +370,14 @@ class NewStudyScreen(Frame):
     @work(thread=True, exit_on_error=False)
     def _begin(self, spec: StudySpec, count: int) -> None:
         try:
-            workers.begin(to_toml(spec), spec.name, self.kdnas.storage, count)
+            workers.begin(to_toml(spec), spec.name, self.desk.storage, count)
         except (KdnasError, OSError) as error:
             fault = error if isinstance(error, KdnasError) else UsageError(str(error))
             self.app.call_from_thread(self._failed, fault)
             return
-        self.app.call_from_thread(self.kdnas.open_study, spec.name)
+        self.app.call_from_thread(self.desk.open_study, spec.name)
 
     def _failed(self, error: KdnasError) -> None:
         self._starting = False
         self.query_one("#start", Button).label = "Start"
-        self.kdnas.fault(error)
-
-
-# ---------------------------------------------------------------------------- what the form says
-
-
-def _id(field: str) -> str:
-    return "f-" + field.replace(".", "-").replace("_", "-")
-
-
-def _asset(name: str) -> Any:
-    from kdnas.data.shipped import ASSETS
-
-    return ASSETS.get(name)
-
-
-def number(text: str) -> int | float | str:
-    """A number as people write it (a real minus sign, a thousands comma), else the text."""
-    plain = text.strip().replace("−", "-").replace("_", "")
-    for kind in (int, float):
-        try:
-            return kind(plain)
-        except ValueError:
-            continue
-    return text.strip()
-
-
-def check_value(field: str, value: Any) -> None:
-    """One field by itself. Raises BadOptionError, or UsageError with the hint for what the spec cannot know."""
-    if value == "" and field != "data.text_column":
-        raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
-    from_values(spec_flags.overlay({}, [(field, value)]))
-    if field == "teacher.model":
-        _check_source(str(value), "teacher", "Give the folder of a model with its config.json.")
-    elif field == "data.source":
-        _check_source(str(value), "text", "Give the path of a CSV, JSONL, Parquet or text file.")
-
-
-def _check_source(value: str, kind: str, hint: str) -> None:
-    """A shipped name, a path that is there, or what can be a hub id."""
-    from kdnas.data.hub import is_id
-    from kdnas.data.shipped import names
-
-    if value in names(kind):
-        return
-    path = Path(value).expanduser()
-    if path.exists():
-        if kind == "teacher" and not (path / "config.json").is_file() and not path.is_file():
-            raise UsageError(f"{value} holds no config.json.", hint)
-        return
-    if value.startswith(("/", "~", "./", "../")) or path.suffix in (".csv", ".jsonl", ".json", ".parquet", ".txt"):
-        raise UsageError(f"There is no {path}.", hint)
-    if "/" not in value or not is_id(value):
-        raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names(kind)))
-
-
-def plain_fault(label: str, field: str, error: KdnasError) -> str:
-    """The fault in the form's words rather than the spec's."""
-    return str(error).replace(field, label)
-
-
-def form_values(values: Mapping[str, Any]) -> dict[str, str]:
-    """What each field of the form shows for nested values of a spec; what has no field goes into `more`."""
-    try:
-        spec = from_values(values)
-    except BadOptionError:
-        spec = from_values({})
-    flat = flatten(spec)
-    usual = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
-    shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
-    rest = []
-    for field, value in flat.items():
-        if field in FIELDS or value == usual.get(field) or value is None:
-            continue
-        inner = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, one in inner:
-            name = f"{field}.{key}" if key else field
-            rest.append(f"{name}={spec_flags.toml_text(one)}")
-    return {**shown, "workers": "1", "more": " ".join(rest)}
-
-
-def split_settings(text: str) -> list[str]:
-    """`a=1 b=["x", "y z"]` at the blanks that stand in no quotes and no brackets. Raises UsageError for open ones."""
-    parts, depth, quote, start = [], 0, "", 0
-    for i, letter in enumerate(text + " "):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        elif letter in "[{":
-            depth += 1
-        elif letter in "]}":
-            depth -= 1
-        elif letter == " " and depth <= 0:
-            parts.append(text[start:i])
-            start = i + 1
-    if quote or depth > 0:
-        raise UsageError(f"{text[start:]!r} is not complete.", "Close the quotes." if quote else "Close the brackets.")
-    return [part for part in parts if part]
-
-
-def shown_value(value: Any) -> str:
-    return words.signed(value) if isinstance(value, float) else "" if value is None else str(value)
-
-
-def preset_values(name: str) -> dict[str, Any]:
-    """The values of a spec that ships. Raises UsageError for one that does not."""
-    values = {"name": name, **read_values(preset(name))}
-    from_values(values)
-    return values
-
-
-def first_comment(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
-    except OSError:
-        return ""
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
-def choices(field: str) -> list[Answer]:
-    """What ships for a field, each with a line on what it is."""
-    from kdnas.data.shipped import ASSETS, names
-
-    if field == "teacher.model":
-        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("teacher")]
-    if field == "data.source":
-        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("text")]
-    if field == "recipe.name":
-        return [Answer(name, name, _first_line(part)) for name, part in recipe_parts().items()]
-    if field == "strategy.name":
-        return [Answer(name, name, _first_line(part)) for name, part in strategy_parts().items()]
-    if field == "space.preset":
-        return [
-            Answer("full", "full", "every size that the recipe offers for this teacher"),
-            Answer("kd-nas", "kd-nas", "the fixed lists of KD-NAS, as far as they fit the teacher"),
-        ]
-    return [
-        Answer("auto", "auto", "a GPU where there is one, else the CPU"),
-        Answer("cpu", "cpu", "the processor"),
-        Answer("cuda", "cuda", "the first NVIDIA GPU; cuda:1 is the second"),
-        Answer("mps", "mps", "Apple's GPU"),
-    ]
-
-
-def _first_line(part: Any) -> str:
-    return str(part.__doc__ or "").strip().splitlines()[0]
-
-
-def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """The answer of `kdnas plan --json` as titled lines; what cannot be known beforehand is left out."""
-    space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]
-    for name, listed in plan["dimensions"].items():
-        space.append(f"  {name}  {', '.join(str(choice) for choice in listed)}")
-    told = [("search space", space)]
-    cost = []
-    if plan["cache_bytes"] is not None:
-        cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
-    if plan["proxy_tokens"] is not None:
-        cost.append(f"{words.count(plan['proxy_tokens'])} tokens learnt from in each epoch.")
-    if plan["seconds"] is not None:
-        each = words.duration(plan["seconds_per_trial"])
-        cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
-    if cost:
-        told.append(("what it takes, roughly", cost))
-    if plan["notes"]:
-        told.append(("notes", [str(note) for note in plan["notes"]]))
-    return told
+        self.desk.fault(error)

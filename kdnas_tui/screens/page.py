@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from abc import abstractmethod
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame
+from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.key_bar import KeyBar
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
 
 Pairs = list[tuple[str, str]]
 Contents = tuple[Text, list[tuple[str, Pairs]]]
@@ -26,9 +24,9 @@ Contents = tuple[Text, list[tuple[str, Pairs]]]
 class Page(Frame):
     """Drawn again whenever the study has news. A subclass gives the `contents`."""
 
-    def __init__(self, study: StudyScreen) -> None:
-        super().__init__()
-        self.study = study
+    def __init__(self, watched: Watched, desk: Desk) -> None:
+        super().__init__(desk)
+        self.watched = watched
 
     @abstractmethod
     def contents(self) -> Contents | None:
@@ -47,7 +45,7 @@ class Page(Frame):
     def on_resize(self) -> None:
         self.draw()
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         self.draw()
 
     def draw(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from rich.text import Text
 from textual import events
@@ -15,14 +13,14 @@ from kdnas.study.ranking import Standing
 from kdnas.study.reward import exchange
 from kdnas.system.errors import BadOptionError, KdnasError
 from kdnas_tui import words
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
+from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import BREATH_S, Frame, bindings
+from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
-
-if TYPE_CHECKING:
-    from kdnas_tui.screens.study import StudyScreen
 
 TOP = 10
 STEP = {"alpha": 0.01, "beta": 0.05}
@@ -46,11 +44,11 @@ class RescoreScreen(Frame):
         "are rewarded like this, and the study's history says so."
     }
 
-    def __init__(self, study: StudyScreen) -> None:
-        super().__init__()
-        self._study = study
-        assert study.study is not None
-        self._alpha, self._beta = study.study.alpha, study.study.beta
+    def __init__(self, watched: Watched, desk: Desk) -> None:
+        super().__init__(desk)
+        self._watched = watched
+        assert watched.study is not None
+        self._alpha, self._beta = watched.study.alpha, watched.study.beta
         self._asked = False
 
     def compose(self) -> ComposeResult:
@@ -77,7 +75,7 @@ class RescoreScreen(Frame):
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < 78, "narrow")
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         if news.trials or news.board is not None or news.study is not None:
             self._draw_soon()
 
@@ -130,7 +128,7 @@ class RescoreScreen(Frame):
 
     def _draw(self) -> None:
         self._asked = False
-        board, study = self._study.board, self._study.study
+        board, study = self._watched.trials, self._watched.study
         if board is None or study is None or not self.is_mounted:
             return
         head = Text(no_wrap=True, overflow="ellipsis")
@@ -152,7 +150,7 @@ class RescoreScreen(Frame):
         self.query_one(where, Static).update(text)
 
     def _lines(self, places: np.ndarray, rewards: np.ndarray, before: Standing | None) -> list[Line]:
-        board = self._study.board
+        board = self._watched.trials
         assert board is not None
         lines = []
         for rank, (place, reward) in enumerate(zip(places.tolist(), rewards.tolist(), strict=True), start=1):
@@ -185,7 +183,9 @@ class RescoreScreen(Frame):
             self.query_one("#hint", Static).update(Text(fault))
             return
         alpha, beta = self._alpha, self._beta
-        self._study.change(
+        steering.change(
+            self._watched,
+            self.desk,
             lambda store, study: changes.set_reward(store, study, alpha, beta),
             f"From now on α {words.signed(alpha)}, β {beta:g}; the study's history says so.",
         )

@@ -12,9 +12,11 @@ from textual.widgets import Input, Static
 from kdnas.study.rows import Status, StudyRow, WorkerRow
 from kdnas.system.errors import UsageError
 from kdnas_tui import words
+from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask, Write
-from kdnas_tui.screens.frame import MARKS, Frame, bindings
+from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.theme import MARKS
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
@@ -43,8 +45,8 @@ class StudiesScreen(Frame):
         "filter": "Words that a study's line must contain; several words must all be there.",
     }
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
         self.rows: list[StudyRow] = []
         self._crew: Mapping[int, list[WorkerRow]] = {}
         self._words: list[str] = []
@@ -65,9 +67,9 @@ class StudiesScreen(Frame):
         self._draw_head()
 
     def on_screen_resume(self) -> None:
-        self.kdnas.feed.watch(None)
+        self.desk.feed.watch(None)
 
-    def tell(self, news: News) -> None:
+    def hear(self, news: News) -> None:
         if news.error is not None:
             self._fault = f"{news.error.problem} {news.error.hint}"
             self.rows, self.read = [], True
@@ -100,7 +102,7 @@ class StudiesScreen(Frame):
         if self.read and not self._fault:
             running = sum(row.status in ALIVE for row in self.rows)
             text.append(f"   {words.plural(len(self.rows), 'study', 'studies')}, {running} running", style="dim")
-        text.append(f"   {shown_storage(self.kdnas.storage)}", style="dim")
+        text.append(f"   {words.shown_storage(self.desk.storage)}", style="dim")
         text.no_wrap, text.overflow = True, "ellipsis"
         self.query_one("#head", Says).show(text)
 
@@ -116,7 +118,7 @@ class StudiesScreen(Frame):
             detail.update(Text(self._about(row)))
 
     def _about(self, row: StudyRow) -> str:
-        now = self.kdnas.now()
+        now = self.desk.clock()
         parts = [f"{row.name}: {row.status}"]
         crew = [w for w in self._crew.get(row.study_id, []) if w.alive]
         if crew:
@@ -139,13 +141,13 @@ class StudiesScreen(Frame):
             (
                 row.name,
                 f"{sign} {row.status}",
-                short(spec.get("teacher", {}).get("model")),
-                short(spec.get("data", {}).get("source")),
+                words.short(spec.get("teacher", {}).get("model")),
+                words.short(spec.get("data", {}).get("source")),
                 str(spec.get("recipe", {}).get("name", "")),
                 str(spec.get("strategy", {}).get("name", "")),
                 f"{row.done}/{row.trials}",
                 words.figure(row.best_reward),
-                words.ago(self.kdnas.now(), row.updated),
+                words.ago(self.desk.clock(), row.updated),
             ),
             ("strong", look, "", "", "quiet", "quiet", "", "", "quiet"),
         )
@@ -169,14 +171,14 @@ class StudiesScreen(Frame):
     def action_open(self) -> None:
         row = self._row()
         if row is not None:
-            self.kdnas.open_study(row.name)
+            self.desk.open_study(row.name)
         elif not self.rows and not self._fault:
             self.action_new()
 
     def action_new(self) -> None:
         from kdnas_tui.screens.new_study import NewStudyScreen
 
-        self.app.push_screen(NewStudyScreen({}))
+        self.app.push_screen(NewStudyScreen(self.desk, {}))
 
     def action_duplicate(self) -> None:
         row = self._row()
@@ -184,10 +186,10 @@ class StudiesScreen(Frame):
             return
         from kdnas_tui.screens.new_study import NewStudyScreen
 
-        values: dict[str, Any] = {**row.spec, "name": free_name(row.name, {r.name for r in self.rows})}
+        values: dict[str, Any] = {**row.spec, "name": words.free_name(row.name, {r.name for r in self.rows})}
         values["reward"] = {**values.get("reward", {}), "alpha": row.alpha, "beta": row.beta}
         values["budget"] = {**values.get("budget", {}), "trials": row.trials}
-        self.app.push_screen(NewStudyScreen(values))
+        self.app.push_screen(NewStudyScreen(self.desk, values))
 
     def action_rename(self) -> None:
         row = self._row()
@@ -202,7 +204,7 @@ class StudiesScreen(Frame):
             if name is not None and name != row.name:
                 from kdnas.store import changes
 
-                self.kdnas.change(lambda store: changes.rename(store, row.study_id, name), f"{row.name} is now {name}.")
+                self.desk.change(lambda store: changes.rename(store, row.study_id, name), f"{row.name} is now {name}.")
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
@@ -211,14 +213,14 @@ class StudiesScreen(Frame):
         if row is None:
             return
         if row.status in ALIVE:
-            self.kdnas.fault(UsageError(f"{row.name} has a worker.", "Open it and stop it first."))
+            self.desk.fault(UsageError(f"{row.name} has a worker.", "Open it and stop it first."))
             return
 
         def answered(answer: str | None) -> None:
             if answer == "delete":
                 from kdnas_tui import workers
 
-                self.kdnas.command(lambda: workers.delete(row.name, self.kdnas.storage), f"{row.name} is deleted.")
+                self.desk.command(lambda: workers.delete(row.name, self.desk.storage), f"{row.name} is deleted.")
 
         done = words.plural(row.done, "finished trial")
         self.app.push_screen(
@@ -247,29 +249,6 @@ class StudiesScreen(Frame):
         field.value = ""
         field.display = False
         self.query_one(ListTable).focus()
-
-
-def short(name: object) -> str:
-    """The last part of a path or hub id."""
-    return str(name or "–").rstrip("/").rsplit("/", 1)[-1]
-
-
-def shown_storage(url: str) -> str:
-    """The store's place without a password."""
-    if url.startswith("sqlite:///"):
-        return url.removeprefix("sqlite:///")
-    scheme, colons, rest = url.partition("://")
-    return f"{scheme}{colons}{rest.rsplit('@', 1)[-1]}" if colons else url
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """`name-2`, `name-3`, … the first that is free."""
-    stem, _, last = name.rpartition("-")
-    base = stem if stem and last.isdigit() else name
-    number = 2
-    while f"{base}-{number}" in taken:
-        number += 1
-    return f"{base}-{number}"
 
 
 def check_name(name: str, taken: set[str]) -> None:

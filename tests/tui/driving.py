@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 
 
 def app_on(url: str, **given: Any) -> KdnasApp:
-    return KdnasApp(url, now=lambda: NOW, period=0.05, **given)
+    return KdnasApp(url, clock=lambda: NOW, period=0.05, **given)
 
 
 @asynccontextmanager
@@ -65,7 +65,9 @@ async def opened(pilot: Pilot[str], study: str) -> StudyScreen:
     app = pilot.app
     assert isinstance(app, KdnasApp)
     app.open_study(study)
-    await until(pilot, lambda: isinstance(app.screen, StudyScreen) and app.screen.board is not None, f"{study} is open")
+    await until(
+        pilot, lambda: isinstance(app.screen, StudyScreen) and app.screen.watched.trials is not None, f"{study} is open"
+    )
     await settled(pilot)
     found = app.screen
     assert isinstance(found, StudyScreen)

@@ -147,20 +147,20 @@ def focus(site: Site) -> object:
 
 def tab(site: Site) -> object:
     study = site.study
-    return (study.aside if study.layout_now == "wide" else study.tab), site.app.focused
+    return (study.panes.aside if study.panes.layout == "wide" else study.panes.tab), site.app.focused
 
 
 async def pause(site: Site, key: str) -> None:
     await site.press(key)
     await site.until(lambda: site.wanted() == "pause", "pause is wanted")
-    await site.until(lambda: site.study.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
+    await site.until(lambda: site.study.watched.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
     await site.press(key)
     await site.until(lambda: site.wanted() == "run", "it is to go on")
 
 
 async def resume(site: Site, key: str) -> None:
     set_wanted(site.store, queries.study_row(site.store, "minilm").study_id, "pause")
-    await site.until(lambda: site.study.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
+    await site.until(lambda: site.study.watched.study.status == "pausing", "the screen knows")  # type: ignore[union-attr]
     await site.press(key)
     await site.until(lambda: site.wanted() == "run", "it is to go on")
 
@@ -175,32 +175,32 @@ async def worker(site: Site, key: str) -> None:
 
 async def filters(site: Site, key: str) -> None:
     await site.press(key, *"layers", "greater_than_sign", "equals_sign", "5", "enter")
-    await site.until(lambda: site.study.filter.text == "layers>=5", "the filter is used")
-    assert 0 < site.table.count < len(site.study.board or ())
+    await site.until(lambda: site.study.watched.filter.text == "layers>=5", "the filter is used")
+    assert 0 < site.table.count < len(site.study.watched.trials or ())
 
 
 async def back_from_study(site: Site, key: str) -> None:
     await filters(site, "slash")
     await site.press(key)
-    await site.until(lambda: site.study.filter.empty, "the filter is cleared first")
+    await site.until(lambda: site.study.watched.filter.empty, "the filter is cleared first")
     await site.press(key)
     await site.shown(StudiesScreen)
 
 
 async def marks(site: Site, key: str) -> None:
-    number = site.study.cursor
+    number = site.study.watched.cursor
     assert number is not None
     before = site.row(number).marked
     await site.press(key)
     await site.until(lambda: site.row(number).marked is not before, "the mark is stored")
-    await site.until(lambda: site.study.board.scored(number).row.marked is not before, "and shown")  # type: ignore[union-attr]
+    await site.until(lambda: site.study.watched.trials.scored(number).row.marked is not before, "and shown")  # type: ignore[union-attr]
 
 
 async def compare(site: Site, key: str) -> None:
     study_id = queries.study_row(site.store, "minilm").study_id
     for number in (25, 16):
         set_remark(site.store, study_id, number, marked=True)
-    await site.until(lambda: len(site.study.marked()) >= 2, "two are marked")
+    await site.until(lambda: len(site.study.watched.marked()) >= 2, "two are marked")
     await opens(CompareScreen)(site, key)
 
 
@@ -273,7 +273,7 @@ async def previous_candidate(site: Site, key: str) -> None:
 
 
 def cursor(site: Site) -> object:
-    return site.study.cursor
+    return site.study.watched.cursor
 
 
 def order(site: Site) -> object:
@@ -281,7 +281,7 @@ def order(site: Site) -> object:
 
 
 def candidate_file(site: Site) -> str:
-    return f"minilm-{site.study.cursor}.json"
+    return f"minilm-{site.study.watched.cursor}.json"
 
 
 EFFECTS: dict[str, dict[str, Effect]] = {
@@ -395,7 +395,7 @@ async def arrive(site: Site, name: str) -> None:
             study_id = queries.study_row(site.store, "minilm").study_id
             for number in (25, 16):
                 set_remark(site.store, study_id, number, marked=True)
-            await site.until(lambda: len(site.study.marked()) == 2, "two are marked")
+            await site.until(lambda: len(site.study.watched.marked()) == 2, "two are marked")
     if key:
         await site.press(key)
         await site.shown(kind)

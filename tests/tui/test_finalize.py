@@ -54,7 +54,7 @@ async def test_it_takes_the_candidate_under_the_cursor(pilot: Pilot[str]) -> Non
     await pilot.press("down")
     await settled(pilot)
     study: StudyScreen = screen(pilot.app, StudyScreen)
-    number = study.cursor
+    number = study.watched.cursor
     await finalize(pilot)
     assert pilot.app.screen.query_one("#trial", Input).value == str(number)
     assert pilot.app.screen.query_one("#folder", Input).value == f"minilm-{number}"
@@ -152,7 +152,7 @@ async def test_it_fits_every_size(size: str, store: Store, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     async with driven(app_on(store.url), SIZES[size]) as pilot:
         study = await opened(pilot, "minilm")
-        await pilot.app.push_screen(FinalizeScreen(study, 3))
+        await pilot.app.push_screen(FinalizeScreen(study.watched, study.desk, 3))
         await settled(pilot)
         shown = text_of(pilot.app)
         for words in ("finalize", "trial", "folder", "epochs", "Distil", "^s"):

@@ -43,10 +43,10 @@ async def _study(pilot: Pilot[str]) -> None:
 
 async def _compare(pilot: Pilot[str]) -> None:
     found = await opened(pilot, "minilm")
-    assert found.study is not None
+    assert found.watched.study is not None
     for number in (25, 16):
         found.change(lambda store, study, number=number: changes.set_remark(store, study, number, marked=True))
-    await until(pilot, lambda: len(found.marked()) == 2, "two are marked")
+    await until(pilot, lambda: len(found.watched.marked()) == 2, "two are marked")
     await pilot.press("c")
 
 

@@ -16,7 +16,8 @@ from kdnas.study.spec_flags import assigned, overlay
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
 from kdnas_tui.screens.ask import Ask
-from kdnas_tui.screens.new_study import NewStudyScreen, form_values, number, preset_values, split_settings
+from kdnas_tui.screens.new_study import NewStudyScreen
+from kdnas_tui.screens.spec_fields import form_values, number, preset_values, split_settings
 from kdnas_tui.screens.studies import StudiesScreen
 from tests.tui.driving import SIZES, app_on, driven, listed, screen, shows, text_of, until
 

@@ -110,7 +110,7 @@ async def test_duplicate_fills_the_form_with_another_name(pilot: Pilot[str]) -> 
 async def test_enter_and_a_double_click_open_the_study(pilot: Pilot[str]) -> None:
     at(pilot, "kdnas-paper")
     await pilot.press("enter")
-    assert screen(pilot.app, StudyScreen).study_name == "kdnas-paper"
+    assert screen(pilot.app, StudyScreen).watched.name == "kdnas-paper"
     await pilot.press("escape")
     await listed(pilot)
     await pilot.click("#studies", offset=(4, 1), times=2)
@@ -141,7 +141,7 @@ async def test_theme_is_kept(pilot: Pilot[str], path: Path) -> None:
     before = pilot.app.theme
     await pilot.press("ctrl+t")
     assert pilot.app.theme != before
-    assert KdnasApp(str(path), now=lambda: NOW).theme == pilot.app.theme
+    assert KdnasApp(str(path), clock=lambda: NOW).theme == pilot.app.theme
 
 
 async def test_palette_has_every_action_of_the_screen(pilot: Pilot[str]) -> None:

@@ -67,7 +67,7 @@ async def test_cursor_is_one_in_table_plot_and_curves(pilot: Pilot[str]) -> None
     await pilot.press("down", "down")
     await settled(pilot)
     number = study.query_one(TrialsTable).cursor
-    assert study.cursor == number
+    assert study.watched.cursor == number
     assert study.query_one(ParetoPlot).cursor == number
     study.action_next_tab()
     await until(pilot, lambda: number in study.query_one(Curves).curves, "its curve is drawn")
@@ -93,12 +93,12 @@ async def test_filter_narrows_table_and_plot_and_keeps_the_last_good_one(pilot: 
     await pilot.press("escape")
     await settled(pilot)
     assert study.query_one(TrialsTable).count == every
-    assert study.filter.empty
+    assert study.watched.filter.empty
 
 
 async def test_marks_tags_and_notes_are_kept_in_the_store(pilot: Pilot[str], store: Store) -> None:
     study = screen(pilot.app, StudyScreen)
-    number = study.cursor
+    number = study.watched.cursor
     await pilot.press("space")
     await until(pilot, lambda: row_of(store, number).marked, "the mark is stored")
     await pilot.press("t", *"keep small", "enter")
@@ -148,8 +148,8 @@ async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Sto
 
 async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch) -> None:
     study = screen(pilot.app, StudyScreen)
-    best, second = (scored.number for scored in study.board.best(2))
-    await until(pilot, lambda: study.cursor == best, "the cursor is on the best trial")
+    best, second = (scored.number for scored in study.watched.trials.best(2))
+    await until(pilot, lambda: study.watched.cursor == best, "the cursor is on the best trial")
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, CandidateScreen), "the candidate is shown")
     await until(pilot, shows(pilot.app, f"candidate {best}   rank 1"), "its rank")
@@ -157,7 +157,7 @@ async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], mo
         await until(pilot, shows(pilot.app, words), words)
     await pilot.press("right_square_bracket")
     await until(pilot, shows(pilot.app, f"candidate {second}   rank 2"), "the next candidate")
-    assert study.cursor == second
+    assert study.watched.cursor == second
     await until(pilot, shows(pilot.app, "epoch 4"), "its curve, asked for when it is shown")
 
     sent: list[str] = []
@@ -188,7 +188,7 @@ async def test_many_trials_are_shown_before_all_of_them_is_read(store: Store, mo
         await pilot.press("x")
         await until(pilot, shows(pilot.app, "Still reading the trials"), "no half of a trial is written")
         read.set()
-        await until(pilot, lambda: study.board is not None and study.board.whole, "the rest is there")
+        await until(pilot, lambda: study.watched.trials is not None and study.watched.trials.whole, "the rest is there")
         await pilot.press("x")
         await until(pilot, lambda: isinstance(pilot.app.screen, ExportScreen), "now it can be written")
 
@@ -199,10 +199,10 @@ async def test_keys_faster_than_their_messages_leave_the_cursor_where_they_lead(
     for _ in range(3):
         table.action_move(1)  # before the screen has heard of the first
     number = table.cursor
-    study.tell(News(study=study.study))  # and something new comes in between
+    study.hear(News(study=study.watched.study))  # and something new comes in between
     assert table.cursor == number == table.numbers[3]
     await settled(pilot)
-    assert (table.cursor, study.cursor, study.query_one(ParetoPlot).cursor) == (number, number, number)
+    assert (table.cursor, study.watched.cursor, study.query_one(ParetoPlot).cursor) == (number, number, number)
 
 
 async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[str], store: Store) -> None:
@@ -222,7 +222,11 @@ async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[
     study_id = queries.study_row(store, "minilm").study_id
     assert queries.events(store, study_id)[-1].detail["to"] == {"alpha": -0.3, "beta": 0.6}
     study = screen(pilot.app, StudyScreen)
-    await until(pilot, lambda: study.board is not None and study.board.alpha == -0.3, "the table is ranked by it")
+    await until(
+        pilot,
+        lambda: study.watched.trials.alpha == -0.3,
+        "the table is ranked by it",
+    )
     await pilot.press("v")
     await until(pilot, shows(pilot.app, "α −0.06 → −0.3"), "the history tells it")
 
@@ -232,7 +236,7 @@ async def test_compare_needs_two_marks_and_shows_differences_first(pilot: Pilot[
     await until(pilot, shows(pilot.app, "Mark two to four with space."), "the hint is told")
     study = screen(pilot.app, StudyScreen)
     await pilot.press("space", "down", "space", "down", "space")
-    await until(pilot, lambda: len(study.marked()) == 3, "three are marked")
+    await until(pilot, lambda: len(study.watched.marked()) == 3, "three are marked")
     await pilot.press("c")
     screen(pilot.app, CompareScreen)
     shown = text_of(pilot.app)
@@ -242,7 +246,7 @@ async def test_compare_needs_two_marks_and_shows_differences_first(pilot: Pilot[
 @pytest.mark.parametrize(("downs", "count"), [(0, 10), (2, None), (3, 26)])
 async def test_export_writes_what_was_chosen(pilot: Pilot[str], tmp_path: Path, downs: int, count: int | None) -> None:
     study = screen(pilot.app, StudyScreen)
-    front = int(study.board.standing.front.sum())
+    front = int(study.watched.trials.standing.front.sum())
     await pilot.press("x", *["down"] * downs)
     screen(pilot.app, ExportScreen)
     await pilot.press("ctrl+s")
@@ -282,7 +286,7 @@ async def test_log_follows_is_searched_and_left(pilot: Pilot[str], store: Store)
     await until(pilot, shows(pilot.app, "the disk [red]fills[/red]"), "a new line as it is")
     await pilot.press("slash", *"cache", "enter")
     assert study.query_one(LogTail).searched == "cache"
-    assert study.filter.empty
+    assert study.watched.filter.empty
     await pilot.press("escape")
     assert study.query_one(LogTail).searched == ""
 
@@ -315,20 +319,20 @@ async def test_every_pane_is_reached_by_keys_at_every_size(store: Store, size: s
         for _ in range(9):
             await pilot.press("right_square_bracket")
             await pilot.pause()
-            seen.add(study.aside if study.layout_now == "wide" else study.tab)
+            seen.add(study.panes.aside if study.panes.layout == "wide" else study.panes.tab)
         assert {"history", "curves", "controller", "importance", "log"} <= seen
 
 
 async def test_resizing_keeps_study_cursor_and_filter(pilot: Pilot[str]) -> None:
     study = screen(pilot.app, StudyScreen)
     await pilot.press("down", "down", "slash", *"is:ranked", "enter")
-    number = study.cursor
+    number = study.watched.cursor
     sizes = ((80, 24, "tabs"), (50, 16, "card"), (200, 50, "wide"), (20, 5, "card"), (120, 36, "wide"))
     for width, height, layout in sizes:
         await pilot.resize_terminal(width, height)
-        await until(pilot, lambda layout=layout: study.layout_now == layout, layout)
-        assert study.cursor == number
-        assert study.filter.text == "is:ranked"
+        await until(pilot, lambda layout=layout: study.panes.layout == layout, layout)
+        assert study.watched.cursor == number
+        assert study.watched.filter.text == "is:ranked"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -18,7 +18,7 @@ import pytest
 from kdnas.store import changes, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.rows import StudyRow, WorkerRow
-from kdnas_tui.app import run
+from kdnas_tui.main import run
 from tests.tiny import WORDS, tiny_folder
 from tests.tui.terminal import PATIENCE_S, Terminal
 

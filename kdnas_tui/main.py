@@ -1,0 +1,107 @@
+"""`kdnas-tui`: its command line, what it refuses before anything is drawn, and how it ends.
+
+Draws nothing itself and runs no search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from kdnas.system.errors import KdnasError, UsageError
+from kdnas_tui import memory, settings, words
+from kdnas_tui.app import KdnasApp
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit with 0, with 2 where no screen can be shown, with 128 + n after signal n."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Do what the arguments ask. A fault is one line on standard error and its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kdnas-tui", description="Search for small, fast student language models, and watch it.", add_help=True
+    )
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study at once")
+    parser.add_argument("--preset", metavar="NAME", help="begin with a spec that ships, or open its study")
+    parser.add_argument("--storage", metavar="URL", help="database of the studies: a file or an SQLAlchemy URL")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
+    parser.add_argument("--locate", action="store_true", help="print where settings, stores, logs and caches lie")
+    parser.add_argument("--demo", action="store_true", help="look round in a recorded study; nothing runs")
+    parser.add_argument("--serve", action="store_true", help="serve the screens to a browser on this machine only")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of --serve (default 8000)")
+    chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen)
+    except KdnasError as error:
+        print(f"kdnas-tui: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from kdnas.system.paths import default_storage
+
+    storage = chosen.storage or default_storage()
+    if chosen.locate:
+        for what, place in located(storage):
+            print(f"{what:<9} {place}")
+        return 0
+    if chosen.serve:
+        from kdnas_tui.serve import serve
+
+        return serve(chosen, storage)
+    in_browser = "TEXTUAL_DRIVER" in os.environ  # set by the server behind --serve; a pipe is all it needs
+    if not in_browser and (not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb"):
+        why = "TERM is dumb" if os.environ.get("TERM") == "dumb" else "this is not a terminal"
+        raise UsageError(f"The screens need a terminal that can draw, and {why}.", "Use `kdnas search`.")
+    ascii_only = chosen.ascii or settings.read().ascii
+    if chosen.demo:
+        from kdnas.store import recording
+
+        with recording.opened(recording.shipped()) as (url, study):
+            return show(KdnasApp(url, study=study, ascii=ascii_only))
+    if chosen.study is not None and chosen.preset is not None:
+        raise UsageError("A study and a preset were both given.", "Give one of them.")
+    if chosen.study is not None:
+        from kdnas.store import queries
+        from kdnas.store.database import open_reader
+
+        with open_reader(storage) as store:
+            queries.study_row(store, chosen.study)
+    if chosen.preset is not None:
+        from kdnas.system.paths import preset
+
+        preset(chosen.preset)  # before anything is drawn; read where its form is made
+    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
+
+
+def show(app: KdnasApp) -> int:
+    """Run the app until it ends; a terminal that is gone is no fault."""
+    memory.give_back()
+    memory.unhurried()
+    try:
+        app.run()
+    except OSError:
+        return 1
+    if app.farewell:
+        print(app.farewell)
+    return app.return_code or 0
+
+
+def located(storage: str) -> list[tuple[str, str | Path]]:
+    """Every place that kdnas-tui uses, without a password."""
+    from kdnas.system import paths
+
+    return [
+        ("storage", words.shown_storage(storage)),
+        ("settings", settings.path()),
+        ("state", paths.state_folder()),
+        ("cache", paths.cache_folder()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

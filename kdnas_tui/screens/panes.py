@@ -1,0 +1,101 @@
+"""Which pane of a study stands where, for a size of the terminal and a chosen tab.
+
+Plain decisions about names, without widgets: the screen asks, and shows or hides accordingly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+WIDE = 100  # columns from which table and plots stand side by side
+CARD = (60, 16)  # below it, only a card
+
+Layout = Literal["wide", "tabs", "card"]
+Tab = tuple[str, str]  # name and title
+
+TABS: tuple[Tab, ...] = (
+    ("trials", "Trials"),
+    ("pareto", "Pareto"),
+    ("history", "History"),
+    ("curves", "Curves"),
+    ("controller", "Controller"),
+    ("importance", "Importance"),
+    ("log", "Log"),
+)
+NAMES = tuple(name for name, _ in TABS)
+ASIDE = TABS[2:]  # beside the table the Pareto plot stands above the tabs
+SIDE_BY_SIDE = ("trials", "pareto")
+
+EXPLAINED = {  # name of a part → what `?` says of it
+    "trials": "The trials, best reward first; < and > sort by another column, = turns the order round, a click on "
+    "a title sorts by it. * stands for the Pareto front (nothing is both better and faster), ~ for a reward that "
+    "cannot be told from a better one's, ± for half of the latency's 95 % interval, ×T for how many times faster "
+    "than the teacher it is.",
+    "pareto": "Loss against latency, every finished trial a point; the line is the front. The cursor is the one "
+    "of the table: arrows walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
+    "latency's axis logarithmic.",
+    "history": "The best reward so far, trial by trial, and each trial's own; h shows them over hours.",
+    "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
+    "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
+    "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",
+    "log": "What the workers wrote down. End follows the newest line, l leaves out lower levels, / searches, and < "
+    "and > go from match to match.",
+    "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
+    "joined by and, or, not. is:front, is:tie and is:marked, tag:word, and bare words work too. Esc clears it.",
+}
+
+
+class Panes:
+    """`tab` is what is looked at; `aside` the tab beside the table where the terminal is wide."""
+
+    def __init__(self) -> None:
+        self.tab = "trials"
+        self.aside = "history"
+        self.layout: Layout = "wide"
+        self.with_controller = False  # only a search by the controller has such a pane
+
+    def fit(self, width: int, height: int) -> None:
+        """Choose the layout for a size of the terminal."""
+        card = width < CARD[0] or height < CARD[1]
+        self.layout = "card" if card else "wide" if width >= WIDE else "tabs"
+        if self.layout == "wide" and self.tab not in SIDE_BY_SIDE:
+            self.aside = self.tab
+
+    def show(self, name: str) -> None:
+        self.tab = name
+        if name not in SIDE_BY_SIDE:
+            self.aside = name
+
+    def keep_in_sight(self, name: str | None) -> None:
+        """What is looked at beside the table stays in sight where the terminal becomes narrow."""
+        if self.layout == "wide" and name in NAMES:
+            self.tab = name
+
+    @property
+    def tabs(self) -> list[Tab]:
+        """What this study has to show."""
+        return [tab for tab in TABS if tab[0] != "controller" or self.with_controller]
+
+    @property
+    def tabs_aside(self) -> list[Tab]:
+        return self.tabs[len(SIDE_BY_SIDE) :]
+
+    @property
+    def shown(self) -> str:
+        """The tab that changes, beside the table or alone."""
+        return self.aside if self.layout == "wide" else self.tab
+
+    def visible(self, name: str) -> bool:
+        """Whether a pane is on the screen, where there is more than a card."""
+        return name in (*SIDE_BY_SIDE, self.aside) if self.layout == "wide" else name == self.tab
+
+    def next_pane(self, focused: str | None, by: int) -> str:
+        """The pane that follows in the order of Tab."""
+        order = [*SIDE_BY_SIDE, self.aside] if self.layout == "wide" else [name for name, _ in self.tabs]
+        here = order.index(focused) if focused in order else order.index(self.tab) if self.tab in order else -by
+        return order[(here + by) % len(order)]
+
+    def next_tab(self, by: int) -> str:
+        names = [name for name, _ in (self.tabs_aside if self.layout == "wide" else self.tabs)]
+        here = names.index(self.shown) if self.shown in names else -by
+        return names[(here + by) % len(names)]

@@ -1,0 +1,215 @@
+"""The fields of a new study: what each says, how its text is read and checked, what ships for it.
+
+Plain functions from text to values and back; the form that shows them is `new_study`. The spec decides what is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdnas.study import spec_flags
+from kdnas.study.spec import flatten, from_values, read_values, recipe_parts, strategy_parts
+from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
+from kdnas.system.paths import preset
+from kdnas_tui import words
+from kdnas_tui.screens.ask import Answer
+
+
+@dataclass(frozen=True)
+class Entry:
+    field: str  # of the spec; "more" and "workers" are the form's own
+    label: str
+    says: str
+    choices: bool = False
+    gap: bool = False  # a blank line before it
+
+
+ENTRIES = (
+    Entry("name", "name", "What the study is called: letters, digits, dots, dashes and underscores."),
+    Entry("teacher.model", "teacher", "A teacher that ships (F2), a hub id, or a folder with a model.", True, gap=True),
+    Entry("data.source", "data", "A text that ships (F2), a hub id, or a CSV, JSONL, Parquet or text file.", True),
+    Entry("data.text_column", "text column", "The column that holds the text."),
+    Entry("recipe.name", "recipe", "How a student is built and learns.", True, gap=True),
+    Entry("strategy.name", "strategy", "Who proposes the next candidate.", True),
+    Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
+    Entry("reward.alpha", "α", "What speed is worth: 0 nothing, −0.06 a little, −0.3 a lot.", gap=True),
+    Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
+    Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
+    Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
+    Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
+    Entry("device", "device", "auto, cpu, cuda, cuda:N or mps.", True, gap=True),
+    Entry("workers", "workers", "Processes that evaluate candidates at the same time."),
+    Entry("seed", "seed", "Every random number comes from it."),
+    Entry("more", "more", "Any other setting as field=value, for example data.length=64."),
+)
+FIELDS = {entry.field: entry for entry in ENTRIES}
+TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
+OWN = {"more", "workers"}
+
+
+def id_of(field: str) -> str:
+    return "f-" + field.replace(".", "-").replace("_", "-")
+
+
+def asset_of(name: str) -> Any:
+    from kdnas.data.shipped import ASSETS
+
+    return ASSETS.get(name)
+
+
+def number(text: str) -> int | float | str:
+    """A number as people write it (a real minus sign, a thousands comma), else the text."""
+    plain = text.strip().replace("−", "-").replace("_", "")
+    for kind in (int, float):
+        try:
+            return kind(plain)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def check_value(field: str, value: Any) -> None:
+    """One field by itself. Raises BadOptionError, or UsageError with the hint for what the spec cannot know."""
+    if value == "" and field != "data.text_column":
+        raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
+    from_values(spec_flags.overlay({}, [(field, value)]))
+    if field == "teacher.model":
+        _check_source(str(value), "teacher", "Give the folder of a model with its config.json.")
+    elif field == "data.source":
+        _check_source(str(value), "text", "Give the path of a CSV, JSONL, Parquet or text file.")
+
+
+def _check_source(value: str, kind: str, hint: str) -> None:
+    """A shipped name, a path that is there, or what can be a hub id."""
+    from kdnas.data.hub import is_id
+    from kdnas.data.shipped import names
+
+    if value in names(kind):
+        return
+    path = Path(value).expanduser()
+    if path.exists():
+        if kind == "teacher" and not (path / "config.json").is_file() and not path.is_file():
+            raise UsageError(f"{value} holds no config.json.", hint)
+        return
+    if value.startswith(("/", "~", "./", "../")) or path.suffix in (".csv", ".jsonl", ".json", ".parquet", ".txt"):
+        raise UsageError(f"There is no {path}.", hint)
+    if "/" not in value or not is_id(value):
+        raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names(kind)))
+
+
+def plain_fault(label: str, field: str, error: KdnasError) -> str:
+    """The fault in the form's words rather than the spec's."""
+    return str(error).replace(field, label)
+
+
+def form_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """What each field of the form shows for nested values of a spec; what has no field goes into `more`."""
+    try:
+        spec = from_values(values)
+    except BadOptionError:
+        spec = from_values({})
+    flat = flatten(spec)
+    usual = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
+    shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
+    rest = []
+    for field, value in flat.items():
+        if field in FIELDS or value == usual.get(field) or value is None:
+            continue
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, one in inner:
+            name = f"{field}.{key}" if key else field
+            rest.append(f"{name}={spec_flags.toml_text(one)}")
+    return {**shown, "workers": "1", "more": " ".join(rest)}
+
+
+def split_settings(text: str) -> list[str]:
+    """`a=1 b=["x", "y z"]` at the blanks that stand in no quotes and no brackets. Raises UsageError for open ones."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, letter in enumerate(text + " "):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == " " and depth <= 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if quote or depth > 0:
+        raise UsageError(f"{text[start:]!r} is not complete.", "Close the quotes." if quote else "Close the brackets.")
+    return [part for part in parts if part]
+
+
+def shown_value(value: Any) -> str:
+    return words.signed(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The values of a spec that ships. Raises UsageError for one that does not."""
+    values = {"name": name, **read_values(preset(name))}
+    from_values(values)
+    return values
+
+
+def first_comment(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+    except OSError:
+        return ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def choices(field: str) -> list[Answer]:
+    """What ships for a field, each with a line on what it is."""
+    from kdnas.data.shipped import ASSETS, names
+
+    if field == "teacher.model":
+        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("teacher")]
+    if field == "data.source":
+        return [Answer(n, n, f"{ASSETS[n].what}. {ASSETS[n].licence}") for n in names("text")]
+    if field == "recipe.name":
+        return [Answer(name, name, _first_line(part)) for name, part in recipe_parts().items()]
+    if field == "strategy.name":
+        return [Answer(name, name, _first_line(part)) for name, part in strategy_parts().items()]
+    if field == "space.preset":
+        return [
+            Answer("full", "full", "every size that the recipe offers for this teacher"),
+            Answer("kd-nas", "kd-nas", "the fixed lists of KD-NAS, as far as they fit the teacher"),
+        ]
+    return [
+        Answer("auto", "auto", "a GPU where there is one, else the CPU"),
+        Answer("cpu", "cpu", "the processor"),
+        Answer("cuda", "cuda", "the first NVIDIA GPU; cuda:1 is the second"),
+        Answer("mps", "mps", "Apple's GPU"),
+    ]
+
+
+def _first_line(part: Any) -> str:
+    return str(part.__doc__ or "").strip().splitlines()[0]
+
+
+def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The answer of `kdnas plan --json` as titled lines; what cannot be known beforehand is left out."""
+    space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]
+    for name, listed in plan["dimensions"].items():
+        space.append(f"  {name}  {', '.join(str(choice) for choice in listed)}")
+    told = [("search space", space)]
+    cost = []
+    if plan["cache_bytes"] is not None:
+        cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
+    if plan["proxy_tokens"] is not None:
+        cost.append(f"{words.count(plan['proxy_tokens'])} tokens learnt from in each epoch.")
+    if plan["seconds"] is not None:
+        each = words.duration(plan["seconds_per_trial"])
+        cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
+    if cost:
+        told.append(("what it takes, roughly", cost))
+    if plan["notes"]:
+        told.append(("notes", [str(note) for note in plan["notes"]]))
+    return told

@@ -1,0 +1,227 @@
+"""What people change on a study: pause, stop, resume, workers, budget, and marks, tags and notes on its trials.
+
+Each writes rows that workers read, or starts a process. Nothing here draws, and nothing runs a search.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from kdnas.study.rows import Status, StudyRow
+from kdnas.system.errors import BadOptionError, UsageError
+from kdnas_tui.desk import Desk
+from kdnas_tui.screens.ask import Answer, Ask, Write
+from kdnas_tui.screens.frame import Frame
+from kdnas_tui.watched import Watched
+
+MOST_TRIALS = 1_000_000
+
+
+def change(
+    watched: Watched,
+    desk: Desk,
+    what: Callable[[Any, int], Any],
+    done: str = "",
+    then: Callable[[], Any] | None = None,
+) -> None:
+    """Write to the study: `what(store, study_id)` in a thread."""
+    row = watched.study
+    if row is not None:
+        desk.change(lambda store: what(store, row.study_id), done, then)
+
+
+def mark(watched: Watched, desk: Desk, number: int) -> None:
+    """Mark the trial, or unmark it."""
+    from kdnas.store import changes
+
+    scored = watched.trials.scored(number) if watched.trials is not None else None
+    if scored is not None:
+        marked = not scored.row.marked
+        change(watched, desk, lambda store, study: changes.set_remark(store, study, number, marked=marked))
+
+
+def copy_candidate(watched: Watched, desk: Desk) -> None:
+    """Copy the candidate under the cursor as an export writes it."""
+    from kdnas.study.export import candidate
+
+    scored = watched.current()
+    if scored is not None:
+        text = json.dumps(candidate(scored), indent=2, ensure_ascii=False) + "\n"
+        desk.copy(text, f"{watched.name}-{scored.number}.json")
+
+
+def budget(value: str, ended: int) -> int:
+    """The number of trials that was typed. Raises BadOptionError where a study with `ended` trials cannot take it."""
+    plain = value.replace(",", "").strip()
+    if not plain.isdigit() or not 1 <= int(plain) <= MOST_TRIALS:
+        raise BadOptionError("trials", f"{value!r} is no number of trials.", f"Give 1 to {MOST_TRIALS:,}.")
+    if int(plain) < ended:
+        raise BadOptionError("trials", f"{ended} trials have ended already.", f"Give at least {ended}.")
+    return int(plain)
+
+
+class Steering(Frame):
+    """A screen whose keys steer the watched study."""
+
+    def __init__(self, watched: Watched, desk: Desk) -> None:
+        super().__init__(desk)
+        self.watched = watched
+
+    def still_reading(self) -> bool:
+        """Whether only a sketch of the trials has been read yet; says so."""
+        if self.watched.sketched:
+            self.notify("Still reading the trials: try again in a moment.", timeout=3, markup=False)
+        return self.watched.sketched
+
+    def change(self, what: Callable[[Any, int], Any], done: str = "", then: Callable[[], Any] | None = None) -> None:
+        change(self.watched, self.desk, what, done, then)
+
+    # ------------------------------------------------------------------ the search
+
+    def _want(self, wanted: str, done: str) -> None:
+        from kdnas.store import changes
+
+        self.change(lambda store, study: changes.set_wanted(store, study, wanted), done)
+
+    def action_pause(self) -> None:
+        row = self.watched.study
+        if row is None:
+            return
+        if row.status in (Status.PAUSED, Status.PAUSING):
+            self.action_resume()
+        elif row.status is Status.RUNNING:
+            self._want("pause", "Pausing after the running epoch; its training is kept.")
+        else:
+            self.desk.fault(UsageError(f"{row.name} is {row.status}: there is nothing to pause.", _hint(row)))
+
+    def action_stop(self) -> None:
+        row = self.watched.study
+        if row is None:
+            return
+        if not row.workers:
+            self.desk.fault(UsageError(f"{row.name} is {row.status}: no worker runs.", _hint(row)))
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer in ("stop", "abandon"):
+                self._want(answer, "Stopping after the running trial." if answer == "stop" else "Stopping now.")
+
+        self.app.push_screen(
+            Ask(
+                f"Stop {row.name}?",
+                [
+                    Answer("stop", "Finish the running trial, then stop", "nothing is lost"),
+                    Answer("abandon", "Stop now", "the running trial is lost, and tried again on resuming"),
+                    Answer("run", "Keep running"),
+                ],
+            ),
+            answered,
+        )
+
+    def action_resume(self) -> None:
+        row = self.watched.study
+        if row is None:
+            return
+        if row.status is Status.RUNNING:
+            self.notify(f"{row.name} is running.", timeout=3, markup=False)
+        elif row.done >= row.trials:
+            self.desk.fault(UsageError(f"{row.name} has finished its {row.trials} trials.", "Press + for more."))
+        elif row.workers:
+            self._want("run", "Going on.")
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        from kdnas_tui import workers
+
+        name, storage = self.watched.name, self.desk.storage
+        self.notify("Starting a worker …", timeout=3, markup=False)
+        self.desk.command(lambda: workers.resume(name, storage))
+
+    def action_worker(self) -> None:
+        row = self.watched.study
+        if row is None:
+            return
+        if not row.workers:
+            self.action_resume()
+            return
+        from kdnas_tui import workers
+
+        name, storage = row.name, self.desk.storage
+        self.desk.command(lambda: workers.add_worker(name, storage), "One more worker is starting.")
+
+    def action_budget(self) -> None:
+        row = self.watched.study
+        if row is None:
+            return
+        from kdnas.store import changes
+
+        ended = row.status is Status.FINISHED
+
+        def answered(value: str | None) -> None:
+            if value is None:
+                return
+            trials = budget(value, row.done)
+            self.change(
+                lambda store, study: changes.set_trials(store, study, trials),
+                f"The budget is {trials:,} trials now.",
+                self._start if ended and trials > row.trials else None,
+            )
+
+        detail = f"{row.done} have ended."
+        if ended:
+            detail += " With more, the search goes on at once."
+        self.app.push_screen(
+            Write(
+                f"How many trials for {row.name}?",
+                str(row.trials),
+                detail=detail,
+                check=lambda value: budget(value, row.done),
+            ),
+            answered,
+        )
+
+    # ------------------------------------------------------------------ the trial under the cursor
+
+    def action_mark(self) -> None:
+        if self.watched.cursor is not None:
+            mark(self.watched, self.desk, self.watched.cursor)
+
+    def action_tags(self) -> None:
+        scored = self.watched.current()
+        if scored is None or self.still_reading():
+            return
+        from kdnas.store import changes
+
+        number = scored.number
+
+        def answered(value: str | None) -> None:
+            if value is not None:
+                self.change(lambda store, study: changes.set_remark(store, study, number, tags=value.split()))
+
+        detail = "Words separated by spaces; tag:word finds them."
+        self.app.push_screen(Write(f"Tags of trial {number}", " ".join(scored.row.tags), detail=detail), answered)
+
+    def action_note(self) -> None:
+        scored = self.watched.current()
+        if scored is None or self.still_reading():
+            return
+        from kdnas.store import changes
+
+        number = scored.number
+
+        def answered(value: str | None) -> None:
+            if value is not None:
+                self.change(lambda store, study: changes.set_remark(store, study, number, note=value.strip()))
+
+        self.app.push_screen(Write(f"A note to trial {number}", scored.row.note), answered)
+
+    def action_copy(self) -> None:
+        if not self.still_reading():
+            copy_candidate(self.watched, self.desk)
+
+
+def _hint(row: StudyRow) -> str:
+    return "Press + to raise its budget." if row.status is Status.FINISHED else "Press r to go on."

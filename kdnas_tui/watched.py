@@ -1,0 +1,150 @@
+"""What is known of the study that is watched: its rows, trials and curves, and the cursor, filter and order on them.
+
+All screens over one study share one `Watched`. It takes news from the feed and answers questions; it draws nothing,
+asks nothing of the store and knows no Textual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from kdnas.study.filter import ALIASES, COLUMNS, Filter, parse
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, StudyRow, WorkerRow
+from kdnas.study.trial_columns import Board
+from kdnas_tui.feed import News
+
+
+class Watched:
+    """The study `name`; `study` and `trials` are None until the feed has brought them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.study: StudyRow | None = None
+        self.trials: Board | None = None
+        self.crew: list[WorkerRow] = []
+        self.curves: dict[int, list[CurvePoint]] = {}
+        self.provenance: dict[str, Any] = {}
+        self.episodes: list[EpisodeRow] = []
+        self.events: list[EventRow] = []  # what was changed on the study, oldest first
+        self.runs: list[RunRow] = []  # models made of candidates, and their scores
+        self.devices: tuple[Any, ...] = ()  # readings of this machine, while a worker runs on it
+        self.last_log = ""
+        self.fault = ""  # why the store cannot be read, while it cannot
+        self.filter: Filter = parse("")
+        self.mask: np.ndarray | None = None  # of the trials that pass the filter; None where all do
+        self.cursor: int | None = None
+        self.sort_key, self.descending = "reward", True
+        self._followers: list[Callable[[int], None]] = []
+
+    # ------------------------------------------------------------------ news
+
+    def take(self, news: News) -> bool:
+        """Take in what is new; True where trials, study or curves are others than before."""
+        if news.error is not None:
+            self.fault = f"{news.error.problem} {news.error.hint}"
+        if news.healed or news.study is not None:
+            self.fault = ""
+        if news.study is not None and (self.study is None or news.study.study_id == self.study.study_id):
+            self.study, self.name = news.study, news.study.name
+        if news.board is not None:
+            self.trials = news.board
+        if self.trials is not None:
+            self.trials.update(list(news.trials.values()))
+            if self.study is not None:
+                self.trials.rescore(self.study.alpha, self.study.beta)
+        for part, value in (
+            ("crew", news.workers),
+            ("provenance", news.provenance),
+            ("episodes", news.episodes),
+            ("events", news.events),
+            ("runs", news.runs),
+            ("devices", news.devices),
+        ):
+            if value is not None:
+                setattr(self, part, value)
+        self.curves.update(news.curves)
+        if news.logs:
+            self.last_log = news.logs[-1].line
+        changed = news.board is not None or news.study is not None or bool(news.trials or news.curves)
+        if changed:
+            self._filter_again()
+        return changed
+
+    # ------------------------------------------------------------------ filter
+
+    def use_filter(self, text: str, *, typing: bool = False) -> bool:
+        """Filter by the text; True where that shows other trials. Raises FilterError and keeps the last good filter.
+
+        While it is typed, a last word that may yet become a comparison does not filter.
+        """
+        keys = frozenset() if self.trials is None else self.trials.keys()
+        chosen = parse(text, keys)
+        if typing:
+            chosen = parse(without_unfinished(text, keys), keys)
+        if chosen == self.filter:
+            return False
+        self.filter = chosen
+        self._filter_again()
+        return True
+
+    def _filter_again(self) -> None:
+        everything = self.trials is None or not len(self.trials) or self.filter.empty
+        self.mask = None if everything or self.trials is None else self.trials.mask(self.filter)
+
+    # ------------------------------------------------------------------ cursor
+
+    def follow(self, heard: Callable[[int], None]) -> None:
+        """Call `heard` with the trial's number whenever the cursor has moved."""
+        self._followers.append(heard)
+
+    def point_at(self, number: int) -> None:
+        """Put the cursor on a trial."""
+        if number != self.cursor:
+            self.cursor = number
+            for heard in self._followers:
+                heard(number)
+
+    def step(self, by: int) -> None:
+        """Move the cursor in the table's order; it stops at both ends."""
+        if self.trials is None or not len(self.trials):
+            return
+        places = self.trials.order(self.sort_key, descending=self.descending, mask=self.mask)
+        numbers = self.trials.numbers[places]
+        found = np.flatnonzero(numbers == self.cursor) if self.cursor is not None else places[:0]
+        if len(numbers):
+            here = int(found[0]) + by if len(found) else 0
+            self.point_at(int(numbers[max(0, min(here, len(numbers) - 1))]))
+
+    # ------------------------------------------------------------------ answers
+
+    def current(self) -> Scored | None:
+        """The trial under the cursor."""
+        if self.trials is None or self.cursor is None:
+            return None
+        return self.trials.scored(self.cursor)
+
+    def marked(self) -> list[Scored]:
+        """The marked trials, the best first."""
+        if self.trials is None or not len(self.trials):
+            return []
+        return self.trials.ranked(self.trials.mask(parse("is:marked")))
+
+    def doing(self) -> str | None:
+        """What the first worker that lives says it does."""
+        return next((worker.doing for worker in self.crew if worker.alive and worker.doing), None)
+
+    @property
+    def sketched(self) -> bool:
+        """Whether there is only a sketch of very many trials yet, which the next second completes."""
+        return self.trials is not None and not self.trials.whole
+
+
+def without_unfinished(text: str, keys: Iterable[str]) -> str:
+    """The filter without a last word that may yet become a comparison: the table does not go empty under `laten`."""
+    *_, last = text.split(" ")
+    names = {*COLUMNS, *ALIASES, *keys}
+    return text[: len(text) - len(last)] if last and any(name.startswith(last) for name in names) else text
