@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdnas.store.database import Store
     from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
     from kdnas.study.trial_columns import Board
-    from kdnas_tui.widgets.devices import Probe, Reading
+    from kdnas_tui.machine import Probe, Reading
 
 PERIOD_S = 1.0
 DEVICES_S = 2.0
@@ -209,7 +209,7 @@ class Feed(threading.Thread):
             return None
         self._probed_at = now
         if self._probe is None:
-            from kdnas_tui.widgets.devices import Probe
+            from kdnas_tui.machine import Probe
 
             self._probe = Probe()
         readings = self._probe.read()

@@ -7,7 +7,7 @@ asks nothing of the store and knows no Textual.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
 from kdnas_tui.feed import News
+
+if TYPE_CHECKING:
+    from kdnas_tui.machine import Reading
 
 
 class Watched:
@@ -31,7 +34,7 @@ class Watched:
         self.episodes: list[EpisodeRow] = []
         self.events: list[EventRow] = []  # what was changed on the study, oldest first
         self.runs: list[RunRow] = []  # models made of candidates, and their scores
-        self.devices: tuple[Any, ...] = ()  # readings of this machine, while a worker runs on it
+        self.devices: tuple[Reading, ...] = ()  # readings of this machine, while a worker runs on it
         self.last_log = ""
         self.fault = ""  # why the store cannot be read, while it cannot
         self.filter: Filter = parse("")

@@ -19,6 +19,7 @@ from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import state_folder
 
 KDNAS = (sys.executable, "-m", "kdnas")
+IMPORTANCE = (sys.executable, "-m", "kdnas.reports.parameter_importance")
 
 
 def logs_folder() -> Path:
@@ -112,15 +113,16 @@ def launch(arguments: Sequence[str], name: str) -> None:
 class Question:
     """A short-lived `kdnas … --json` whose answer a screen waits for in a thread, and may give up."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], program: Sequence[str] | None = None) -> None:
+        """`program` stands before the arguments, `kdnas` by default."""
         self._process = subprocess.Popen(
-            [*KDNAS, *arguments],
+            [*(program or KDNAS), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self._command = arguments[0]
+        self._command = arguments[0] if program is None else program[-1]
 
     def answer(self) -> Any:
         """The data. Raises KdnasError with the line that the command gave."""
@@ -139,6 +141,11 @@ def _said(output: str, code: int, command: str) -> KdnasError:
     line = (faults or lines or [f"`kdnas {command}` ended with code {code} and said nothing."])[-1]
     kind = UsageError if code == 2 else KdnasError
     return kind(line.removeprefix("kdnas: "))
+
+
+def importance(study: str, storage: str) -> Question:
+    """Ask which dimensions the reward depends on."""
+    return Question([study, "--storage", storage, "--json"], IMPORTANCE)
 
 
 def plan(spec_toml: str, storage: str) -> Question:

@@ -30,7 +30,7 @@ COLUMNS = (
     Column("reward", "right"),
     Column("loss", "right"),
     Column("lat ms", "right"),
-    Column("params", "right", keep=2),
+    Column("params", "right", leaves=2),
     Column("was", "right"),
 )
 

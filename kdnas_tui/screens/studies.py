@@ -25,13 +25,13 @@ from kdnas_tui.widgets.says import Says
 COLUMNS = (
     Column("name", flex=True),
     Column("status"),
-    Column("teacher", keep=4),
-    Column("data", keep=5),
-    Column("recipe", keep=6),
-    Column("strategy", keep=3),
+    Column("teacher", leaves=4),
+    Column("data", leaves=5),
+    Column("recipe", leaves=6),
+    Column("strategy", leaves=3),
     Column("trials", "right"),
-    Column("best", "right", keep=1),
-    Column("updated", "right", keep=2),
+    Column("best", "right", leaves=1),
+    Column("updated", "right", leaves=2),
 )
 ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
 

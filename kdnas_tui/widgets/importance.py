@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 
 from textual import work
@@ -12,6 +9,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.worker import get_current_worker
 
+from kdnas.system.errors import KdnasError
+from kdnas_tui import workers
 from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of, wrapped
 
 
@@ -50,6 +49,7 @@ class Importance(Lines, can_focus=True):
         self.says = "Not estimated yet."
         self._asked: Asked | None = None
         self._asking = False
+        self._question: workers.Question | None = None
 
     def ask(self, study: str, storage: str, finished: int, rate: tuple[float, float]) -> None:
         """Estimate again if nobody waits for one already, it is looked at, and a tenth more trials have finished."""
@@ -70,31 +70,22 @@ class Importance(Lines, can_focus=True):
 
     @work(thread=True, exit_on_error=False)
     def _estimate(self, study: str, storage: str) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kdnas.reports.parameter_importance", study, "--storage", storage, "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            text=True,
-        )
         worker = get_current_worker()
-        while True:
-            try:
-                out, said = process.communicate(timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                if worker.is_cancelled:
-                    process.kill()
-        if worker.is_cancelled:
-            return
-        if process.returncode == 0:
-            found = json.loads(out)
+        self._question = question = workers.importance(study, storage)
+        if worker.is_cancelled:  # the screen closed while the process began
+            question.give_up()
+        try:
+            found = question.answer()
             shares = tuple((str(entry["name"]), float(entry["share"])) for entry in found["importance"])
-            self.post_message(self.Answered(shares, f"{found['evaluator']}, {found['trials']} trials"))
-        else:
-            lines = said.strip().splitlines() or ["The estimate failed."]
-            self.post_message(self.Answered((), lines[-1].removeprefix("kdnas: ")))
+            answer = self.Answered(shares, f"{found['evaluator']}, {found['trials']} trials")
+        except KdnasError as error:
+            answer = self.Answered((), str(error))
+        if not worker.is_cancelled:
+            self.post_message(answer)
+
+    def on_unmount(self) -> None:
+        if self._question is not None:
+            self._question.give_up()
 
     def on_importance_answered(self, event: Answered) -> None:
         self._asking = False

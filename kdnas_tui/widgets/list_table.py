@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -19,6 +19,10 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from kdnas_tui.keys import MOVES
+from kdnas_tui.widgets.column_fit import fitting
+from kdnas_tui.widgets.lines import clean, fitted
+
+GAP = 2  # cells between two columns
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,13 @@ class Column:
     title: str
     align: Literal["left", "right"] = "left"
     width: int | None = None  # None: as wide as its widest cell
-    keep: int = 0  # columns with a higher number leave first where it is narrow
+    leaves: int = 0  # the highest number leaves first where it is narrow, 0 never
     flex: bool = False  # takes what is left
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its cells and, for each cell, the component class it is drawn with ("" for the usual one)."""
+    """One line: its cells and, for each cell, the component class it is drawn with ("" for the default one)."""
 
     key: str
     cells: tuple[str, ...]
@@ -141,22 +145,17 @@ class ListTable(ScrollView, can_focus=True):
         widths = [
             c.width
             if c.width is not None
-            else max([cell_len(c.title), *(cell_len(line.cells[i]) for line in self.lines)], default=0)
+            else max([cell_len(c.title), *(cell_len(clean(line.cells[i])) for line in self.lines)], default=0)
             for i, c in enumerate(self.columns)
         ]
-        kept = set(range(len(self.columns)))
-        while len(kept) > 1 and sum(widths[i] + 2 for i in kept) - 2 > width:
-            droppable = [i for i in kept if self.columns[i].keep > 0]
-            if not droppable:
-                break
-            kept.discard(max(droppable, key=lambda i: (self.columns[i].keep, i)))
-        widths = [w if i in kept else -1 for i, w in enumerate(widths)]
-        left = width - sum(w + 2 for w in widths if w >= 0) + 2
-        flexible = [i for i in kept if self.columns[i].flex]
+        stays = fitting(widths, [column.leaves for column in self.columns], width, GAP)
+        widths = [w if i in stays else -1 for i, w in enumerate(widths)]
+        left = width - sum(widths[i] for i in stays) - GAP * (len(stays) - 1)
+        flexible = [i for i in stays if self.columns[i].flex]
         if flexible and left > 0:
             widths[flexible[-1]] += left
         elif left < 0:
-            widest = max(kept, key=lambda i: (self.columns[i].flex, widths[i]))
+            widest = max(stays, key=lambda i: (self.columns[i].flex, widths[i]))
             widths[widest] = max(4, widths[widest] + left)
         self._widths = widths
         self.virtual_size = Size(width, len(self.lines) + 1)
@@ -200,15 +199,8 @@ class ListTable(ScrollView, can_focus=True):
             if w < 0:
                 continue
             if segments:
-                segments.append(Segment("  ", base))
-            text = "".join(letter if letter.isprintable() else "�" for letter in text)
-            length = cell_len(text)
-            if length > w:
-                text = set_cell_size(text, max(0, w - 1)) + "…" if w > 1 else set_cell_size(text, w)
-            elif column.align == "right":
-                text = " " * (w - length) + text
-            else:
-                text = text + " " * (w - length)
+                segments.append(Segment(" " * GAP, base))
+            text = fitted(clean(text), w, right=column.align == "right")
             segments.append(Segment(text, style))
         return Strip(segments).adjust_cell_length(width, base)
 

@@ -6,44 +6,22 @@ opening a trial are messages that the screen answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 from rich.style import Style
 from textual import events
 from textual.message import Message
 from textual.strip import Strip
 
-from kdnas.study.filter import ALIASES, lookup
 from kdnas.study.ranking import Scored, Standing
 from kdnas.study.trial_columns import Board
-from kdnas_tui import words
 from kdnas_tui.keys import MOVES
-from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of
+from kdnas_tui.widgets.column_fit import fitting
+from kdnas_tui.widgets.lines import Lines, fitted, strip_of
+from kdnas_tui.widgets.trial_cells import Column, columns_of
 
-_TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
-_SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
 _LEFT = 2  # cells for cursor and mark before the first column
 KEPT = 1000  # lines kept as they were drawn
 RANKED = frozenset({"reward", "rank", "number"})  # keys whose order changes only with the standing
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: what it is called, what it sorts by, how much room it takes, and what it says of a trial.
-
-    Columns are compared without what they say, which is made anew with every change of the trials.
-    """
-
-    key: str  # of the filter language
-    title: str
-    width: int
-    keep: int  # columns with a higher number leave first where it is narrow
-    text: Callable[[Scored], str] = field(compare=False)
-    look: Callable[[Scored], str] | None = field(default=None, compare=False)
-    left: bool = False
-    falling: bool = False  # the natural order is from the largest down
 
 
 class TrialsTable(Lines, can_focus=True):
@@ -200,7 +178,7 @@ class TrialsTable(Lines, can_focus=True):
     def sort_by(self, key: str, descending: bool | None = None) -> None:
         """Sort by a key of the filter language; a key given again turns the order round."""
         if descending is None:
-            natural = next((c.falling for c in self._all_columns() if c.key == key), False)
+            natural = next((c.falling for c in columns_of(self.board) if c.key == key), False)
             descending = not self.descending if key == self.sort_key else natural
         self.sort_key, self.descending = key, descending
         if self.board is not None:
@@ -263,59 +241,16 @@ class TrialsTable(Lines, can_focus=True):
 
     # ------------------------------------------------------------------ columns
 
-    def _all_columns(self) -> list[Column]:
-        board = self.board
-        digits = 4 if board is not None and board.loss == "raw" else 3
-        highest = int(board.numbers.max()) if board is not None and len(board) else 0
-        columns = [
-            Column("number", "#", max(4, len(str(highest)) + 1), 0, _number, falling=True),
-            Column("reward", "reward", 6, 0, lambda s: words.figure(s.reward), falling=True),
-            Column("loss", "loss", digits + 2, 0, lambda s: words.figure(s.loss_used, digits)),
-            Column("latency", "lat ms", 6, 0, lambda s: words.milliseconds(s.row.latency_ms)),
-            Column("interval", "±", 3, 4, _latency_spread, _flag_look),
-            Column("speedup", "×T", 5, 1, _speedup, falling=True),
-            Column("params", "params", 6, 2, lambda s: words.count(s.row.parameters)),
-        ]
-        columns += [
-            Column(key, title, width, keep, _setting(key), left=left)
-            for key, title, width, keep, left in self._settings()
-        ]
-        columns.append(Column("state", "state", 10, 0, _state, _state_look, left=True))
-        columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
-        return columns
-
-    def _settings(self) -> list[tuple[str, str, int, int, bool]]:
-        """Key, title, width, importance and alignment of what the candidates differ in, transformers' sizes first."""
-        if self.board is None:
-            return []
-        keys = self.board.keys()
-        varying = self.board.varying_keys()
-        short = [
-            key for key in _TITLES if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])
-        ]
-        spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
-        found = [
-            (key, _TITLES[key], _SIZES[key], 3 if place < 2 else 6 + place, key == "act")
-            for place, key in enumerate(short)
-        ]
-        others = [key for key in self.board.candidate_keys() if key in varying and key not in spoken_for]
-        for place, key in enumerate(others):
-            title = key.replace("_", " ")
-            found.append((key, title[:9], min(9, max(5, len(title))), 12 + place, False))
-        return found
-
     def _fitting(self) -> tuple[Column, ...]:
         """The columns that the width has room for."""
-        columns = self._all_columns()
-        room = self.content_size.width - _LEFT - 1
-        if self.board is not None and not self.board.tagged():
-            columns = [column for column in columns if column.key != "tag"]
-        while len(columns) > 1 and sum(column.width + 1 for column in columns) - 1 > room:
-            last = max(columns, key=lambda column: column.keep)
-            if last.keep == 0:
-                break
-            columns.remove(last)
-        return tuple(columns)
+        columns = columns_of(self.board)
+        stays = fitting(
+            [column.width for column in columns],
+            [column.leaves for column in columns],
+            self.content_size.width - _LEFT - 1,
+            gap=1,
+        )
+        return tuple(columns[place] for place in stays)
 
     def _spaced(self) -> tuple[int, ...]:
         """Blanks before each column: two where there is room for them, else one; the left ones first."""
@@ -460,65 +395,3 @@ def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     if one is None or other is None:
         return one is other
     return np.array_equal(one, other)
-
-
-def progress_bar(row_epoch: int, epochs: int, progress: float) -> str:
-    """`▰▰▱▱ 2/4`: how far the evaluation is, and the finished epochs."""
-    full = max(0, min(4, int(progress * 4 + 1e-9)))
-    return "▰" * full + "▱" * (4 - full) + f" {row_epoch}/{epochs}"
-
-
-def _number(scored: Scored) -> str:
-    return f"{scored.number} "  # the last cell is for the star of the front
-
-
-def _speedup(scored: Scored) -> str:
-    if scored.speedup is None:
-        return "–"
-    return f"{scored.speedup:.1f}×" if scored.speedup < 99.95 else f"{scored.speedup:.0f}×"
-
-
-def _latency_spread(scored: Scored) -> str:
-    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful."""
-    row = scored.row
-    if row.latency_ms is None:
-        return ""
-    if row.latency_flag:
-        return "!"
-    if row.latency_low_ms is None or row.latency_high_ms is None:
-        return ""
-    half = (row.latency_high_ms - row.latency_low_ms) / 2
-    decimals = 2 if row.latency_ms < 10 and half < 1 else 1 if half < 10 else 0
-    return f"{half:.{decimals}f}".removeprefix("0")
-
-
-def _flag_look(scored: Scored) -> str:
-    return "failed" if scored.row.latency_flag else "quiet"
-
-
-def _setting(key: str) -> Callable[[Scored], str]:
-    def text(scored: Scored) -> str:
-        value = lookup(scored.row, key)
-        return "–" if value is None else clean(str(value))
-
-    return text
-
-
-def _state(scored: Scored) -> str:
-    row = scored.row
-    match row.state:
-        case "running" if row.phase in (None, "training") or row.epoch > 0:
-            return progress_bar(row.epoch, row.epochs, row.progress)
-        case "running":
-            return clean(row.phase or "running")
-        case "pruned":
-            return f"pruned {row.epoch}/{row.epochs}"
-        case "reused":
-            return f"as #{row.reused_from}" if row.reused_from is not None else "reused"
-        case "done":
-            return "done ~" if scored.tie else "done"
-    return row.state
-
-
-def _state_look(scored: Scored) -> str:
-    return {"running": "running", "failed": "failed", "done": ""}.get(scored.row.state, "quiet")

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from kdnas.study.rows import LogRow
-from kdnas_tui.widgets.devices import Devices, Probe, Reading
+from kdnas_tui.machine import Probe, Reading
+from kdnas_tui.widgets.devices import Devices
 from kdnas_tui.widgets.importance import Importance
 from kdnas_tui.widgets.lines import wrapped
 from kdnas_tui.widgets.log_tail import MOST, LogTail

@@ -8,7 +8,8 @@ import pytest
 
 from kdnas.study.filter import parse
 from kdnas.study.trial_columns import Board
-from kdnas_tui.widgets.trials_table import TrialsTable, progress_bar
+from kdnas_tui.widgets.trial_cells import progress_bar
+from kdnas_tui.widgets.trials_table import TrialsTable
 from tests.rows import made_row, made_rows
 from tests.tui.widget_apps import WidgetApp
 

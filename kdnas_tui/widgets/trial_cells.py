@@ -1,0 +1,132 @@
+"""The columns of the table of trials, and what each says of a trial. Text only; the table fits and draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kdnas.study.filter import ALIASES, lookup
+from kdnas.study.ranking import Scored
+from kdnas.study.trial_columns import Board
+from kdnas_tui import words
+from kdnas_tui.widgets.lines import clean
+
+_TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
+_SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it is called, what it sorts by, how much room it takes, and what it says of a trial.
+
+    Columns are compared without what they say, which is made anew with every change of the trials.
+    """
+
+    key: str  # of the filter language
+    title: str
+    width: int
+    leaves: int  # the highest number leaves first where it is narrow, 0 never
+    text: Callable[[Scored], str] = field(compare=False)
+    look: Callable[[Scored], str] | None = field(default=None, compare=False)
+    left: bool = False
+    falling: bool = False  # the natural order is from the largest down
+
+
+def columns_of(board: Board | None) -> list[Column]:
+    """All columns that the board's trials have something for, from the left."""
+    digits = 4 if board is not None and board.loss == "raw" else 3
+    highest = int(board.numbers.max()) if board is not None and len(board) else 0
+    columns = [
+        Column("number", "#", max(4, len(str(highest)) + 1), 0, _number, falling=True),
+        Column("reward", "reward", 6, 0, lambda s: words.figure(s.reward), falling=True),
+        Column("loss", "loss", digits + 2, 0, lambda s: words.figure(s.loss_used, digits)),
+        Column("latency", "lat ms", 6, 0, lambda s: words.milliseconds(s.row.latency_ms)),
+        Column("interval", "±", 3, 5, _latency_spread, _flag_look),
+        Column("speedup", "×T", 5, 1, _speedup, falling=True),
+        Column("params", "params", 6, 2, lambda s: words.count(s.row.parameters)),
+    ]
+    if board is not None:
+        columns += _settings(board)
+    columns.append(Column("state", "state", 10, 0, _state, _state_look, left=True))
+    if board is None or board.tagged():
+        columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
+    return columns
+
+
+def _settings(board: Board) -> list[Column]:
+    """What the candidates differ in, transformers' sizes first."""
+    keys = board.keys()
+    varying = board.varying_keys()
+    short = [key for key in _TITLES if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])]
+    spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
+    columns = [
+        Column(key, _TITLES[key], _SIZES[key], 4 - place if place < 2 else 6 + place, _setting(key), left=key == "act")
+        for place, key in enumerate(short)
+    ]
+    others = [key for key in board.candidate_keys() if key in varying and key not in spoken_for]
+    for place, key in enumerate(others):
+        title = key.replace("_", " ")
+        columns.append(Column(key, title[:9], min(9, max(5, len(title))), 12 + place, _setting(key)))
+    return columns
+
+
+def progress_bar(row_epoch: int, epochs: int, progress: float) -> str:
+    """`▰▰▱▱ 2/4`: how far the evaluation is, and the finished epochs."""
+    full = max(0, min(4, int(progress * 4 + 1e-9)))
+    return "▰" * full + "▱" * (4 - full) + f" {row_epoch}/{epochs}"
+
+
+def _number(scored: Scored) -> str:
+    return f"{scored.number} "  # the last cell is for the star of the front
+
+
+def _speedup(scored: Scored) -> str:
+    if scored.speedup is None:
+        return "–"
+    return f"{scored.speedup:.1f}×" if scored.speedup < 99.95 else f"{scored.speedup:.0f}×"
+
+
+def _latency_spread(scored: Scored) -> str:
+    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful."""
+    row = scored.row
+    if row.latency_ms is None:
+        return ""
+    if row.latency_flag:
+        return "!"
+    if row.latency_low_ms is None or row.latency_high_ms is None:
+        return ""
+    half = (row.latency_high_ms - row.latency_low_ms) / 2
+    decimals = 2 if row.latency_ms < 10 and half < 1 else 1 if half < 10 else 0
+    return f"{half:.{decimals}f}".removeprefix("0")
+
+
+def _flag_look(scored: Scored) -> str:
+    return "failed" if scored.row.latency_flag else "quiet"
+
+
+def _setting(key: str) -> Callable[[Scored], str]:
+    def text(scored: Scored) -> str:
+        value = lookup(scored.row, key)
+        return "–" if value is None else clean(str(value))
+
+    return text
+
+
+def _state(scored: Scored) -> str:
+    row = scored.row
+    match row.state:
+        case "running" if row.phase in (None, "training") or row.epoch > 0:
+            return progress_bar(row.epoch, row.epochs, row.progress)
+        case "running":
+            return clean(row.phase or "running")
+        case "pruned":
+            return f"pruned {row.epoch}/{row.epochs}"
+        case "reused":
+            return f"as #{row.reused_from}" if row.reused_from is not None else "reused"
+        case "done":
+            return "done ~" if scored.tie else "done"
+    return row.state
+
+
+def _state_look(scored: Scored) -> str:
+    return {"running": "running", "failed": "failed", "done": ""}.get(scored.row.state, "quiet")
