@@ -66,6 +66,7 @@ class KdnasApp(App[str]):
         self.ascii = ascii
         if self.no_color:
             self._filters.insert(0, theme.Styled())
+        self._filters.append(theme.Harmless())
         if ascii:
             self._filters.append(theme.Ascii())
         for one in theme.THEMES:

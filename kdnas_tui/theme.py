@@ -6,6 +6,7 @@ ASCII of the same width, on its way out.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from rich.cells import cell_len
@@ -135,21 +136,52 @@ _PLAIN = str.maketrans(
 )
 
 
+SIGNS = "✓─▰⣿α…"  # one of each kind that the screens draw with
+
+# Control characters, and those that turn the direction of what follows.
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """The text without characters that a terminal obeys instead of drawing, as wide as it was."""
+    return _HARMFUL.sub(lambda found: " " * cell_len(found[0]), text)
+
+
 @lru_cache(4096)
 def plain(text: str) -> str:
     """The text in ASCII, as wide as it was; what has no likeness becomes `?`."""
     text = text.translate(_PLAIN)
     if text.isascii():
         return text
-    letters = []
-    for letter in text:
+    letters, width = [], 0
+    for end, letter in enumerate(text, start=1):
+        before, width = width, cell_len(text[:end])  # letters may form one sign together
         if letter.isascii():
             letters.append(letter)
         elif 0x2800 <= ord(letter) <= 0x28FF:  # braille of the plots: few or many dots
             letters.append("." if (ord(letter) - 0x2800).bit_count() <= 3 else ":")
         else:
-            letters.append("?" * cell_len(letter))
+            letters.append("?" * (width - before))
     return "".join(letters)
+
+
+def can_say(encoding: str | None) -> bool:
+    """Whether a terminal with this encoding can be sent the signs that the screens draw with."""
+    try:
+        SIGNS.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
+class Harmless(LineFilter):
+    """No control character leaves the app, whatever a note, an error or a model's name holds; the widths stay."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment if segment.control or segment.text.isprintable() else Segment(harmless(segment.text), segment.style)
+            for segment in segments
+        ]
 
 
 class Styled(LineFilter):

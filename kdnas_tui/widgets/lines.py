@@ -112,16 +112,25 @@ def differing(old: Strip, new: Strip) -> tuple[int, int] | None:
 
 
 def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
+    """What stands in each cell, as many as the strip is long. A letter without a width belongs to the cell before."""
     cells: list[tuple[str, Style | None]] = []
     for text, style, control in strip:
         if control:
             continue
-        if text.isascii():
+        if text.isascii() and text.isprintable():
             cells.extend((letter, style) for letter in text)
             continue
-        for letter in text:
-            cells.append((letter, style))
-            cells.extend([("", style)] * (cell_len(letter) - 1))  # a wide letter fills two cells
+        sizes = [cell_len(letter) for letter in text]
+        pieces: list[tuple[str, int]] = list(zip(text, sizes, strict=True))
+        if sum(sizes) != (whole := cell_len(text)):
+            pieces = [(text, whole)]  # letters that form one sign together, like those of an emoji
+        for piece, size in pieces:
+            if size:
+                cells.append((piece, style))
+                cells.extend([("", style)] * (size - 1))  # a wide letter fills two cells
+            elif cells:
+                before, look = cells[-1]
+                cells[-1] = (before + piece, look)
     return cells
 
 
@@ -154,10 +163,8 @@ def wrapped(text: str, room: int) -> list[str]:
         if line:
             pieces.append(line)
         while size > room:
-            cut = 0
-            taken = 0
-            while taken + cell_len(word[cut]) <= room:
-                taken += cell_len(word[cut])
+            cut = 1
+            while cut < len(word) and cell_len(word[: cut + 1]) <= room:
                 cut += 1
             pieces.append(word[:cut])
             word = word[cut:]

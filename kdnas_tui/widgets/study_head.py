@@ -15,8 +15,9 @@ from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
+from kdnas_tui.machine import Reading
 from kdnas_tui.theme import LOOKS, MARKS
-from kdnas_tui.widgets.devices import Reading
+from kdnas_tui.widgets.lines import clean
 
 MOST_DEVICES = 4
 
@@ -88,19 +89,19 @@ def below(
         shown = len(trials) if mask is None else int(mask.sum())
         text.append(f"/ {chosen.text}   {shown:,} of {len(trials):,}")
     elif row.ending:
-        text.append(row.ending)
+        text.append(clean(row.ending))
     elif row.status is Status.DEAD:
         text.append("its worker is gone; press r to go on")
     elif row.status is Status.FAILED:
         fault = next((worker.error for worker in reversed(crew) if worker.error), None)
-        text.append(f"{fault or 'its worker failed'}; press r to try again")
+        text.append(f"{clean(fault or 'its worker failed')}; press r to try again")
     elif row.status in (Status.PAUSED, Status.STOPPED):
         text.append(f"{row.status}; press r to go on")
     else:
-        text.append(doing or "")
+        text.append(clean(doing or ""))
     if scored is not None and (scored.row.tags or scored.row.note):
         said = " · ".join(part for part in (" ".join(scored.row.tags), scored.row.note) if part)
-        text.append(f"   #{scored.number}: {said}")
+        text.append(f"   #{scored.number}: {clean(said)}")
     return text
 
 
@@ -117,9 +118,9 @@ def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, w
     if row.eta_s is not None and row.status is Status.RUNNING:
         text.append(f"ETA   {words.duration(row.eta_s)}\n")
     if doing:
-        text.append(f"now   {doing}\n")
+        text.append(f"now   {clean(doing)}\n")
     if last_log:
-        text.append(f"{last_log}\n", style="dim")
+        text.append(f"{clean(last_log)}\n", style="dim")
     return text
 
 
