@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas_tui import memory, settings, words
+from kdnas_tui import memory, settings, theme, words
 from kdnas_tui.app import KdnasApp
 
 
@@ -57,7 +57,8 @@ def _run(chosen: argparse.Namespace) -> int:
     if not in_browser and (not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb"):
         why = "TERM is dumb" if os.environ.get("TERM") == "dumb" else "this is not a terminal"
         raise UsageError(f"The screens need a terminal that can draw, and {why}.", "Use `kdnas search`.")
-    ascii_only = chosen.ascii or settings.read().ascii
+    drawn_to = "utf-8" if in_browser else getattr(sys.__stderr__, "encoding", None)  # where Textual draws
+    ascii_only = chosen.ascii or settings.read().ascii or not theme.can_say(drawn_to)
     if chosen.demo:
         from kdnas.store import recording
 

@@ -171,6 +171,19 @@ def test_ascii_sends_nothing_else(start: Callable[..., Terminal], size: tuple[in
     assert terminal.bytes.isascii()
 
 
+@pytest.mark.parametrize("language", ["C", "en_US.ISO-8859-1"])
+def test_a_terminal_without_the_signs_is_sent_ascii(start: Callable[..., Terminal], language: str) -> None:
+    poor = ["env", f"LC_ALL={language}", f"LANG={language}", "PYTHONCOERCECLOCALE=0", "PYTHONUTF8=0"]
+    if language != "C":
+        poor += ["PYTHONIOENCODING=latin-1"]  # the language itself may not be installed
+    terminal = start(through=poor)
+    terminal.until("No study yet")
+    terminal.press("n")
+    terminal.until("new study")
+    assert terminal.bytes.isascii()
+    assert b"\\u" not in terminal.bytes
+
+
 def test_without_a_terminal_one_line_names_the_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kdnas_tui"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=tmp_path
