@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
-IDLE_SECONDS = 0.3  # without a key, after which something slow is in nobody's way
+IDLE_SECONDS = 0.3  # without a key, after which something slow disturbs nobody
 
 
 class KdnasApp(App[str]):
@@ -58,7 +58,7 @@ class KdnasApp(App[str]):
         farewell: str = "",
     ) -> None:
         super().__init__()
-        self.animation_level = "none"  # a slow line has better things to carry
+        self.animation_level = "none"  # animations cost a slow line too much
         self.storage = storage
         self.first_study, self.first_preset = study, preset
         self.clock = clock
@@ -104,7 +104,7 @@ class KdnasApp(App[str]):
         await super().on_event(event)
 
     def _each_second(self) -> None:
-        # Only the first process of a terminal hears of it when it closes; make and some shells keep it to themselves.
+        # Only the first process of a terminal hears of it when it closes; make and some shells do not pass it on.
         if not self.is_headless and hung_up(self._on_terminal):
             self._signalled(signal.SIGHUP)
         if time.monotonic() - self._touched > IDLE_SECONDS:
@@ -180,7 +180,7 @@ class KdnasApp(App[str]):
                 self._writer = open_store(self.storage)
             what(self._writer)
         except Exception as fault:  # nobody else would hear of it
-            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.kept(fault))
+            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.recorded(fault))
             return
         self.feed.look_now()
         self.call_from_thread(self._changed, done, then)
@@ -203,7 +203,7 @@ class KdnasApp(App[str]):
             )
             return
         except Exception as fault:  # nobody else would hear of it
-            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.kept(fault))
+            self.call_from_thread(self.fault, fault if isinstance(fault, KdnasError) else mishaps.recorded(fault))
             return
         self.feed.look_now()
         self.call_from_thread(self._changed, done, then)
@@ -219,7 +219,7 @@ class KdnasApp(App[str]):
         settings.write(settings.Settings(self.theme, settings.read().ascii))
 
     async def refresh_css(self, animate: bool = True) -> None:  # type: ignore[override]  # is only ever called back
-        """Apply another theme as Textual does, but one part at a time, so that keys are heard between two."""
+        """Apply another theme as Textual does, but one part at a time, so that keys are heard in between."""
         self.stylesheet.set_variables(self.get_css_variables())
         self.stylesheet.reparse()
         with self.batch_update():  # painted once
@@ -262,7 +262,7 @@ def hung_up(terminal: bool) -> bool:
 
 
 def study_exists(storage: str, name: str) -> bool:
-    """Whether the store is there and holds the study; a store that cannot be read tells why on its own screen."""
+    """Whether the store is there and holds the study; the screen of a store that cannot be read says why."""
     if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
         return False
     from kdnas.store import queries

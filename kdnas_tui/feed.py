@@ -1,7 +1,7 @@
 """Looks at the store once a second in a thread of its own, and says what is new.
 
-`PRAGMA data_version` first, then only rows that changed. What was read waits in a basket until the screen takes it:
-a slow screen gets one bigger piece of news, never a queue of them. Reads only.
+It asks `PRAGMA data_version` first, then reads only rows that changed. They wait in a basket until the screen takes
+them: a slow screen gets one bigger piece of news, never a queue. Writes nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class News:
     studies: list[StudyRow] | None = None  # the whole list, where it changed
     crew: dict[int, list[WorkerRow]] | None = None  # with `studies`: the workers of those that have some
     study: StudyRow | None = None
-    board: Board | None = None  # all trials, on opening, of many first a sketch: whoever takes it owns it
+    board: Board | None = None  # all trials, on opening, of many trials first a sketch; who takes it owns it
     trials: dict[int, TrialRow] = field(default_factory=dict)  # changed since
     workers: list[WorkerRow] | None = None
     episodes: list[EpisodeRow] | None = None
@@ -68,13 +68,13 @@ class News:
 
 
 class Feed(threading.Thread):
-    """`tell` is called in this thread whenever the basket stops being empty."""
+    """`waiting` is called in this thread whenever the basket stops being empty."""
 
-    def __init__(self, url: str, tell: Callable[[], None], period: float = PERIOD_S) -> None:
+    def __init__(self, url: str, waiting: Callable[[], None], period: float = PERIOD_S) -> None:
         super().__init__(name="feed", daemon=True)
         self.url = url
         self.period = period
-        self._tell = tell
+        self._waiting = waiting
         self._wake = threading.Event()
         self._stopping = False
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class Feed(threading.Thread):
     # ------------------------------------------------------------------ for the screens (any thread)
 
     def watch(self, study: str | None) -> None:
-        """Look at one study from now on, or at the list of them; everything is told anew."""
+        """Look at one study from now on, or at the list of them; everything is sent anew."""
         with self._lock:
             self._wanted = (study, self._wanted[1] + 1)
             self._basket = None
@@ -135,8 +135,8 @@ class Feed(threading.Thread):
             self._look = _Look(wanted, failed=self._look.failed, known=known)
         try:
             news = self._new()
-        except Exception as fault:  # the thread must live on, whatever happens
-            error = fault if isinstance(fault, KdnasError) else mishaps.kept(fault)
+        except Exception as fault:  # the thread must go on, whatever happens
+            error = fault if isinstance(fault, KdnasError) else mishaps.recorded(fault)
             self._reopen()
             news = News(error=error) if str(error) != self._look.failed else None
             self._look = _Look(wanted, failed=str(error))
@@ -147,7 +147,7 @@ class Feed(threading.Thread):
         """Import what the next screen will need here, where it keeps nobody waiting."""
         if self.ticks <= len(AHEAD):
             importlib.import_module(AHEAD[self.ticks - 1])
-            memory.keep()
+            memory.freeze()
 
     def _offer(self, news: News) -> None:
         """Into the basket, unless something else is watched by now."""
@@ -159,7 +159,7 @@ class Feed(threading.Thread):
                 self._basket = News()
             self._basket.add(news)
         if first:
-            self._tell()
+            self._waiting()
 
     def _reopen(self) -> None:
         if self._store is not None:
@@ -222,7 +222,7 @@ class Feed(threading.Thread):
         self, queries: Any, store: Store, look: _Look, news: News, name: str, stale: bool, curves: frozenset[int]
     ) -> None:
         first = look.study is None
-        if first and name in look.known:  # as the list has just told it: counting a long study takes a while
+        if first and name in look.known:  # the list's row is fresh, and counting a long study takes a while
             self._offer_sketch(store, look.known[name])
         row = self._row(queries, store, look, name)
         if row is None:

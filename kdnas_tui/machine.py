@@ -51,7 +51,7 @@ class Probe:
                 try:
                     busy = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
                 except self._nvml.NVMLError:
-                    busy = float("nan")  # parts of a shared GPU tell no utilisation
+                    busy = float("nan")  # a part of a shared GPU reports no utilisation
                 found.append(Reading(f"gpu{i}", busy, memory.used / _GIB, memory.total / _GIB))
         return tuple(found)
 

@@ -1,6 +1,6 @@
-"""Keeps the process small and unhurried: what was read of many trials goes back to the system when it is not needed.
+"""Keeps the process small and its event loop free: memory goes back to the system, garbage is collected when idle.
 
-glibc keeps freed memory for itself, in as many heaps as there are threads; where there is no glibc, nothing is done.
+glibc holds on to freed memory, in one heap for each thread. Without glibc nothing is done.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import gc
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
-_WORTH_A_LOOK = 4  # looks through the second generation, each after some 20,000 new objects
-_LARGE = 128 * 1024  # bytes from which a block is the system's own; left alone, glibc raises this as blocks are freed
+_COLLECT_AFTER = 4  # collections of the second generation, each after some 20,000 new objects
+_LARGE = 128 * 1024  # bytes from which a block is mapped by itself; left alone, glibc raises this as blocks are freed
 
 
 def give_back() -> None:
-    """Call it before threads are started."""
+    """Have glibc return freed memory to the system. Call it before threads are started."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -27,17 +27,17 @@ def give_back() -> None:
 
 
 def unhurried() -> None:
-    """From now on nearly all full looks for garbage are those of `tidy`."""
+    """Leave nearly all full collections to `tidy`."""
     gc.set_threshold(2_000, 10, 1_000)
 
 
 def tidy() -> None:
-    """A full look for garbage where much has come and gone since the last, in a moment when nobody waits: often, so
-    that it takes some hundredths of a second, and not a fifth."""
-    if gc.get_count()[2] >= _WORTH_A_LOOK:
+    """Collect all garbage if much has come and gone since the last time. Called often, it takes some hundredths of a
+    second instead of a fifth."""
+    if gc.get_count()[2] >= _COLLECT_AFTER:
         gc.collect()
 
 
-def keep() -> None:
-    """What is here by now stays: looking through all of it for garbage would hold up the event loop."""
+def freeze() -> None:
+    """Leave out of later collections what is here by now: looking through it would hold up the event loop."""
     gc.freeze()

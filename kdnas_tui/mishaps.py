@@ -1,4 +1,4 @@
-"""What must not happen, and did: a fault of kdnas in a thread. It goes to a file, and one line to the screen."""
+"""Faults of kdnas itself in a thread: the traceback goes to a file, one line to the screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.paths import state_folder
 
 
-def kept(fault: Exception) -> KdnasError:
+def recorded(fault: Exception) -> KdnasError:
     """The fault as one line that names the file with the traceback."""
     path = state_folder() / "logs" / "kdnas-tui.log"
     with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ class Watched:
     # ------------------------------------------------------------------ news
 
     def take(self, news: News) -> bool:
-        """Take in what is new; True where trials, study or curves are others than before."""
+        """Take in what is new; True where trials, study or curves changed."""
         if news.error is not None:
             self.fault = f"{news.error.problem} {news.error.hint}"
         if news.healed or news.study is not None:

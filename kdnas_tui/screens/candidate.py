@@ -128,7 +128,10 @@ def provenance(spec: Any, found: dict[str, Any], scored: Scored) -> Pairs:
         ("teacher", str(spec["teacher"]["model"])),
         ("data", str(data["source"])),
         ("recipe", str(spec["recipe"]["name"])),
-        ("told with", f"α {words.signed(row.alpha)}, β {row.beta:g}" if row.alpha is not None and row.beta else "–"),
+        (
+            "reported with",
+            f"α {words.signed(row.alpha)}, β {row.beta:g}" if row.alpha is not None and row.beta else "–",
+        ),
         (
             "timed with",
             f"batch {latency['batch_size']}, length {latency['length']}, {words.plural(latency['threads'], 'thread')}",

@@ -67,7 +67,7 @@ class FinalizeScreen(Frame):
                 yield Field(str(self._trial), id="trial")
             with Horizontal(classes="row"):
                 yield Static("folder", classes="label")
-                yield Field(self._usual_folder(self._trial), id="folder")
+                yield Field(self._default_folder(self._trial), id="folder")
             with Horizontal(classes="row"):
                 yield Static("epochs", classes="label")
                 yield Field(str(spec.get("full", {}).get("epochs", 20)), id="epochs")
@@ -97,7 +97,7 @@ class FinalizeScreen(Frame):
 
     # ------------------------------------------------------------------ the form
 
-    def _usual_folder(self, trial: int) -> str:
+    def _default_folder(self, trial: int) -> str:
         return f"{self._watched.name}-{trial}"
 
     def _wanted(self) -> tuple[int, Path, int]:
@@ -133,7 +133,7 @@ class FinalizeScreen(Frame):
             text = event.value.strip().removeprefix("#")
             if text.isdigit():
                 with self.prevent(Input.Changed):
-                    self.query_one("#folder", Input).value = self._usual_folder(int(text))
+                    self.query_one("#folder", Input).value = self._default_folder(int(text))
         elif event.input.id == "folder" and event.input.has_focus:
             self._named = True
         self._check()

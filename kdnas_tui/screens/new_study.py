@@ -1,6 +1,6 @@
-"""A new study as a form: every field checked while it is typed, what it would do told before anything runs.
+"""A new study as a form: every field is checked while it is typed, and its plan is shown before anything runs.
 
-The spec decides what is right; a short-lived `kdnas plan` says what it would cost. Nothing is begun before Start.
+A short-lived `kdnas plan` says what the study would cost. Nothing is begun before Start.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class NewStudyScreen(Frame):
         return pairs
 
     def _check(self) -> None:
-        """Read the form, tell every fault under its field, and ask for a new plan where it makes a spec."""
+        """Read the form, show every fault under its field, and ask for a new plan where it makes a spec."""
         self._faults = {}
         pairs = self._pairs()
         for field, value in pairs:
@@ -197,7 +197,7 @@ class NewStudyScreen(Frame):
     def show_plan(self) -> None:
         command = self.query_one("#command", Static)
         if self.spec is None:
-            command.update(Text("the form has a fault: hint it to see the command", style="dim"))
+            command.update(Text("the form has a fault: correct it to see the command", style="dim"))
         else:
             command.update(Text.assemble(("$ ", "dim"), self._command()))
         self.query_one("#says", Static).update(self._says())

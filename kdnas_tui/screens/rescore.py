@@ -39,7 +39,7 @@ class RescoreScreen(Frame):
     NAME = "reward"
     BINDINGS = bindings("reward")
     PANES = {
-        "": "What speed is worth. α below 0 rewards faster students, the more the lower it is; β is the latency that "
+        "": "How much speed counts. α below 0 rewards faster students, the more the lower it is; β is the latency that "
         "counts as 1, as a share of the teacher's, and changes no order. Nothing is changed until ^s: then new trials "
         "are rewarded like this, and the study's history says so."
     }

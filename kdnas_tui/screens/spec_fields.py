@@ -35,7 +35,7 @@ ENTRIES = (
     Entry("recipe.name", "recipe", "How a student is built and learns.", True, gap=True),
     Entry("strategy.name", "strategy", "Who proposes the next candidate.", True),
     Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
-    Entry("reward.alpha", "α", "What speed is worth: 0 nothing, −0.06 a little, −0.3 a lot.", gap=True),
+    Entry("reward.alpha", "α", "How much speed counts: 0 not at all, −0.06 a little, −0.3 a lot.", gap=True),
     Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
     Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
     Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
@@ -112,11 +112,11 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
     except BadOptionError:
         spec = from_values({})
     flat = flatten(spec)
-    usual = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
+    defaults = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
     shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
     rest = []
     for field, value in flat.items():
-        if field in FIELDS or value == usual.get(field) or value is None:
+        if field in FIELDS or value == defaults.get(field) or value is None:
             continue
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, one in inner:
@@ -199,7 +199,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]
     for name, listed in plan["dimensions"].items():
         space.append(f"  {name}  {', '.join(str(choice) for choice in listed)}")
-    told = [("search space", space)]
+    parts = [("search space", space)]
     cost = []
     if plan["cache_bytes"] is not None:
         cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
@@ -209,7 +209,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         each = words.duration(plan["seconds_per_trial"])
         cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
     if cost:
-        told.append(("what it takes, roughly", cost))
+        parts.append(("what it takes, roughly", cost))
     if plan["notes"]:
-        told.append(("notes", [str(note) for note in plan["notes"]]))
-    return told
+        parts.append(("notes", [str(note) for note in plan["notes"]]))
+    return parts

@@ -86,7 +86,7 @@ class StudyScreen(Steering):
 
     def on_resize(self) -> None:
         self.panes.keep_in_sight(self.focused.id if self.focused is not None else None)
-        self.set_timer(BREATH_S, self._resized)  # Textual has just painted all of it
+        self.set_timer(BREATH_S, self._resized)  # Textual has just painted everything
 
     def _resized(self) -> None:
         self._arrange()

@@ -1,4 +1,4 @@
-"""The LSTM controller: the reward it foresaw against the one that came, ε, and how far to trust it."""
+"""The LSTM controller: predicted against actual reward, ε, and their rank agreement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdnas_tui.widgets.plot import BRAILLE, Plot, outward
 
 
 class Controller(Plot):
-    """Every trial that the controller chose, predicted against actual reward, both at the α and β of then."""
+    """Every trial that the controller chose, predicted against actual reward, both with the α and β of that time."""
 
     def __init__(self, *, period: float = 1.0, id: str | None = None) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class Controller(Plot):
         self._seen: tuple[Standing | None, int] = (None, 0)
 
     def show(self, board: Board, episodes: Sequence[EpisodeRow]) -> None:
-        """Draw where trials or episodes are others than before."""
+        """Draw if trials or episodes changed."""
         seen = (board.standing, len(episodes))
         self.board, self.episodes = board, tuple(episodes)
         if seen[0] is not self._seen[0] or seen[1] != self._seen[1]:
@@ -35,12 +35,12 @@ class Controller(Plot):
         if self.board is None:
             return
         predicted, actual = foreseen(self.board)
-        self.told = summary(self.episodes, predicted, actual)
+        self.remark = summary(self.episodes, predicted, actual)
         if not len(predicted):
             return
         both = np.concatenate((predicted, actual))
         ends = [float(both.min()), float(both.max())]
-        self.plot(ends, ends, line_style=self.style_of("quiet"), hires_mode=BRAILLE)  # foreseen to the point
+        self.plot(ends, ends, line_style=self.style_of("quiet"), hires_mode=BRAILLE)  # where both agree
         latest = -max(1, len(predicted) // max(1, len(self.episodes)))  # about those of the last episode
         self.scatter(predicted[:latest], actual[:latest], marker_style=self.style_of("line"), hires_mode=BRAILLE)
         self.scatter(predicted[latest:], actual[latest:], marker="●", marker_style=self.style_of("strong"))

@@ -1,6 +1,6 @@
 """The field under a study in which the filter is written, or what the log is searched for.
 
-It underlines the part of a filter that is wrong. It parses nothing: whoever does gives it the fault.
+It underlines the part of a filter that is wrong. It parses nothing; the screen gives it the fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bars of what the reward depends on. The estimate is asked of a short-lived process, for it needs Optuna."""
+"""Bars of what the reward depends on. A short-lived process makes the estimate, because it needs Optuna."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Importance(Lines, can_focus=True):
         self._question: workers.Question | None = None
 
     def ask(self, study: str, storage: str, finished: int, rate: tuple[float, float]) -> None:
-        """Estimate again if nobody waits for one already, it is looked at, and a tenth more trials have finished."""
+        """Estimate again if the pane is in sight, no estimate is under way, and a tenth more trials have finished."""
         last = self._asked
         fresh = (
             last is not None

@@ -1,7 +1,7 @@
 """A widget drawn line by line that sends only the cells that changed to the terminal.
 
-What it shows is `line(y)`; whoever changes what lies behind it calls `redraw()`, which compares with what was drawn
-before and repaints the spans that differ. Scrolls nothing by itself.
+What it shows is `line(y)`. After a change call `redraw()`, which compares with the drawing before and repaints the
+spans that differ. Scrolls nothing by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small table on Textual's line API: columns that give way to the width, a cursor, and redraw of changed lines only.
+"""A small table on Textual's line API: columns that leave where it is narrow, a cursor, changed lines redrawn.
 
 For lists of tens or hundreds of lines (studies, top tens, comparisons); the trials have a table of their own.
 """

@@ -1,4 +1,4 @@
-"""The workers' log lines: newest at the end and followed, scrolled back at will, by level, with a search."""
+"""The workers' log lines, newest last: follows the end, scrolls back, filters by level, searches."""
 
 from __future__ import annotations
 

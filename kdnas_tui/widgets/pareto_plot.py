@@ -53,7 +53,7 @@ class ParetoPlot(Plot):
         self._y = np.zeros(0)
 
     def show(self, board: Board, mask: np.ndarray | None = None) -> None:
-        """Show the board's done trials (where the mask is); draws only where these are others than before."""
+        """Show the board's done trials, those of the mask; draw only if they changed."""
         self.board, self._mask = board, mask
         self.empty = "No finished trial yet." if mask is None else "No finished trial passes the filter."
         standing = board.standing

@@ -99,7 +99,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         self.set_reactive(PlotWidget.margin_bottom, 1)
         self.set_reactive(PlotWidget.margin_left, 8)
         self.x_name, self.y_name, self.empty, self.period = x_name, y_name, empty, period
-        self.told = ""  # beside the name of the y axis, where there is room
+        self.remark = ""  # beside the name of the y axis, where there is room
         self._x_formatter = Ticks(8)
         self._y_formatter = Ticks(4)
         self._drawn_at = -1e9
@@ -123,7 +123,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         """Draw over the finished plot what moves often."""
 
     def changed(self) -> None:
-        """The data are others: draw them, soon, if anyone is looking."""
+        """The data changed: draw them soon, if the plot is on the screen."""
         if self._waiting or not self.is_attached:
             return
         wait = self._drawn_at + self.period - time.monotonic()
@@ -134,7 +134,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             self._draw_now()
 
     def cursor_changed(self) -> None:
-        """Only what `put_cursor` draws is another."""
+        """Only what `put_cursor` draws has changed."""
         canvas = self._canvas()
         if canvas is None or self._base is None or not self.is_on_screen:
             return
@@ -246,8 +246,8 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         style = self.get_component_rich_style("plot--label")
         name = f"{self.y_name} ↑"
         room = margin.size.width - len(self.x_name) - 6
-        told = f"{name}   {self.told}" if len(name) + len(self.told) + 3 <= room else self.told[:room] or name
-        margin.write_text(1, 0, f"[{style}]{escape(told)}", TextAlign.LEFT)
+        says = f"{name}   {self.remark}" if len(name) + len(self.remark) + 3 <= room else self.remark[:room] or name
+        margin.write_text(1, 0, f"[{style}]{escape(says)}", TextAlign.LEFT)
 
 
 def outward(low: float, high: float) -> tuple[float, float]:

@@ -25,7 +25,7 @@ class RewardHistory(Plot):
         self._seen: object = None
 
     def show(self, board: Board) -> None:
-        """Draw the board's rewards where they are others than before."""
+        """Draw the board's rewards if they changed."""
         self.board = board
         if board.standing is not self._seen:
             self._seen = board.standing

@@ -1,4 +1,4 @@
-"""A few words that are said anew often: only the cells that changed are sent to the terminal.
+"""Text that changes often: only the cells that changed are sent to the terminal.
 
 Where a `Static` repaints all of itself for one digit, this repaints the digit. Cuts or wraps as the text asks.
 """

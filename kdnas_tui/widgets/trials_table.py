@@ -20,7 +20,7 @@ from kdnas_tui.widgets.lines import Lines, fitted, strip_of
 from kdnas_tui.widgets.trial_cells import Column, columns_of
 
 _LEFT = 2  # cells for cursor and mark before the first column
-KEPT = 1000  # lines kept as they were drawn
+CACHED = 1000  # lines, as they were drawn
 RANKED = frozenset({"reward", "rank", "number"})  # keys whose order changes only with the standing
 
 
@@ -76,7 +76,7 @@ class TrialsTable(Lines, can_focus=True):
         """The place before a trial was clicked, where its mark stands."""
 
     class SortChanged(Message):
-        """The table is sorted otherwise, by key or mouse."""
+        """The table is sorted by another column or in another order."""
 
         def __init__(self, table: TrialsTable, key: str, descending: bool) -> None:
             super().__init__()
@@ -106,7 +106,7 @@ class TrialsTable(Lines, can_focus=True):
     # ------------------------------------------------------------------ contents
 
     def show(self, board: Board, mask: np.ndarray | None = None) -> None:
-        """Show the board's trials (where the mask is) as they are now; repaints only what differs."""
+        """Show the board's trials, those of the mask, as they are now; repaint only what differs."""
         order = (board.standing, self.sort_key, self.descending)
         ranked_alike = self._order is not None and order[0] is self._order[0]
         alike = ranked_alike and self._order is not None and order[1:] == self._order[1:]
@@ -157,7 +157,7 @@ class TrialsTable(Lines, can_focus=True):
         return self._columns
 
     def _find_cursor(self) -> None:
-        """Keep the cursor on its trial and that trial where it was; without it, on the row where it was."""
+        """Keep the cursor on its trial, and the trial on its line. Where the trial is gone, keep the line."""
         before = self.cursor
         found = np.flatnonzero(self._numbers == (-1 if before is None else before))
         at_top = self.top == 0
@@ -295,7 +295,7 @@ class TrialsTable(Lines, can_focus=True):
         cursor = "" if number != self.cursor else "cursor" if self.has_focus else "cursor-blurred"
         strip = self._strips.get((number, cursor))
         if strip is None:
-            if len(self._strips) >= KEPT:
+            if len(self._strips) >= CACHED:
                 self._strips.clear()
             scored = self.board.at(int(self._places[row]))
             strip = self._strips[number, cursor] = self._drawn(scored, cursor)
@@ -303,7 +303,7 @@ class TrialsTable(Lines, can_focus=True):
 
     def _drawn(self, scored: Scored, cursor: str) -> Strip:
         base = self.look(cursor)
-        usual = base if scored.rank is not None or scored.row.state == "running" else self.look("quiet", base)
+        plain = base if scored.rank is not None or scored.row.state == "running" else self.look("quiet", base)
         pieces: list[tuple[str, Style]] = [
             ("▸" if cursor else " ", base),
             ("●" if scored.row.marked else " ", self.look("mark", base)),
@@ -314,9 +314,9 @@ class TrialsTable(Lines, can_focus=True):
             if place:
                 pieces.append((" " * blank, base))
             if column.key == "number" and scored.front:
-                pieces += [(text[:-1], usual), ("*", self.look("front", base))]
+                pieces += [(text[:-1], plain), ("*", self.look("front", base))]
             else:
-                pieces.append((text, self.look(look, base) if look else usual))
+                pieces.append((text, self.look(look, base) if look else plain))
         return strip_of(pieces).adjust_cell_length(self._fitted_to, base)
 
     def _bar(self, y: int) -> Strip:
@@ -336,7 +336,7 @@ class TrialsTable(Lines, can_focus=True):
         super().notify_style_update()
 
     def _look_again(self) -> None:
-        """Forget the lines as they were drawn where their looks are others: a change of focus restyles, too."""
+        """Forget the drawn lines if their styles changed; a change of focus changes styles, too."""
         self._restyled = False
         names = (name.removeprefix(f"{self.PREFIX}--") for name in sorted(self.COMPONENT_CLASSES))
         before, self._drawn_in = self._drawn_in, (self.base, *map(self.look, names))
