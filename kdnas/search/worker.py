@@ -84,7 +84,7 @@ class Worker:
             "threads": torch.get_num_threads(),
             **self.bench.provenance(),
         }
-        studies.prepared(self.store, self.study_id, self.space.to_json(), json.dumps(facts))
+        studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
         with explained(self.store):
