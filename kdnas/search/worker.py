@@ -321,8 +321,9 @@ class Worker:
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")
         row = queries.study_of(self.store, self.study_id)
-        if row.failed >= HOPELESS and row.failed == row.done:
-            raise KdnasError(f"All of the first {row.failed} trials failed, the last one so: {error}")
+        if row.failed == row.done and row.failed >= min(HOPELESS, row.trials):
+            which = "" if row.done == row.trials else "of the first "
+            raise KdnasError(f"All {which}{row.failed} trials failed, the last one so: {error}")
 
     def close(self) -> None:
         """Frees the slot that is still held, and ends its trial, without counting an attempt."""
