@@ -18,9 +18,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import cast
 
 import optuna
 import torch
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from kdnas.measuring import devices, latency
@@ -29,11 +31,12 @@ from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
 from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.store import latencies, queries, recovery, slots, studies
+from kdnas.store import latencies, queries, recovery, rewards, slots, studies
 from kdnas.store.database import Store, StoreError, open_store
 from kdnas.store.optuna_storage import explained, optuna_storage
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
+from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
@@ -88,9 +91,9 @@ class Worker:
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
         with explained(self.store):
-            storage = optuna_storage(self.store)
-            name = storage.get_study_name_from_id(self.study_id)
-            self.study = optuna.load_study(study_name=name, storage=storage)
+            self.rescored = Rescored(optuna.storages.get_storage(optuna_storage(self.store)))
+            name = self.rescored.get_study_name_from_id(self.study_id)
+            self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
     # ------------------------------------------------------------------------ the loop
@@ -173,6 +176,7 @@ class Worker:
     def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
         """The slot's candidate, in a trial of its own. Raises SpaceExhausted."""
         planned, taken = claim.candidate, claim.taken
+        self.use_present_rewards()
         while True:
             self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
             self.study.pruner = pruner(self.spec.budget, claim.slot)
@@ -251,6 +255,7 @@ class Worker:
             )
             if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
                 rewarded, _, _ = self.rewarded(epoch.score.loss, epoch.score.raw_loss, timed)
+                self.use_present_rewards()
                 with explained(self.store):
                     trial.report(rewarded, epoch.epoch)
                     if done < epochs and trial.should_prune():
@@ -273,6 +278,15 @@ class Worker:
             on_step=on_step,
             aside=further_passes(self.store),
         )
+
+    def use_present_rewards(self) -> None:
+        """From here on strategy and pruner see every trial's reward at the study's α and β of now."""
+        if self.spec.two_objectives:
+            return
+        prunes = self.spec.budget.pruner != "none"
+        found = rewards.rescored(self.store, self.study_id, self.spec.reward.loss, epochs=prunes)
+        if found is not None:
+            self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
         if self.steering.wanted == "abandon":
