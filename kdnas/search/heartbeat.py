@@ -71,10 +71,10 @@ class Steering(threading.Thread):
     def _changed_state(self, now: tuple[str, str | None, str | None]) -> bool:
         return self._written is None or self._written[0] != now[0]
 
-    def wait_for_news(self, seconds: float) -> None:
-        """Returns when people want something else, or after so many seconds."""
+    def wait_for_news(self, known: str, seconds: float) -> bool:
+        """Waits until people want something else than `known`, or for so many seconds; whether they do."""
         with self._news:
-            self._news.wait(seconds)
+            return self._news.wait_for(lambda: self.wanted != known, seconds)
 
     def log(self, level: str, line: str) -> None:
         """A line for the study's log, under this worker's number."""

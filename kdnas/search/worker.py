@@ -22,6 +22,7 @@ from typing import cast
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -116,6 +117,8 @@ class Worker:
                     self.held = None
                     continue
             except SlotTaken as taken:
+                if self.held is not None:  # where it is another's by now, nothing changes
+                    slots.give_back(self.store, self.study_id, self.held, self.worker_id)
                 self.held = None
                 self.log("warning", f"{taken}; going on")
                 continue
@@ -136,7 +139,7 @@ class Worker:
             if claimed.running:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
-            self.steering.wait_for_news(LOOK_S)
+            self.steering.wait_for_news(claimed.wanted, LOOK_S)
 
     def close_orphans(self) -> None:
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
@@ -152,7 +155,7 @@ class Worker:
                 self.steering.state = "running"
                 return wanted == "run"
             self.steering.state = "paused"
-            self.steering.wait_for_news(60.0)
+            self.steering.wait_for_news(wanted, 60.0)
 
     # ------------------------------------------------------------------------ one slot
 
@@ -174,7 +177,14 @@ class Worker:
             self.finish(claim.slot, trial, found)
 
     def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
-        """The slot's candidate, in a trial of its own. Raises SpaceExhausted."""
+        """The slot's candidate, in a trial of its own. Raises SpaceExhausted, SlotTaken."""
+        try:
+            return self._ask(claim)
+        except UpdateFinishedTrialError:
+            # Taken for dead while it was choosing, as a machine that slept is.
+            raise SlotTaken(claim.slot) from None
+
+    def _ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
         planned, taken = claim.candidate, claim.taken
         self.use_present_rewards()
         while True:
