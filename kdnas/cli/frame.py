@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # on an empty line
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -66,6 +71,35 @@ class Lazy(Named):
 
 def run(root: click.Group, arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; what a user can cause ends as one line on standard error."""
+    with _terminal_left_as_it_was():
+        return _run(root, arguments)
+
+
+@contextlib.contextmanager
+def _terminal_left_as_it_was() -> Iterator[None]:
+    """A signal that ends the process gives the cursor back first; a command may still do better with it."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if sys.stderr.isatty():
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), SHOW_CURSOR)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
     try:
         # A tuple of arguments is what click wants; standalone mode would print usage blocks of its own.
         code = root.main(args=None if arguments is None else list(arguments), prog_name="kdnas", standalone_mode=False)

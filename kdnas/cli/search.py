@@ -21,6 +21,7 @@ from kdnas.system.errors import KdnasError, UsageError
 
 if TYPE_CHECKING:
     from kdnas.search.begin import Started
+    from kdnas.store.database import Store
 
 PATIENCE_S = 30.0  # for workers to end properly after Ctrl-C
 BEST = 5  # candidates shown at the end
@@ -66,13 +67,16 @@ def search(
             _end(started)
             frame.say(f"Stopped; what was finished is kept. Go on with: {_again(name, storage)}")
             return frame.INTERRUPTED
-        if row.done and not as_json:
+        if row.done > row.failed and not as_json:
             _show_best(store, row)
+        error = _all_failed(store, row)
         if as_json:
             from kdnas.cli.tables import ranked, study_values, trial_values
 
             trials = [trial_values(s) for s in ranked(store, row)]
             frame.print_json({"study": study_values(row), "trials": trials})
+    if error is not None:
+        raise KdnasError(error, f"See the workers' lines with: kdnas logs {name}")
     return _outcome(row, started, _again(name, storage))
 
 
@@ -162,12 +166,23 @@ def _again(name: str, storage: str | None) -> str:
     return shlex.join(["kdnas", "search", name, *(["--storage", frame.shown(storage)] if storage else [])])
 
 
-def _show_best(store: Any, row: StudyRow) -> None:
+def _show_best(store: Store, row: StudyRow) -> None:
     from kdnas.cli.tables import ranked, study_head, trial_table
 
     study_head(row)
     click.echo()
     trial_table([s for s in ranked(store, row) if s.rank is not None][:BEST])
+
+
+def _all_failed(store: Store, row: StudyRow) -> str | None:
+    """What to say of a finished study without a single result."""
+    from kdnas.store import queries
+
+    if row.status != Status.FINISHED or not row.done or row.failed < row.done:
+        return None
+    last = [trial.error for trial in queries.trial_rows(store, row.study_id) if trial.state == "failed"][-1]
+    counted = "The only trial" if row.done == 1 else f"All {row.done} trials"
+    return f"{counted} of {row.name} failed, the last one so: {last}"
 
 
 def _outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:

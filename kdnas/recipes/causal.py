@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
+from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices
 from kdnas.measuring.devices import autocast
 from kdnas.models import decoders
@@ -282,6 +283,7 @@ class CausalBench(Workbench):
         facts = {
             "teacher": self.teacher.name,
             "teacher_fingerprint": self.teacher.fingerprint,
+            "tokenizer_fingerprint": tokenizer_fingerprint(self.teacher.tokenizer),
             "data": self.spec.data.source,
             "data_fingerprint": self.chunks.fingerprint,
             "documents": self.chunks.documents,

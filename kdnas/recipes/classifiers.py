@@ -18,6 +18,7 @@ from torch import Tensor
 from kdnas.data import documents as reading
 from kdnas.data import labelled
 from kdnas.data.labelled import Examples, LabelledText
+from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices
 from kdnas.models import open as opening
 from kdnas.recipes.contract import Workbench
@@ -207,6 +208,7 @@ class ClassifierBench(Workbench):
         return {
             "teacher": self.teacher.name,
             "teacher_fingerprint": self.teacher.fingerprint,
+            "tokenizer_fingerprint": tokenizer_fingerprint(self.source.tokenizer),
             "data": self.spec.data.source,
             "data_fingerprint": self.text.fingerprint,
             "classes": list(self.text.names),

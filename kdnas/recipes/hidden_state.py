@@ -321,6 +321,7 @@ class HiddenStateBench(Workbench):
         return {
             "teacher": self.teacher.name,
             "teacher_fingerprint": self.teacher.fingerprint,
+            "tokenizer_fingerprint": tokenising.tokenizer_fingerprint(self.teacher.tokenizer),
             "data": self.spec.data.source,
             "data_fingerprint": self.chunks.fingerprint,
             "documents": self.chunks.documents,

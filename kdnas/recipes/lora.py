@@ -281,6 +281,7 @@ class LoraBench(ClassifierBench):
         folder = opening.locate(where, on_progress)
         self.base: Base = lora_adapters.open_base(folder, where.model, self.text.names, device)
         self._named_base = lora_adapters.public_name(where.model)
+        self._base_fingerprint = None if self.part.student is None else opening.files_fingerprint(folder)
         # Another base may split text otherwise; the examples, their order and their sides are the same.
         self.tokenizer, self.own_text = self.source.tokenizer, self.text
         if self.part.student is not None:
@@ -404,6 +405,7 @@ class LoraBench(ClassifierBench):
         facts = super().provenance()
         if self.part.student is not None:
             facts["student"] = self.base.name
+            facts["student_fingerprint"] = self._base_fingerprint
         return facts | {"head_parameters": self.base.head_size}
 
 

@@ -71,10 +71,10 @@ class Steering(threading.Thread):
     def _changed_state(self, now: tuple[str, str | None, str | None]) -> bool:
         return self._written is None or self._written[0] != now[0]
 
-    def wait_for_news(self, seconds: float) -> None:
-        """Returns when people want something else, or after so many seconds."""
+    def wait_for_news(self, known: str, seconds: float) -> bool:
+        """Waits until people want something else than `known`, or for so many seconds; whether they do."""
         with self._news:
-            self._news.wait(seconds)
+            return self._news.wait_for(lambda: self.wanted != known, seconds)
 
     def log(self, level: str, line: str) -> None:
         """A line for the study's log, under this worker's number."""
@@ -95,8 +95,8 @@ class Steering(threading.Thread):
 def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
     """Inside, this process has a row among the study's workers. `task`: search, recheck, finalize or evaluate.
 
-    SIGTERM and SIGINT raise KeyboardInterrupt inside, once. What fails inside is written to the row and raised as
-    KdnasError; Leave and KeyboardInterrupt pass through and count as a proper end.
+    Signals that end a process raise KeyboardInterrupt inside, once. What fails inside is written to the row and raised
+    as KdnasError; Leave and KeyboardInterrupt pass through and count as a proper end.
     """
     with interruptible() as quiet:
         hold = liveness.Hold()
@@ -131,8 +131,8 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt, once, so that a stopped trial ends properly. Setting the event
-    keeps them from it."""
+    """SIGTERM, SIGINT and a terminal that goes away raise KeyboardInterrupt, once, so that a stopped trial ends
+    properly. Setting the event keeps them from it. Who asked for SIGHUP to be ignored (nohup) gets that."""
     quiet = threading.Event()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -143,7 +143,10 @@ def interruptible() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield quiet
         return
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    before = {n: signal.signal(n, interrupt) for n in wanted}
     try:
         yield quiet
     finally:

@@ -12,7 +12,7 @@ from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import EvaluationError, Measure, evaluate
 from kdnas.search.heartbeat import Steering, at_work
 from kdnas.search.worker import Prepare, latency_protocol, place, recipe_of
-from kdnas.store import changes, queries, repeats
+from kdnas.store import changes, queries, repeats, studies
 from kdnas.store.database import Store, open_store
 from kdnas.study.ranking import Scored, rank
 from kdnas.study.rows import TrialRow
@@ -57,6 +57,7 @@ def recheck(
 
                 bench = (prepare or recipe_of(spec))(spec, where, on_progress)
                 try:
+                    studies.require_ground(store, row.study_id, bench.provenance())
                     _evaluate(store, row.study_id, bench, measure or latency_protocol(store), steering, missing, say)
                 finally:
                     bench.close()

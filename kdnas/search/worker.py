@@ -18,9 +18,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import cast
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from kdnas.measuring import devices, latency
@@ -29,11 +32,12 @@ from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
 from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.store import latencies, queries, recovery, slots, studies
+from kdnas.store import latencies, queries, recovery, rewards, slots, studies
 from kdnas.store.database import Store, StoreError, open_store
 from kdnas.store.optuna_storage import explained, optuna_storage
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
+from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
@@ -84,13 +88,13 @@ class Worker:
             "threads": torch.get_num_threads(),
             **self.bench.provenance(),
         }
-        studies.prepared(self.store, self.study_id, self.space.to_json(), json.dumps(facts))
+        studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
         with explained(self.store):
-            storage = optuna_storage(self.store)
-            name = storage.get_study_name_from_id(self.study_id)
-            self.study = optuna.load_study(study_name=name, storage=storage)
+            self.rescored = Rescored(optuna.storages.get_storage(optuna_storage(self.store)))
+            name = self.rescored.get_study_name_from_id(self.study_id)
+            self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
     # ------------------------------------------------------------------------ the loop
@@ -113,6 +117,8 @@ class Worker:
                     self.held = None
                     continue
             except SlotTaken as taken:
+                if self.held is not None:  # where it is another's by now, nothing changes
+                    slots.give_back(self.store, self.study_id, self.held, self.worker_id)
                 self.held = None
                 self.log("warning", f"{taken}; going on")
                 continue
@@ -133,7 +139,7 @@ class Worker:
             if claimed.running:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
-            self.steering.wait_for_news(LOOK_S)
+            self.steering.wait_for_news(claimed.wanted, LOOK_S)
 
     def close_orphans(self) -> None:
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
@@ -149,7 +155,7 @@ class Worker:
                 self.steering.state = "running"
                 return wanted == "run"
             self.steering.state = "paused"
-            self.steering.wait_for_news(60.0)
+            self.steering.wait_for_news(wanted, 60.0)
 
     # ------------------------------------------------------------------------ one slot
 
@@ -171,8 +177,16 @@ class Worker:
             self.finish(claim.slot, trial, found)
 
     def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
-        """The slot's candidate, in a trial of its own. Raises SpaceExhausted."""
+        """The slot's candidate, in a trial of its own. Raises SpaceExhausted, SlotTaken."""
+        try:
+            return self._ask(claim)
+        except UpdateFinishedTrialError:
+            # Taken for dead while it was choosing, as a machine that slept is.
+            raise SlotTaken(claim.slot) from None
+
+    def _ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
         planned, taken = claim.candidate, claim.taken
+        self.use_present_rewards()
         while True:
             self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
             self.study.pruner = pruner(self.spec.budget, claim.slot)
@@ -251,6 +265,7 @@ class Worker:
             )
             if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
                 rewarded, _, _ = self.rewarded(epoch.score.loss, epoch.score.raw_loss, timed)
+                self.use_present_rewards()
                 with explained(self.store):
                     trial.report(rewarded, epoch.epoch)
                     if done < epochs and trial.should_prune():
@@ -273,6 +288,15 @@ class Worker:
             on_step=on_step,
             aside=further_passes(self.store),
         )
+
+    def use_present_rewards(self) -> None:
+        """From here on strategy and pruner see every trial's reward at the study's α and β of now."""
+        if self.spec.two_objectives:
+            return
+        prunes = self.spec.budget.pruner != "none"
+        found = rewards.rescored(self.store, self.study_id, self.spec.reward.loss, epochs=prunes)
+        if found is not None:
+            self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
         if self.steering.wanted == "abandon":
@@ -321,8 +345,9 @@ class Worker:
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")
         row = queries.study_of(self.store, self.study_id)
-        if row.failed >= HOPELESS and row.failed == row.done:
-            raise KdnasError(f"All of the first {row.failed} trials failed, the last one so: {error}")
+        if row.failed == row.done and row.failed >= min(HOPELESS, row.trials):
+            which = "" if row.done == row.trials else "of the first "
+            raise KdnasError(f"All {which}{row.failed} trials failed, the last one so: {error}")
 
     def close(self) -> None:
         """Frees the slot that is still held, and ends its trial, without counting an attempt."""

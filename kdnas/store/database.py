@@ -264,7 +264,7 @@ _COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("password authentication failed", "no password supplied"),
         "The store {place} refuses the user or the password.",
-        "Mend them in the address, or in ~/.pgpass.",
+        "Fix them in the address, or in ~/.pgpass.",
     ),
     (
         ("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),

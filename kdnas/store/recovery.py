@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.store import changes, slots
 from kdnas.store import tables as t
@@ -34,7 +34,13 @@ def any_left(store: Store, study_id: int) -> bool:
 
 
 def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> list[int]:
-    """Frees the slots and ends the trials of dead workers; the numbers of the trials that were lost."""
+    """Frees the slots and ends the trials of dead workers; the numbers of the trials that were lost.
+
+    Optuna's running trials are read first. Whoever had begun one of them by then held its slot already, so that the
+    slots, read afterwards, show every worker that lives and has not yet written its trial into our rows.
+    """
+    with explained(store):
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     dead = _dead(store, study_id)
     lost = []
     with store.connect() as connection:
@@ -52,7 +58,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
         if row.trial is not None:
             lost.append(row.trial)
         slots.give_up(store, study_id, row.slot, row.worker_id, attempts=spec.budget.attempts, why="its worker died")
-    tell_ended(store, study, study_id, spec, unknown_too=not proposing)
+    _tell_ended(store, study, study_id, spec, running, unknown_too=not proposing)
     if dead:
         w = t.worker.c
         with store.begin() as connection:
@@ -68,14 +74,20 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     return lost
 
 
-def tell_ended(store: Store, study: optuna.Study, study_id: int, spec: StudySpec, *, unknown_too: bool) -> None:
-    """Tells Optuna of the trials that have ended in our rows and that it still takes for running.
+def _tell_ended(
+    store: Store,
+    study: optuna.Study,
+    study_id: int,
+    spec: StudySpec,
+    running: Sequence[FrozenTrial],
+    *,
+    unknown_too: bool,
+) -> None:
+    """Tells Optuna of those of its running trials that have ended in our rows.
 
     `unknown_too`: fail those that our rows do not know at all, left by a death between Optuna's row and ours; only
     while no living worker can be at just that point.
     """
-    with explained(store):
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return
     c = t.trial.c

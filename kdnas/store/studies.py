@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.exceptions import DuplicatedStudyError
 from kdnas.store import changes, optuna_storage, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, creation_lock
+from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, differences, from_values
 from kdnas.system import liveness
@@ -187,21 +188,48 @@ def wanted(store: Store, study_id: int) -> str:
     return found or "abandon"  # a deleted study wants nothing more
 
 
-def prepared(store: Store, study_id: int, space: str, provenance: str) -> None:
-    """What the first worker found when it had prepared. Raises UsageError where the space is no longer the study's."""
+def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, Any]) -> None:
+    """What a worker found when it had prepared; the first one's is the study's from then on.
+
+    Raises UsageError where the ground or the space is no longer the one that the study was begun with.
+    """
+    c = t.study.c
     with store.begin() as connection:
         changes.bump(connection, study_id)
-        c = t.study.c
-        row = connection.execute(sa.select(c.space, c.provenance).where(c.study_id == study_id)).one()
+        row = connection.execute(sa.select(c.name, c.space, c.provenance).where(c.study_id == study_id)).one()
+        recorded = _on_same_ground(row, provenance)
         if row.space is not None and row.space != space:
             raise UsageError(
                 "The teacher's search space is no longer the one that the study was begun with.",
                 "Bring back the teacher and the kdnas of that time, or begin another study.",
             )
         connection.execute(
-            sa.update(t.study)
-            .where(c.study_id == study_id)
-            .values(space=space, provenance=row.provenance or provenance)
+            sa.update(t.study).where(c.study_id == study_id).values(space=space, provenance=json.dumps(recorded))
         )
         # What an earlier worker failed of no longer holds.
         connection.execute(sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None))
+
+
+def require_ground(store: Store, study_id: int, provenance: Mapping[str, Any]) -> None:
+    """Raises UsageError where the provenance is of another ground than the study's; records what the study lacks."""
+    c = t.study.c
+    with store.begin() as connection:
+        row = connection.execute(sa.select(c.name, c.provenance).where(c.study_id == study_id)).one()
+        recorded = _on_same_ground(row, provenance)
+        if row.provenance is not None and recorded != json.loads(row.provenance):
+            connection.execute(sa.update(t.study).where(c.study_id == study_id).values(provenance=json.dumps(recorded)))
+
+
+def _on_same_ground(row: Any, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The study's provenance, with the fingerprints that an earlier version did not record. Raises UsageError."""
+    now: dict[str, Any] = json.loads(json.dumps(dict(provenance), default=str))
+    if row.provenance is None:
+        return now
+    recorded: dict[str, Any] = json.loads(row.provenance)
+    require_same_ground(
+        ground_of(recorded),
+        ground_of(now),
+        f"the study {row.name!r} was begun with",
+        "Bring back what was there then, or begin another study.",
+    )
+    return recorded | {name: now[name] for name in ground_of(now) if name not in recorded}

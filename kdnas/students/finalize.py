@@ -14,7 +14,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from kdnas.store import changes, jobs, queries
 from kdnas.store.database import Store, open_store
 from kdnas.students import model_folder
 from kdnas.study.filter import keys_of, parse
+from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.ranking import Scored, rank
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
@@ -60,6 +61,7 @@ class Job:
     study: str | None = None
     trial: int | None = None
     found: Mapping[str, Any] | None = None
+    ground: Mapping[str, Any] | None = None  # of the study, whose figures say that this candidate is a good one
 
     def key(self) -> str:
         """Of all that decides the weights and the figures in the folder."""
@@ -95,12 +97,13 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
     """
     row = queries.study_row(store, study)
     spec = from_values(row.spec)
+    ground = ground_of(queries.provenance(store, row.study_id))
     scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta, spec.reward.loss)
     if trial is not None:
         one = next((s for s in scored if s.number == trial), None)
         if one is None:
             raise UsageError(f"Study {study} has no trial {trial}.", f"See its trials with: kdnas show {study}")
-        return _job(spec, one)
+        return _job(spec, one, ground)
     ranked = [s for s in scored if s.rank is not None]
     if only is not None and ranked:
         ranked = parse(only, keys_of([s.row for s in scored])).select(ranked)
@@ -112,10 +115,10 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
         raise UsageError(
             f"Study {study} has {len(ranked)} ranked trials, not {rank_wanted}.", f"Give --rank 1 to {len(ranked)}."
         )
-    return _job(spec, ranked[rank_wanted - 1])
+    return _job(spec, ranked[rank_wanted - 1], ground)
 
 
-def _job(spec: StudySpec, chosen: Scored) -> Job:
+def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
     row = chosen.row
     found = {
         "state": row.state,
@@ -129,8 +132,8 @@ def _job(spec: StudySpec, chosen: Scored) -> Job:
         from kdnas.recipes import variants
 
         spec, student = variants.resolved(spec, str(row.candidate[variants.NAME]))
-        return Job(spec, student, spec.name, row.number, found)
-    return Job(spec, dict(row.candidate), spec.name, row.number, found)
+        return Job(spec, student, spec.name, row.number, found)  # the study's ground is its first variant's
+    return Job(spec, dict(row.candidate), spec.name, row.number, found, ground)
 
 
 def finalize(
@@ -200,7 +203,7 @@ def _with_full(job: Job, full: Mapping[str, Any]) -> Job:
         return job
     values = job.spec.model_dump(mode="json")
     values["full"] = {**values["full"], **given}
-    return Job(from_values(values), job.candidate, job.study, job.trial, job.found)
+    return replace(job, spec=from_values(values))
 
 
 class _Heard:
@@ -298,7 +301,7 @@ def read_config(path: Path) -> dict[str, Any]:
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise UsageError(f"{path} is not {kind}: {error}.", "Mend that place.") from None
+        raise UsageError(f"{path} is not {kind}: {error}.", "Fix that place.") from None
     if isinstance(found, dict) and found.get("format") == "kdnas-export" and found.get("candidates"):
         found = found["candidates"][0]["candidate"]
     if not isinstance(found, dict):
@@ -389,13 +392,25 @@ def _distil(
     try:
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
+        if job.ground:
+            require_same_ground(
+                job.ground,
+                ground_of(provenance),
+                f"the study {job.study!r} was begun with",
+                "Bring back what was there then, or search again and finalize that study.",
+            )
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         student = bench.build(job.candidate, seed)
         epochs = job.spec.full.epochs
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []
         if saved is not None:
-            _require_same_ground(saved.kept["ground"], _ground(provenance, device), partial_folder)
+            require_same_ground(
+                saved.kept["ground"],
+                _ground(provenance, device),
+                f"the checkpoints in {partial_folder} were made with",
+                "Bring it back, or remove that folder to begin afresh.",
+            )
             training.restore(saved.tensors, saved.facts)
             history = list(saved.kept["history"])
             telling.on_progress(f"going on after epoch {len(history)}", _share(len(history), epochs))
@@ -510,23 +525,8 @@ def _over(history: list[dict[str, Any]], patience: int) -> bool:
 
 
 def _ground(provenance: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What a training stands on and what must not change under it."""
-    plain = json.loads(json.dumps(provenance, default=str))
-    found = {name: value for name, value in plain.items() if "fingerprint" in name}
-    for part in ("teacher", "data"):
-        if isinstance(plain.get(part), dict) and "fingerprint" in plain[part]:
-            found[part] = plain[part]["fingerprint"]
-    return {**found, "device": device.type}
-
-
-def _require_same_ground(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    for name, before in saved.items():
-        if now.get(name) != before:
-            what = name.replace("_", " ").removesuffix(" fingerprint")
-            raise UsageError(
-                f"The {what} is not the one that the checkpoints in {where} were made with.",
-                "Bring it back, or remove that folder to begin afresh.",
-            )
+    """What a training stands on and what must not change under its checkpoints."""
+    return {**ground_of(provenance), "device": device.type}
 
 
 def _facts(

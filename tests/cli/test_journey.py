@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study import export
+from kdnas.study.spec import StudySpec
 from tests.cli.conftest import Place, Quick, spec_text
 
 SAME = ("slot", "state", "candidate", "seed", "loss", "raw_loss", "parameters", "epoch")
@@ -276,6 +277,8 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
     )
     terminal.expect("[1-6]/8")  # the live line counts
     terminal.kill(signal.SIGHUP)
+    terminal.expect(pexpect.EOF)
+    assert "\x1b[?25h" in terminal.before, "the cursor stays hidden"
     terminal.wait()  # `close` would go on to other signals where a busy machine is slow to die of this one
     assert terminal.signalstatus == signal.SIGHUP
     terminal.close()
@@ -284,3 +287,27 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
         row = queries.study_row(store, "tiny")
         assert (row.done, row.failed) == (8, 0)
         assert "lost" not in {t.state for t in queries.trial_rows(store, row.study_id)}
+
+
+def test_a_search_without_a_single_result_ends_with_nought(place: Place, quick: Quick) -> None:
+    """So that `kdnas search … && kdnas finalize …` stops there; and says so again when it is asked again."""
+    from kdnas.recipes.contract import Workbench
+    from kdnas.search.begin import begin
+    from kdnas.search.worker import run_worker
+    from kdnas.system.errors import KdnasError
+    from tests import fakes
+
+    def broken(_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    def prepare(spec: StudySpec, *_: object) -> Workbench:
+        return fakes.FakeBench(spec, broken)
+
+    begin(fakes.spec("barren", budget={"trials": 2}), place.store)
+    with pytest.raises(KdnasError, match="All 2 trials failed"):
+        run_worker(str(place.store), "barren", prepare=prepare, measure=fakes.measure)
+    said = quick("search", "barren")
+    assert (said.code, said.out) == (1, "")
+    assert "All 2 trials of barren failed, the last one so: RuntimeError: no kernel" in said.line
+    said = quick("search", "barren", "--json")
+    assert said.code == 1 and [trial["state"] for trial in said.data["trials"]] == ["failed", "failed"]

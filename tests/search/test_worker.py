@@ -261,6 +261,23 @@ def test_a_study_in_which_everything_fails_ends_early(path: Path, look: Look) ->
     assert (row.status, row.done) == (Status.FAILED, 5)
 
 
+def test_a_small_budget_whose_trials_all_fail_ends_as_if_all_were_well(path: Path, look: Look) -> None:
+    def never(_: Candidate) -> None:
+        raise RuntimeError("no kernel")
+
+    with pytest.raises(KdnasError, match="All 2 trials failed, the last one so: RuntimeError: no kernel"):
+        work(path, fakes.spec(budget={"trials": 2}), troubled(never))
+    assert (look()[0].status, look()[0].failed) == (Status.FINISHED, 2)
+    # One result is enough.
+    once = iter([RuntimeError("no kernel")])
+
+    def at_first(_: Candidate) -> None:
+        for error in once:
+            raise error
+
+    assert work(path, fakes.spec("another", budget={"trials": 2}), troubled(at_first)) == 0
+
+
 def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look: Look) -> None:
     def no_teacher(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         raise UsageError("There is no model 'x'.", "Give a folder.")

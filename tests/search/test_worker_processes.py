@@ -39,6 +39,10 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+def void(_: object) -> None:
+    """For what a lambda gives back and nobody wants."""
+
+
 class Forked:
     """A worker in a process of its own that has torch loaded already; it can be killed like any."""
 
@@ -261,12 +265,12 @@ def test_a_killed_worker_of_several_is_noticed_by_the_others(place: Place) -> No
         assert sorted(w.state for w in queries.workers(store, 1)) == ["dead", "ended"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_trial_properly(place: Place, number: signal.Signals) -> None:
     spec = fakes.spec(budget={"trials": 3, "attempts": 1})
     begin(spec, place.path)
     place.hold()
-    worker = place.fork()
+    worker = place.fork(lambda: void(signal.signal(signal.SIGHUP, signal.SIG_DFL)))  # whatever nohup says
     until(place.held)
     os.kill(worker.pid, number)
     assert worker.wait() == 130

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import optuna
+import pytest
 import sqlalchemy as sa
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.store import changes, queries, recovery, slots
+from kdnas.store import changes, queries, recovery, slots, studies
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
 from kdnas.study.spec import StudySpec
+from kdnas.system import liveness
 from tests import fakes
 from tests.store.test_changes import slot_states
 from tests.store.test_queries import figures, trial, worker
@@ -173,9 +176,38 @@ def test_living_workers_trials_are_left_alone(store: Store, study_id: int) -> No
     assert (states(store, study_id)[number], study.trials[number].state) == ("running", TrialState.RUNNING)
 
 
-def test_who_was_taken_for_dead_cannot_write_into_a_slot_that_is_anothers(store: Store, study_id: int) -> None:
-    import pytest
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_that_claims_while_orphans_are_closed_loses_its_trial(
+    store: Store, study_id: int, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It has claimed a slot and asked Optuna, and comes to write its trial into our rows just after the look."""
+    study, hold = optunas(store), liveness.Hold()
+    living = studies.enter(store, study_id, lock=str(hold.path), device=None, task="search")
+    real, begun = study.get_trials, []
 
+    def claims() -> None:
+        if not begun:
+            assert isinstance(slots.claim(store, study_id, living), slots.Claim)
+            begun.append(optunas(store).ask())
+
+    def get_trials(*given: Any, **named: Any) -> list[FrozenTrial]:
+        if moment == "before":
+            claims()
+        found = real(*given, **named)
+        claims()
+        return found
+
+    monkeypatch.setattr(study, "get_trials", get_trials)
+    assert recovery.close(store, study, study_id, fakes.spec()) == []
+    assert [t.state for t in optunas(store).trials] == [TrialState.RUNNING]
+    begun[0].set_user_attr("slot", 0)  # raises where it was told to have failed
+    # Once that worker is gone, the next look clears up.
+    hold.release(known=False)
+    close(store, study_id)
+    assert [t.state for t in optunas(store).trials] == [TrialState.FAIL]
+
+
+def test_who_was_taken_for_dead_cannot_write_into_a_slot_that_is_anothers(store: Store, study_id: int) -> None:
     study = optunas(store)
     slot = trial(store, study_id, worker(store, study_id), study.ask().number, 5)
     close(store, study_id)

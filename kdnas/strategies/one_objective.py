@@ -1,0 +1,57 @@
+"""One objective for every strategy and pruner: finished trials as their rewards are now, not as they were reported.
+
+α and β may change while a study runs, and Optuna keeps what it was told. This stands before its storage and changes
+what is read, never what is written. Computes no reward itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Mapping
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+RUNG = "completed_rung_"  # successive halving writes an epoch's reward under such a name
+
+
+class Rescored:
+    """An Optuna storage whose trials have other rewards, once `use` has told it which."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self._final: Mapping[int, float] = {}
+        self._by_epoch: Mapping[int, Mapping[int, float]] = {}
+
+    def use(self, final: Mapping[int, float], by_epoch: Mapping[int, Mapping[int, float]]) -> None:
+        """By trial number the final reward, and the reward after each epoch. What is in neither stays as reported."""
+        self._final, self._by_epoch = final, by_epoch
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._as_now(self._storage.get_trial(trial_id))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def _as_now(self, reported: FrozenTrial) -> FrozenTrial:
+        final, by_epoch = self._final.get(reported.number), self._by_epoch.get(reported.number)
+        if final is None and by_epoch is None:
+            return reported
+        trial = copy.copy(reported)  # Optuna keeps the reported one
+        if final is not None and reported.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            trial.values = [final]
+        if by_epoch is not None:
+            before = reported.intermediate_values
+            trial.intermediate_values = {step: by_epoch.get(step, value) for step, value in before.items()}
+            steps = {value: step for step, value in before.items()}
+            trial.system_attrs = {
+                name: trial.intermediate_values[steps[value]] if name.startswith(RUNG) and value in steps else value
+                for name, value in reported.system_attrs.items()
+            }
+        return trial

@@ -1,0 +1,66 @@
+"""What a worker hears of people's wishes, and what becomes of one that others took for dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from kdnas.search.begin import begin
+from kdnas.search.heartbeat import Steering
+from kdnas.search.worker import Worker, run_worker
+from kdnas.store import changes, queries, studies
+from kdnas.store.database import open_reader, open_store
+from kdnas.store.optuna_storage import optuna_storage
+from tests import fakes
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kdnas.db"
+
+
+def test_a_wish_between_the_look_and_the_wait_is_slept_through(path: Path) -> None:
+    begin(fakes.spec(), path)
+    with open_store(path) as store:
+        steering = Steering(store, 1, studies.enter(store, 1, lock=None, device=None, task="search"))
+        changes.set_wanted(store, 1, "pause")
+        known = steering.look()
+        changes.set_wanted(store, 1, "run")
+        steering.look()  # as the other thread does, at the worst of moments
+        assert steering.wait_for_news(known, 0.0)
+        assert not steering.wait_for_news("run", 0.0)
+
+
+def test_a_worker_taken_for_dead_while_it_chose_ends_with_a_traceback(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trial has been reported as failed and its slot is free again: it goes on with the next one."""
+    begin(fakes.spec(budget={"trials": 2}), path)
+    chosen: list[int] = []
+
+    def late(worker: Worker, claim: Any) -> Any:
+        if not chosen:
+            real = worker.study.ask
+
+            def ask(*given: Any) -> optuna.Trial:
+                trial = real(*given)
+                worker.study.ask = real  # type: ignore[method-assign]
+                optuna.load_study(study_name="fake", storage=optuna_storage(worker.store)).tell(
+                    trial.number, state=TrialState.FAIL
+                )
+                return trial
+
+            worker.study.ask = ask  # type: ignore[method-assign]
+        chosen.append(claim.slot)
+        return asked(worker, claim)
+
+    asked = Worker.ask
+    monkeypatch.setattr(Worker, "ask", late)
+    assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    assert chosen == [0, 0, 1]
+    with open_reader(path) as store:
+        assert [row.state for row in queries.trial_rows(store, 1)] == ["done", "done"]
