@@ -17,11 +17,11 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def tiny_folder(folder: Path, *, layers: int = 2, width: int = 16, labels: int | None = None, seed: int = 0) -> Path:
     """A BERT of a few thousand parameters; with `labels`, one with a classification head."""
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {word: place for place, word in enumerate([*SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz.,"])}
+    vocabulary = {word: place for place, word in enumerate([*SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz."])}
     tokenizer = BertTokenizerFast(tokenizer_object=BertWordPieceTokenizer(vocabulary)._tokenizer)
     tokenizer.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=1 + max(vocabulary.values()),
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=2,

@@ -1,12 +1,13 @@
-"""A classifying teacher's head for its students, so that their folders classify at once.
+"""Classification heads taken over: opened for a data set's classes, and solved for the students of a classifier.
 
-What stands between the body and the head's last layer is taken over as the pooler is; the last layer is solved, by
+Of a student's head, what stands before the last layer is taken over as the pooler is; the last layer is solved, by
 ridge regression, for the student to give the teacher's logits. Nothing is trained, and no label is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
+from kdnas.models import class_order
+from kdnas.models import open as opening
 from kdnas.models.encoders import Family
 from kdnas.models.least_squares_init import watched
-from kdnas.models.open import loading
 
 CHUNKS = 2048  # most of them that the last layer is solved from
 RIDGE = 1e-3  # times the mean square of the layer's inputs
@@ -28,9 +30,49 @@ TakenOver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def opened(folder: Path, device: torch.device) -> Any:
     """The classifier in a folder, fp32 and frozen. Raises UsageError."""
-    with loading(f"The classifier in {folder}", "Give a sound model folder."):
-        whole: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return whole.requires_grad_(False).eval().to(device)
+    config = opening.open_config(folder, str(folder))
+    whole = opening.open_weights(AutoModelForSequenceClassification, folder, str(folder), config).model
+    return whole.requires_grad_(False).to(device)
+
+
+def opened_for(
+    folder: Path, name: str, config: PretrainedConfig, names: Sequence[str], **arguments: Any
+) -> tuple[Any, frozenset[str]]:
+    """A classifier of the classes `names`, in their order, and the names of its parameters that begin fresh.
+
+    The folder's own head is taken over where it tells the same classes apart: its rows by its classes' names, or as
+    they are where it has none. A head of other classes, or for another use, begins fresh.
+    """
+    own: tuple[int, ...] | None = None
+    if opening.classifies(config) and config.num_labels == len(names):
+        theirs = class_order.class_names(config)
+        own = tuple(range(len(names))) if theirs is None else class_order.places(theirs, names)
+    other_use = own is None and bool(config.architectures)
+    config = copy.deepcopy(config)
+    class_order.rename(config, names)
+    found = opening.open_weights(AutoModelForSequenceClassification, folder, name, config, other_head=True, **arguments)
+    model, fresh = found.model, found.fresh
+    if own is not None and own != tuple(range(len(names))) and not _last(model, len(names)) & fresh:
+        class_order.reorder(model, own, names)
+    elif other_use:
+        begun = _last(model, len(names)) - fresh
+        _begin_afresh(model, begun)
+        fresh |= begun
+    return model, fresh
+
+
+def _last(model: Any, classes: int) -> frozenset[str]:
+    """Names of the parameters of a classifier's last layer."""
+    layer = class_order.last_layer(model, classes)
+    return frozenset(n for n, p in model.named_parameters() if any(p is own for own in layer.parameters()))
+
+
+@torch.no_grad()
+def _begin_afresh(model: Any, names: Collection[str]) -> None:
+    spread = float(getattr(model.config, "initializer_range", 0.02))
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.normal_(0.0, spread) if parameter.dim() > 1 else parameter.zero_()
 
 
 @torch.no_grad()
@@ -43,7 +85,7 @@ def classifier(
     student's, and becomes the classifier's. The last layer is solved from the first tokens of the chunks `ids` [chunks,
     length].
     """
-    config.id2label, config.label2id = whole.config.id2label, whole.config.label2id
+    class_order.rename(config, [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)])
     config.problem_type = whole.config.problem_type
     config.architectures = [type(whole).__name__]
     with torch.random.fork_rng(devices=[]):  # every weight is given below

@@ -42,15 +42,13 @@ class Family:
     norm: str = "output.LayerNorm"  # at a layer's end
     pooler: str | None = "pooler.dense"
     head: tuple[str, ...] = ("classifier",)  # a classifier's layers after the body and its pooler
-    padded_positions: bool = False  # positions begin after the padding id
 
     def layer_prefix(self, index: int) -> str:
         return self.layer.format(0 if self.shared_layers else index)
 
     def length_limit(self, config: PretrainedConfig) -> int:
         """Most tokens that a sequence may have."""
-        limit = int(config.max_position_embeddings)
-        return limit - config.pad_token_id - 1 if self.padded_positions else limit
+        return int(config.max_position_embeddings) - position_offset(config)
 
     def sizes(self, config: PretrainedConfig) -> Sizes:
         return Sizes(
@@ -78,13 +76,13 @@ class Sizes:
 
 
 _DENSE_HEAD = ("classifier.dense", "classifier.out_proj")
-_ROBERTA = {"padded_positions": True, "head": _DENSE_HEAD}
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # families whose positions begin after the padding id
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         Family("bert"),
-        Family("roberta", **_ROBERTA),  # type: ignore[arg-type]
-        Family("xlm-roberta", **_ROBERTA),  # type: ignore[arg-type]
+        Family("roberta", head=_DENSE_HEAD),
+        Family("xlm-roberta", head=_DENSE_HEAD),
         Family(
             "albert",
             embedding="embedding_size",
@@ -123,6 +121,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def position_offset(config: PretrainedConfig) -> int:
+    """Positions that no token of a text takes."""
+    if config.model_type not in PADDED_POSITIONS:
+        return 0
+    return 2 if config.pad_token_id is None else int(config.pad_token_id) + 1
+
+
 def family_of(config: PretrainedConfig, name: str) -> Family:
     """The family of a teacher. Raises UsageError for one that the recipe cannot take."""
     family = FAMILIES.get(config.model_type)
@@ -135,6 +140,12 @@ def family_of(config: PretrainedConfig, name: str) -> Family:
         raise UsageError(f"The teacher {name!r} has several groups of shared layers.", "Take an ALBERT with one group.")
     if getattr(config, "is_decoder", False):
         raise UsageError(f"The teacher {name!r} is a decoder.", "Take an encoder for hidden-state distillation.")
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if positions != "absolute":
+        raise UsageError(
+            f"The teacher {name!r} has positions of the type {positions!r}, which transformers no longer computes.",
+            "Take a model with absolute positions.",
+        )
     return family
 
 

@@ -85,9 +85,13 @@ def _rebuild(file: Path, folder: Path) -> None:
     logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
-        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, OSError, KeyError, IndexError) as error:
+        read = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the readers of GGUF raise types of their own
         raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
     values = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):

@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from kdnas.data import hub
 from kdnas.data.shipped import ASSETS, fetch
-from kdnas.models import encoders
+from kdnas.models import classifier_head, encoders
+from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
-from kdnas.models.open import loading
 from kdnas.system.errors import UsageError, first_line
 
-CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base"
+CONFIG, WEIGHTS, BASE = opening.ADAPTER, "adapter_model.safetensors", "base"
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 PARTS = ("query-value", "query-key-value", "attention", "all")  # what of a layer is adapted, the cheapest first
@@ -142,14 +142,12 @@ class Base:
 
 
 def open_base(folder: Path, name: str, labels: tuple[str, ...], device: torch.device) -> Base:
-    """The base in a model folder, with a head for the labels. Raises UsageError for what is no encoder."""
-    config = classifier_config(folder, name, labels)
+    """The base in a model folder, with a head for the labels: its own, its rows in their order, where it tells the same
+    labels apart. Raises UsageError for what is no encoder."""
+    config = opening.open_config(folder, name)
     family = family_of(config, name)
-    model, report = _load(folder, name, config)
-    heads = heads_of(model)
-    fresh = frozenset(report["missing_keys"])
-    _require_whole(name, heads, fresh)
-    return Base(name, model.requires_grad_(False).eval().to(device), family, heads, fresh)
+    model, fresh = classifier_head.opened_for(folder, name, config, labels, attn_implementation="sdpa")
+    return Base(name, model.requires_grad_(False).eval().to(device), family, heads_of(model), fresh)
 
 
 def family_of(config: PretrainedConfig, name: str) -> Family:
@@ -161,44 +159,6 @@ def family_of(config: PretrainedConfig, name: str) -> Family:
             "Take a model of another family than ALBERT.",
         )
     return family
-
-
-def classifier_config(folder: Path, name: str, labels: tuple[str, ...] | None) -> PretrainedConfig:
-    """The configuration in a folder, for these labels where any are given. Raises UsageError."""
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"The base {name!r} has no configuration that transformers reads: {first_line(error)}.",
-            "Give an encoder of the BERT family.",
-        ) from None
-    if labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: place for place, label in enumerate(labels)}
-        config.problem_type = None
-    return config
-
-
-def _require_whole(name: str, heads: tuple[str, ...], missing: Iterable[str]) -> None:
-    """Raise UsageError where anything but a head has no weights."""
-    odd = sorted(n for n in missing if not n.startswith(tuple(f"{head}." for head in heads)))
-    if odd:
-        raise UsageError(f"The weights of {name!r} are not complete; missing: {odd[0]}.", "Give a complete checkpoint.")
-
-
-def _load(folder: Path, name: str, config: PretrainedConfig) -> tuple[Any, dict[str, Any]]:
-    with loading(f"The weights of {name!r}", "Fetch the model again."):
-        found: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # another head's rows
-        )
-    model, report = found
-    report = {**report, "missing_keys": {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}}
-    return model, report
 
 
 # ---------------------------------------------------------------- adapters
@@ -352,18 +312,26 @@ def open_classifier(folder: Path, device: torch.device, base: Path | None = None
     """The PEFT model that classifies, frozen. Raises UsageError for what is none, or does not fit its base."""
     weights = _shapes(folder)
     place = base_of(folder, base)
-    config = classifier_config(place, str(place), None)
+    config = opening.open_config(place, str(place))
     if (folder / "config.json").is_file():
-        own = classifier_config(folder, str(folder), None)
-        config.id2label, config.label2id = own.id2label, own.label2id
+        own = opening.open_config(folder, str(folder))
+        config.id2label, config.label2id, config.problem_type = own.id2label, own.label2id, own.problem_type
     rows = _classes(weights)
     if rows is not None and config.num_labels != rows:
         config.num_labels = rows
-    model, report = _load(place, str(place), config)
-    _require_whole(str(place), heads_of(model), report["missing_keys"])
-    if not classifies(folder, model.base_model_prefix):
+    if not classifies(folder, _backbone(config)):
         raise UsageError(f"The adapter {folder} is of no classifier.", "Give one that was trained to classify.")
-    return _over(model, folder).to(device)
+    opened = opening.open_weights(
+        AutoModelForSequenceClassification, place, str(place), config, other_head=True, attn_implementation="sdpa"
+    )
+    return _over(opened.model, folder).to(device)
+
+
+def _backbone(config: PretrainedConfig) -> str:
+    """The name under which a classifier of this configuration holds its body."""
+    with torch.device("meta"):
+        made: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return str(made.base_model_prefix)
 
 
 def into_body(body: Any, folder: Path, base: Path) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from kdnas.models import lora_adapters
+from kdnas.models import open as opening
 from kdnas.study.spec import LatencySpec
 from kdnas.system.errors import KdnasError, UsageError, first_line
 
@@ -64,9 +65,9 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
     1e-4. The pass has the protocol's threads, batch and length."""
     require()
     import onnxruntime
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(folder)
+    config = opening.open_config(folder, str(folder))
     architecture = (config.architectures or [""])[0]
     opener: Any = AutoModel
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
@@ -77,8 +78,9 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
     if lora_adapters.is_adapter(folder):
         model = _Outputs(lora_adapters.merged(folder, torch.device("cpu")))
     else:
-        model = _Outputs(opener.from_pretrained(folder, dtype=torch.float32, **kept).eval())
-    limit = int(getattr(config, "max_position_embeddings", 512) or 512)
+        arguments: dict[str, Any] = {"attn_implementation": "sdpa"} if opener is AutoModel else {}
+        model = _Outputs(opening.open_weights(opener, folder, str(folder), config, **kept, **arguments).model)
+    limit = opening.longest(config, int(getattr(config, "max_position_embeddings", None) or 512))
     name = "last_hidden_state" if opener is AutoModel else "logits"
     path = folder / FILE
     ids, mask = _sample(config, 2, min(16, limit - 2))

@@ -1,41 +1,52 @@
-"""Model folders found and opened: where a model lies, its configuration, tokenizer and fingerprints.
+"""The one place where a model folder is opened: what lies in it, its configuration and weights, fingerprints of them.
 
-What goes wrong while files are read is said in one line. Knows no teacher and no training.
+No code of a folder runs, nothing asks on a terminal, and what cannot be opened as it claims to be is refused in one
+line. Knows no teacher and no training; tokenizers are opened in tokenizer.py, adapters in lora_adapters.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from kdnas.data import hub, shipped
 from kdnas.data.tokens import tokenizer_fingerprint
+from kdnas.models.encoders import body_arguments, position_offset
+from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
+from kdnas.models.tokenizer import pad_id as pad_id
 from kdnas.study.spec import TeacherSpec
-from kdnas.system.errors import UsageError, first_line, nearest
+from kdnas.system.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.system.progress import Progress
+
+ADAPTER = "adapter_config.json"
+OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
+POINTER = b"version https://git-lfs"
+# Tables that older checkpoints hold and that every model computes itself.
+COMPUTED = ("position_ids", "token_type_ids", "attn.bias", "attn.masked_bias", "attention.bias", "rotary_emb.inv_freq")
 
 
 @contextmanager
 def loading(what: str, hint: str) -> Iterator[None]:
     """Raise UsageError for files that transformers cannot make a model of: absent, of another kind, or damaged.
 
-    `what` begins the sentence ("The weights of 'bert'"). Faults of kdnas pass through.
+    `what` begins the sentence ("The weights of 'bert'"). Only calls of other libraries belong inside: whatever they
+    raise is taken for the files' fault. Errors of kdnas pass through.
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{what} cannot be loaded: {first_line(error)}.", hint) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # by name: this module stays light
-            raise
-        raise UsageError(f"{what} cannot be loaded, the file is damaged: {first_line(error)}.", hint) from None
+    except (KdnasError, MemoryError):
+        raise
+    except Exception as error:  # transformers, safetensors, pickle and torch raise types of their own
+        damaged = ", the file is damaged" if type(error).__name__ in ("SafetensorError", "UnpicklingError") else ""
+        raise UsageError(f"{what} cannot be loaded{damaged}: {first_line(error)}.", hint) from None
 
 
 def files_fingerprint(folder: Path) -> str:
@@ -53,9 +64,7 @@ def files_fingerprint(folder: Path) -> str:
 def longest(config: Any, length: int) -> int:
     """`length`, or as many tokens as the model has positions for."""
     room = int(getattr(config, "max_position_embeddings", None) or length)
-    # RoBERTa's positions begin after its padding id.
-    offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return min(length, room - offset)
+    return max(1, min(length, room - position_offset(config)))
 
 
 def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_only: bool = False) -> Path:
@@ -68,8 +77,7 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
         return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(f"The folder {path} holds no config.json.", "Give the folder of a Hugging Face model.")
+        require_whole(path)
         return path
     if path.exists() or path.is_absolute() or spec.model.startswith((".", "~")) or not hub.is_id(spec.model):
         raise UsageError(
@@ -79,10 +87,31 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
     if on_progress is not None:
         on_progress(f"looking for {spec.model}", None)
     fetch = hub.fetch_config if config_only else hub.fetch_model
-    return fetch(spec.model, spec.revision)
+    folder = fetch(spec.model, spec.revision)
+    require_whole(folder)
+    return folder
+
+
+# ---------------------------------------------------------------- what a folder claims
+
+
+def require_whole(folder: Path) -> None:
+    """Raise UsageError for a folder that holds no configuration of a model, or an adapter alone."""
+    if (folder / ADAPTER).is_file():
+        raise UsageError(
+            f"The folder {folder} holds a PEFT adapter, no whole model.",
+            "Give its base as the teacher, and this folder as --teacher-checkpoint (teacher.checkpoint).",
+        )
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
 
 
 def open_config(folder: Path, name: str) -> PretrainedConfig:
+    """The configuration of a model folder, its labels named as `class_names` finds them.
+
+    Raises UsageError for what transformers cannot read, and for models that kdnas does not open: those with code of
+    their own, and quantised ones.
+    """
     if not (folder / "config.json").is_file():
         if any(folder.glob("*.gguf")):
             raise UsageError(
@@ -90,35 +119,179 @@ def open_config(folder: Path, name: str) -> PretrainedConfig:
                 "Take an encoder of the BERT family.",
             )
         raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
+    _require_no_pointers(folder, name)
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f"{folder / 'config.json'} is no JSON.", "Fetch the model again.") from None
+        if not isinstance(values, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise UsageError(f"{folder / 'config.json'} is no JSON object.", "Fetch the model again.") from None
+    kind = values.get("model_type")
+    if values.get("auto_map") and kind not in OWN_TYPES:
+        raise UsageError(
+            f"The model {name!r} needs code of its own (auto_map in its config.json), which kdnas never runs.",
+            "Take a model of a family that transformers has itself.",
+        )
+    quantised = values.get("quantization_config")
+    if quantised:
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise UsageError(
+            f"The model {name!r} is quantised{f' ({how})' if how else ''}.",
+            "Give the unquantised model that it was made of.",
+        )
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        kind = values.get("model_type")
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        _name_labels(config, values)
+    except Exception as error:  # configurations are checked by libraries with exceptions of their own
         raise UsageError(
             f"The teacher {name!r} has a configuration that transformers does not read (model_type {kind!r}): "
             f"{first_line(error)}.",
-            "Take an encoder of the BERT family.",
+            "Take a model of a family that transformers knows: bert, roberta, gpt2, llama and others.",
         ) from None
+    return config
 
 
-def open_tokenizer(folder: Path, name: str) -> Any:
-    """The fast tokenizer of a model folder. Raises UsageError."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
+def _name_labels(config: PretrainedConfig, values: Mapping[str, Any]) -> None:
+    """Labels that the file names in one of its two tables alone stand in both afterwards: transformers fills the other
+    with LABEL_0 and so on."""
+    own, back = values.get("id2label"), values.get("label2id")
+    if isinstance(own, dict) and own and not back:
+        config.label2id = {str(label): int(place) for place, label in own.items()}
+    elif isinstance(back, dict) and back and not own:
+        config.id2label = {int(place): str(label) for label, place in back.items()}
+        config.label2id = {str(label): int(place) for label, place in back.items()}
+
+
+def _require_no_pointers(folder: Path, name: str) -> None:
+    """Raise UsageError where git left a pointer in place of a large file."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024:
+            with path.open("rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise UsageError(
+                        f"{path.name} of the model {name!r} is a git-lfs pointer, not the file itself.",
+                        "Fetch the file: run git lfs pull in its folder, or download the model again.",
+                    )
+
+
+# ---------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in fp32 on the CPU, in eval mode. `fresh` names the parameters that the folder has no weights for."""
+
+    model: Any
+    fresh: frozenset[str]
+
+
+def open_weights(
+    opener: Any, folder: Path, name: str, config: PretrainedConfig, *, other_head: bool = False, **arguments: Any
+) -> Opened:
+    """A folder opened by one of transformers' Auto classes; with `other_head` a head of another size begins fresh.
+
+    The body must be whole: a weight that is missing, of another size, left over or not a number raises UsageError.
+    Heads and poolers may be missing, and heads that the class does not have are left out.
+    """
+    require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
+    _require_no_pointers(folder, name)
+    with loading(f"The weights of {name!r}", "Fetch the model again."):
+        model, report = opener.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=other_head,
+            **arguments,
+        )
+    mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    fresh = frozenset({*report["missing_keys"], *mismatched})
+    of_head = None if model.base_model is model else f"{model.base_model_prefix}."
+    lacking = sorted(n for n in fresh if "pooler" not in n and (of_head is None or n.startswith(of_head)))
+    if lacking or (mismatched and not other_head):
         raise UsageError(
-            f"The tokenizer of {name!r} cannot be loaded: {first_line(error)}.", "Give a folder with its tokenizer."
-        ) from None
-    if not getattr(tokenizer, "is_fast", False):
-        raise UsageError(f"The tokenizer of {name!r} has no fast form.", "Take a model with a tokenizer.json.")
-    # Without its files transformers makes a tokenizer of nothing but special tokens, and says nothing.
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise UsageError(f"The tokenizer of {name!r} has no words.", "Give a folder with its tokenizer.json.")
-    return tokenizer
+            f"The weights of {name!r} do not fit its configuration; missing: {(lacking or sorted(mismatched))[0]}.",
+            "Give a complete checkpoint.",
+        )
+    unused = _unused(model, report["unexpected_keys"], with_head=not other_head)
+    if unused:
+        raise UsageError(
+            f"The weights of {name!r} do not fit its configuration; transformers leaves out {len(unused)} of them, "
+            f"{unused[0]} among them.",
+            "Give a model that transformers computes with all its weights.",
+        )
+    odd = next((n for n, p in model.named_parameters() if not _finite(p.detach())), None)
+    if odd is not None:
+        raise UsageError(
+            f"The weights of {name!r} hold values that are not finite numbers, in {odd}.",
+            "Check the checkpoint; one that overflowed in fp16 cannot be used.",
+        )
+    return Opened(model.eval(), fresh)
+
+
+def open_body(folder: Path, name: str, config: PretrainedConfig, *, pooler: bool = False) -> Opened:
+    """The body in a folder, its head left out; with `pooler` its pooler too, fresh where the folder has none."""
+    arguments = {key: value for key, value in body_arguments(config).items() if key != "dtype"}
+    if pooler and "add_pooling_layer" in arguments:
+        arguments["add_pooling_layer"] = True
+    return open_weights(AutoModel, folder, name, config, **arguments)
+
+
+def open_causal(folder: Path, name: str, config: PretrainedConfig) -> Any:
+    """The causal model in a folder, with all weights of its vocabulary head."""
+    opened = open_weights(AutoModelForCausalLM, folder, name, config, attn_implementation="sdpa")
+    if opened.fresh:
+        raise UsageError(
+            f"The weights of {name!r} do not fit its configuration: {len(opened.fresh)} are missing.",
+            "Give a complete checkpoint of a causal model.",
+        )
+    return opened.model
+
+
+def classifies(config: PretrainedConfig) -> bool:
+    """Whether a configuration says that its folder holds a classification head."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def require_vocabulary(tokenizer: Any, config: PretrainedConfig, name: str) -> None:
+    """Raise UsageError for a tokenizer with ids that the model has no embeddings for."""
+    words = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if words > config.vocab_size:
+        raise UsageError(
+            f"The tokenizer of {name!r} has {words:,} words, its model only {config.vocab_size:,}.",
+            "Give the tokenizer that belongs to the model, or resize the model's embeddings.",
+        )
+
+
+def padded(model: Any, tokenizer: Any) -> Any:
+    """A classifier whose head reads the last token of a text knows which tokens are padding: those that fill batches
+    of this tokenizer's texts. Others are as they were."""
+    reads_last = hasattr(model, "score")
+    if model.config.pad_token_id is None or (reads_last and tokenizer is not None):
+        model.config.pad_token_id = 0 if tokenizer is None else pad_id(tokenizer)
+    return model
+
+
+def _unused(model: Any, unexpected: Iterable[str], *, with_head: bool) -> list[str]:
+    """Weights of the file that belong to parts which the model has, and that it has no place for."""
+    prefix, parts = f"{model.base_model_prefix}.", {name for name, _ in model.base_model.named_children()}
+    if with_head:
+        parts |= {name for name, _ in model.named_children()}
+    found = []
+    for name in sorted(unexpected):
+        own = name.removeprefix(prefix)
+        if own.partition(".")[0] in parts and not own.startswith("pooler.") and not own.endswith(COMPUTED):
+            found.append(name)
+    return found
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # a finite sum needs no second look
+
+
+# ---------------------------------------------------------------- fingerprints
 
 
 def model_fingerprint(body: torch.nn.Module, config: PretrainedConfig, tokenizer: Any) -> str:

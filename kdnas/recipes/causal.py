@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from kdnas.measuring import devices
 from kdnas.measuring.devices import autocast
 from kdnas.models import decoders
 from kdnas.models.decoders import Importance, Shape
+from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
@@ -151,6 +152,11 @@ class CausalBench(Workbench):
         self.held_ids = torch.from_numpy(self.chunks.held_out)
         unigram = unigram_loss(self._counts, self.held_ids)
         self.yardsticks = Yardsticks(self._teacher_loss(), unigram)
+        if not isfinite(self.yardsticks.teacher):
+            raise UsageError(
+                f"The teacher {self.teacher.name!r} gives values that are not finite numbers on {spec.data.source!r}.",
+                "Check its weights; a checkpoint that overflowed in fp16 cannot teach.",
+            )
         if self.yardsticks.teacher >= self.yardsticks.unigram:
             raise UsageError(
                 f"The teacher {self.teacher.name!r} predicts {spec.data.source!r} no better than word counts do "
@@ -158,9 +164,8 @@ class CausalBench(Workbench):
                 "Give a teacher of this language and kind of text, or fine-tune it first.",
             )
         self._importance: Importance | None = None
-        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
-        shape = (spec.latency.batch_size, spec.latency.length)
-        self._timed_ids = torch.from_numpy(rng.choice(self.chunks.train[:64].reshape(-1), size=shape)).to(device)
+        ids = latency_tokens.drawn(self.chunks.train[:64].reshape(-1), spec.latency)
+        self._timed_ids = torch.from_numpy(ids).to(device)
 
     @property
     def vocabulary(self) -> int:

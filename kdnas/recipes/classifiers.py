@@ -20,7 +20,9 @@ from kdnas.data import labelled
 from kdnas.data.labelled import Examples, LabelledText
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices
+from kdnas.models import class_order
 from kdnas.models import open as opening
+from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Workbench
 from kdnas.study.spec import ClassifierRecipe, StudySpec
 from kdnas.system.errors import UsageError
@@ -63,15 +65,10 @@ class ClassifierBench(Workbench):
         )
         self.teacher: Classifier = self.open_teacher()
         self.held_logits = self.teacher_logits(self.text.held_out, "the held-out part")
+        self.warnings = self._check_teacher()
         self.constant = self._constant()
-        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
-        shape = (spec.latency.batch_size, spec.latency.length)
-        sample = np.concatenate([ids[1:-1] for ids in self.text.train.ids[:256]])
-        ids = rng.choice(sample, size=shape)
-        self._timed = {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.ones(shape, dtype=torch.int64, device=device),
-        }
+        ids = torch.from_numpy(latency_tokens.of_texts(self.text.train.ids, spec.latency, spec.data.source)).to(device)
+        self._timed = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     # -------------------------------------------------------------------- the teacher
 
@@ -84,6 +81,24 @@ class ClassifierBench(Workbench):
             folder = classifiers.taught(where, self.text, self.teaching(), self.device, self.on_progress)
         self.on_progress(f"loading {where.name}", None)
         return classifiers.open_classifier(where, folder, self.text.names, self.device)
+
+    def _check_teacher(self) -> tuple[str, ...]:
+        """Warnings of the teacher's answers on the held-out part. Raises UsageError where they show that a head without
+        names has another order than the data's classes."""
+        labels = self.text.held_out.labels
+        if not self.teacher.named:
+            found = class_order.order_by_examples(self.held_logits, labels)
+            class_order.require_same_order(found, self.text.names, self.teacher.name)
+        share = float(np.bincount(labels).max() / len(labels))
+        own = classifiers.figures(self.held_logits, labels)["accuracy"]
+        if own >= share:
+            return ()
+        said = (
+            f"warning: the teacher {self.teacher.name!r} is worse than always saying the commonest class on the "
+            f"held-out part: {own:.1%} against {share:.1%}"
+        )
+        self.on_progress(said, None)
+        return (said,)
 
     def teaching(self) -> finetune.Settings:
         """How a teacher without a head is taught. Its seed is fixed, so that studies of all seeds share it."""
@@ -221,6 +236,7 @@ class ClassifierBench(Workbench):
             "held_out_tokens": self.text.held_out.tokens,
             "constant_divergence": self.constant,
             "teacher_accuracy": classifiers.figures(self.held_logits, self.text.held_out.labels)["accuracy"],
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
 

@@ -27,6 +27,7 @@ from kdnas.models import classifier_head, encoders, least_squares_init
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
+from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.encoder import sizes_of, space_of
 from kdnas.study.space import Candidate
@@ -43,6 +44,7 @@ CUTS = {"spread": spread, "every-kth": uniform}
 STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
 SOLVE_TOKENS = 65_536  # most tokens from which the projections are solved
 SCORE_BATCH = 32
+CHECKED = 8  # chunks on which the teacher's values are looked at before anything is built on them
 WEIGHTS, BATCHES, OFFSETS = 1, 2, 3  # purposes of random numbers
 
 
@@ -113,6 +115,7 @@ class HiddenStateBench(Workbench):
         self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
         self._proxy_ids = torch.from_numpy(self.chunks.proxy)
         self._held_ids = torch.from_numpy(self.chunks.held_out)
+        encoder.require_finite(self.teacher, self._proxy_ids[:CHECKED])
         passes = spec.budget.epochs * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, passes, "the proxy set")
         self.held_out = self._states(self._held_ids, passes, "the held-out part")
@@ -126,10 +129,7 @@ class HiddenStateBench(Workbench):
         }
         statistics = self.proxy.statistics
         self._variance = {layer: float(statistics.variance[layer].mean()) for layer in self.layers}
-        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
-        shape = (spec.latency.batch_size, spec.latency.length)
-        usual = self.chunks.train[:, 1:-1]
-        ids = rng.choice(usual[:64].reshape(-1), size=shape)
+        ids = latency_tokens.drawn(self.chunks.train[:64, 1:-1].reshape(-1), spec.latency)
         ids[:, 0], ids[:, -1] = tokenising.special_tokens(self.teacher.tokenizer)
         self._timed_ids = torch.from_numpy(ids).to(device)
 

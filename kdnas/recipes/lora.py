@@ -14,7 +14,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from kdnas.models import encoders, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.lora_adapters import Adapters, Base
+from kdnas.recipes import latency_tokens
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining, described
 from kdnas.recipes.contract import Description, Recipe
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
@@ -290,9 +290,7 @@ class LoraBench(ClassifierBench):
             self.own_text = labelled.read(spec.data, spec.budget.proxy_fraction, self.tokenizer, on_progress)
         self.space = space_of(spec.space, self.part, self.base.sizes, self.base.head_size)
         self._plain: dict[int, torch.nn.Module] = {}
-        rng = np.random.default_rng(np.random.SeedSequence([0, 4]))
-        sample = np.concatenate([ids[1:-1] for ids in self.own_text.train.ids[:256]])
-        drawn = rng.choice(sample, size=(spec.latency.batch_size, spec.latency.length))
+        drawn = latency_tokens.of_texts(self.own_text.train.ids, spec.latency, spec.data.source)
         self._ids = torch.from_numpy(drawn).to(device)
 
     # -------------------------------------------------------------------- the teacher

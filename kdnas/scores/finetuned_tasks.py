@@ -23,10 +23,12 @@ import torch
 from kdnas.data import hub
 from kdnas.data.glue import Split, Task, load
 from kdnas.measuring.metrics import METRICS
+from kdnas.models import class_order, classifier_head
+from kdnas.models import open as opening
 from kdnas.models.open import files_fingerprint, longest
 from kdnas.students.model_folder import RESULTS, require_model
 from kdnas.system import paths
-from kdnas.system.errors import KdnasError, UsageError, first_line
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.files import write_atomically
 from kdnas.system.progress import Progress
 from kdnas.system.versions import versions
@@ -206,7 +208,7 @@ def score_once(
     except ImportError:
         raise UsageError("Task scores need the package accelerate.", "Install it: pip install 'kdnas[eval]'.") from None
     import transformers
-    from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+    from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
     import kdnas.models.recurrent  # noqa: F401, registers its classes
 
@@ -218,7 +220,7 @@ def score_once(
             step(state.global_step / max(1, state.max_steps))
 
     transformers.set_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = opening.open_tokenizer(folder, str(folder))
     model = _classifier(folder, task, protocol)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -283,7 +285,7 @@ def _logits(predictions: Any) -> np.ndarray:
 
 
 def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     from kdnas.models import lora_adapters
 
@@ -293,7 +295,7 @@ def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
             return _classifier(Path(place), task, protocol)
     count = 1 if task.regression else len(task.labels)
     if not protocol.finetune:
-        config = AutoConfig.from_pretrained(folder)
+        config = opening.open_config(folder, str(folder))
         if not any("SequenceClassification" in name for name in config.architectures or ()):
             raise UsageError(
                 f"{folder} has no classification head (it is a {', '.join(config.architectures or ('bare model',))}).",
@@ -304,39 +306,20 @@ def _classifier(folder: Path, task: Task, protocol: Protocol) -> Any:
                 f"The head in {folder} tells {config.num_labels} labels apart; {task.name} has {count}.",
                 "Leave out --no-finetune, or choose the task that the head was trained for.",
             )
-        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    try:
-        declared = AutoConfig.from_pretrained(folder).architectures or ()
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=count, dtype=torch.float32, ignore_mismatched_sizes=True
-        )
-        return _ordered(model, task) if any("SequenceClassification" in name for name in declared) else model
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"{folder} cannot be opened for classification: {first_line(error)}.",
-            "Give a folder of a model family that transformers can put a classification head on.",
-        ) from None
-
-
-def _ordered(model: Any, task: Task) -> Any:
-    """A model whose head names the task's labels, with their outputs in the task's order; another one as it is."""
-    order = _label_order(model, task)
-    if order is not None:
-        last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == len(order)][-1]
-        with torch.no_grad():
-            for parameter in last.parameters():
-                parameter.copy_(parameter[order])
-        model.config.id2label = dict(enumerate(task.labels))
-        model.config.label2id = {label: place for place, label in enumerate(task.labels)}
-    return model
+        return opening.open_weights(AutoModelForSequenceClassification, folder, str(folder), config).model
+    config = opening.open_config(folder, str(folder))
+    own = None if task.regression or not opening.classifies(config) else class_order.class_names(config)
+    if own is not None and class_order.places(own, task.labels) is not None:
+        return classifier_head.opened_for(folder, str(folder), config, task.labels)[0]
+    config.num_labels, config.problem_type = count, None
+    return opening.open_weights(AutoModelForSequenceClassification, folder, str(folder), config, other_head=True).model
 
 
 def _label_order(model: Any, task: Task) -> list[int] | None:
     """Where the head names its labels as the task does, the head's place of each of them; else its own order."""
-    names = {str(name).lower(): place for name, place in (model.config.label2id or {}).items()}
-    if task.regression or set(names) != set(task.labels):
-        return None
-    return [names[label] for label in task.labels]
+    own = None if task.regression else class_order.class_names(model.config)
+    found = None if own is None else class_order.places(own, task.labels)
+    return None if found is None else list(found)
 
 
 # ------------------------------------------------------------------------------------------- results, written down

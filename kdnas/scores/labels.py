@@ -13,6 +13,7 @@ import torch
 
 from kdnas.data import labelled
 from kdnas.data.labelled import Examples
+from kdnas.models import class_order
 from kdnas.recipes import recipe
 from kdnas.recipes.classifiers import ClassifierBench
 from kdnas.students import predict
@@ -59,7 +60,7 @@ def label_scores(
         part, names = ("test" if len(text.test) else "held_out"), text.names
         examples = getattr(text, part)
         taught = None if bench is None else getattr(bench.text, part)
-    order = classifiers.order_of(student.config, names)
+    order = class_order.order_of(student.config, names) or tuple(range(len(names)))
     on_progress(f"asking {model.name} for {len(examples):,} labels", None)
     logits = classifiers.logits_of(student, examples, pad)[:, list(order)]
     found: dict[str, Any] = {

@@ -6,7 +6,6 @@ import torch
 
 from kdnas.data import hub
 from kdnas.measuring.latency import Measured, Once, measure
-from kdnas.models.open import loading
 from kdnas.study.spec import LatencySpec
 from kdnas.system.errors import UsageError
 
@@ -25,20 +24,16 @@ def measure_model(
 
 def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tuple[Once, int]:
     hub.quiet()
-    from transformers import AutoConfig, AutoModel
-
     import kdnas.models.recurrent  # noqa: F401, registers its classes
     from kdnas.measuring import devices
     from kdnas.models import open as opening
-    from kdnas.models.encoders import body_arguments
     from kdnas.study.spec import TeacherSpec
 
     folder = opening.locate(TeacherSpec(model=model))  # type: ignore[call-arg]
-    with loading(f"The model {model!r}", "Give a model folder."):
-        config = AutoConfig.from_pretrained(folder)
-        body = AutoModel.from_pretrained(folder, config=config, **body_arguments(config))
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and settings.length > limit:
+    config = opening.open_config(folder, model)
+    body = opening.open_body(folder, model, config).model
+    limit = opening.longest(config, settings.length)
+    if settings.length > limit:
         raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")
     body.to(device).eval()
     generator = torch.Generator().manual_seed(0)

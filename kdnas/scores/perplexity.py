@@ -21,6 +21,7 @@ from torch import nn
 from kdnas.data import hub
 from kdnas.data.chunks import chunks
 from kdnas.data.splits import SPLIT
+from kdnas.models import open as opening
 from kdnas.models.open import longest
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
@@ -101,12 +102,13 @@ def _one(
 ) -> dict[str, Any]:
     hub.quiet()
     import transformers
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = opening.open_config(folder, str(folder))
+    tokenizer = opening.open_tokenizer(folder, str(folder))
+    opening.require_vocabulary(tokenizer, config, str(folder))
     if any("CausalLM" in name or "LMHead" in name for name in config.architectures or ()):
         return _causal(folder, tokenizer, data, device, protocol, on_progress)
     if tokenizer.mask_token_id is None:
@@ -117,12 +119,12 @@ def _one(
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     mask_id = int(tokenizer.mask_token_id)
     if own_head:
-        whole = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        whole = opening.open_weights(AutoModelForMaskedLM, folder, str(folder), config).model.to(device)
 
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return whole(input_ids=ids).logits[hidden]
     else:
-        body = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        body = opening.open_body(folder, str(folder), config).model.to(device)
         head = _trained_head(body, text.train, special, mask_id, device, protocol, on_progress)
 
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -151,8 +153,6 @@ def _causal(
     folder: Path, tokenizer: Any, data: DataSpec, device: torch.device, protocol: Protocol, on_progress: Progress
 ) -> dict[str, Any]:
     """Chunks of joined text without special tokens but the end of text between documents."""
-    from transformers import AutoModelForCausalLM
-
     from kdnas.data.causal_text import end_of_text, read_documents
     from kdnas.data.chunks import Frame, cut
     from kdnas.data.tokens import tokenise
@@ -161,8 +161,7 @@ def _causal(
     source = data.model_copy(update={"length": protocol.length})
     documents = read_documents(source)
     text = cut(tokenise(documents, tokenizer), documents, source, 1.0, Frame(None, end_of_text(tokenizer), None))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.to(device).eval()
+    model = opening.open_causal(folder, str(folder), opening.open_config(folder, str(folder))).to(device)
     held_out = torch.from_numpy(text.held_out[: protocol.chunks])
     loss, count = 0.0, 0
     with torch.inference_mode():

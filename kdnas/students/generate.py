@@ -15,7 +15,6 @@ import torch
 
 from kdnas.data import documents as reading
 from kdnas.data import hub
-from kdnas.models.open import loading
 from kdnas.students.model_folder import require_model
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
@@ -76,21 +75,21 @@ def prompts(source: DataSpec, on_progress: Progress | None = None) -> list[Promp
 def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """A causal model in fp32 and its tokenizer. Raises UsageError for a folder that holds none."""
     hub.quiet()
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    from kdnas.models.open import open_tokenizer
+    from kdnas.models import open as opening
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     require_model(folder)
-    with loading(f"The model in {folder}", "Give a sound model folder."):
-        config = AutoConfig.from_pretrained(folder)
-        declared = config.architectures or ("CausalLM",)
-        if not any("CausalLM" in name or "LMHead" in name for name in declared):
-            raise UsageError(f"{folder} holds no causal model but {', '.join(declared)}.", "Give one that generates.")
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-    return model.to(device).eval(), open_tokenizer(folder, str(folder))
+    config = opening.open_config(folder, str(folder))
+    declared = config.architectures or ("CausalLM",)
+    if not any("CausalLM" in name or "LMHead" in name for name in declared):
+        raise UsageError(f"{folder} holds no causal model but {', '.join(declared)}.", "Give one that generates.")
+    model = opening.open_causal(folder, str(folder), config)
+    tokenizer = opening.open_tokenizer(folder, str(folder))
+    opening.require_vocabulary(tokenizer, config, str(folder))
+    return model.to(device), tokenizer
 
 
 @torch.inference_mode()

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from kdnas.data import hub
 from kdnas.models import lora_adapters
-from kdnas.models.open import loading
 from kdnas.students.model_folder import require_model
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
@@ -36,31 +35,37 @@ class Prediction:
 def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """A classifier in fp32, adapters merged into it, and its tokenizer. Raises UsageError for a folder without one."""
     hub.quiet()
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging as transformers_logging
 
     import kdnas.models.recurrent  # noqa: F401, registers its classes
-    from kdnas.models.open import open_tokenizer
+    from kdnas.models import class_order
+    from kdnas.models import open as opening
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if lora_adapters.is_adapter(folder):
         own = (folder / "tokenizer_config.json").is_file()
-        tokenizer = open_tokenizer(folder if own else lora_adapters.base_of(folder), str(folder))
-        return lora_adapters.merged(folder, device), tokenizer
+        tokenizer = opening.open_tokenizer(folder if own else lora_adapters.base_of(folder), str(folder))
+        model = lora_adapters.merged(folder, device)
+        class_order.require_one_of_several(model.config, str(folder))
+        opening.require_vocabulary(tokenizer, model.config, str(folder))
+        return model, tokenizer
     require_model(folder)
-    with loading(f"The model in {folder}", "Give a sound model folder."):
-        config = AutoConfig.from_pretrained(folder)
-        declared = config.architectures or ("a bare model",)
-        if not any("SequenceClassification" in name for name in declared):
-            raise UsageError(
-                f"{folder} holds no classifier but {', '.join(declared)}.",
-                "Give one with a classification head; kdnas finetune --task classification makes one.",
-            )
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
-    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
-        raise UsageError(f"The head in {folder} does not choose one of several labels.", "Give a classifier.")
-    return model.to(device).eval(), open_tokenizer(folder, str(folder))
+    config = opening.open_config(folder, str(folder))
+    declared = config.architectures or ("a bare model",)
+    if not any("SequenceClassification" in name for name in declared):
+        raise UsageError(
+            f"{folder} holds no classifier but {', '.join(declared)}.",
+            "Give one with a classification head; kdnas finetune --task classification makes one.",
+        )
+    class_order.require_one_of_several(config, str(folder))
+    opened = opening.open_weights(AutoModelForSequenceClassification, folder, str(folder), config)
+    if opened.fresh:
+        raise UsageError(f"The classification head in {folder} has no weights.", "Give a complete checkpoint.")
+    tokenizer = opening.open_tokenizer(folder, str(folder))
+    opening.require_vocabulary(tokenizer, config, str(folder))
+    return opening.padded(opened.model, tokenizer).to(device), tokenizer
 
 
 @torch.inference_mode()

@@ -26,6 +26,11 @@ def generator(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, int(purpose), index]))
 
 
+def latency_tokens() -> np.random.Generator:
+    """Draws the token ids that latency is measured on: the same for all studies, so that their times compare."""
+    return np.random.default_rng(np.random.SeedSequence([0, 4]))
+
+
 def number(seed: int, purpose: Purpose, index: int) -> int:
     """One seed below 2³¹ for what takes only a number: torch, Optuna's own samplers."""
     return int(np.random.SeedSequence([seed, int(purpose), index]).generate_state(1, np.uint32)[0] >> 1)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.data import shipped
 from kdnas.data.tokens import tokenizer_fingerprint
@@ -20,9 +20,8 @@ from kdnas.measuring.devices import autocast
 from kdnas.models import decoders, gguf
 from kdnas.models import open as opening
 from kdnas.models.decoders import body_and_head
-from kdnas.models.open import loading
 from kdnas.study.spec import TeacherSpec
-from kdnas.system.errors import UsageError, first_line
+from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.losses.divergences import hard_loss, head_loss
 
@@ -85,17 +84,9 @@ def model_folder(spec: TeacherSpec, on_progress: Progress | None = None) -> Path
 
 def read_config(folder: Path, name: str) -> PreTrainedConfig:
     """The configuration of a causal model's folder. Raises UsageError for what is none that the recipes take."""
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"The model {name!r} has a configuration that transformers does not read: {first_line(error)}.",
-            f"Take a model of these families: {', '.join(decoders.FAMILIES)}.",
-        ) from None
+    config = opening.open_config(folder, name)
     decoders.shape(config)
-    return cast(PreTrainedConfig, config)
+    return config
 
 
 def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None = None) -> CausalModel:
@@ -105,26 +96,12 @@ def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None =
     config = read_config(folder, name)
     if on_progress is not None:
         on_progress(f"loading {name}", None)
-    with loading(f"The weights of {name!r}", "Fetch the model again."):
-        opened: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
-    model, report = opened
-    if report["missing_keys"] or report["mismatched_keys"]:
-        raise UsageError(
-            f"The weights of {name!r} do not fit its configuration: {len(report['missing_keys'])} are missing.",
-            "Give a complete checkpoint of a causal model.",
-        )
+    model = opening.open_causal(folder, name, config)
     model.requires_grad_(False)
-    model.eval()
     has_own = (folder / "tokenizer_config.json").is_file() or spec.checkpoint is None
     base = folder if has_own else model_folder(spec.model_copy(update={"checkpoint": None}), on_progress)
     tokenizer = opening.open_tokenizer(base, name)
-    if len(tokenizer) > config.vocab_size:
-        raise UsageError(
-            f"The tokenizer of {name!r} has {len(tokenizer):,} tokens, the model only {config.vocab_size:,}.",
-            "Give the tokenizer that the model was trained with.",
-        )
+    opening.require_vocabulary(tokenizer, config, name)
     return CausalModel(name, folder, model.to(device), tokenizer, opening.model_fingerprint(model, config, tokenizer))
 
 

@@ -21,9 +21,9 @@ from transformers import AutoModelForSequenceClassification
 from kdnas.data import labelled
 from kdnas.data.labelled import Batch, Examples, LabelledText
 from kdnas.measuring import devices, metrics
-from kdnas.models import lora_adapters
+from kdnas.models import class_order, classifier_head, lora_adapters
 from kdnas.models import open as opening
-from kdnas.models.open import files_fingerprint, loading, longest
+from kdnas.models.open import files_fingerprint, longest
 from kdnas.study.spec import DataSpec, TeacherSpec
 from kdnas.system import paths
 from kdnas.system.errors import BadOptionError, UsageError
@@ -64,6 +64,7 @@ class Classifier:
     tokenizer: Any
     order: tuple[int, ...]
     fingerprint: str  # of weights, configuration, tokenizer and order
+    named: bool = True  # False where the head names no classes, so that `order` is a guess to be checked
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +82,11 @@ class Classifier:
         def ask() -> dict[str, Tensor]:
             words = f"asking the teacher about {what}"
             found = logits_of(self.model, examples, pad_id, lambda share: on_progress(words, share))
+            if not bool(found.isfinite().all()):
+                raise UsageError(
+                    f"The teacher {self.name!r} gives values that are not finite numbers for {what}.",
+                    "Check its weights; a checkpoint that overflowed in fp16 cannot teach.",
+                )
             return {"logits": found[:, list(self.order)].contiguous()}
 
         return computed_once(path, ask)["logits"]
@@ -103,7 +109,9 @@ def source(spec: TeacherSpec, on_progress: Progress | None = None) -> Source:
             )
     own = checkpoint is not None and (checkpoint / "tokenizer_config.json").is_file()
     tokenizer = opening.open_tokenizer(checkpoint if own and checkpoint is not None else base, spec.model)
-    return Source(spec.model, base, checkpoint, tokenizer)
+    where = Source(spec.model, base, checkpoint, tokenizer)
+    opening.require_vocabulary(tokenizer, config_of(where.folder, spec.model), spec.model)
+    return where
 
 
 def config_of(folder: Path, name: str) -> Any:
@@ -128,13 +136,16 @@ def check_length(spec: DataSpec, config: Any, latency_length: int | None = None)
 
 
 def has_head(where: Source, names: Sequence[str]) -> bool:
-    """Whether a classification head is there already. Raises UsageError for one of other classes."""
+    """Whether a classification head is there already. Raises UsageError for one of other classes, or of another
+    kind."""
     if where.is_adapter:
         return True
     config = config_of(where.folder, where.name)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    if not opening.classifies(config):
         return False
+    class_order.require_one_of_several(config, where.name)
     _require_classes(config, names, where.name)
+    class_order.order_of(config, names)
     return True
 
 
@@ -147,74 +158,45 @@ def _require_classes(config: Any, names: Sequence[str], name: str) -> None:
         )
 
 
-def order_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
-    """The head's place of each class of the data. Heads that name no classes (LABEL_0 …) have the data's order.
-
-    Raises UsageError for a head whose names are others than the data's.
-    """
-    own = {str(name).casefold(): int(place) for name, place in (config.label2id or {}).items()}
-    if all(name == f"label_{place}" for name, place in own.items()):
-        return tuple(range(len(names)))
-    wanted = [name.casefold() for name in names]
-    if set(wanted) == set(own):
-        return tuple(own[name] for name in wanted)
-    if all(name.isdigit() and int(name) < len(names) for name in wanted):
-        return tuple(int(name) for name in wanted)  # the data numbers what the head names
-    raise UsageError(
-        f"The teacher's classes are {', '.join(map(repr, config.label2id))}; the data's are "
-        f"{', '.join(map(repr, names))}.",
-        "Name them alike in the data, or give a teacher of this data.",
-    )
-
-
 def load(
-    folder: Path, names: Sequence[str], name: str, *, base: Path | None = None, to_teach: bool = False
+    folder: Path,
+    names: Sequence[str],
+    name: str,
+    *,
+    tokenizer: Any = None,
+    base: Path | None = None,
+    to_teach: bool = False,
 ) -> tuple[torch.nn.Module, set[str]]:
     """A classifier in fp32 on the CPU, with the names of its parameters that begin fresh. `base` is the model under
-    an adapter in `folder`. `to_teach` gives a head of other classes the data's. Raises UsageError for weights that are
-    damaged or do not fit."""
+    an adapter in `folder`; `tokenizer` is what pads its batches. `to_teach` gives it a head of the data's classes in
+    the data's order: its own rows where it names the same ones, a fresh one where they are others. Raises UsageError
+    for weights that are damaged or do not fit."""
     if lora_adapters.is_adapter(folder):
         model = lora_adapters.merged(folder, torch.device("cpu"), base)
+        class_order.require_one_of_several(model.config, name)
         _require_classes(model.config, names, name)
-        return _padding(model), set()
-    id2label = dict(enumerate(names))
-    given: dict[str, Any] = {}
+        return opening.padded(model, tokenizer), set()
     config = config_of(folder, name)
-    if to_teach or not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
-        given = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
-        given["ignore_mismatched_sizes"] = to_teach
-    with loading(f"The weights of {name!r}", "Fetch the model again."):
-        opened: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, **given
-        )
-    model, report = opened
-    other = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    fresh = set(report["missing_keys"]) | other
-    body = [key for key in fresh if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
-    if body or (other and not to_teach):
-        raise UsageError(
-            f"The weights of {name!r} do not fit its configuration; missing: {body[:1]}.", "Give a complete checkpoint."
-        )
-    return _padding(model), fresh
-
-
-def _padding(model: Any) -> Any:
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = 0
-    return model
+    if not (to_teach or not opening.classifies(config)):
+        opened = opening.open_weights(AutoModelForSequenceClassification, folder, name, config)
+        return opening.padded(opened.model, tokenizer), set(opened.fresh)
+    model, fresh = classifier_head.opened_for(folder, name, config, names)
+    return opening.padded(model, tokenizer), set(fresh)
 
 
 def open_classifier(where: Source, folder: Path, names: Sequence[str], device: torch.device) -> Classifier:
     """A frozen classifier from a folder with a head, or an adapter over the source's own model."""
-    model, fresh = load(folder, names, where.name, base=where.base)
+    model, fresh = load(folder, names, where.name, tokenizer=where.tokenizer, base=where.base)
     if fresh:
         raise UsageError(f"{folder} has no classification head.", "Give a classifier's folder.")
     model.requires_grad_(False)
     model.eval()
     config: Any = model.config
-    order = order_of(config, names)
+    order = class_order.order_of(config, names)
+    places = tuple(range(len(names))) if order is None else order
     mark = opening.model_fingerprint(model, config, where.tokenizer)
-    return Classifier(where.name, model.to(device), where.tokenizer, order, f"{mark}-{'.'.join(map(str, order))}")
+    fingerprint = f"{mark}-{'.'.join(map(str, places))}"
+    return Classifier(where.name, model.to(device), where.tokenizer, places, fingerprint, named=order is not None)
 
 
 # ---------------------------------------------------------------------------- logits and figures
@@ -341,7 +323,7 @@ def task(
     """A classifier ready to be taught. A fresh head is drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, fresh = load(where.folder, text.names, where.name, to_teach=True)
+        model, fresh = load(where.folder, text.names, where.name, tokenizer=where.tokenizer, to_teach=True)
         if adapt is not None:
             model, fresh = adapt(model)
     return Classification(model.to(device), fresh, where.tokenizer, text, files_fingerprint(where.folder), about)

@@ -1,7 +1,6 @@
-"""The frozen teacher, and its hidden states on fixed text: computed once, kept memory-mapped in bf16.
+"""A frozen encoder as a teacher: its body and tokenizer opened, checked and fingerprinted; its whole classifier.
 
-Loads, freezes and fingerprints an encoder; builds, opens and reads the cache whose folder cache.py looks after;
-decides by timing whether to keep the states or to compute them again. Knows no student and no loss.
+Caches nothing. Knows no student and no loss.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from kdnas.models import classifier_head, lora_adapters
-from kdnas.models.encoders import Family, body_arguments, family_of
-from kdnas.models.open import loading, locate, model_fingerprint, open_config, open_tokenizer
+from kdnas.models import open as opening
+from kdnas.models.encoders import Family, family_of, takes_pooler
+from kdnas.models.open import locate, open_config
 from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
@@ -77,22 +77,13 @@ def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None =
     family = family_of(config, spec.model)
     if on_progress is not None:
         on_progress(f"loading {spec.model}", None)
-    arguments = body_arguments(config)
-    pooled = "add_pooling_layer" in arguments
-    if pooled:  # loaded with the pooler, if the checkpoint has one: saved students carry its slice
-        arguments["add_pooling_layer"] = True
-    with loading(f"The weights of {spec.model!r}", "Fetch the model again."):
-        model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **arguments)
-    missing = [name for name in report["missing_keys"] if "pooler" not in name]
-    if missing or report["mismatched_keys"]:
-        raise UsageError(
-            f"The weights of {spec.model!r} do not fit its configuration; missing: {missing[:1]}.",
-            "Give a complete checkpoint.",
-        )
+    # Loaded with the pooler, if the checkpoint has one: saved students carry its slice.
+    opened = opening.open_body(folder, spec.model, config, pooler=True)
+    model, pooled = opened.model, takes_pooler(config)
     if adapter is not None:
         model = lora_adapters.into_body(model, adapter, folder)
     pooler: dict[str, torch.Tensor] = {}
-    if pooled and not any("pooler" in name for name in report["missing_keys"]):
+    if pooled and not any("pooler" in name for name in opened.fresh):
         pooler = {n: t.detach() for n, t in model.state_dict().items() if n.startswith("pooler.")}
     if pooled:
         model.pooler = None
@@ -101,17 +92,22 @@ def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None =
     model.requires_grad_(False)
     model.eval()
     own = next((f for f in (adapter, folder) if f is not None and (f / "tokenizer_config.json").is_file()), base)
-    tokenizer = open_tokenizer(own, spec.model)
-    if len(tokenizer) > config.vocab_size:
-        raise UsageError(
-            f"The tokenizer of {spec.model!r} has {len(tokenizer):,} words, its model only {config.vocab_size:,}.",
-            "Give the tokenizer that belongs to the model.",
-        )
-    mark = model_fingerprint(model, config, tokenizer)
+    tokenizer = opening.open_tokenizer(own, spec.model)
+    opening.require_vocabulary(tokenizer, config, spec.model)
+    mark = opening.model_fingerprint(model, config, tokenizer)
     return Teacher(spec.model, adapter or folder, family, config, model.to(device), pooler, tokenizer, mark)
 
 
-# ---------------------------------------------------------------- hidden states
+def require_finite(teacher: Teacher, ids: torch.Tensor) -> None:
+    """Raise UsageError where the teacher's states on real text, `ids` [chunks, length], are not finite numbers."""
+    with torch.inference_mode():
+        states = teacher.body(input_ids=ids.to(teacher.device), output_hidden_states=True).hidden_states
+    odd = next((layer for layer, state in enumerate(states) if not bool(state.isfinite().all())), None)
+    if odd is not None:
+        raise UsageError(
+            f"The teacher {teacher.name!r} gives values that are not finite numbers on the text, from layer {odd} on.",
+            "Check its weights; a checkpoint that overflowed in fp16 cannot teach.",
+        )
 
 
 def classifier_of(teacher: Teacher, base: Path) -> Any | None:

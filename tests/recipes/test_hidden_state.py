@@ -289,7 +289,7 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
     bench = make(family, **FITTED)
     sizes = Sizes(3, 24, 3, 24, bench.own.act)
     sources = hidden_state.CUTS["spread"](3, 4)
-    cut = encoders.Cut(bench.family, bench.teacher.config, sizes, bench._worth, sources)
+    cut = encoders.Cut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
     weights = least_squares_init.taken_over(bench._weights, cut, bench._moments)
     body = encoders.inherit(bench.config({**THIN, "hidden_act": bench.own.act}), weights, bench._buffers)
     ids = least_squares_init.sample(bench._proxy_ids)
@@ -318,7 +318,7 @@ def test_a_fitted_students_pooler_reads_the_teachers_last_state(make: Any, famil
         bench.save(student, tmp_path / init)
         theirs = AutoModel.from_pretrained(bench.teacher.folder).eval()
         with torch.inference_mode():
-            wanted = theirs(input_ids=ids).pooler_output[:, encoders.best(bench._worth.width, 24)]
+            wanted = theirs(input_ids=ids).pooler_output[:, encoders.best(bench._importance.width, 24)]
             ours = AutoModel.from_pretrained(tmp_path / init).eval()(input_ids=ids).pooler_output
         error[init] = float((ours - wanted).square().mean() / wanted.var(0).mean())
     assert error["fitted"] < 0.8 * error["inherit"], error

@@ -15,6 +15,7 @@ from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
 from kdnas.data import labelled
 from kdnas.data.labelled import LabelledText
+from kdnas.models import class_order
 from kdnas.study.spec import from_values
 from kdnas.system.errors import UsageError
 from kdnas.teachers import classifier as classifiers
@@ -114,7 +115,7 @@ def test_heads_of_other_classes_are_refused_as_teachers_and_replaced_when_taught
     assert task.head() == {"classifier.weight", "classifier.bias"}
     assert task.model.config.id2label == {0: "dull", 1: "fine"}
     with pytest.raises(UsageError, match="The teacher's classes are"):
-        classifiers.order_of(task.model.config, ("good", "bad"))
+        class_order.order_of(task.model.config, ("good", "bad"))
 
 
 def test_an_adapter_is_a_checkpoint(place: Path, tmp_path: Path) -> None:
