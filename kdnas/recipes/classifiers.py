@@ -209,6 +209,7 @@ class ClassifierBench(Workbench):
             "teacher_fingerprint": self.teacher.fingerprint,
             "data": self.spec.data.source,
             "data_fingerprint": self.text.fingerprint,
+            **self.text.told,
             "classes": list(self.text.names),
             "training_examples": len(self.text.train),
             "proxy_examples": self.text.proxy_count,
