@@ -47,6 +47,9 @@ def predict(
             "Give texts with --text or a file with --data, not both." if texts else "There is no text to predict.",
             "Write --text 'A fine film.' or --data reviews.csv.",
         )
+    empty = next((place for place, text in enumerate(texts, 1) if not text.strip()), None)
+    if empty is not None:
+        raise UsageError(f"Text {empty} is empty.", "Give at least a word.")
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"The folder {output.absolute().parent} does not exist.", "Make it first, or name another.")
     import json
@@ -63,9 +66,7 @@ def predict(
         if source is not None:
             asked = {"source": source, "config": config, "split": split, "text_column": text_column}
             documents = reading.read(from_values({"data": asked}).data, on_progress=told.on_progress)
-            given = list(documents.texts)
-            if documents.empty:
-                told.line(f"{documents.empty:,} row(s) without text are left out.")
+            given = predicting.every_row(documents)
         model, tokenizer = predicting.open_model(folder, resolve_device(device))
         found = predicting.predict(model, tokenizer, given[:limit], told.on_progress, batch_size=batch_size)
     listed = as_json or (output is not None and output.suffix == ".json")

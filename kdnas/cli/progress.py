@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from kdnas.cli.frame import narration
-from kdnas.system.progress import Once
+from kdnas.system.progress import Note, Once
 
 EVERY_S = 60.0  # a log hears how far one thing is at least as often as this
 
@@ -45,6 +45,12 @@ class Told:
 
     def on_progress(self, words: str, share: float | None) -> None:
         self.share = self.share if share is None else share
+        if isinstance(words, Note):
+            if self.live:
+                self.line(words)
+            else:
+                print(words, file=sys.stderr, flush=True)
+            return
         if self.live:
             self.bar.update(self.task, description=words, completed=self.share)
             return

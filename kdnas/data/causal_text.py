@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def chunks(spec: StudySpec, tokenizer: Any, vocabulary: int, on_progress: Progre
     document is the text, `SEPARATOR` and the label (a summary). With them how often each token stands in the training
     text before `data.limit` shortens it, int64 [vocabulary]. Raises UsageError for too little text."""
     documents = read_documents(spec.data, on_progress)
+    reading.tell_repeats(documents, on_progress)
     tokens = tokenising.tokenise(documents, tokenizer, on_progress)
     frame = Frame(None, end_of_text(tokenizer), None)
     whole = chunking.cut(tokens, documents, spec.data.model_copy(update={"limit": None}), 1.0, frame)
@@ -37,11 +39,23 @@ def chunks(spec: StudySpec, tokenizer: Any, vocabulary: int, on_progress: Progre
 
 def read_documents(source: DataSpec, on_progress: Progress | None = None) -> reading.Documents:
     """Texts, with their summaries after SEPARATOR where `label_column` is given. Raises UsageError."""
-    documents = reading.read(source, labelled=source.label_column is not None, on_progress=on_progress)
-    if documents.labels is None:
-        return documents
+    documents = reading.read(source, summaries=source.label_column is not None, on_progress=on_progress)
+    return documents if documents.labels is None else paired(documents)
+
+
+def paired(documents: reading.Documents) -> reading.Documents:
+    """Documents with their summaries after SEPARATOR."""
+    assert documents.labels is not None
     texts = [f"{text}{SEPARATOR}{label}" for text, label in zip(documents.texts, documents.labels, strict=True)]
-    return reading.Documents(documents.name, texts, f"{documents.fingerprint}-pairs", None, documents.groups)
+    # Equal texts stay on one side whatever their summaries are.
+    return replace(
+        documents,
+        texts=texts,
+        fingerprint=f"{documents.fingerprint}-pairs",
+        labels=None,
+        classes=None,
+        compared=documents.texts,
+    )
 
 
 def end_of_text(tokenizer: Any) -> int:

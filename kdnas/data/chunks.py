@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
 import numpy as np
 
-from kdnas.data.documents import Documents, read
-from kdnas.data.splits import SPLIT, by_tokens
+from kdnas.data.documents import Documents, read, tell_repeats
+from kdnas.data.splits import CHUNKS, by_tokens, generator, without
 from kdnas.data.tokens import Tokens, special_tokens, tokenise
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
@@ -35,6 +36,8 @@ class Chunks:
     proxy_count: int
     fingerprint: str
     documents: int
+    told: Mapping[str, int] = field(default_factory=dict)  # rows left out, repeated and so on, for the record
+    unscored: int = 0  # held-out documents that a model was trained on elsewhere
 
     @property
     def proxy(self) -> np.ndarray:
@@ -49,17 +52,31 @@ def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
     of the tokens; the chunks of each side are then shuffled, so that `limit` and the proxy set are fair samples.
     """
     documents = read(data, on_progress=on_progress)
+    tell_repeats(documents, on_progress)
     begin, end = special_tokens(tokenizer)
     return cut(tokenise(documents, tokenizer, on_progress), documents, data, proxy_fraction, Frame(begin, end, end))
 
 
-def cut(tokens: Tokens, documents: Documents, data: DataSpec, proxy_fraction: float, frame: Frame) -> Chunks:
-    """The same of tokens that are there, in any frame."""
+def cut(
+    tokens: Tokens,
+    documents: Documents,
+    data: DataSpec,
+    proxy_fraction: float,
+    frame: Frame,
+    trained: frozenset[str] = frozenset(),
+) -> Chunks:
+    """The same of tokens that are there, in any frame; `trained` are keys of documents that must not be scored."""
     held, train = by_tokens(tokens.lengths, documents, data.held_out)
+    scored = without(held, documents.keys, trained) if trained else held
+    if len(held) and not len(scored):
+        raise UsageError(
+            f"The model was trained on all {len(held):,} documents of {documents.name!r} that are held out here.",
+            "Give text that it has not seen.",
+        )
     body = data.length - (frame.first is not None) - (frame.last is not None)
-    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, 1]))
+    rng = generator(CHUNKS)
     sides = []
-    for rows in (train, held):
+    for rows in (train, scored):
         side = _joined(tokens, rows, frame, data.length)
         sides.append(side[rng.permutation(len(side))])
     training, scoring = sides
@@ -76,8 +93,11 @@ def cut(tokens: Tokens, documents: Documents, data: DataSpec, proxy_fraction: fl
         scoring, training = scoring[:count], training[: data.limit - count]
     scoring = scoring[: data.max_held_out]
     proxy = max(1, ceil(len(training) * proxy_fraction))
-    fingerprint = digest(tokens.fingerprint, data.length, frame.first, frame.between, frame.last)
-    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts))
+    facts = (tokens.fingerprint, data.length, frame.first, frame.between, frame.last)
+    # Repeated texts change what is held out.
+    fingerprint = digest(*facts, *(("repeats", documents.repeats) if documents.repeats else ()))
+    unscored = len(held) - len(scored)
+    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts), documents.counts, unscored)
 
 
 def _joined(tokens: Tokens, rows: np.ndarray, frame: Frame, length: int) -> np.ndarray:

@@ -6,9 +6,11 @@ classes in the same shares. Like the split of texts, this one does not depend on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -17,10 +19,10 @@ import numpy as np
 from kdnas.data import documents as reading
 from kdnas.data import tokens as tokenising
 from kdnas.data.documents import Documents
-from kdnas.data.splits import _evenly, by_label
+from kdnas.data.splits import by_label, evenly, without
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
-from kdnas.system.progress import Progress
+from kdnas.system.progress import Note, Progress
 
 MOST_CLASSES = 1000
 
@@ -67,6 +69,7 @@ class LabelledText:
     names: tuple[str, ...]  # class i is names[i]
     pad_id: int
     fingerprint: str  # of source, columns, tokenizer, length and split
+    told: Mapping[str, int] = field(default_factory=dict)  # rows left out, repeated, cut, for the record
 
     @property
     def proxy(self) -> Examples:
@@ -98,13 +101,13 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
     """
     documents = reading.read(source, labelled=True, on_progress=on_progress)
     names, labels = classes(documents)
+    reading.tell_repeats(documents, on_progress)
     tokens = tokenising.tokenise(documents, tokenizer, on_progress)
-    held, train = by_label(documents, labels, source.held_out)
-    held, train = _evenly(held, labels), _evenly(train, labels)
-    if source.limit is not None:
-        count = max(1, min(len(held), round(source.limit * source.held_out), source.limit - 1))
-        held, train = held[:count], train[: source.limit - count]
+    held, train = sides(documents, labels, source)
     _require_all_classes(train, labels, names, documents.name)
+    scored, beyond = held[: source.max_held_out], held[source.max_held_out :]
+    # Early stopping looks at what scores candidates; a test on the same texts would test nothing.
+    test = without(beyond, documents.keys, [documents.keys[int(row)] for row in scored])
     before, after = around(tokenizer)
     room = source.length - len(before) - len(after)
 
@@ -112,52 +115,103 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         cut = (np.concatenate([before, tokens.document(int(row))[:room], after]).astype(np.int64) for row in rows)
         return Examples(tuple(cut), labels[rows])
 
+    shortened = int((tokens.lengths[np.concatenate([train, scored, test])] > room).sum())
+    told = documents.counts | {"examples_cut": shortened, "examples_beyond_test": len(beyond) - len(test)}
+    told |= {"examples_beyond_limit": len(labels) - len(train) - len(held)}
+    told = {name: count for name, count in told.items() if count}
+    if on_progress is not None:
+        for words in _words(told, source):
+            on_progress(Note(words), None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    facts = ("labelled", 1, tokens.fingerprint, source.length, source.held_out, source.max_held_out, source.limit)
+    facts: tuple[object, ...] = ("labelled", 1, tokens.fingerprint, source.length, source.held_out, source.max_held_out, source.limit)
+    facts += ("repeats", documents.repeats) if documents.repeats else ()  # which change what is held out
     return LabelledText(
         train=part(train),
-        held_out=part(held[: source.max_held_out]),
-        test=part(held[source.max_held_out :]),
+        held_out=part(scored),
+        test=part(test),
         proxy_count=max(1, ceil(len(train) * proxy_fraction)),
         names=names,
         pad_id=int(pad or 0),
         fingerprint=hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest(),
+        told=told,
     )
 
 
-def whole(source: DataSpec, tokenizer: Any, names: Sequence[str], on_progress: Progress | None = None) -> Examples:
-    """All rows of a source, unsplit, with labels among `names`. Raises UsageError for a label that is none of them."""
+def sides(documents: Documents, labels: np.ndarray, source: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out, training) row numbers, in the order in which they are taken, `source.limit` of them in all."""
+    held, train = by_label(documents, labels, source.held_out)
+    held, train = evenly(held, labels), evenly(train, labels)
+    if source.limit is not None:
+        count = max(1, min(len(held), round(source.limit * source.held_out), source.limit - 1))
+        held, train = held[:count], train[: source.limit - count]
+    return held, train
+
+
+def _words(told: Mapping[str, int], source: DataSpec) -> list[str]:
+    lines = {
+        "examples_cut": f"{{:,}} example(s) are cut at data.length = {source.length} tokens.",
+        "examples_beyond_test": "{:,} held-out example(s) repeat one that scores candidates; the test leaves them out.",
+        "examples_beyond_limit": f"{{:,}} example(s) are left out by data.limit = {source.limit}.",
+    }
+    return [line.format(told[name]) for name, line in lines.items() if name in told]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source as they are, unsplit; `seen` of them were left out since a model was trained on their texts."""
+
+    examples: Examples
+    seen: int
+
+
+def whole(
+    source: DataSpec,
+    tokenizer: Any,
+    names: Sequence[str],
+    on_progress: Progress | None = None,
+    trained: frozenset[str] = frozenset(),
+) -> Rows:
+    """The rows of a source with labels among `names`, without those whose text's key is in `trained`.
+
+    Raises UsageError for a label that is none of the names, and where no row is left.
+    """
     documents = reading.read(source, labelled=True, on_progress=on_progress)
     assert documents.labels is not None
     place = {name: i for i, name in enumerate(names)}
-    given = [label.strip() for label in documents.labels]
-    unknown = next((label for label in given if label not in place), None)
+    unknown = next((row for row, label in enumerate(documents.labels) if label.strip() not in place), None)
     if unknown is not None:
         raise UsageError(
-            f"The data set {documents.name!r} has the label {_short(unknown)}, which the model does not know.",
+            f"The data set {documents.name!r} has the label {_short(documents.labels[unknown])} in row "
+            f"{documents.row(unknown):,}, which the model does not know.",
             f"It knows {', '.join(map(_short, names[:10]))}{' …' if len(names) > 10 else ''}.",
         )
     tokens = tokenising.tokenise(documents, tokenizer, on_progress)
     before, after = around(tokenizer)
-    rows = np.arange(len(given))[: source.limit]
+    every = np.arange(len(documents.texts))
+    rows = without(every, documents.keys, trained)
+    if not len(rows):
+        raise UsageError(
+            f"The model was trained on all {len(every):,} texts of {documents.name!r}.",
+            "Give rows that it has not seen.",
+        )
+    seen = len(every) - len(rows)
+    if seen and on_progress is not None:
+        on_progress(Note(f"{seen:,} row(s) are left out: a model was trained on their texts."), None)
+    rows = rows[: source.limit]
     room = source.length - len(before) - len(after)
     ids = (np.concatenate([before, tokens.document(int(row))[:room], after]).astype(np.int64) for row in rows)
-    return Examples(tuple(ids), np.array([place[given[row]] for row in rows], dtype=np.int64))
+    labels = np.array([place[documents.labels[row].strip()] for row in rows], dtype=np.int64)
+    return Rows(Examples(tuple(ids), labels), seen)
 
 
 def classes(documents: Documents) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the classes and each document's place among them: in the order that the source declares, which is
     that of heads trained on it; else numbers by size and words by the alphabet.
 
-    Raises UsageError for labels that are missing or are no classes.
+    Raises UsageError for labels that are no classes.
     """
     assert documents.labels is not None
     given = [label.strip() for label in documents.labels]
-    blank = next((row for row, label in enumerate(given, 1) if not label), None)
-    if blank is not None:
-        raise UsageError(
-            f"The data set {documents.name!r} has no label in row {blank:,}.", "Fill it in, or leave such rows out."
-        )
     declared = {name.strip(): place for place, name in enumerate(documents.classes or ())}
     names = sorted(set(given), key=lambda name: (declared.get(name, len(declared)), _by_size(name)))
     if len(names) < 2:
@@ -176,10 +230,11 @@ def classes(documents: Documents) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _by_size(name: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name
+    with contextlib.suppress(ValueError):
+        size = float(name)
+        if math.isfinite(size):  # "nan" is smaller and larger than nothing, and would leave the order to chance
+            return 0, size, name
+    return 1, 0.0, name
 
 
 def _short(text: str) -> str:
@@ -194,9 +249,6 @@ def _require_all_classes(train: np.ndarray, labels: np.ndarray, names: Sequence[
             f"The training part of {source!r} ({len(train):,} examples) has none of the class {missing[0]!r}.",
             "Give more examples of it, lower data.held_out, or leave the class out.",
         )
-
-
-# ---------------------------------------------------------------- splitting
 
 
 # ---------------------------------------------------------------- tokens and batches

@@ -1,77 +1,179 @@
-"""Which rows are held out: whole documents or groups, or the same share of every class.
+"""Which documents are held out: the one rule for studies, fine-tuning, evaluation and scores.
 
-No split depends on the study's seed, so that studies share teacher caches and held-out parts.
+Whole documents or groups, or the same share of every class. Equal texts (blanks and case aside) stay on one side. No
+split depends on the study's seed, so that studies share teacher caches and held-out parts. Data without equal texts
+is split as if nobody had looked for them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from kdnas.data.documents import Documents
 from kdnas.system.errors import UsageError
+from kdnas.system.seeds import generator_of
 
-SPLIT = 20_231  # seeds which documents are held out, and the order of chunks; the same for every study
-ORDER, SIDES = 6, 7  # purposes of random numbers, beside those of chunks.py
+SPLIT = 20_231  # begins the path of every random number that a split takes; the same for every study
+GROUPS, CHUNKS, DOCUMENTS = 0, 1, 2  # what a number is for: groups drawn, the order of chunks and of documents
+HEAD, MASKS = 3, 4  # of the perplexity: the head's batches, which tokens are masked
+ORDER, SIDES = 6, 7  # of labelled examples
+
+
+def generator(purpose: int) -> np.random.Generator:
+    """The random numbers of one purpose of a split."""
+    return generator_of(SPLIT, purpose)
 
 
 def by_tokens(lengths: np.ndarray, documents: Documents, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """(held-out, training) row numbers: whole groups, drawn until the held-out part has its share of the tokens."""
-    rows = np.arange(len(lengths))
-    if documents.groups is None:
-        group = rows
-    else:
-        names = {name: i for i, name in enumerate(dict.fromkeys(documents.groups))}
-        group = np.array([names[name] for name in documents.groups])
-    count = int(group.max()) + 1 if len(group) else 0
-    weight = np.bincount(group, weights=lengths, minlength=count)
-    order = np.random.default_rng(np.random.SeedSequence([SPLIT, 0])).permutation(count)
-    enough = held_out * weight.sum()
-    taken = int(np.searchsorted(np.cumsum(weight[order]), enough)) + 1
-    chosen = np.isin(group, order[: min(taken, max(count - 1, 0))])
-    shuffled = np.random.default_rng(np.random.SeedSequence([SPLIT, 2])).permutation(len(rows))
-    return shuffled[chosen[shuffled]], shuffled[~chosen[shuffled]]
+    units = _units(documents)
+    count = int(units.max()) + 1 if len(units) else 0
+    weight = np.bincount(units, weights=lengths, minlength=count)
+    chosen = _drawn(generator(GROUPS).permutation(count), weight, _tied(units, documents), held_out * weight.sum())
+    shuffled = generator(DOCUMENTS).permutation(len(units))
+    held = chosen[units] if count else np.zeros(0, dtype=bool)
+    return shuffled[held[shuffled]], shuffled[~held[shuffled]]
 
 
 def by_label(documents: Documents, labels: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """(held-out, training) row numbers. Whole groups where there are any, else the same share of each class."""
-    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, SIDES]))
+    rng = generator(SIDES)
     if documents.groups is not None:
-        held = _by_group(documents.groups, held_out, rng)
+        units = _units(documents)
+        weight = np.bincount(units).astype(np.float64)
+        order = rng.permutation(len(weight))
+        held = _drawn(order, weight, _tied(units, documents), held_out * len(units))[units]
     else:
-        held = np.zeros(len(labels), dtype=bool)
-        for label in np.unique(labels):
-            rows = rng.permutation(np.flatnonzero(labels == label))
-            held[rows[: min(len(rows) - 1, max(1, round(held_out * len(rows))))]] = True
+        held = _by_class(labels, _tied(np.arange(len(labels)), documents), held_out, rng)
     if not held.any() or held.all():
         raise UsageError(
-            f"The data set {documents.name!r} has too few examples to split: {len(labels)}.",
+            f"The data set {documents.name!r} has too few examples to split: {len(labels)}"
+            + (f", {documents.repeats:,} of them repeated." if documents.repeats else "."),
             "Give more, in at least two groups where data.group_column is given.",
         )
     return np.flatnonzero(held), np.flatnonzero(~held)
 
 
-def _by_group(groups: Sequence[str], held_out: float, rng: np.random.Generator) -> np.ndarray:
-    """Groups in random order until the share is reached; never all of them."""
-    counts = Counter(groups)
-    names = list(dict.fromkeys(groups))
-    chosen: set[str] = set()
-    taken = 0
-    for place in rng.permutation(len(names))[:-1]:
-        if taken >= held_out * len(groups):
-            break
-        chosen.add(names[place])
-        taken += counts[names[place]]
-    return np.array([group in chosen for group in groups])
-
-
-def _evenly(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def evenly(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The rows in random order with the classes spread evenly, so that every head of them has each class's share."""
-    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, ORDER]))
+    rng = generator(ORDER)
     place = np.empty(len(rows))
     for label in np.unique(labels[rows]):
         mine = rng.permutation(np.flatnonzero(labels[rows] == label))
         place[mine] = (np.arange(len(mine)) + rng.random(len(mine))) / len(mine)
     return rows[np.argsort(place, kind="stable")]
+
+
+def without(rows: np.ndarray, keys: Sequence[str], others: Iterable[str]) -> np.ndarray:
+    """The rows whose text is none of the others'."""
+    seen = others if isinstance(others, set | frozenset) else set(others)
+    return rows[np.array([keys[int(row)] not in seen for row in rows], dtype=bool)]
+
+
+# ---------------------------------------------------------------- units, and what ties them
+
+
+def _units(documents: Documents) -> np.ndarray:
+    """What is drawn as one: a document, or a group; a row without a group is a unit of its own."""
+    if documents.groups is None:
+        return np.arange(len(documents.texts))
+    names = [group if group is not None else row for row, group in enumerate(documents.groups)]
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names], dtype=np.int64)
+
+
+def _tied(units: np.ndarray, documents: Documents) -> list[np.ndarray] | None:
+    """Of every unit all the units that must go with it, since they share a text (itself among them); None where no
+    two units share one."""
+    if not documents.repeats:
+        return None
+    root = np.arange(int(units.max()) + 1)
+
+    def find(unit: int) -> int:
+        while root[unit] != unit:
+            root[unit] = root[root[unit]]
+            unit = int(root[unit])
+        return unit
+
+    first: dict[str, int] = {}
+    for row, key in enumerate(documents.keys):
+        one, other = find(first.setdefault(key, int(units[row]))), find(int(units[row]))
+        root[max(one, other)] = min(one, other)
+    roots = np.array([find(unit) for unit in range(len(root))])
+    order = np.argsort(roots, kind="stable")
+    members = {int(roots[part[0]]): part for part in np.split(order, np.flatnonzero(np.diff(roots[order])) + 1)}
+    return [members[int(unit)] for unit in roots]
+
+
+def _drawn(order: np.ndarray, weight: np.ndarray, tied: list[np.ndarray] | None, enough: float) -> np.ndarray:
+    """bool [units]: units in their random order until they weigh enough, never the last one.
+
+    A unit brings those that are tied to it, unless they would weigh more than what is still wanted.
+    """
+    chosen = np.zeros(len(weight), dtype=bool)
+    if not len(order):
+        return chosen
+    taken, last = 0.0, int(order[-1])
+    too_heavy: list[np.ndarray] = []
+    for unit in order[:-1]:
+        if taken >= enough:
+            break
+        several = None if tied is None else tied[int(unit)]
+        if several is None or len(several) == 1:
+            chosen[unit] = True
+            taken += float(weight[unit])
+        elif not chosen[unit] and last not in several:
+            if taken + float(weight[several].sum()) > max(enough, 1.0):
+                too_heavy.append(several)
+                continue
+            chosen[several] = True
+            taken += float(weight[several].sum())
+    if taken == 0.0 and too_heavy:
+        chosen[min(too_heavy, key=lambda several: float(weight[several].sum()))] = True
+    return chosen
+
+
+def _by_class(
+    labels: np.ndarray, tied: list[np.ndarray] | None, held_out: float, rng: np.random.Generator
+) -> np.ndarray:
+    """bool [rows]: the same share of each class, at least one row of it and never all."""
+    held = np.zeros(len(labels), dtype=bool)
+    left = {int(label): int(count) for label, count in zip(*np.unique(labels, return_counts=True), strict=True)}
+
+    def take(several: np.ndarray) -> bool:
+        """Hold rows out, unless a class would have none left to learn from."""
+        counts = {int(label): int(n) for label, n in zip(*np.unique(labels[several], return_counts=True), strict=True)}
+        if any(count >= left[label] for label, count in counts.items()):
+            return False
+        held[several] = True
+        for label, count in counts.items():
+            left[label] -= count
+        return True
+
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        quota = min(len(rows) - 1, max(1, round(held_out * len(rows))))
+        if tied is None:
+            held[rows[:quota]] = True
+            continue
+        wanted = quota - int(held[rows].sum())
+        put_off: list[np.ndarray] = []
+        for row in rows:
+            if wanted <= 0:
+                break
+            if held[row]:
+                continue
+            several = tied[int(row)]
+            own = int((labels[several] == label).sum())
+            if own <= wanted and take(several):
+                wanted -= own
+            else:
+                put_off.append(several)
+        if wanted == quota > 0:
+            # Every text is repeated more often than rows are wanted: the least repeated one serves.
+            for several in sorted(put_off, key=len):
+                if take(several):
+                    break
+    return held

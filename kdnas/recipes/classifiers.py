@@ -226,6 +226,7 @@ class ClassifierBench(Workbench):
             "tokenizer_fingerprint": tokenizer_fingerprint(self.source.tokenizer),
             "data": self.spec.data.source,
             "data_fingerprint": self.text.fingerprint,
+            **self.text.told,
             "classes": list(self.text.names),
             "training_examples": len(self.text.train),
             "proxy_examples": self.text.proxy_count,

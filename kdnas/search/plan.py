@@ -10,19 +10,17 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from kdnas.data import documents as reading
-from kdnas.data import hub, shipped
 from kdnas.measuring.devices import resolve_device
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.study.reward import exchange
-from kdnas.study.spec import StudySpec
+from kdnas.study.spec import ClassifierRecipe, StudySpec
 from kdnas.study.spec_flags import command
 from kdnas.system.errors import UsageError
 
@@ -62,7 +60,8 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     size = described.space.size
     if spec.budget.trials > size:
         notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
-    tokens = _tokens(spec)
+    tokens, told = _tokens(spec)
+    notes += told
     if tokens is None:
         notes.append("The data set is not on this machine yet; its size and the time are known once it is fetched.")
     proxy = None if tokens is None else round(tokens * (1 - spec.data.held_out) * spec.budget.proxy_fraction)
@@ -86,26 +85,23 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     )
 
 
-def _tokens(spec: StudySpec) -> int | None:
-    """About how many tokens the text has; None for a hub data set, which is not fetched for this."""
-    if spec.data.limit is not None:
-        return spec.data.limit * spec.data.length
-    source, path = spec.data.source, Path(spec.data.source).expanduser()
-    if (
-        source not in shipped.ASSETS
-        and not path.exists()
-        and path.suffix not in reading.FILE_KINDS
-        and hub.is_id(source)
-    ):
-        return None
-    texts = reading.read(spec.data).texts
-    tokens = round(sum(map(len, texts)) / CHARACTERS_PER_TOKEN)
-    if tokens < 2 * spec.data.length:
+def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
+    """About how many tokens the text has, and what reading it left out; None for a hub data set, which is not fetched
+    for this."""
+    source, limit = spec.data.source, spec.data.limit
+    limited = None if limit is None else limit * spec.data.length
+    if not reading.at_hand(spec.data):
+        return limited, ()
+    classes = isinstance(spec.recipe, ClassifierRecipe)
+    pairs = spec.recipe.name.startswith("causal") and spec.data.label_column is not None
+    documents = reading.read(spec.data, labelled=classes, summaries=pairs)
+    tokens = round(sum(map(len, documents.texts)) / CHARACTERS_PER_TOKEN)
+    if limited is None and tokens < 2 * spec.data.length:
         raise UsageError(
             f"The data set {source!r} is too small: about {tokens:,} tokens.",
             f"Give at least some {2 * spec.data.length:,} (two chunks of data.length), or lower data.length.",
         )
-    return tokens
+    return tokens if limited is None else limited, documents.notes
 
 
 def _seconds(spec: StudySpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:

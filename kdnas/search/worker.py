@@ -44,7 +44,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import LstmStrategy, StudySpec, from_values
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
-from kdnas.system.progress import Once, Progress
+from kdnas.system.progress import Note, Once, Progress
 from kdnas.system.seeds import Purpose, number
 from kdnas.training.contract import Epoch, Student
 
@@ -76,9 +76,9 @@ class Worker:
         def on_progress(words: str, share: float | None) -> None:
             if self.steering.wanted in ("stop", "abandon"):
                 raise Leave
-            self.steering.doing = words if share is None else f"{words} {share:.0%}"
-            if said.new(words):
-                self.log("info", words)
+            self.steering.doing = str(words) if share is None else f"{words} {share:.0%}"
+            if said.new(words) or isinstance(words, Note):
+                self.log("info", str(words))
 
         self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space

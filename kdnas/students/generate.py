@@ -67,7 +67,7 @@ class Record:
 
 def prompts(source: DataSpec, on_progress: Progress | None = None) -> list[Prompt]:
     """Texts of `text_column` and, where `label_column` is given, references. Raises UsageError for bad data."""
-    documents = reading.read(source, labelled=source.label_column is not None, on_progress=on_progress)
+    documents = reading.read(source, summaries=source.label_column is not None, on_progress=on_progress)
     references: Sequence[str | None] = documents.labels or [None] * len(documents.texts)
     return [Prompt(text, reference) for text, reference in zip(documents.texts, references, strict=True)]
 

@@ -16,20 +16,24 @@ import torch
 from torch import Tensor
 
 from kdnas.data import hub
+from kdnas.data.documents import Documents
 from kdnas.models import lora_adapters
 from kdnas.students.model_folder import require_model
 from kdnas.system.errors import UsageError
-from kdnas.system.progress import Progress
+from kdnas.system.progress import Note, Progress
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's outcome. `probabilities` of all labels add up to 1, `label` is the likeliest."""
+    """One text's outcome. `probabilities` of all labels add up to 1, `label` is the likeliest.
+
+    All three are None for a row without text.
+    """
 
     text: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float] | None
 
 
 def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
@@ -70,11 +74,18 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, on_progress: Progress) -> Tensor:
-    """float32 [texts, labels] on the CPU; texts are cut at the model's positions. In batches of like length."""
+    """float32 [texts, labels] on the CPU, in batches of like length. Texts are cut at the model's positions, and
+    `on_progress` hears how many."""
     from kdnas.models.open import longest
 
     most = longest(model.config, 512)
-    ids = tokenizer(list(texts), truncation=True, max_length=most, padding=False)["input_ids"]
+    coded = tokenizer(list(texts), truncation=True, max_length=most, padding=False, return_overflowing_tokens=True)
+    # A text that is cut gives further pieces; only its first one is asked about.
+    first = {text: piece for piece, text in reversed(list(enumerate(coded["overflow_to_sample_mapping"])))}
+    ids = [coded["input_ids"][first[text]] for text in range(len(texts))]
+    cut = len({text for piece, text in enumerate(coded["overflow_to_sample_mapping"]) if piece != first[text]})
+    if cut:
+        on_progress(Note(f"{cut:,} text(s) are cut at {most} tokens."), None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     order = np.argsort([len(row) for row in ids], kind="stable")
     found = torch.empty(len(ids), model.config.num_labels)
@@ -95,17 +106,25 @@ def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: 
 def predict(
     model: Any, tokenizer: Any, texts: Sequence[str], on_progress: Progress, *, batch_size: int = 32
 ) -> list[Prediction]:
-    """One prediction for each text, in their order. Raises UsageError for a text without anything in it."""
-    empty = next((row for row, text in enumerate(texts, 1) if not text.strip()), None)
-    if empty is not None:
-        raise UsageError(f"Text {empty} is empty.", "Give at least a word.")
-    shares = probabilities(model, tokenizer, texts, batch_size, on_progress)
+    """One prediction for each text, in their order; an empty one for a text without anything in it."""
+    there = [place for place, text in enumerate(texts) if text.strip()]
+    made = [Prediction(text, None, None, None) for text in texts]
+    if not there:
+        return made
+    shares = probabilities(model, tokenizer, [texts[place] for place in there], batch_size, on_progress)
     names = [str(model.config.id2label[place]) for place in range(shares.shape[1])]
-    made = []
-    for text, row in zip(texts, shares.tolist(), strict=True):
+    for place, row in zip(there, shares.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
-        made.append(Prediction(text, names[best], row[best], dict(zip(names, row, strict=True))))
+        made[place] = Prediction(texts[place], names[best], row[best], dict(zip(names, row, strict=True)))
     return made
+
+
+def every_row(documents: Documents) -> list[str]:
+    """The text of every row of a source, "" for those that have none."""
+    texts = [""] * (len(documents.texts) + documents.empty)
+    for place, text in enumerate(documents.texts):
+        texts[documents.row(place) - 1] = text
+    return texts
 
 
 def lines(predictions: Sequence[Prediction]) -> str:

@@ -8,6 +8,12 @@ Progress = Callable[[str, float | None], None]
 """Called with what is going on, in a few words, and how far it is (0 … 1, None where unknown)."""
 
 
+class Note(str):
+    """Words of a job that must not pass by: rows left out, say. What shows progress lets them stand."""
+
+    __slots__ = ()
+
+
 class Once:
     """`new(words)` is True when the message differs from the previous one, ignoring its numbers."""
 

@@ -22,6 +22,11 @@ class Purpose(IntEnum):
     TOKENS = 6  # the fixed token ids of the latency protocol
 
 
+def generator_of(*path: int) -> np.random.Generator:
+    """Of a path of whole numbers, for what no study's seed decides: the split of the data, for one."""
+    return np.random.default_rng(np.random.SeedSequence(list(path)))
+
+
 def generator(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, int(purpose), index]))
 

@@ -18,7 +18,7 @@ from kdnas.data import chunks as chunking
 from kdnas.data import documents as reading
 from kdnas.data import splits
 from kdnas.data import tokens as tokenising
-from kdnas.data.causal_text import SEPARATOR, end_of_text, ids_fingerprint
+from kdnas.data.causal_text import SEPARATOR, end_of_text, ids_fingerprint, paired
 from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
 from kdnas.study.spec import DataSpec
@@ -105,6 +105,7 @@ def language(model: CausalModel, source: DataSpec, on_progress: Progress) -> Lan
         )
     if source.label_column is None:
         documents = reading.read(source, on_progress=on_progress)
+        reading.tell_repeats(documents, on_progress)
         tokens = tokenising.tokenise(documents, model.tokenizer, on_progress)
         frame = chunking.Frame(None, end_of_text(model.tokenizer), None)
         made = chunking.cut(tokens, documents, source, 1.0, frame)
@@ -115,16 +116,22 @@ def language(model: CausalModel, source: DataSpec, on_progress: Progress) -> Lan
 
 def _pairs(model: CausalModel, source: DataSpec, on_progress: Progress) -> Language:
     """Each example is text, SEPARATOR, summary, end of text; what does not fit is cut from the text's end."""
-    documents = reading.read(source, labelled=True, on_progress=on_progress)
+    documents = reading.read(source, summaries=True, on_progress=on_progress)
     assert documents.labels is not None
     end, split = end_of_text(model.tokenizer), model.tokenizer(SEPARATOR, add_special_tokens=False)["input_ids"]
-    order = np.random.default_rng(np.random.SeedSequence([splits.SPLIT, 5])).permutation(len(documents.texts))
-    order = order[: source.limit] if source.limit is not None else order
-    count = min(max(1, round(len(order) * source.held_out)), source.max_held_out)
-    if len(order) < 2 or count >= len(order):
-        raise UsageError(f"The data set {documents.name!r} has too few examples: {len(order)}.", "Give at least two.")
+    joined = paired(documents)
+    reading.tell_repeats(joined, on_progress)
+    lengths = tokenising.tokenise(joined, model.tokenizer, on_progress).lengths
+    held, train = splits.by_tokens(lengths, joined, source.held_out)  # what a study of these pairs holds out
+    if not len(held) or not len(train):
+        raise UsageError(
+            f"The data set {documents.name!r} has too few examples: {len(documents.texts)}.", "Give at least two."
+        )
+    total = len(lengths) if source.limit is None else min(source.limit, len(lengths))
+    held = held[: min(max(1, round(total * source.held_out)), source.max_held_out)]
+    train = train[: max(1, total - len(held))]
     ids, given = [], []
-    for place in order:
+    for place in (*held, *train):
         summary = model.tokenizer(documents.labels[place], add_special_tokens=False)["input_ids"]
         room = source.length - len(split) - 1
         if room < 2:
@@ -134,4 +141,4 @@ def _pairs(model: CausalModel, source: DataSpec, on_progress: Progress) -> Langu
         before = [*text[: max(1, room - len(summary))], *split]
         ids.append(np.array([*before, *summary, end], dtype=np.int64))
         given.append(len(before))
-    return Language(model, ids, given, np.arange(count))
+    return Language(model, ids, given, np.arange(len(held)))

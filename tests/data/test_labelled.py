@@ -64,11 +64,11 @@ def test_examples_of_one_group_stay_on_one_side(tmp_path: Path, tokenizer: Any) 
 @settings(deadline=None, max_examples=30)
 def test_every_part_has_each_class_in_its_share(counts: list[int], held_out: float, head: float, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    documents = reading.Documents("d", ["x"] * len(labels), "f", [str(n) for n in labels])
+    documents = reading.Documents("d", [f"x{i}" for i in range(len(labels))], "f", [str(n) for n in labels])
     held, train = splits.by_label(documents, labels, held_out)
     assert sorted([*held, *train]) == list(range(len(labels)))
     for rows in (held, train):
-        ordered = splits._evenly(rows, labels)
+        ordered = splits.evenly(rows, labels)
         assert sorted(ordered) == sorted(rows)
         part = ordered[: max(1, round(head * len(rows)))]
         for label in range(len(counts)):
