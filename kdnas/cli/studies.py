@@ -11,6 +11,7 @@ from kdnas.cli.tables import ranked, study_head, study_table, study_values, tria
 from kdnas.store import queries
 from kdnas.store.database import open_reader, store_url
 from kdnas.study.filter import Filter, FilterError, keys_of, parse
+from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
@@ -67,7 +68,7 @@ def show(study: str, text: str | None, top: int | None, storage: str | None, as_
         row = queries.study_row(store, study)
         scored = ranked(store, row)
         only = parsed(text, scored)
-        chosen = scored if only is None else only.select(scored)
+        chosen = scored if only is None else passing(only, scored)
         if as_json:
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return

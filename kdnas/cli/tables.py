@@ -12,7 +12,8 @@ from kdnas.cli.frame import ago, duration, table
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.filter import ALIASES
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
 

@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from kdnas.store import queries
 from kdnas.store import tables as t
 from kdnas.store.database import open_reader
-from kdnas.study.ranking import LossKind, rank
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import LossKind
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import SearchSpace
 from kdnas.system.errors import KdnasError, UsageError

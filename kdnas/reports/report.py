@@ -20,7 +20,8 @@ from kdnas import __version__
 from kdnas.reports import pictures
 from kdnas.store import queries, tables
 from kdnas.store.database import Store
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import EpisodeRow, EventRow, RunRow, StudyRow
 from kdnas.study.space import SearchSpace

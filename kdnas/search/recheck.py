@@ -14,7 +14,8 @@ from kdnas.search.heartbeat import Steering, at_work
 from kdnas.search.worker import Prepare, latency_protocol, place, recipe_of
 from kdnas.store import changes, queries, repeats, studies
 from kdnas.store.database import Store, open_store
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import Scored
 from kdnas.study.rows import TrialRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import UsageError

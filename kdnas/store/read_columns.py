@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.queries import averages, trials_of
+from kdnas.study.columns import Columns, Same, by_key
 from kdnas.study.ranking import LossKind
-from kdnas.study.trial_columns import Board, Columns, Same, by_key
+from kdnas.study.trial_columns import Board
 
 _BATCH = 1000
 _OWN = ("candidate", "config", "extra")

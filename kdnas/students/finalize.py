@@ -32,7 +32,8 @@ from kdnas.store.database import Store, open_store
 from kdnas.students import model_folder
 from kdnas.study.filter import keys_of, parse
 from kdnas.study.ground import ground_of, require_same_ground
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import passing, rank
+from kdnas.study.ranking import Scored
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
 from kdnas.system import fingerprint, folders, versions
@@ -106,7 +107,7 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
         return _job(spec, one, ground)
     ranked = [s for s in scored if s.rank is not None]
     if only is not None and ranked:
-        ranked = parse(only, keys_of([s.row for s in scored])).select(ranked)
+        ranked = passing(parse(only, keys_of([s.row for s in scored])), ranked)
         if not ranked:
             raise UsageError(f"No finished trial of {study} passes {only!r}.", "Loosen the filter.")
     if rank_wanted > len(ranked):

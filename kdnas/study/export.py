@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from kdnas import __version__
 from kdnas.study.filter import Filter
+from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
@@ -42,7 +43,7 @@ def select(
     only: Filter | None = None,
 ) -> list[Scored]:
     """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top."""
-    passed = scored if only is None else only.select(scored)
+    passed = scored if only is None else passing(only, scored)
     return [s for s in passed if s.rank is not None and (s.front or not pareto)][:top]
 
 

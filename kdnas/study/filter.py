@@ -1,7 +1,7 @@
 """The one filter language of table, plots, export and command line: `state:done latency<8 layers>=4 act:gelu`.
 
-Parses text to a frozen Filter that says yes or no to a trial. Reads no store and draws nothing; a mistake
-comes back as a FilterError that knows which columns of the text to underline.
+Parses text to a frozen Filter; `filter_masks` says which trials pass it. Reads no store and draws nothing. A mistake
+is a FilterError that knows which letters of the text to underline.
 
     comparisons   latency<8  latency<8ms  params<=14M  speedup>3x  reward!=0.8  loss=0.14
     choices       state:done,pruned  layers:4,6  act:gelu  origin=random
@@ -13,18 +13,12 @@ comes back as a FilterError that knows which columns of the text to underline.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from kdnas.study.rows import TrialRow
 from kdnas.system.errors import UsageError, nearest
-
-if TYPE_CHECKING:
-    from kdnas.study.ranking import Scored
-
-Predicate = Callable[[TrialRow, "Scored | None"], bool]
 
 
 class FilterError(UsageError):
@@ -48,54 +42,44 @@ class Column:
 
     name: str
     about: str
-    unit: str  # ms | s | MiB | count | times | share | plain | text | words | state
-    value: Callable[[TrialRow, Scored | None], Any] = field(compare=False, repr=False)
-
-
-def _duration(row: TrialRow, _: Scored | None) -> float | None:
-    return None if row.ended is None else row.ended - row.started
-
-
-def _interval(row: TrialRow, _: Scored | None) -> float | None:
-    if row.latency_low_ms is None or row.latency_high_ms is None:
-        return None
-    return row.latency_high_ms - row.latency_low_ms
+    unit: str  # ms | s | MiB | count | times | share | plain | text | words | tag | state
+    field: str | None = None  # of a TrialRow; None for what is computed from several
 
 
 COLUMNS: dict[str, Column] = {
     column.name: column
     for column in (
-        Column("number", "trial number", "plain", lambda r, s: r.number),
-        Column("slot", "place in the budget", "plain", lambda r, s: r.slot),
-        Column("rank", "place by reward, 1 the best", "plain", lambda r, s: s.rank if s else None),
-        Column("reward", "reward at the present α and β", "plain", lambda r, s: s.reward if s else r.reward),
-        Column("predicted", "reward that the controller foresaw", "plain", lambda r, s: r.predicted),
-        Column("loss", "loss that the reward sees", "plain", lambda r, s: s.loss_used if s else r.loss),
-        Column("normalised", "normalised loss", "plain", lambda r, s: r.loss),
-        Column("raw", "raw loss", "plain", lambda r, s: r.raw_loss),
-        Column("spread", "spread of the loss over repeats", "plain", lambda r, s: r.loss_spread),
-        Column("repeats", "evaluations beside the first", "plain", lambda r, s: r.repeats),
-        Column("latency", "median latency", "ms", lambda r, s: r.latency_ms),
-        Column("p90", "90 % of the passes were faster", "ms", lambda r, s: r.latency_p90_ms),
-        Column("low", "lower end of the median's 95 % interval", "ms", lambda r, s: r.latency_low_ms),
-        Column("high", "upper end of the median's 95 % interval", "ms", lambda r, s: r.latency_high_ms),
-        Column("interval", "width of the median's 95 % interval", "ms", _interval),
-        Column("teacher", "the teacher's latency beside it", "ms", lambda r, s: r.teacher_latency_ms),
-        Column("speedup", "teacher's latency over the student's", "times", lambda r, s: r.speedup),
-        Column("params", "parameters", "count", lambda r, s: r.parameters),
-        Column("memory", "peak memory while it trained", "MiB", lambda r, s: r.memory_mib),
-        Column("epoch", "finished epochs", "plain", lambda r, s: r.epoch),
-        Column("epochs", "epochs in all", "plain", lambda r, s: r.epochs),
-        Column("progress", "how far the evaluation is", "share", lambda r, s: r.progress),
-        Column("seed", "seed of the evaluation", "plain", lambda r, s: r.seed),
-        Column("duration", "time from start to end", "s", _duration),
-        Column("state", "running, done, pruned, failed, reused or lost", "state", lambda r, s: r.state),
-        Column("origin", "strategy, controller, random or enqueued", "text", lambda r, s: r.origin),
-        Column("phase", "building, timing, training or scoring", "text", lambda r, s: r.phase),
-        Column("flag", "why the latency is doubtful", "words", lambda r, s: r.latency_flag),
-        Column("error", "why it failed", "words", lambda r, s: r.error),
-        Column("note", "what was noted on it", "words", lambda r, s: r.note),
-        Column("tag", "one of its tags", "tag", lambda r, s: r.tags),
+        Column("number", "trial number", "plain", "number"),
+        Column("slot", "place in the budget", "plain", "slot"),
+        Column("rank", "place by reward, 1 the best", "plain"),
+        Column("reward", "reward at the present α and β", "plain"),
+        Column("predicted", "reward that the controller predicted", "plain", "predicted"),
+        Column("loss", "loss that the reward sees", "plain"),
+        Column("normalised", "normalised loss", "plain", "loss"),
+        Column("raw", "raw loss", "plain", "raw_loss"),
+        Column("spread", "spread of the loss over repeats", "plain", "loss_spread"),
+        Column("repeats", "evaluations beside the first", "plain", "repeats"),
+        Column("latency", "median latency", "ms", "latency_ms"),
+        Column("p90", "90 % of the passes were faster", "ms", "latency_p90_ms"),
+        Column("low", "lower end of the median's 95 % interval", "ms", "latency_low_ms"),
+        Column("high", "upper end of the median's 95 % interval", "ms", "latency_high_ms"),
+        Column("interval", "width of the median's 95 % interval", "ms"),
+        Column("teacher", "the teacher's latency beside it", "ms", "teacher_latency_ms"),
+        Column("speedup", "teacher's latency over the student's", "times"),
+        Column("params", "parameters", "count", "parameters"),
+        Column("memory", "peak memory while it trained", "MiB", "memory_mib"),
+        Column("epoch", "finished epochs", "plain", "epoch"),
+        Column("epochs", "epochs in all", "plain", "epochs"),
+        Column("progress", "how far the evaluation is", "share", "progress"),
+        Column("seed", "seed of the evaluation", "plain", "seed"),
+        Column("duration", "time from start to end", "s"),
+        Column("state", "running, done, pruned, failed, reused or lost", "state", "state"),
+        Column("origin", "strategy, controller, random or enqueued", "text", "origin"),
+        Column("phase", "building, timing, training or scoring", "text", "phase"),
+        Column("flag", "why the latency is doubtful", "words", "latency_flag"),
+        Column("error", "why it failed", "words", "error"),
+        Column("note", "what was noted on it", "words", "note"),
+        Column("tag", "one of its tags", "tag", "tags"),
     )
 }
 
@@ -113,20 +97,20 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Short names of configuration keys, with the names that families of models give them; the first found counts."""
 
-USUAL_KEYS = frozenset(key for keys in ALIASES.values() for key in keys) | {"model_type", "num_key_value_heads", "r"}
+COMMON_KEYS = frozenset(key for keys in ALIASES.values() for key in keys) | {"model_type", "num_key_value_heads", "r"}
 
 STATES = ("running", "done", "pruned", "failed", "reused", "lost")
 
-FACTS: dict[str, tuple[str, Predicate]] = {
-    "front": ("on the Pareto front", lambda r, s: s is not None and s.front),
-    "tie": ("cannot be told from a better one", lambda r, s: s is not None and s.tie),
-    "ranked": ("has a rank", lambda r, s: s is not None and s.rank is not None),
-    "marked": ("marked", lambda r, s: r.marked),
-    "flagged": ("its latency is doubtful", lambda r, s: bool(r.latency_flag)),
-    "repeated": ("evaluated again with other seeds", lambda r, s: r.repeats > 0),
+FACTS = {
+    "front": "on the Pareto front",
+    "tie": "cannot be told from a better one",
+    "ranked": "has a rank",
+    "marked": "marked",
+    "flagged": "its latency is doubtful",
+    "repeated": "evaluated again with other seeds",
 }
 
-_UNITS: dict[str, dict[str, float]] = {
+UNITS: dict[str, dict[str, float]] = {
     "ms": {"ms": 1.0, "s": 1000.0, "us": 1e-3, "µs": 1e-3},
     "s": {"s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0},
     "MiB": {"mib": 1.0, "mb": 1.0, "m": 1.0, "gib": 1024.0, "gb": 1024.0, "g": 1024.0},
@@ -159,9 +143,6 @@ class Number:
 
     value: float
     half: float  # half of the last digit given
-
-    def equals(self, value: float) -> bool:
-        return self.value - self.half <= value < self.value + self.half or value == self.value
 
 
 @dataclass(frozen=True)
@@ -210,32 +191,19 @@ class Filter:
 
     root: Node
     text: str = field(compare=False)
-    predicate: Predicate = field(compare=False, repr=False)
 
     @property
     def empty(self) -> bool:
         return isinstance(self.root, Everything)
 
-    def matches(self, row: TrialRow, scored: Scored | None = None) -> bool:
-        """Whether the trial passes. Without `scored`, reward and loss are as stored and nothing is on the front."""
-        return self.predicate(row, scored)
-
-    def select(self, scored: Iterable[Scored]) -> list[Scored]:
-        """Those that pass, in their order."""
-        if self.empty:
-            return list(scored)
-        predicate = self.predicate
-        return [s for s in scored if predicate(s.row, s)]
-
 
 def parse(text: str, keys: Iterable[str] = ()) -> Filter:
     """The filter that the text says; empty text lets everything pass.
 
-    `keys` are the configuration keys and figures that the study's trials have (`keys_of`), beside the usual ones.
+    `keys` are the configuration keys and figures that the study's trials have (`keys_of`), beside the common ones.
     Raises FilterError.
     """
-    root = _Parser(text, USUAL_KEYS.union(keys)).parse()
-    return Filter(root, text, _compile(root))
+    return Filter(_Parser(text, COMMON_KEYS.union(keys)).parse(), text)
 
 
 def keys_of(rows: Sequence[TrialRow]) -> frozenset[str]:
@@ -394,7 +362,7 @@ class _Parser:
         orders = op not in ("=", "!=", ":")
         if orders and len(wanted) > 1:
             self._fail(value, f"{op} compares with one value, not {len(wanted)}.", "Give one.")
-        if column is not None and column.unit in _UNITS:
+        if column is not None and column.unit in UNITS:
             return Compare(name, op, tuple(self._number(name, column.unit, part, value) for part in wanted))
         if column is not None:
             if orders:
@@ -405,7 +373,7 @@ class _Parser:
                     if part.lower() not in STATES:
                         self._fail(value, f"There is no state {part!r}.", nearest(part.lower(), STATES))
             return Compare(name, op, tuple(part.lower() for part in wanted))
-        either = tuple(_read_number(part, _UNITS["count"]) or part.lower() for part in wanted)
+        either = tuple(read_number(part, UNITS["count"]) or part.lower() for part in wanted)
         if orders and isinstance(either[0], str):
             hint = f"Write {key.text}:{value.text} for text."
             self._fail(value, f"{op} needs a number, and {value.text} is none.", hint)
@@ -427,11 +395,11 @@ class _Parser:
         for name in (key.text, lower):
             if name in self.keys:
                 return name
-        known = [*COLUMNS, *ALIASES, "is", *sorted(self.keys - USUAL_KEYS), *sorted(USUAL_KEYS)]
+        known = [*COLUMNS, *ALIASES, "is", *sorted(self.keys - COMMON_KEYS), *sorted(COMMON_KEYS)]
         self._fail(key, f"There is no key {key.text!r}.", nearest(lower, known))
 
     def _number(self, key: str, unit: str, text: str, value: _Token) -> Number:
-        number = _read_number(text, _UNITS[unit])
+        number = read_number(text, UNITS[unit])
         if number is None:
             self._fail(value, f"{text!r} is no number for {key}.", _UNIT_WORDS[unit])
         return number
@@ -441,7 +409,8 @@ def _unquoted(token: _Token) -> str:
     return token.text[1:-1] if token.kind == "string" else token.text
 
 
-def _read_number(text: str, units: dict[str, float]) -> Number | None:
+def read_number(text: str, units: Mapping[str, float]) -> Number | None:
+    """A number with one of these suffixes, or None."""
     match = _NUMBER.fullmatch(text)
     if match is None:
         return None
@@ -452,159 +421,3 @@ def _read_number(text: str, units: dict[str, float]) -> Number | None:
     power = int(exponent or 0) - len(decimals or bare_decimals or "")
     half = 0.5 * 10.0 ** max(-300, min(300, power)) * scale
     return Number(float(digits) * scale, half)
-
-
-def _compile(node: Node) -> Predicate:
-    match node:
-        case Everything():
-            return lambda row, scored: True
-        case Compare():
-            return _compile_compare(node)
-        case Fact(name):
-            return FACTS[name][1]
-        case Word(text):
-            return _compile_word(text)
-        case Not(part):
-            inner = _compile(part)
-            return lambda row, scored: not inner(row, scored)
-        case And(parts):
-            return _compile_and([_compile(part) for part in parts])
-        case Or(parts):
-            return _compile_or([_compile(part) for part in parts])
-
-
-def _compile_and(parts: list[Predicate]) -> Predicate:
-    def every(row: TrialRow, scored: Scored | None) -> bool:
-        # Plain loops here and below: `all` over a generator takes three times as long.
-        for part in parts:  # noqa: SIM110
-            if not part(row, scored):
-                return False
-        return True
-
-    return every
-
-
-def _compile_or(parts: list[Predicate]) -> Predicate:
-    def some(row: TrialRow, scored: Scored | None) -> bool:
-        for part in parts:  # noqa: SIM110
-            if part(row, scored):
-                return True
-        return False
-
-    return some
-
-
-def _compile_compare(node: Compare) -> Predicate:
-    column = COLUMNS.get(node.key)
-    test = value_test(node)
-    if column is not None:
-        get = column.value
-        return lambda row, scored: test(get(row, scored))
-    names = ALIASES.get(node.key, (node.key,))
-    if len(names) > 1:
-        key = node.key
-        return lambda row, scored: test(lookup(row, key))
-    (name,) = names
-
-    def of_one(row: TrialRow, scored: Scored | None) -> bool:
-        for values in (row.candidate, row.config, row.extra):
-            if name in values:
-                return test(values[name])
-        return False
-
-    return of_one
-
-
-def value_test(node: Compare) -> Callable[[Any], bool]:
-    """Whether one value of the compared key passes.
-
-    A missing value or NaN passes no comparison, `!=` included; `not reward>0` finds those without.
-    """
-    numbers = [n for n in node.wanted if isinstance(n, Number)]
-    texts = frozenset(t for t in node.wanted if isinstance(t, str))
-    unlike = node.op == "!="
-    column = COLUMNS.get(node.key)
-    if column is None:
-        return _key_test(node.op, numbers, texts)
-    if column.unit in _UNITS:
-        order = number_test(node.op, numbers)
-        return lambda value: value is not None and order(value)
-    if column.unit == "tag":
-        return lambda value: any(tag.lower() in texts for tag in value) is not unlike
-    if column.unit == "words" and node.op == ":":
-        return lambda value: bool(value) and any(text in value.lower() for text in texts)
-    return lambda value: bool(value) and (value.lower() in texts) is not unlike
-
-
-def number_test(op: str, numbers: list[Number]) -> Callable[[float], bool]:
-    """Whether a number passes; NaN passes nothing."""
-    limit = numbers[0].value
-    match op:
-        case "<":
-            return lambda value: value < limit
-        case "<=":
-            return lambda value: value <= limit
-        case ">":
-            return lambda value: value > limit
-        case ">=":
-            return lambda value: value >= limit
-        case "!=":
-            return lambda value: not isnan(value) and not any(n.equals(value) for n in numbers)
-        case _:
-            return lambda value: any(n.equals(value) for n in numbers)
-
-
-def _key_test(op: str, numbers: list[Number], texts: frozenset[str]) -> Callable[[Any], bool]:
-    """A configuration's value may be a number or a word; it is compared as what it is."""
-    unlike = op == "!="
-    ordered = op not in ("=", "!=", ":")
-    order = number_test(op, numbers) if numbers else None
-
-    def test(value: Any) -> bool:
-        if value is None:
-            return False
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return order(value) if order is not None else unlike and not isnan(value)
-        return not ordered and (str(value).lower() in texts) is not unlike
-
-    return test
-
-
-def word_test(text: str) -> Callable[[Any], bool]:
-    """Whether a value holds the word, or is the number that the word says."""
-    number = _read_number(text, {})
-    exact = number.value if number is not None else None
-
-    def test(value: Any) -> bool:
-        if isinstance(value, str):
-            return text in value.lower()
-        return exact is not None and value == exact and not isinstance(value, bool)
-
-    return test
-
-
-def _compile_word(text: str) -> Predicate:
-    test = word_test(text)
-    seen: dict[str, bool] = {}  # a study has few different words in its configurations
-
-    def within(values: Iterable[Any]) -> bool:
-        for value in values:
-            if isinstance(value, str):
-                hit = seen.get(value)
-                if hit is None:
-                    hit = seen[value] = test(value)
-            else:
-                hit = test(value)
-            if hit:
-                return True
-        return False
-
-    def found(row: TrialRow, scored: Scored | None) -> bool:
-        return (
-            within(row.candidate.values())
-            or within(row.config.values())
-            or (row.note != "" and text in row.note.lower())
-            or (bool(row.tags) and within(row.tags))
-        )
-
-    return found

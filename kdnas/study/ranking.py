@@ -6,13 +6,12 @@ reads no store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kdnas.study.reward import KNEE, reward
+from kdnas.study.reward import KNEE
 from kdnas.study.rows import TrialRow
 
 LossKind = Literal["normalised", "raw"]
@@ -45,12 +44,6 @@ class Scored(NamedTuple):
     def speedup(self) -> float | None:
         """Teacher's latency over the student's."""
         return self.row.speedup
-
-
-def loss_of(row: TrialRow, loss: LossKind = "normalised") -> float | None:
-    """The loss that a ranking uses: the mean over the trial and its repeats where there are some."""
-    mean, single = (row.mean_loss, row.loss) if loss == "normalised" else (row.mean_raw_loss, row.raw_loss)
-    return single if mean is None else mean
 
 
 def rewards(
@@ -146,64 +139,13 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     rank = np.zeros(n, dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     tie = np.zeros(n, dtype=bool)
-    tie[order] = _ties(reward[order], _noise(figures, reward, alpha)[order])
+    tie[order] = ties(reward[order], noises(figures, reward, alpha)[order])
     front = np.zeros(n, dtype=bool)
     front[ranked] = on_front(figures.loss[ranked], figures.latency_ms[ranked])
     return Standing(reward, rank, tie, front, order)
 
 
-def rank(rows: Sequence[TrialRow], alpha: float, beta: float, loss: LossKind = "normalised") -> list[Scored]:
-    """Every row, scored for α and β: the ranked ones first, the best at the head, then the others by trial number."""
-    losses = [loss_of(row, loss) for row in rows]
-    standing = stand(_figures(rows, losses), alpha, beta)
-    reward = [None if value != value else value for value in standing.reward.tolist()]  # NaN differs from itself
-    place, tie, front = standing.rank.tolist(), standing.tie.tolist(), standing.front.tolist()
-    others = sorted((i for i in range(len(rows)) if not place[i]), key=lambda i: rows[i].number)
-    return [
-        Scored(rows[i], reward[i], place[i] or None, tie[i], front[i], losses[i])
-        for i in (*standing.order.tolist(), *others)
-    ]
-
-
-def pareto(rows: Sequence[TrialRow], loss: LossKind = "normalised") -> list[TrialRow]:
-    """The done trials on the front of (loss, latency), the fastest first."""
-    front = [s.row for s in rank(rows, 0.0, 1.0, loss) if s.front]
-    return sorted(front, key=lambda row: (row.latency_ms or 0.0, row.number))
-
-
-def reward_noise(row: TrialRow, alpha: float, beta: float, loss: LossKind = "normalised") -> float | None:
-    """Half of the 95 % interval of a trial's reward, as `rank` takes it for a study without other repeats."""
-    used = loss_of(row, loss)
-    if used is None or not row.latency_ms or not row.teacher_latency_ms:
-        return None
-    value = reward(used, row.latency_ms, row.teacher_latency_ms, alpha, beta)
-    return float(_noise(_figures([row], [used]), np.array([value]), alpha)[0])
-
-
-def _figures(rows: Sequence[TrialRow], losses: list[float | None]) -> Figures:
-    n = len(rows)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = floats([row.loss_spread for row in rows]) / np.abs(floats([loss_of(row) for row in rows]))
-    return Figures(
-        number=np.fromiter((row.number for row in rows), np.int64, n),
-        done=np.fromiter((row.state == "done" for row in rows), bool, n),
-        scored=np.fromiter((row.state in SCORED_STATES for row in rows), bool, n),
-        loss=floats(losses),
-        latency_ms=floats([row.latency_ms for row in rows]),
-        low_ms=floats([row.latency_low_ms for row in rows]),
-        high_ms=floats([row.latency_high_ms for row in rows]),
-        teacher_latency_ms=floats([row.teacher_latency_ms for row in rows]),
-        spread=spread,
-        repeats=np.fromiter((row.repeats for row in rows), np.int64, n),
-    )
-
-
-def floats(values: Sequence[float | None]) -> np.ndarray:
-    """float64 [n]; None becomes NaN."""
-    return np.array(values, dtype=np.float64)
-
-
-def _noise(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:
+def noises(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:
     """Half of the 95 % interval of each reward, first-order, loss and latency taken as independent."""
     with np.errstate(invalid="ignore", divide="ignore"):
         half = (figures.high_ms - figures.low_ms) / 2.0 / figures.latency_ms
@@ -217,14 +159,14 @@ def _noise(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:
     return np.abs(reward) * np.hypot(loss_noise * steepness, alpha * latency_noise)
 
 
-def _ties(values: np.ndarray, noise: np.ndarray) -> list[bool]:
+def ties(values: np.ndarray, noise: np.ndarray) -> list[bool]:
     """Best first: whether each reward belongs to the group of a better one. Groups are cut at the first clear step."""
-    ties: list[bool] = []
+    found: list[bool] = []
     best, best_square = np.inf, 0.0
     for value, square in zip(values.tolist(), (noise * noise).tolist(), strict=True):
         gap = best - value
         tie = gap * gap <= best_square + square
         if not tie:
             best, best_square = value, square
-        ties.append(tie)
-    return ties
+        found.append(tie)
+    return found

@@ -16,7 +16,7 @@ from kdnas.store.studies import create_study
 from kdnas.students import model_folder as folders
 from kdnas.students.finalize import Telling, finalize
 from kdnas.study import export
-from kdnas.study.ranking import rank
+from kdnas.study.ranked_rows import rank
 from kdnas.study.spec import from_values
 from tests.recipes import tiny_causal
 

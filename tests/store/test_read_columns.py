@@ -17,8 +17,9 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.store.read_columns import Alike, read_board, sketch_board
 from kdnas.store.studies import create_study
+from kdnas.study.columns import Same
 from kdnas.study.spec import StudySpec
-from kdnas.study.trial_columns import Board, Same
+from kdnas.study.trial_columns import Board
 from tests.rows import made_row, made_rows
 
 OWN = ("candidate", "config", "extra")

@@ -15,7 +15,7 @@ import pytest
 
 from kdnas.study import export
 from kdnas.study.filter import parse
-from kdnas.study.ranking import rank
+from kdnas.study.ranked_rows import rank
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec
 from kdnas.system import files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,10 @@ from kdnas.study.filter import (
     lookup,
     parse,
 )
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import passing as let_through
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import Scored
+from kdnas.study.rows import TrialRow
 from tests.rows import made_row, made_rows
 
 SCORED = rank(
@@ -38,9 +42,12 @@ SCORED = rank(
 )
 
 
-def passing(text: str) -> set[int]:
-    found = parse(text, {"accuracy"})
-    return {s.number for s in SCORED if found.matches(s.row, s)}
+def passing(text: str, scored: Sequence[Scored] = SCORED, keys: Iterable[str] = ("accuracy",)) -> set[int]:
+    return {s.number for s in let_through(parse(text, keys), scored)}
+
+
+def passes(text: str, row: TrialRow, keys: Iterable[str] = ()) -> bool:
+    return bool(passing(text, rank([row], -0.06, 0.6), keys))
 
 
 def where(test) -> set[int]:
@@ -131,22 +138,22 @@ def test_equality_takes_as_many_digits_as_were_written():
         ("layers=4", True),
         ("layers=5", False),
     ]:
-        assert parse(text).matches(row) is expected, text
+        assert passes(text, row) is expected, text
 
 
 def test_a_missing_value_passes_no_comparison():
     row = made_row(0, state="running", loss=None)
     for op in ("<", "<=", ">", ">=", "=", "!="):
-        assert not parse(f"loss{op}0.5").matches(row)
-    assert parse("not loss<0.5").matches(row)
+        assert not passes(f"loss{op}0.5", row)
+    assert passes("not loss<0.5", row)
 
 
 def test_reward_is_that_of_the_present_alpha():
     row = made_row(0, reward=0.9)
     (scored,) = rank([row], -0.3, 0.6)
     assert scored.reward is not None and scored.reward > 1
-    assert parse("reward>1").matches(row, scored)
-    assert not parse("reward>1").matches(row)
+    assert let_through(parse("reward>1"), [scored]) == [scored]
+    assert not passes("reward>1", row)
 
 
 @pytest.mark.parametrize(
@@ -200,20 +207,22 @@ def test_keys_of_a_study_become_known():
     rows = [replace(made_row(0), extra={"perplexity": 12.0})]
     with pytest.raises(FilterError):
         parse("perplexity<20")
-    assert parse("perplexity<20", keys_of(rows)).matches(rows[0])
+    assert passes("perplexity<20", rows[0], keys_of(rows))
 
 
 def test_short_names_find_what_each_family_calls_it():
     row = replace(made_row(0), candidate={"n_layer": 3, "n_embd": 256, "activation_function": "gelu_new"}, config={})
     for text in ("layers=3", "width=256", "act:gelu_new"):
-        assert parse(text).matches(row)
+        assert passes(text, row)
     assert lookup(row, "heads") is None
 
 
-def test_select_keeps_the_order():
-    chosen = parse("state:done").select(SCORED)
-    assert chosen == [s for s in SCORED if s.row.state == "done"]
-    assert parse("").select(SCORED) == SCORED
+def test_a_filtered_list_keeps_its_order():
+    for scored in (SCORED, SCORED[::-1], SCORED[5:20]):
+        assert let_through(parse("state:done"), scored) == [s for s in scored if s.row.state == "done"]
+        assert let_through(parse("rank<=3"), scored) == [s for s in scored if s.rank in (1, 2, 3)]
+        assert let_through(parse(""), scored) == scored
+    assert let_through(parse("state:done"), []) == []
 
 
 @given(st.text(max_size=60))
@@ -224,8 +233,7 @@ def test_any_text_parses_or_says_where_it_fails(text):
         assert 0 <= error.start < error.end <= max(1, len(text))
         assert error.problem and error.hint
     else:
-        for scored in SCORED[:10]:
-            assert found.matches(scored.row, scored) in (True, False)
+        assert {s.number for s in let_through(found, SCORED[:10])} <= {s.number for s in SCORED[:10]}
 
 
 pieces = st.sampled_from(
@@ -237,6 +245,17 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=12), st.sampled_from(["", " "]))
 def test_any_run_of_words_parses_or_says_where_it_fails(words, between):
     test_any_text_parses_or_says_where_it_fails.hypothesis.inner_test(between.join(words))
+
+
+NAIVE = {
+    "number": lambda s: s.row.number,
+    "epoch": lambda s: s.row.epoch,
+    "state": lambda s: s.row.state,
+    "latency": lambda s: s.row.latency_ms,
+    "loss": lambda s: s.loss_used,
+    "reward": lambda s: s.reward,
+    "speedup": lambda s: s.row.speedup,
+}
 
 
 def naive(node: Node, s: Scored) -> bool:
@@ -259,7 +278,7 @@ def naive(node: Node, s: Scored) -> bool:
             texts = [v.lower() for v in values if isinstance(v, str)]
             return any(text in t for t in texts) or text in s.row.note.lower()
         case Compare(key, op, wanted):
-            value = COLUMNS[key].value(s.row, s) if key in COLUMNS else lookup(s.row, key)
+            value = NAIVE[key](s) if key in NAIVE else lookup(s.row, key)
             if value is None:
                 return False
             if isinstance(value, str):
@@ -301,24 +320,22 @@ sentences = st.recursive(
 
 
 @given(sentences)
-def test_matches_agree_with_a_naive_evaluator(text):
+def test_what_passes_agrees_with_a_naive_evaluator(text):
     found = parse(text)
-    for s in SCORED:
-        assert found.matches(s.row, s) is naive(found.root, s), (text, s.number)
+    assert let_through(found, SCORED) == [s for s in SCORED if naive(found.root, s)]
 
 
 @given(sentences, sentences)
 def test_or_and_not_are_what_they_say(one, other):
-    for s in SCORED[:15]:
-        first, second = (parse(t).matches(s.row, s) for t in (one, other))
-        assert parse(f"({one}) or ({other})").matches(s.row, s) is (first or second)
-        assert parse(f"({one}) ({other})").matches(s.row, s) is (first and second)
-        assert parse(f"not ({one})").matches(s.row, s) is (not first)
+    first, second = passing(one), passing(other)
+    assert passing(f"({one}) or ({other})") == first | second
+    assert passing(f"({one}) ({other})") == first & second
+    assert passing(f"not ({one})") == {s.number for s in SCORED} - first
 
 
 def test_every_column_can_be_compared():
     row = made_row(0)
     for name, column in COLUMNS.items():
         literal = {"state": "done", "text": "strategy", "words": "x", "tag": "x"}.get(column.unit, "1")
-        assert parse(f"{name}:{literal}").matches(row) in (True, False)
+        assert passes(f"{name}:{literal}", row) in (True, False)
     assert all(name.isidentifier() for name in COLUMNS)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas.study.ranking import LOSS_NOISE, on_front, pareto, rank, reward_noise, rewards
+from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import LOSS_NOISE, Figures, noises, on_front, rewards, ties
 from kdnas.study.reward import reward
 from tests.rows import made_row, made_rows
 
@@ -110,12 +111,57 @@ def test_a_measured_spread_replaces_the_stated_noise():
     assert not any(s.tie for s in rank([*close, steady], -0.06, 0.6))
 
 
-def test_noise_grows_with_the_latency_interval():
-    narrow = reward_noise(made_row(0), -0.06, 0.6)
-    wide = reward_noise(made_row(0, latency_low_ms=1.0, latency_high_ms=9.0), -0.06, 0.6)
-    assert narrow is not None and wide is not None and wide > narrow > 0
-    value = reward(0.2, 5.0, 30.0, 0.0, 0.6)
-    assert reward_noise(made_row(0), 0.0, 0.6) == pytest.approx(value * 1.96 * LOSS_NOISE * 0.2 / 0.8)
+def figures(count: int = 1, **changed) -> Figures:
+    """`count` done trials of loss 0.2 and 5 ms beside a teacher's 30; keywords replace columns."""
+    columns = {
+        "number": np.arange(count), "done": np.ones(count, bool), "scored": np.ones(count, bool),
+        "loss": np.full(count, 0.2), "latency_ms": np.full(count, 5.0), "low_ms": np.full(count, np.nan),
+        "high_ms": np.full(count, np.nan), "teacher_latency_ms": np.full(count, 30.0),
+        "spread": np.full(count, np.nan), "repeats": np.zeros(count),
+    }  # fmt: skip
+    return Figures(**columns | {name: np.array(value) for name, value in changed.items()})
+
+
+def test_noise_is_the_stated_one_of_the_loss_and_the_interval_of_the_latency():
+    reward_of = np.array([0.7])
+    of_loss = 1.96 * LOSS_NOISE * 0.2 / (1 - 0.2)  # a share of the reward
+    assert noises(figures(), reward_of, -0.06) == pytest.approx(0.7 * of_loss)
+    timed = figures(low_ms=[4.0], high_ms=[6.0])
+    assert noises(timed, reward_of, 0.0) == pytest.approx(0.7 * of_loss)
+    assert noises(timed, reward_of, -0.5) == pytest.approx(0.7 * np.hypot(of_loss, 0.5 * (1.0 / 5.0)))
+    assert noises(timed, -reward_of, -0.5) == pytest.approx(0.7 * np.hypot(of_loss, 0.5 * (1.0 / 5.0)))
+
+
+def test_noise_of_the_loss_shrinks_with_the_root_of_the_evaluations():
+    found = noises(figures(2, spread=[0.03, 0.03], repeats=[0, 3]), np.ones(2), 0.0)
+    assert found == pytest.approx([1.96 * 0.03 * 0.25, 1.96 * 0.03 * 0.25 / 2])
+
+
+def test_trials_without_repeats_take_the_root_mean_square_of_the_others_spreads():
+    found = noises(figures(3, spread=[0.03, 0.04, np.nan]), np.ones(3), 0.0)
+    assert found[2] == pytest.approx(1.96 * 0.25 * np.sqrt((0.03**2 + 0.04**2) / 2))
+
+
+def test_noise_above_the_knee_is_that_of_the_tail():
+    found = noises(figures(3, loss=[0.9, 1.0, 2.0]), np.ones(3), 0.0)
+    assert found == pytest.approx(1.96 * LOSS_NOISE * np.array([0.9, 1.0, 2.0]) / 0.1)
+
+
+def test_a_tie_counts_the_noise_of_both():
+    # The second's own noise decides here: the best is known to the point, and their gap is 0.02.
+    assert ties(np.array([0.80, 0.78]), np.array([0.0, 0.03])) == [False, True]
+    assert ties(np.array([0.80, 0.78]), np.array([0.03, 0.0])) == [False, True]
+    assert ties(np.array([0.80, 0.78]), np.array([0.0, 0.01])) == [False, False]
+    assert ties(np.array([0.80, 0.78]), np.array([0.016, 0.016])) == [False, True]  # only both together reach it
+    assert ties(np.array([0.75, 0.50]), np.array([0.25, 0.0])) == [False, True]  # exactly as far as the noise
+
+
+def test_the_noise_of_the_second_candidate_makes_a_tie():
+    exact = {"repeats": 3, "loss_spread": 1e-6}
+    best = replace(made_row(0, loss=0.200), mean_loss=0.200, **exact)
+    second = replace(made_row(1, loss=0.205), mean_loss=0.205, repeats=1, loss_spread=0.02)
+    assert [s.tie for s in rank([best, second], 0.0, 0.6)] == [False, True]
+    assert [s.tie for s in rank([best, replace(second, **exact)], 0.0, 0.6)] == [False, False]
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=25))
@@ -142,13 +188,62 @@ def test_front_of_many_equals_the_definition(steps):
 
 def test_only_done_trials_stand_on_the_front():
     rows = [made_row(0, loss=0.3), made_row(1, loss=0.1, latency_ms=9.0), made_row(2, state="pruned", loss=0.01)]
-    assert [row.number for row in pareto(rows)] == [0, 1]
     assert {s.number for s in rank(rows, -0.06, 0.6) if s.front} == {0, 1}
 
 
 def test_equal_rewards_go_by_trial_number_whatever_the_order_of_rows():
     rows = [made_row(n) for n in (3, 1, 2)]
     assert [s.number for s in rank(rows, -0.06, 0.6)] == [1, 2, 3]
+
+
+def plainly(rows, alpha, beta):
+    """The ranking once more, written as plainly as can be: (number, rank, reward, tie, front), ranked ones first."""
+
+    def whole(row):
+        return row.loss is not None and row.latency_ms and row.teacher_latency_ms
+
+    scores = {
+        row.number: reward(row.loss, row.latency_ms, row.teacher_latency_ms, alpha, beta)
+        for row in rows
+        if row.state in ("done", "reused") and whole(row)
+    }
+    done = [row for row in rows if row.state == "done" and whole(row)]
+    done.sort(key=lambda row: (-scores[row.number], row.number))
+    found, best, noise = [], float("inf"), 0.0
+    for place, row in enumerate(done, 1):
+        value = scores[row.number]
+        half = (row.latency_high_ms - row.latency_low_ms) / 2 / row.latency_ms
+        own = value * np.hypot(1.96 * 0.01 * row.loss / (1 - min(row.loss, 0.9)), alpha * half)
+        tie = best - value <= np.hypot(noise, own)
+        if not tie:
+            best, noise = value, own
+        front = not any(
+            (other.loss <= row.loss and other.latency_ms <= row.latency_ms)
+            and (other.loss, other.latency_ms) != (row.loss, row.latency_ms)
+            for other in done
+        )
+        found.append((row.number, place, value, tie, front))
+    placed = {entry[0] for entry in found}
+    rest = sorted(row.number for row in rows if row.number not in placed)
+    return [*found, *((number, None, scores.get(number), False, False) for number in rest)]
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-0.06, 0.6), (0.0, 1.0), (-1.5, 2.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ranking_agrees_with_a_naive_one(alpha, beta, seed):
+    rows = made_rows(120, seed=seed)
+    rows[5] = replace(rows[5], state="reused", loss=0.2)
+    expected = plainly(rows, alpha, beta)
+    found = rank(rows[::-1], alpha, beta)
+    assert [(s.number, s.rank, s.tie, s.front) for s in found] == [(n, r, t, f) for n, r, _, t, f in expected]
+    for s, (_, _, value, _, _) in zip(found, expected, strict=True):
+        assert s.reward == (None if value is None else pytest.approx(value, rel=1e-12))
+    assert any(s.tie for s in found) and any(s.front for s in found)
+
+
+def test_of_several_rows_of_one_number_the_last_counts():
+    found = rank([made_row(0, loss=0.5), made_row(1, loss=0.3), made_row(0, loss=0.1)], -0.06, 0.6)
+    assert [(s.number, s.loss_used) for s in found] == [(0, 0.1), (1, 0.3)]
 
 
 def test_nothing_to_rank():
@@ -167,6 +262,6 @@ def test_ranking_a_whole_search_keeps_every_row():
 
 def test_rankings_and_filters_load_nothing_heavy():
     heavy = "('torch', 'transformers', 'datasets', 'optuna')"
-    code = f"import kdnas.study.filter, kdnas.study.ranking, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import kdnas.study.filter, kdnas.study.ranked_rows, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 from kdnas.study.filter import keys_of, lookup, parse
-from kdnas.study.ranking import rank
+from kdnas.study.ranked_rows import passing, rank
 from kdnas.study.trial_columns import Board
 from tests.rows import made_row, made_rows
-from tests.study.test_filter import sentences
+from tests.study.test_filter import naive, sentences
 
 ROWS = [
     *made_rows(300),
@@ -94,30 +94,97 @@ def test_rows_may_come_in_pieces_and_out_of_order():
     assert len(board) == len(ROWS)
 
 
-FIXED = [
-    "", "gelu", "312", "is:front", "is:tie", "is:ranked", "is:marked", "is:flagged", "is:repeated", "tag:keep",
-    "tag!=keep", "note:again", "flag:unsettled", "error:number", "accuracy>0.8", "accuracy!=0.8", "layers:4,6",
-    "cell:lstm", "cell!=lstm", "bidirectional:true", "dropout:x", "dropout!=x", "loss<0.25", "raw<0.06", "p90>3",
-    "rank<=10", "rank!=3", "speedup>=5x", "params<=6M", "duration>1min", "seed=12", "origin:strategy", "phase:training",
-    "predicted>0", "progress<1", "spread>0", "width>200", "heads=12", "repeats=2", "act:relu,silu", "tiny", "20 epochs",
-]  # fmt: skip
+def ended(s):
+    return s.row.ended is not None
 
 
-@pytest.mark.parametrize("text", FIXED)
-def test_filters_say_the_same_of_columns_and_rows(text):
+LETS_THROUGH = {
+    "": lambda s: True,
+    "gelu": lambda s: "gelu" in s.row.config.values(),
+    "312": lambda s: 312 in s.row.config.values(),
+    "is:front": lambda s: s.front,
+    "is:tie": lambda s: s.tie,
+    "is:ranked": lambda s: s.rank is not None,
+    "is:marked": lambda s: s.number == 300,
+    "is:flagged": lambda s: s.number == 301,
+    "is:repeated": lambda s: s.row.repeats > 0,
+    "tag:keep": lambda s: s.number == 300,
+    "tag!=keep": lambda s: s.number != 300,
+    "note:again": lambda s: s.number == 300,
+    "flag:unsettled": lambda s: s.number == 301,
+    "flag!=settled": lambda s: s.number == 301,
+    "error:number": lambda s: s.row.error is not None,
+    "accuracy>0.8": lambda s: s.number == 301,
+    "accuracy!=0.8": lambda s: False,  # 0.81 is 0.8 to the digit that was written
+    "accuracy!=0.80": lambda s: s.number == 301,
+    "layers:4,6": lambda s: s.row.config.get("num_hidden_layers") in (4, 6),
+    "layers:gelu": lambda s: False,
+    "layers!=gelu": lambda s: "num_hidden_layers" in s.row.config,
+    "cell:lstm": lambda s: s.number == 303,
+    "cell!=lstm": lambda s: False,
+    "bidirectional:true": lambda s: s.number == 303,
+    "bidirectional=1": lambda s: False,
+    "dropout:x": lambda s: False,
+    "dropout!=x": lambda s: False,
+    "ids:x": lambda s: False,
+    "ids!=x": lambda s: s.number == 303,
+    "loss<0.25": lambda s: s.loss_used is not None and s.loss_used < 0.25,
+    "normalised<0.25": lambda s: s.row.loss is not None and s.row.loss < 0.25,
+    "raw<0.06": lambda s: s.row.raw_loss is not None and s.row.raw_loss < 0.06,
+    "p90>3": lambda s: s.row.latency_p90_ms is not None and s.row.latency_p90_ms > 3,
+    "interval<0.05": lambda s: s.row.latency_high_ms - s.row.latency_low_ms < 0.05,
+    "rank<=10": lambda s: s.rank is not None and s.rank <= 10,
+    "rank!=3": lambda s: s.rank not in (None, 3),
+    "speedup>=5x": lambda s: s.row.speedup is not None and s.row.speedup >= 5,
+    "params<=6M": lambda s: s.row.parameters is not None and s.row.parameters <= 6e6,
+    "duration>1min": lambda s: ended(s) and s.row.ended - s.row.started > 60,
+    "duration>=1min": lambda s: ended(s) and s.row.ended - s.row.started >= 60,
+    "seed=12": lambda s: s.row.seed == 12,
+    "origin:strategy": lambda s: s.row.origin == "strategy",
+    "phase:training": lambda s: s.row.phase == "training",
+    "predicted>0": lambda s: s.row.predicted is not None and s.row.predicted > 0,
+    "progress<1": lambda s: s.row.progress < 1,
+    "epochs=4": lambda s: s.row.epochs == 4,
+    "spread>0": lambda s: s.row.loss_spread is not None and s.row.loss_spread > 0,
+    "width>200": lambda s: s.row.config.get("hidden_size", 0) > 200,
+    "heads=12": lambda s: s.row.candidate.get("num_attention_heads") == 12,
+    "repeats=2": lambda s: s.row.repeats == 2,
+    "act:relu,silu": lambda s: s.row.config.get("hidden_act") in ("relu", "silu"),
+    "tiny": lambda s: s.number == 300,
+    "20 epochs": lambda s: s.number == 300,
+}
+
+
+@pytest.mark.parametrize("text", LETS_THROUGH)
+def test_a_filter_lets_through_what_its_words_say(text):
     board = board_of(ROWS)
-    keys = board.keys() | {"accuracy", "dropout", "bidirectional"}
-    chosen = parse(text, keys)
-    expected = {s.number for s in rank(ROWS, -0.06, 0.6) if chosen.matches(s.row, s)}
-    assert set(board.numbers[board.mask(chosen)].tolist()) == expected
+    chosen = parse(text, board.keys() | {"accuracy", "dropout", "bidirectional"})
+    expected = [s.number for s in SCORED if LETS_THROUGH[text](s)]
+    assert board.numbers[board.mask(chosen)].tolist() == sorted(expected)
+    assert [s.number for s in passing(chosen, SCORED)] == expected
 
 
 @settings(max_examples=60)
 @given(sentences)
 def test_any_filter_says_the_same_of_columns_and_rows(text):
     chosen = parse(text)
-    expected = {s.number for s in SCORED if chosen.matches(s.row, s)}
+    expected = {s.number for s in SCORED if naive(chosen.root, s)}
     assert set(BOARD.numbers[BOARD.mask(chosen)].tolist()) == expected
+
+
+def test_a_latency_of_nothing_has_no_speedup():
+    rows = [made_row(0, latency_ms=0.0), made_row(1, teacher_latency_ms=0.0), made_row(2, latency_ms=None), made_row(3)]
+    board = board_of(rows)
+    assert board.numbers[board.mask(parse("speedup>0 or speedup<=0 or speedup!=1"))].tolist() == [3]
+    assert [board.at(place).speedup for place in range(4)] == [None, None, None, 6.0]
+    assert np.isnan(board.column("speedup")[:3]).all() and board.column("speedup")[3] == 6.0
+
+
+def test_a_whole_number_beyond_all_floats_is_compared_and_sorted():
+    rows = [replace(made_row(n), candidate={"size": value}) for n, value in enumerate((10**400, -(10**400), 3))]
+    board = board_of(rows)
+    assert board.numbers[board.mask(parse("size>2", ["size"]))].tolist() == [0, 2]
+    assert board.order("size").tolist() == [1, 2, 0]
 
 
 BOARD = board_of(ROWS)
