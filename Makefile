@@ -4,6 +4,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that test side by side; each takes a core and up to 1.5 GiB.
+JOBS ?= 2
 
 .PHONY: run test test-long lint clean
 
@@ -11,13 +13,14 @@ run: $(VENV)/.ready
 	@$(BIN)/kdnas-tui --preset quickstart
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 test-long: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,12 +1,21 @@
-"""Every test has places of its own, so that none meets the user's studies, settings or locks."""
+"""Every test has folders of its own, so that none meets the user's studies, settings or locks.
+
+One thread for each process, and before anything imports torch: tests run side by side, one process for each core, and
+threads of tiny models cost more in waiting than they compute. Child processes inherit it.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +47,22 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def pytest_configure() -> None:
     """A shell that starts us in the background ignores Ctrl-C, and children would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--none-skipped", action="store_true", help="Fail where a test was skipped, unless it needs a GPU."
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --none-skipped, a part that did not run is a failure, and its reason is named."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or not session.config.getoption("none_skipped"):
+        return
+    skipped = [(one.nodeid, str(one.longrepr[-1])) for one in terminal.stats.get("skipped", [])]
+    wanted = [(name, reason) for name, reason in skipped if not re.search("GPU|CUDA", reason)]
+    for name, reason in wanted:
+        terminal.write_line(f"\nMust not be skipped here: {name}: {reason}", red=True)
+    if wanted and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

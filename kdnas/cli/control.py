@@ -12,7 +12,7 @@ from kdnas.system.errors import UsageError
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @frame.storage
 def pause(study: str, storage: str | None) -> None:
     """Let the running epoch of STUDY finish, keep its training, and wait for `kdnas resume`."""
@@ -24,7 +24,7 @@ def pause(study: str, storage: str | None) -> None:
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--workers", type=click.IntRange(min=1, max=256), default=1, help="How many to start.  [default: 1]")
 @click.option("--device", help="Where they run.  [default: the study's own]")
 @frame.storage
@@ -47,7 +47,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--abandon", is_flag=True, help="Lose the running trial instead of letting it end.")
 @frame.storage
 def stop(study: str, abandon: bool, storage: str | None) -> None:
@@ -64,7 +64,7 @@ def stop(study: str, abandon: bool, storage: str | None) -> None:
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--alpha", type=float, help="What speed is worth, −2 to 0.  [default: the present one]")
 @click.option("--beta", type=float, help="Latency target as a share of the teacher's.  [default: the present one]")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="How many to show.  [default: 10]")
@@ -110,7 +110,7 @@ def rescore(
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @frame.storage
 def delete(study: str, yes: bool, storage: str | None) -> None:
@@ -132,7 +132,7 @@ def delete(study: str, yes: bool, storage: str | None) -> None:
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--top", type=click.IntRange(min=1), default=5, help="How many of the best.  [default: 5]")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="How many fresh seeds for each.  [default: 3]")
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")

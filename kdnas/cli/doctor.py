@@ -23,6 +23,17 @@ from kdnas.system.errors import UsageError, first_line
 State = Literal["found", "optional", "missing"]
 LITTLE_SPACE = 2 * 1024**3  # bytes below which a study may not get through
 CLIPBOARDS = ("iTerm.app", "WezTerm", "ghostty", "kitty", "Alacritty", "contour", "rio", "vscode", "WarpTerminal")
+EXTRAS = {  # extra of pyproject.toml → what it is for, and the packages that it brings
+    "postgres": ("several machines on one store", ("psycopg",)),
+    "gpu": ("GPU use on the screen", ("nvidia-ml-py",)),
+    "causal": ("causal models, ROUGE", ("gguf", "accelerate", "rouge-score")),
+    "classify": ("Word2Vec for rnn-hybrid", ("gensim",)),
+    "eval": ("kdnas evaluate", ("accelerate",)),
+    "lora": ("LoRA adapters", ("peft", "accelerate")),
+    "onnx": ("finalize --onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "report": ("reports with pictures", ("matplotlib", "scikit-learn")),
+    "web": ("kdnas-tui --serve", ("textual-serve", "aiohttp")),
+}
 
 
 @dataclass(frozen=True)
@@ -56,13 +67,15 @@ def _libraries() -> Iterator[Finding]:
         else:
             found.append(f"{name} {version}")
     yield Finding("libraries", "found", ", ".join(found))
-    for name, extra, use in (("psycopg", "postgres", "PostgreSQL"), ("nvidia-ml-py", "gpu", "GPU use on the screen")):
-        version = _version(name)
-        if version is None:
+    for extra, (use, names) in EXTRAS.items():
+        versions = {name: _version(name) for name in names}
+        absent = [name for name, version in versions.items() if version is None]
+        if absent:
             hint = f"Run `pip install 'kdnas[{extra}]'` if you want it."
-            yield Finding("libraries", "optional", f"{name} is not installed (for {use})", hint)
+            yield Finding("extras", "optional", f"{extra}: {', '.join(absent)} not installed ({use})", hint)
         else:
-            yield Finding("libraries", "found", f"{name} {version} (for {use})")
+            listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+            yield Finding("extras", "found", f"{extra}: {listed} ({use})")
 
 
 def _version(name: str) -> str | None:

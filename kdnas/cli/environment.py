@@ -1,13 +1,17 @@
-"""Commands about this machine and what ships: strategies, assets, cache, latency, doctor."""
+"""Commands about this machine and what ships: recipes, strategies, assets, cache, latency, doctor."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from kdnas.cli import frame
 from kdnas.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @click.command()
@@ -16,29 +20,37 @@ def strategies(as_json: bool) -> None:
     """List the search strategies, each with its options (--strategy-option OPTION=VALUE)."""
     from kdnas.study.spec import strategy_parts
 
-    listing = [
-        {
-            "name": name,
-            "what": (part.__doc__ or "").strip().splitlines()[0],
-            "options": [
-                {"name": option, "default": field.default, "what": field.description}
-                for option, field in part.model_fields.items()
-                if option != "name"
-            ],
-        }
-        for name, part in strategy_parts().items()
-    ]
+    _print_parts(strategy_parts(), as_json)
+
+
+@click.command()
+@frame.as_json
+def recipes(as_json: bool) -> None:
+    """List the recipes (--recipe NAME), each with its options (--set recipe.OPTION=VALUE)."""
+    from kdnas.study.spec import recipe_parts
+
+    _print_parts(recipe_parts(), as_json)
+
+
+def _print_parts(parts: Mapping[str, type[BaseModel]], as_json: bool) -> None:
+    """Named parts of the spec: the first line of what each is, and its options."""
+    options = {
+        name: [
+            {"name": option, "default": field.default, "what": field.description}
+            for option, field in part.model_fields.items()
+            if option != "name"
+        ]
+        for name, part in parts.items()
+    }
+    what = {name: (part.__doc__ or "").strip().splitlines()[0] for name, part in parts.items()}
     if as_json:
-        frame.print_json(listing)
+        frame.print_json([{"name": name, "what": what[name], "options": options[name]} for name in parts])
         return
-    for entry in listing:
-        click.echo(f"{entry['name']:<10} {entry['what']}")
-        for option in _list(entry["options"]):
-            click.echo(f"    {option['name']} = {_shown(option['default'])}   {option['what']}")
-
-
-def _list(value: Any) -> list[dict[str, Any]]:
-    return list(value)
+    width = max(len(name) for name in parts)
+    for name in parts:
+        click.echo(f"{name:<{width}}  {what[name]}")
+        for option in options[name]:
+            click.echo(f"    {option['name']} = {_shown(option['default'])}   {option['what'] or ''}".rstrip())
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from kdnas.system.errors import UsageError
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--top", type=click.IntRange(min=1), help="Only the best this many.")
 @click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'latency<8 layers>=4'.")
 @click.option("--pareto", is_flag=True, help="Only trials on the Pareto front of loss and latency.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.spec_options import base_values, given_fields, spec_from, spec_options
+from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
 from kdnas.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ push_option = click.option("--push", metavar="USER/NAME", help="Upload the folde
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--rank", "rank_wanted", type=click.IntRange(min=1), help="The candidate at this rank.  [default: 1]")
 @click.option("--filter", "only", metavar="FILTER", help="Count ranks among these trials, as in 'speedup>=3'.")
 @click.option("--trial", type=click.IntRange(min=0), help="The candidate of this trial.")
@@ -86,7 +86,7 @@ def finalize(
 
 
 @click.command()
-@spec_options
+@training_flags
 @click.option(
     "--config",
     "config_file",

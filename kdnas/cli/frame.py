@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
@@ -148,8 +149,44 @@ def _fail(line: str, code: int) -> int:
 storage = click.option(
     "--storage",
     metavar="URL",
-    help="Database of the studies: a file or an SQLAlchemy URL.  [default: studies/kdnas.db or $KDNAS_STORAGE]",
+    help="Database of the studies: a file or an SQLAlchemy URL.  [default: $KDNAS_STORAGE, else studies/kdnas.db where "
+    "there is a studies folder, else one in your data folder]",
 )
+
+
+class StudyName(click.ParamType):
+    """The name of a study; the shell completes those of the store."""
+
+    name = "study"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from kdnas.store import queries
+        from kdnas.store.database import open_reader
+
+        try:
+            with open_reader(place(ctx.params.get("storage"))) as store:
+                names = [row.name for row in queries.study_rows(store)]
+        except KdnasError:  # a key that completes nothing is no place for an error
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class OneOf(click.ParamType):
+    """One of some names, for help and the shell. What is no such name is refused by the spec, with the nearest one."""
+
+    name = "name"
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self.names = names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join(self.names())
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+
+
+study = click.argument("study", type=StudyName())
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the data as JSON.")
 
 

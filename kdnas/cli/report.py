@@ -10,7 +10,7 @@ from kdnas.cli import frame
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option(
     "--output",
     "-o",

@@ -249,7 +249,7 @@ def plan(
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
 @frame.storage
 def worker(study: str, device: str | None, storage: str | None) -> int:

@@ -57,7 +57,7 @@ def _exists(path: str | None) -> bool:
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'state:done latency<8 layers>=4'.")
 @click.option("--top", type=click.IntRange(min=1), help="At most this many trials, the best first.  [default: 20]")
 @frame.storage
@@ -84,7 +84,7 @@ def show(study: str, text: str | None, top: int | None, storage: str | None, as_
 
 
 @click.command()
-@click.argument("study")
+@frame.study
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the study's workers have ended.")
 @click.option(
     "--level",

@@ -306,7 +306,7 @@ def test_a_fault_of_ours_is_told_as_one(path: Path, look: Look) -> None:
 
 def test_no_gpu_where_one_was_asked_for(path: Path, look: Look) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match=r"The device cuda:7 is not there: torch finds no GPU. Give --device cpu"):
         work(path, fakes.spec(device="cuda:7"))
     assert look()[0].status == Status.FAILED
