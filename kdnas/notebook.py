@@ -16,7 +16,8 @@ from kdnas.search.begin import Started, begin, start_workers
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study.filter import keys_of, parse
-from kdnas.study.ranking import Scored, rank
+from kdnas.study.ranked_rows import passing, rank
+from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values, read_values
 from kdnas.study.spec_flags import overlay
@@ -66,7 +67,7 @@ class Study:
             study.spec["reward"]["loss"],
         )
         if filter is not None:
-            scored = parse(filter, keys_of([one.row for one in scored])).select(scored)
+            scored = passing(parse(filter, keys_of([one.row for one in scored])), scored)
         return [_flat(one) for one in scored]
 
     def table(

@@ -1,4 +1,4 @@
-"""The documentation can be followed and read: commands parse, links resolve, sentences are short, words are the field's."""
+"""The documentation can be followed: commands parse, links resolve, sentences are short, words are the field's."""
 
 from __future__ import annotations
 

@@ -123,7 +123,15 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         for words in _words(told, source):
             on_progress(Note(words), None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    facts: tuple[object, ...] = ("labelled", 1, tokens.fingerprint, source.length, source.held_out, source.max_held_out, source.limit)
+    facts: tuple[object, ...] = (
+        "labelled",
+        1,
+        tokens.fingerprint,
+        source.length,
+        source.held_out,
+        source.max_held_out,
+        source.limit,
+    )
     facts += ("repeats", documents.repeats) if documents.repeats else ()  # which change what is held out
     return LabelledText(
         train=part(train),
