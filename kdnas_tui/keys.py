@@ -91,8 +91,8 @@ KEYS: dict[str, tuple[Key, ...]] = {
     "reward": (
         Key("left", "←", "step(-1)", "less", "Lower the value by a step", 1, priority=True),
         Key("right", "→", "step(1)", "more", "Raise the value by a step", 2, priority=True),
-        Key("tab,down,up", "tab", "other", "α or β", "Go to the other value", 3, priority=True),
-        Key("ctrl+s,enter", "^s", "use", "use it", "Reward new trials like this from now on", 4, priority=True),
+        Key("tab,down,up,enter", "tab", "other", "α or β", "Go to the other value", 3, priority=True),
+        Key("ctrl+s", "^s", "use", "use it", "Reward new trials like this from now on", 4, priority=True),
         Key("escape", "esc", "back", "back", "Go back; nothing is changed", 5),
     ),
     "candidate": (

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from kdnas.data import hub, shipped
+from kdnas.data import hub, shipped, sources
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.models.encoders import body_arguments, position_offset
 from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
@@ -69,17 +69,13 @@ def longest(config: Any, length: int) -> int:
 
 def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_only: bool = False) -> Path:
     """The folder of a teacher given by shipped name, folder or hub id. Raises UsageError."""
-    if spec.model in shipped.ASSETS:
-        if shipped.ASSETS[spec.model].kind != "teacher":
-            raise UsageError(
-                f"{spec.model!r} is a data set, no teacher.", f"Known: {', '.join(shipped.names('teacher'))}."
-            )
+    if sources.teacher(spec.model) == "shipped":
         return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
         require_whole(path)
         return path
-    if path.exists() or path.is_absolute() or spec.model.startswith((".", "~")) or not hub.is_id(spec.model):
+    if path.exists():  # a file, which only causal recipes take
         raise UsageError(
             f"There is no model at {spec.model!r}.",
             f"Give a folder, a hub id, or a shipped one. {nearest(spec.model, shipped.names('teacher'))}",

@@ -8,7 +8,7 @@ import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kdnas.study.filter import parse
@@ -17,6 +17,7 @@ from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.screens.frame import Frame, bindings
 from kdnas_tui.watched import Watched
+from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 
@@ -52,7 +53,7 @@ class ExportScreen(Frame):
                 yield Field(f"{self._watched.name}.json", id="file")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
-                yield Button("Write", id="write", variant="primary", compact=True)
+                yield ActButton("Write", id="write")
                 yield Static("", id="count")
             yield Static("", id="hint", classes="hint")
         yield KeyBar("export")
@@ -126,7 +127,7 @@ class ExportScreen(Frame):
         self.query_one("#file").focus()
 
     def on_input_submitted(self) -> None:
-        self.action_write()
+        self.focus_next()
 
     def on_button_pressed(self) -> None:
         self.action_write()

@@ -13,7 +13,7 @@ from typing import Any
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Checkbox, Input, Static
+from textual.widgets import Checkbox, Input, Static
 
 from kdnas.students import model_folder as folders
 from kdnas.study.rows import RunRow, WorkerRow
@@ -25,6 +25,7 @@ from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings
 from kdnas_tui.watched import Watched
+from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 
@@ -76,13 +77,13 @@ class FinalizeScreen(Frame):
                 yield Checkbox("ONNX too", id="onnx", compact=True)
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
-                yield Button("Distil", id="start", variant="primary", compact=True)
+                yield ActButton("Distil", id="start")
             yield Static("", id="hint", classes="hint")
             yield Static("", id="runs")
         yield KeyBar("finalize")
 
     def on_mount(self) -> None:
-        self.query_one("#start", Button).focus()
+        self.query_one(ActButton).focus()
         self._check()
         self._draw()
 
@@ -139,7 +140,7 @@ class FinalizeScreen(Frame):
         self._check()
 
     def on_input_submitted(self) -> None:
-        self.action_start()
+        self.focus_next()
 
     def on_button_pressed(self) -> None:
         self.action_start()

@@ -13,7 +13,7 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, VerticalScroll
 from textual.timer import Timer
-from textual.widgets import Button, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
@@ -42,6 +42,7 @@ from kdnas_tui.screens.spec_fields import (
     preset_values,
     split_settings,
 )
+from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
 
@@ -87,7 +88,7 @@ class NewStudyScreen(Frame):
                     yield Static("", id=f"{id_of(entry.field)}-hint", classes="hint")
                 with Horizontal(classes="row gap"):
                     yield Static("", classes="label")
-                    yield Button("Start", id="start", variant="primary", compact=True)
+                    yield ActButton("Start", id="start")
                     yield Static("", id="hint")
             with Container(id="plan"):
                 yield Static("", id="says")
@@ -363,7 +364,7 @@ class NewStudyScreen(Frame):
             self._to_fault()
             return
         self._starting = True
-        self.query_one("#start", Button).label = "Starting …"
+        self.query_one(ActButton).busy("Starting …")
         count = int(self._field("workers").value.strip())
         self._begin(spec, count)
 
@@ -379,5 +380,5 @@ class NewStudyScreen(Frame):
 
     def _failed(self, error: KdnasError) -> None:
         self._starting = False
-        self.query_one("#start", Button).label = "Start"
+        self.query_one(ActButton).ready()
         self.desk.fault(error)

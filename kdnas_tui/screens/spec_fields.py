@@ -77,27 +77,25 @@ def check_value(field: str, value: Any) -> None:
         raise BadOptionError(field, "Nothing is written here.", FIELDS[field].says if field in FIELDS else "")
     from_values(spec_flags.overlay({}, [(field, value)]))
     if field == "teacher.model":
-        _check_source(str(value), "teacher", "Give the folder of a model with its config.json.")
+        from kdnas.data import sources
+
+        sources.teacher(str(value))
     elif field == "data.source":
-        _check_source(str(value), "text", "Give the path of a CSV, JSONL, Parquet or text file.")
+        _check_text(str(value))
 
 
-def _check_source(value: str, kind: str, hint: str) -> None:
-    """A shipped name, a path that is there, or what can be a hub id."""
+def _check_text(value: str) -> None:
+    """A shipped text, a file or folder that is there, or what can be a data set of the hub."""
     from kdnas.data.hub import is_id
     from kdnas.data.shipped import names
 
-    if value in names(kind):
-        return
     path = Path(value).expanduser()
-    if path.exists():
-        if kind == "teacher" and not (path / "config.json").is_file() and not path.is_file():
-            raise UsageError(f"{value} holds no config.json.", hint)
+    if value in names("text") or path.exists():
         return
     if value.startswith(("/", "~", "./", "../")) or path.suffix in (".csv", ".jsonl", ".json", ".parquet", ".txt"):
-        raise UsageError(f"There is no {path}.", hint)
+        raise UsageError(f"There is no {path}.", "Give the path of a CSV, JSONL, Parquet or text file.")
     if "/" not in value or not is_id(value):
-        raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names(kind)))
+        raise UsageError(f"{value!r} is neither shipped nor a hub id.", nearest(value, names("text")))
 
 
 def plain_fault(label: str, field: str, error: KdnasError) -> str:

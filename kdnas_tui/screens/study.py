@@ -90,7 +90,13 @@ class StudyScreen(Steering):
 
     def _resized(self) -> None:
         self._arrange()
-        self.call_after_refresh(self._draw)  # once all parts know their places, so that nothing is drawn twice
+        self.call_after_refresh(self._settled)
+
+    def _settled(self) -> None:
+        """All parts know their places: draw, once, and go back to the pane that a card had hidden."""
+        self._draw()
+        if self.is_mounted and self.focused is None and self.panes.layout != "card":
+            self.query_one(f"#{self.panes.tab}").focus()
 
     def _fit(self) -> None:
         self.panes.fit(*self.app.size)

@@ -63,7 +63,7 @@ async def test_it_takes_the_candidate_under_the_cursor(pilot: Pilot[str]) -> Non
     assert "No candidate of this study has become a model yet." in text_of(pilot.app)
 
 
-async def test_a_wrong_form_says_the_mend_and_starts_nothing(
+async def test_a_wrong_form_says_the_hint_and_starts_nothing(
     pilot: Pilot[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "launch", lambda *given: pytest.fail("started"))

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from textual.pilot import Pilot
+from textual.widgets import Input
 
-from kdnas.study.spec import flatten, from_values, read_toml
+from kdnas.models.open import locate
+from kdnas.study.spec import TeacherSpec, flatten, from_values, read_toml
 from kdnas.study.spec_flags import assigned, overlay
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
@@ -37,6 +39,28 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
     return found
 
 
+@pytest.mark.parametrize("name", ["roberta-base", "gpt2", "albert-base-v2", "owner/model"])
+async def test_the_form_takes_every_teacher_that_the_command_line_takes(pilot: Pilot[str], name: str) -> None:
+    found = form(pilot)
+    found.query_one("#f-teacher-model", Input).value = name
+    await until(pilot, lambda: found.spec is not None and found.spec.teacher.model == name, "the form makes a spec")
+
+
+@pytest.mark.parametrize("name", ["all-minilm-l6-v1", "sotu", "nowhere", "./nowhere", "two words", "empty"])
+async def test_form_and_command_line_refuse_a_teacher_in_the_same_words(
+    pilot: Pilot[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nowhere").write_text("a file")
+    with pytest.raises(UsageError) as refused:
+        locate(TeacherSpec(model=name))
+    found = form(pilot)
+    found.query_one("#f-teacher-model", Input).value = name
+    await until(pilot, lambda: found._faults.get("teacher.model") == str(refused.value), "the same is said")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "hint"),
     [
@@ -44,7 +68,7 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
         ("name", "with space", "letters, digits"),
         ("name", "", "Nothing is written here."),
         ("teacher-model", "all-minilm-l6-v1", "Did you mean 'all-minilm-l6-v2'?"),
-        ("teacher-model", "/nowhere/model", "There is no /nowhere/model."),
+        ("teacher-model", "/nowhere/model", "There is no model at '/nowhere/model'."),
         ("data-source", "missing.csv", "There is no missing.csv."),
         ("data-source", "stou", "Did you mean 'sotu'?"),
         ("recipe-name", "hiden-state", "Did you mean 'hidden-state'?"),
@@ -63,12 +87,12 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
         ("more", "data.length=[1", "Close the brackets."),
     ],
 )
-async def test_each_field_says_its_mend_under_itself(pilot: Pilot[str], field: str, value: str, hint: str) -> None:
+async def test_each_field_says_its_hint_under_itself(pilot: Pilot[str], field: str, value: str, hint: str) -> None:
     found = form(pilot)
     found.query_one(f"#f-{field}").value = value  # type: ignore[attr-defined]
     said = found.query_one(f"#f-{field}-hint")
     await until(pilot, lambda: said.display and hint in str(said.content), hint)  # type: ignore[attr-defined]
-    assert "hint it to see the command" in text_of(pilot.app)
+    assert "correct it to see the command" in text_of(pilot.app)
     await pilot.press("ctrl+s")
     await pilot.pause()
     assert found.focused is not None and found.focused.id == f"f-{field}"

@@ -335,6 +335,26 @@ async def test_resizing_keeps_study_cursor_and_filter(pilot: Pilot[str]) -> None
         assert study.watched.filter.text == "is:ranked"
 
 
+@pytest.mark.parametrize(("size", "pane"), [((120, 36), "trials"), ((120, 36), "log"), ((80, 24), "log")])
+async def test_passing_through_the_card_size_keeps_the_focused_pane(
+    store: Store, size: tuple[int, int], pane: str
+) -> None:
+    async with driven(app_on(store.url), size) as pilot:
+        study = await opened(pilot, "minilm")
+        while study.focused is None or study.focused.id != pane:
+            await pilot.press("left_square_bracket")
+        await pilot.resize_terminal(50, 12)
+        await until(pilot, lambda: study.panes.layout == "card" and study.focused is None, "only a card is shown")
+        await pilot.resize_terminal(*size)
+        await until(pilot, lambda: study.panes.layout != "card", "the panes are shown again")
+        await settled(pilot)
+        assert study.focused is not None and study.focused.id == pane
+        if pane == "trials":
+            number = study.watched.cursor
+            await pilot.press("down")
+            await until(pilot, lambda: study.watched.cursor != number, "keys are heard")
+
+
 @pytest.mark.parametrize("size", SIZES)
 async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -> None:
     from kdnas_tui.widgets.key_bar import KeyBar

@@ -1,0 +1,41 @@
+"""What a teacher's name stands for: a shipped model, a place on this disk, or a model of the hub.
+
+The command line and the form of a new study check by this. Looks at the disk only: fetches and opens nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+from kdnas.data import hub, shipped
+from kdnas.system.errors import UsageError, nearest
+
+Place = Literal["shipped", "disk", "hub"]
+
+GGUF = ".gguf"
+MISSPELT = 0.8  # likeness to a shipped name from which a name without an owner is taken for a slip
+
+
+def teacher(name: str) -> Place:
+    """Where the teacher of this name would come from. Raises UsageError for a name that can stand for none."""
+    if name in shipped.ASSETS:
+        if shipped.ASSETS[name].kind != "teacher":
+            raise UsageError(f"{name!r} is a data set, no teacher.", f"Known: {', '.join(shipped.names('teacher'))}.")
+        return "shipped"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not any(path.glob(f"*{GGUF}")):
+            raise UsageError(f"The folder {path} holds no config.json.", "Give the folder of a Hugging Face model.")
+        return "disk"
+    if path.suffix == GGUF and path.is_file():
+        return "disk"
+    teachers = shipped.names("teacher")
+    slip = "/" not in name and difflib.get_close_matches(name, teachers, n=1, cutoff=MISSPELT)
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or not hub.is_id(name) or slip:
+        raise UsageError(
+            f"There is no model at {name!r}.",
+            f"Give a folder, a hub id, or a shipped one. {nearest(name, teachers)}",
+        )
+    return "hub"
