@@ -43,12 +43,14 @@ class Steering(threading.Thread):
         self._over = threading.Event()
         self._written: tuple[str, str | None, str | None] | None = None
         self._last = 0.0
+        self._version: int | None = None
 
     def run(self) -> None:
         while not self._over.wait(LOOK_S):
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
-                self.look()
+                if self._anything_new():
+                    self.look()
                 self._write()
 
     def look(self) -> str:
@@ -59,6 +61,13 @@ class Steering(threading.Thread):
                 self.wanted = wanted
                 self._news.notify_all()
         return wanted
+
+    def _anything_new(self) -> bool:
+        """Whether the store may say something else than at the last look: on SQLite that costs no query."""
+        if not self._store.is_sqlite:
+            return True
+        before, self._version = self._version, queries.changed(self._store)
+        return self._version != before
 
     def _write(self) -> None:
         now = (self.state, self.doing, self.device)

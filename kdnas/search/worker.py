@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from typing import cast
+from typing import Any, cast
 
 import optuna
 import torch
@@ -34,7 +34,7 @@ from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement,
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.store import latencies, queries, recovery, rewards, slots, studies
 from kdnas.store.database import Store, StoreError, open_store
-from kdnas.store.optuna_storage import explained, optuna_storage
+from kdnas.store.optuna_storage import explained, optuna_storage, set_attributes
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
@@ -104,6 +104,7 @@ class Worker:
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         while self.wait_while_paused():
+            seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
             try:
@@ -139,7 +140,15 @@ class Worker:
             if claimed.running:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
-            self.steering.wait_for_news(claimed.wanted, LOOK_S)
+            self.wait_for_others(claimed.wanted, seen)
+
+    def wait_for_others(self, wanted: str, seen: int) -> None:
+        """Until the store says something else than it did at `seen`, a worker has died, or people want something else
+        than `wanted`."""
+        others = recovery.at_work(self.store, self.study_id)
+        while not self.steering.wait_for_news(wanted, LOOK_S):
+            if queries.changed(self.store) != seen or recovery.any_dead(others):
+                return
 
     def close_orphans(self) -> None:
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
@@ -192,7 +201,8 @@ class Worker:
             self.study.pruner = pruner(self.spec.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()
-                chosen = candidate(trial, self.space)
+                with self.rescored.one_look():
+                    chosen = candidate(trial, self.space)
                 trial.set_user_attr(SLOT, claim.slot)
             key = self.space.key(chosen)
             clash = slots.propose(
@@ -225,17 +235,18 @@ class Worker:
         last_write = time.monotonic()
         done = 0
 
+        found: dict[str, Any] = {}  # written with the next phase
+
         def on_phase(phase: str) -> None:
             self.leave_if_asked()
             self.steering.doing = f"trial {this}: {phase}"
             if phase == "training":
                 self.wait_before_epoch()
-            slots.progress(self.store, self.study_id, this, phase=phase)
+            if phase != "building":  # the row was made with that
+                slots.progress(self.store, self.study_id, this, phase=phase, **found)
 
         def on_timed(timed: Timed, parameters: int) -> None:
-            slots.progress(
-                self.store, self.study_id, this, progress=BUILT, parameters=parameters, **_latency_columns(timed)
-            )
+            found.update(progress=BUILT, parameters=parameters, **_latency_columns(timed))
 
         def on_step(step: int, steps: int) -> None:
             nonlocal last_write
@@ -331,9 +342,8 @@ class Worker:
         }
         state = "pruned" if found.pruned else "done"
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
-        with explained(self.store):
-            for name in ("loss", "latency_ms", "parameters"):  # for those who look with Optuna's own tools
-                trial.set_user_attr(name, columns[name])
+        # For those who look with Optuna's own tools.
+        set_attributes(self.store, trial, {name: columns[name] for name in ("loss", "latency_ms", "parameters")})
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         times = found.timed.teacher_p50 / found.timed.p50

@@ -30,7 +30,12 @@ TOLD = {"done": TrialState.COMPLETE, "reused": TrialState.COMPLETE, "pruned": Tr
 
 def any_left(store: Store, study_id: int) -> bool:
     """Whether a worker has died since the last look: cheap enough to ask before every claim."""
-    return bool(_dead(store, study_id))
+    return any_dead(at_work(store, study_id))
+
+
+def any_dead(workers: Sequence[Any]) -> bool:
+    """Whether one of `at_work` has died by now; asks no database."""
+    return any(not _lives(row) for row in workers)
 
 
 def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> list[int]:
@@ -41,7 +46,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     """
     with explained(store):
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    dead = _dead(store, study_id)
+    dead = [row for row in at_work(store, study_id) if not _lives(row)]
     lost = []
     with store.connect() as connection:
         s, w = t.slot.c, t.worker.c
@@ -52,7 +57,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
         ).all()
     proposing = False
     for row in held:
-        if row.state is not None and liveness.alive(row.state, row.host, row.lock, row.heartbeat):
+        if row.state is not None and _lives(row):
             proposing |= row.trial is None
             continue
         if row.trial is not None:
@@ -119,12 +124,16 @@ def objectives(spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
     return [columns["reward"]]
 
 
-def _dead(store: Store, study_id: int) -> list[Any]:
+def at_work(store: Store, study_id: int) -> Sequence[Any]:
+    """The rows of the study's workers that have not said that they ended."""
     w = t.worker.c
     with store.connect() as connection:
-        rows = connection.execute(
+        return connection.execute(
             sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat).where(
                 w.study_id == study_id, w.state.in_(liveness.LIVE_STATES)
             )
         ).all()
-    return [r for r in rows if not liveness.alive(r.state, r.host, r.lock, r.heartbeat)]
+
+
+def _lives(row: Any) -> bool:
+    return liveness.alive(row.state, row.host, row.lock, row.heartbeat)
