@@ -15,6 +15,7 @@ from types import FrameType
 
 from kdnas.store import changes, queries, studies
 from kdnas.store.database import Store, StoreError
+from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError
 
@@ -33,7 +34,7 @@ class Steering(threading.Thread):
         super().__init__(name="steering", daemon=True)
         self.worker_id = worker_id
         self.calm: Callable[[], None] = lambda: None  # call it, and no signal interrupts the clearing up
-        self.state = "starting"
+        self.state = WorkerState.STARTING
         self.doing: str | None = "starting"
         self.device: str | None = None
         self.wanted = studies.wanted(store, study_id)

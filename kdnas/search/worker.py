@@ -42,6 +42,7 @@ from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LstmStrategy, StudySpec, from_values
+from kdnas.study.states import SlotState, Wanted, WorkerState
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Once, Progress
@@ -74,7 +75,7 @@ class Worker:
         said = Once()
 
         def on_progress(words: str, share: float | None) -> None:
-            if self.steering.wanted in ("stop", "abandon"):
+            if self.steering.wanted in (Wanted.STOP, Wanted.ABANDON):
                 raise Leave
             self.steering.doing = words if share is None else f"{words} {share:.0%}"
             if said.new(words):
@@ -131,7 +132,7 @@ class Worker:
                     self.held = None
                     self.close_orphans()  # Optuna's trial, which was to have had the candidate
                 continue
-            if claimed.wanted == "run" and not claimed.running:
+            if claimed.wanted == Wanted.RUN and not claimed.running:
                 if exhausted is not None:
                     slots.finish_exhausted(self.store, self.study_id, exhausted)
                     return
@@ -158,12 +159,12 @@ class Worker:
         """Returns when the study is to run: True; or to stop: False. Raises Leave where it is to be abandoned."""
         while True:
             wanted = self.steering.look()
-            if wanted == "abandon":
+            if wanted == Wanted.ABANDON:
                 raise Leave
-            if wanted != "pause":
-                self.steering.state = "running"
-                return wanted == "run"
-            self.steering.state = "paused"
+            if wanted != Wanted.PAUSE:
+                self.steering.state = WorkerState.RUNNING
+                return wanted == Wanted.RUN
+            self.steering.state = WorkerState.PAUSED
             self.steering.wait_for_news(wanted, 60.0)
 
     # ------------------------------------------------------------------------ one slot
@@ -222,7 +223,7 @@ class Worker:
             if clash is None:
                 return trial, chosen
             values = None
-            if clash.state == "done" and clash.number is not None:
+            if clash.state == SlotState.DONE and clash.number is not None:
                 same = slots.reuse(self.store, self.study_id, claim.slot, self.worker_id, trial.number, clash.number)
                 values = recovery.objectives(self.spec, same)
                 self.log("info", f"trial {trial.number}: the same candidate as trial {clash.number}, reused")
@@ -310,13 +311,13 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
-        if self.steering.wanted == "abandon":
+        if self.steering.wanted == Wanted.ABANDON:
             raise Leave
 
     def wait_before_epoch(self) -> None:
         """Where the study is paused: hold the training in memory until it goes on. A stop lets the trial end."""
         self.wait_while_paused()
-        self.steering.state = "running"
+        self.steering.state = WorkerState.RUNNING
 
     def rewarded(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
         """The reward, and the α and β that it was computed with: those of the study now."""
@@ -340,7 +341,7 @@ class Worker:
             "epoch": found.epoch,
             **_latency_columns(found.timed),
         }
-        state = "pruned" if found.pruned else "done"
+        state = SlotState.PRUNED if found.pruned else SlotState.DONE
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
         # For those who look with Optuna's own tools.
         set_attributes(self.store, trial, {name: columns[name] for name in ("loss", "latency_ms", "parameters")})
@@ -351,7 +352,7 @@ class Worker:
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 
     def fail(self, slot: int, number: int, error: str) -> None:
-        slots.finish(self.store, self.study_id, slot, number, "failed", error=error)
+        slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")
         row = queries.study_of(self.store, self.study_id)

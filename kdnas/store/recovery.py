@@ -22,10 +22,15 @@ from kdnas.store import changes, slots
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.optuna_storage import explained
+from kdnas.study import states
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
 
-TOLD = {"done": TrialState.COMPLETE, "reused": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+TOLD: dict[str, TrialState] = {
+    states.TrialState.DONE: TrialState.COMPLETE,
+    states.TrialState.REUSED: TrialState.COMPLETE,
+    states.TrialState.PRUNED: TrialState.PRUNED,
+}
 
 
 def any_left(store: Store, study_id: int) -> bool:
@@ -53,7 +58,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
         held = connection.execute(
             sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat)
             .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
-            .where(s.study_id == study_id, s.state == "running")
+            .where(s.study_id == study_id, s.state == states.SlotState.RUNNING)
         ).all()
     proposing = False
     for row in held:
@@ -70,8 +75,8 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
             changes.bump(connection, study_id)
             connection.execute(
                 sa.update(t.worker)
-                .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(liveness.LIVE_STATES))
-                .values(state="dead", ended=time.time(), doing=None)
+                .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(states.AT_WORK))
+                .values(state=states.WorkerState.DEAD, ended=time.time(), doing=None)
             )
         for row in dead:
             if row.lock is not None and row.host == liveness.this_host():
@@ -105,7 +110,7 @@ def _tell_ended(
         row = ours.get(trial.number)
         if row is None and unknown_too:
             tell(store, study, trial.number, TrialState.FAIL, None)
-        elif row is not None and row.state != "running":
+        elif row is not None and row.state != states.TrialState.RUNNING:
             state = TOLD.get(row.state, TrialState.FAIL)
             tell(store, study, trial.number, state, objectives(spec, row._asdict()) if row.state in TOLD else None)
 
@@ -130,10 +135,10 @@ def at_work(store: Store, study_id: int) -> Sequence[Any]:
     with store.connect() as connection:
         return connection.execute(
             sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat).where(
-                w.study_id == study_id, w.state.in_(liveness.LIVE_STATES)
+                w.study_id == study_id, w.state.in_(states.AT_WORK)
             )
         ).all()
 
 
 def _lives(row: Any) -> bool:
-    return liveness.alive(row.state, row.host, row.lock, row.heartbeat)
+    return row.state in states.AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)

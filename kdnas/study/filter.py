@@ -19,6 +19,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kdnas.study.rows import TrialRow
+from kdnas.study.states import TrialState
 from kdnas.system.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 USUAL_KEYS = frozenset(key for keys in ALIASES.values() for key in keys) | {"model_type", "num_key_value_heads", "r"}
 
-STATES = ("running", "done", "pruned", "failed", "reused", "lost")
+STATES = tuple(TrialState)
 
 FACTS: dict[str, tuple[str, Predicate]] = {
     "front": ("on the Pareto front", lambda r, s: s is not None and s.front),

@@ -14,6 +14,7 @@ import numpy as np
 
 from kdnas.study.reward import KNEE, reward
 from kdnas.study.rows import TrialRow
+from kdnas.study.states import TrialState
 
 LossKind = Literal["normalised", "raw"]
 
@@ -24,7 +25,8 @@ _NORMAL_95 = 1.96  # half of a 95 % interval in standard deviations
 
 MANY, RIVALS = 1000, 8  # points from which on a front is narrowed first, and by how many of them
 
-SCORED_STATES = frozenset({"done", "reused"})  # a reused result has its reward, but the trial it repeats has the rank
+# A reused result has its reward, but the trial it repeats has the rank.
+SCORED_STATES = frozenset({TrialState.DONE, TrialState.REUSED})
 
 
 class Scored(NamedTuple):
@@ -186,7 +188,7 @@ def _figures(rows: Sequence[TrialRow], losses: list[float | None]) -> Figures:
         spread = floats([row.loss_spread for row in rows]) / np.abs(floats([loss_of(row) for row in rows]))
     return Figures(
         number=np.fromiter((row.number for row in rows), np.int64, n),
-        done=np.fromiter((row.state == "done" for row in rows), bool, n),
+        done=np.fromiter((row.state == TrialState.DONE for row in rows), bool, n),
         scored=np.fromiter((row.state in SCORED_STATES for row in rows), bool, n),
         loss=floats(losses),
         latency_ms=floats([row.latency_ms for row in rows]),
