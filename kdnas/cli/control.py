@@ -8,6 +8,7 @@ from kdnas.cli import frame
 from kdnas.cli.tables import ranked, trial_table, trial_values
 from kdnas.store import changes, queries
 from kdnas.store.database import open_reader, open_store
+from kdnas.study.states import Wanted
 from kdnas.system.errors import UsageError
 
 
@@ -18,7 +19,7 @@ def pause(study: str, storage: str | None) -> None:
     """Let the running epoch of STUDY finish, keep its training, and wait for `kdnas resume`."""
     with open_store(frame.place(storage)) as store:
         row = queries.study_row(store, study)
-        changes.set_wanted(store, row.study_id, "pause")
+        changes.set_wanted(store, row.study_id, Wanted.PAUSE)
     waiting = "its workers wait after the running epoch" if row.workers else "it has no worker"
     frame.say(f"{study} is to pause: {waiting}. Go on with: kdnas resume {study}")
 
@@ -36,7 +37,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
         if row.done >= row.trials:
             more = f"kdnas search {study} --trials {row.trials * 2}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
-        changes.set_wanted(store, row.study_id, "run")
+        changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")
             return
@@ -54,7 +55,7 @@ def stop(study: str, abandon: bool, storage: str | None) -> None:
     """End the workers of STUDY after the running trial; finished trials stay, `kdnas resume` goes on."""
     with open_store(frame.place(storage)) as store:
         row = queries.study_row(store, study)
-        changes.set_wanted(store, row.study_id, "abandon" if abandon else "stop")
+        changes.set_wanted(store, row.study_id, Wanted.ABANDON if abandon else Wanted.STOP)
     if not row.workers:
         frame.say(f"{study} is stopped; it had no worker.")
     elif abandon:

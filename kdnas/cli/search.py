@@ -17,6 +17,7 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_from
 from kdnas.study.rows import Status, StudyRow
+from kdnas.study.states import TrialState
 from kdnas.system.errors import KdnasError, UsageError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _all_failed(store: Store, row: StudyRow) -> str | None:
 
     if row.status != Status.FINISHED or not row.done or row.failed < row.done:
         return None
-    last = [trial.error for trial in queries.trial_rows(store, row.study_id) if trial.state == "failed"][-1]
+    last = [trial.error for trial in queries.trial_rows(store, row.study_id) if trial.state == TrialState.FAILED][-1]
     counted = "The only trial" if row.done == 1 else f"All {row.done} trials"
     return f"{counted} of {row.name} failed, the last one so: {last}"
 

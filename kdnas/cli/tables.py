@@ -16,6 +16,7 @@ from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
+from kdnas.study.states import TrialState
 
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
@@ -84,7 +85,7 @@ def trial_table(scored: Sequence[Scored]) -> None:
 def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
     row = s.row
     state = row.state
-    if state == "running":
+    if state == TrialState.RUNNING:
         state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}"
     elif row.reused_from is not None:
         state = f"reused #{row.reused_from}"

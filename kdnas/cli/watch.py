@@ -19,6 +19,7 @@ from kdnas.cli.tables import figures
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import Status, StudyRow, TrialRow
+from kdnas.study.states import REWARDED
 
 LOOK_S = 0.5  # between two looks at the store
 LOUD = ("warning", "error")
@@ -73,7 +74,7 @@ def _wait(processes: Sequence[Process]) -> None:
 def ended(row: TrialRow) -> str:
     """One finished trial as one line."""
     point = " ".join(f"{key}={value}" for key, value in row.candidate.items())
-    words = figures(row) if row.state in ("done", "pruned", "reused") else row.error or ""
+    words = figures(row) if row.state in REWARDED else row.error or ""
     return f"#{row.number} {row.state}  {words}  {point}"
 
 

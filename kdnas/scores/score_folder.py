@@ -20,6 +20,7 @@ from kdnas.store import jobs, queries
 from kdnas.store.database import open_store
 from kdnas.students import model_folder as folders
 from kdnas.study.spec import DataSpec, TeacherSpec, from_values
+from kdnas.study.states import WorkerState
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.progress import Progress
 
@@ -140,7 +141,7 @@ def _told(
             yield on_progress, lambda _: None
             return
         alive = stack.enter_context(at_work(store, study_id, "evaluate"))
-        alive.state = "running"
+        alive.state = WorkerState.RUNNING
         place = str(model.resolve())
         run_id = jobs.begin(store, study_id, "evaluate", place, number=facts.get("trial"), worker_id=alive.worker_id)
         said = {"words": ""}

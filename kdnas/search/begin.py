@@ -12,6 +12,7 @@ from pathlib import Path
 from kdnas.store import changes, queries
 from kdnas.store.database import open_store
 from kdnas.study.spec import StudySpec, differences, from_values
+from kdnas.study.states import Wanted
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
 
@@ -72,7 +73,7 @@ def begin(
                 changes.set_reward(store, study_id, *new)
             elif spec.reward != from_values(row.spec).reward:
                 changes.set_reward(store, study_id, spec.reward.alpha, spec.reward.beta)
-            changes.set_wanted(store, study_id, "run")
+            changes.set_wanted(store, study_id, Wanted.RUN)
         return Begun(study_id, spec.name, resumed=row is not None)
 
 

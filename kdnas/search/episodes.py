@@ -21,9 +21,8 @@ from kdnas.strategies.without_replacement import SpaceExhausted, draw
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import LstmStrategy, StudySpec
+from kdnas.study.states import ENDED_SLOTS, SlotState
 from kdnas.system.seeds import Purpose, generator
-
-ENDED = ("done", "pruned", "failed")
 
 
 def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) -> None:
@@ -37,18 +36,20 @@ def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) 
         raise ValueError(f"{options.name} plans no episodes")
     s = t.slot.c
     with store.connect() as connection:
-        free = sa.select(s.slot).where(s.study_id == study_id, s.state == "free", s.candidate.is_(None)).limit(1)
+        free = (
+            sa.select(s.slot).where(s.study_id == study_id, s.state == SlotState.FREE, s.candidate.is_(None)).limit(1)
+        )
         if connection.execute(free).first() is None:
             return
     with store.begin() as connection:
         changes.hold(connection, study_id)
         rows = connection.execute(sa.select(t.slot).where(s.study_id == study_id).order_by(s.slot)).all()
-        bare = [row.slot for row in rows if row.state == "free" and row.candidate is None]
+        bare = [row.slot for row in rows if row.state == SlotState.FREE and row.candidate is None]
         if not bare:
             return
         episode = bare[0] // options.samples
         first, last = episode * options.samples, (episode + 1) * options.samples
-        if any(row.state not in ENDED for row in rows if row.slot < first):
+        if any(row.state not in ENDED_SLOTS for row in rows if row.slot < first):
             return
         changes.bump(connection, study_id)
         filled = False
@@ -155,7 +156,7 @@ def _history(connection: Connection, study_id: int, spec: StudySpec, samples: in
     rows = connection.execute(
         sa.select(s.slot, c.candidate, loss.label("loss"), c.latency_ms, c.teacher_latency_ms)
         .join_from(t.slot, t.trial, sa.and_(c.study_id == s.study_id, c.number == s.trial))
-        .where(s.study_id == study_id, s.slot < until, s.state.in_(("done", "pruned")))
+        .where(s.study_id == study_id, s.slot < until, s.state.in_((SlotState.DONE, SlotState.PRUNED)))
         .order_by(s.slot)
     )
     return [

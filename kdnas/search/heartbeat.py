@@ -15,6 +15,7 @@ from types import FrameType
 
 from kdnas.store import changes, queries, studies
 from kdnas.store.database import Store, StoreError
+from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError
 
@@ -33,7 +34,7 @@ class Steering(threading.Thread):
         super().__init__(name="steering", daemon=True)
         self.worker_id = worker_id
         self.calm: Callable[[], None] = lambda: None  # call it, and no signal interrupts the clearing up
-        self.state = "starting"
+        self.state = WorkerState.STARTING
         self.doing: str | None = "starting"
         self.device: str | None = None
         self.wanted = studies.wanted(store, study_id)
@@ -43,12 +44,14 @@ class Steering(threading.Thread):
         self._over = threading.Event()
         self._written: tuple[str, str | None, str | None] | None = None
         self._last = 0.0
+        self._version: int | None = None
 
     def run(self) -> None:
         while not self._over.wait(LOOK_S):
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
-                self.look()
+                if self._anything_new():
+                    self.look()
                 self._write()
 
     def look(self) -> str:
@@ -59,6 +62,13 @@ class Steering(threading.Thread):
                 self.wanted = wanted
                 self._news.notify_all()
         return wanted
+
+    def _anything_new(self) -> bool:
+        """Whether the store may say something else than at the last look: on SQLite that costs no query."""
+        if not self._store.is_sqlite:
+            return True
+        before, self._version = self._version, queries.changed(self._store)
+        return self._version != before
 
     def _write(self) -> None:
         now = (self.state, self.doing, self.device)

@@ -18,6 +18,7 @@ from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import TrialRow
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.seeds import Purpose, number
 
@@ -82,7 +83,7 @@ def _evaluate(
     missing: list[tuple[TrialRow, int]],
     say: Callable[[str], None],
 ) -> None:
-    steering.state = "running"
+    steering.state = WorkerState.RUNNING
     for done, (leader, seed) in enumerate(missing, start=1):
         steering.doing = f"trial {leader.number} again, {done} of {len(missing)}"
         try:

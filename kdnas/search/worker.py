@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from typing import cast
+from typing import Any, cast
 
 import optuna
 import torch
@@ -34,7 +34,7 @@ from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement,
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.store import latencies, queries, recovery, rewards, slots, studies
 from kdnas.store.database import Store, StoreError, open_store
-from kdnas.store.optuna_storage import explained, optuna_storage
+from kdnas.store.optuna_storage import explained, optuna_storage, set_attributes
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
@@ -42,6 +42,7 @@ from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LstmStrategy, StudySpec, from_values
+from kdnas.study.states import SlotState, Wanted, WorkerState
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
@@ -74,7 +75,7 @@ class Worker:
         said = Once()
 
         def on_progress(words: str, share: float | None) -> None:
-            if self.steering.wanted in ("stop", "abandon"):
+            if self.steering.wanted in (Wanted.STOP, Wanted.ABANDON):
                 raise Leave
             self.steering.doing = str(words) if share is None else f"{words} {share:.0%}"
             if said.new(words) or isinstance(words, Note):
@@ -104,6 +105,7 @@ class Worker:
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         while self.wait_while_paused():
+            seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
             try:
@@ -130,7 +132,7 @@ class Worker:
                     self.held = None
                     self.close_orphans()  # Optuna's trial, which was to have had the candidate
                 continue
-            if claimed.wanted == "run" and not claimed.running:
+            if claimed.wanted == Wanted.RUN and not claimed.running:
                 if exhausted is not None:
                     slots.finish_exhausted(self.store, self.study_id, exhausted)
                     return
@@ -139,7 +141,15 @@ class Worker:
             if claimed.running:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
-            self.steering.wait_for_news(claimed.wanted, LOOK_S)
+            self.wait_for_others(claimed.wanted, seen)
+
+    def wait_for_others(self, wanted: str, seen: int) -> None:
+        """Until the store says something else than it did at `seen`, a worker has died, or people want something else
+        than `wanted`."""
+        others = recovery.at_work(self.store, self.study_id)
+        while not self.steering.wait_for_news(wanted, LOOK_S):
+            if queries.changed(self.store) != seen or recovery.any_dead(others):
+                return
 
     def close_orphans(self) -> None:
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
@@ -149,12 +159,12 @@ class Worker:
         """Returns when the study is to run: True; or to stop: False. Raises Leave where it is to be abandoned."""
         while True:
             wanted = self.steering.look()
-            if wanted == "abandon":
+            if wanted == Wanted.ABANDON:
                 raise Leave
-            if wanted != "pause":
-                self.steering.state = "running"
-                return wanted == "run"
-            self.steering.state = "paused"
+            if wanted != Wanted.PAUSE:
+                self.steering.state = WorkerState.RUNNING
+                return wanted == Wanted.RUN
+            self.steering.state = WorkerState.PAUSED
             self.steering.wait_for_news(wanted, 60.0)
 
     # ------------------------------------------------------------------------ one slot
@@ -192,7 +202,8 @@ class Worker:
             self.study.pruner = pruner(self.spec.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()
-                chosen = candidate(trial, self.space)
+                with self.rescored.one_look():
+                    chosen = candidate(trial, self.space)
                 trial.set_user_attr(SLOT, claim.slot)
             key = self.space.key(chosen)
             clash = slots.propose(
@@ -212,7 +223,7 @@ class Worker:
             if clash is None:
                 return trial, chosen
             values = None
-            if clash.state == "done" and clash.number is not None:
+            if clash.state == SlotState.DONE and clash.number is not None:
                 same = slots.reuse(self.store, self.study_id, claim.slot, self.worker_id, trial.number, clash.number)
                 values = recovery.objectives(self.spec, same)
                 self.log("info", f"trial {trial.number}: the same candidate as trial {clash.number}, reused")
@@ -225,17 +236,18 @@ class Worker:
         last_write = time.monotonic()
         done = 0
 
+        found: dict[str, Any] = {}  # written with the next phase
+
         def on_phase(phase: str) -> None:
             self.leave_if_asked()
             self.steering.doing = f"trial {this}: {phase}"
             if phase == "training":
                 self.wait_before_epoch()
-            slots.progress(self.store, self.study_id, this, phase=phase)
+            if phase != "building":  # the row was made with that
+                slots.progress(self.store, self.study_id, this, phase=phase, **found)
 
         def on_timed(timed: Timed, parameters: int) -> None:
-            slots.progress(
-                self.store, self.study_id, this, progress=BUILT, parameters=parameters, **_latency_columns(timed)
-            )
+            found.update(progress=BUILT, parameters=parameters, **_latency_columns(timed))
 
         def on_step(step: int, steps: int) -> None:
             nonlocal last_write
@@ -299,13 +311,13 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
-        if self.steering.wanted == "abandon":
+        if self.steering.wanted == Wanted.ABANDON:
             raise Leave
 
     def wait_before_epoch(self) -> None:
         """Where the study is paused: hold the training in memory until it goes on. A stop lets the trial end."""
         self.wait_while_paused()
-        self.steering.state = "running"
+        self.steering.state = WorkerState.RUNNING
 
     def rewarded(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
         """The reward, and the α and β that it was computed with: those of the study now."""
@@ -329,11 +341,10 @@ class Worker:
             "epoch": found.epoch,
             **_latency_columns(found.timed),
         }
-        state = "pruned" if found.pruned else "done"
+        state = SlotState.PRUNED if found.pruned else SlotState.DONE
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
-        with explained(self.store):
-            for name in ("loss", "latency_ms", "parameters"):  # for those who look with Optuna's own tools
-                trial.set_user_attr(name, columns[name])
+        # For those who look with Optuna's own tools.
+        set_attributes(self.store, trial, {name: columns[name] for name in ("loss", "latency_ms", "parameters")})
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         times = found.timed.teacher_p50 / found.timed.p50
@@ -341,7 +352,7 @@ class Worker:
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 
     def fail(self, slot: int, number: int, error: str) -> None:
-        slots.finish(self.store, self.study_id, slot, number, "failed", error=error)
+        slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")
         row = queries.study_of(self.store, self.study_id)

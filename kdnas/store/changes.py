@@ -18,9 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from kdnas.store import tables as t
 from kdnas.store.database import Store, StoreError
 from kdnas.study.spec import NAME
+from kdnas.study.states import SlotState, Wanted
 from kdnas.system.errors import BadOptionError, UsageError
-
-WANTED = ("run", "pause", "stop", "abandon")
 
 
 def bump(connection: Connection, study_id: int) -> int:
@@ -39,7 +38,7 @@ def bump(connection: Connection, study_id: int) -> int:
     return int(new)
 
 
-def hold(connection: Connection, study_id: int) -> str:
+def hold(connection: Connection, study_id: int) -> Wanted:
     """What people want of the study's workers, in a transaction that may yet find nothing to write: until its end
     nobody else writes to the study. Raises StoreError for a study that is gone."""
     c = t.study.c
@@ -47,13 +46,12 @@ def hold(connection: Connection, study_id: int) -> str:
     wanted = connection.execute(query).scalar_one_or_none()
     if wanted is None:
         raise StoreError("The study was deleted.", "Begin another one.")
-    return str(wanted)
+    return Wanted(wanted)
 
 
 def set_wanted(store: Store, study_id: int, wanted: str) -> None:
-    """run; pause (the epoch ends, its training is kept); stop (the running trial ends); abandon (it is lost)."""
-    if wanted not in WANTED:
-        raise ValueError(f"wanted is {wanted!r}, not one of {WANTED}")
+    """Lets the workers know at their next look. Raises ValueError for what is no Wanted."""
+    wanted = Wanted(wanted)
     with store.begin() as connection:
         bump(connection, study_id)
         c = t.study.c
@@ -75,7 +73,7 @@ def set_trials(store: Store, study_id: int, trials: int) -> None:
         s = t.slot.c
         taken = connection.execute(
             sa.select(sa.func.max(s.slot)).where(
-                s.study_id == study_id, sa.or_(s.state != "free", s.candidate.is_not(None))
+                s.study_id == study_id, sa.or_(s.state != SlotState.FREE, s.candidate.is_not(None))
             )
         ).scalar_one()
         least = 0 if taken is None else taken + 1
@@ -96,7 +94,7 @@ def set_trials(store: Store, study_id: int, trials: int) -> None:
 
 
 def add_slots(connection: Connection, study_id: int, slots: Iterable[int]) -> None:
-    rows = [{"study_id": study_id, "slot": slot, "state": "free", "attempts": 0} for slot in slots]
+    rows = [{"study_id": study_id, "slot": slot, "state": SlotState.FREE, "attempts": 0} for slot in slots]
     if rows:
         connection.execute(t.slot.insert(), rows)
 

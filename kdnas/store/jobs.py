@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from kdnas.store import tables
 from kdnas.store.changes import bump
 from kdnas.store.database import Store
+from kdnas.study.states import RunState
 
 
 def begin(
@@ -27,11 +28,11 @@ def begin(
         bump(connection, study_id)
         found = connection.execute(
             sa.select(run.c.run_id)
-            .where(run.c.study_id == study_id, run.c.kind == kind, run.c.folder == folder, run.c.state != "done")
+            .where(run.c.study_id == study_id, run.c.kind == kind, run.c.folder == folder, run.c.state != RunState.DONE)
             .order_by(run.c.run_id.desc())
             .limit(1)
         ).scalar()
-        fresh = {"state": "running", "doing": "starting", "error": None, "ended": None, "worker_id": worker_id}
+        fresh = {"state": RunState.RUNNING, "doing": "starting", "error": None, "ended": None, "worker_id": worker_id}
         if found is not None:
             connection.execute(run.update().where(run.c.run_id == found).values(number=number, **fresh))
             run_id = int(found)
@@ -57,13 +58,13 @@ def progress(store: Store, run_id: int, share: float, doing: str, result: Mappin
 
 def end(store: Store, run_id: int, result: Mapping[str, Any]) -> None:
     """A job that has done what it was for."""
-    done = {"state": "done", "progress": 1.0, "doing": None, "error": None, "ended": time.time()}
+    done = {"state": RunState.DONE, "progress": 1.0, "doing": None, "error": None, "ended": time.time()}
     _change(store, run_id, {**done, "result": json.dumps(result)})
 
 
 def fail(store: Store, run_id: int, error: str) -> None:
     """A job that ended with an error, which people read; it can be taken up again."""
-    _change(store, run_id, {"state": "failed", "error": error, "ended": time.time()})
+    _change(store, run_id, {"state": RunState.FAILED, "error": error, "ended": time.time()})
 
 
 def _change(store: Store, run_id: int, values: Mapping[str, Any]) -> None:

@@ -6,8 +6,10 @@ The only module that knows how Optuna keeps its tables; what our own tables hold
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -47,6 +49,15 @@ def optuna_storage(store: Store) -> RDBStorage:
                 if not _has_tables(store):
                     _open(store, make_tables=True).engine.dispose()
         return _open(store, make_tables=False)
+
+
+def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+    """User attributes that the trial does not have yet, in one transaction; Optuna takes one for each."""
+    rows = [{"id": trial._trial_id, "key": key, "value": json.dumps(value)} for key, value in values.items()]
+    with store.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value)"), rows
+        )
 
 
 def directions(spec: StudySpec) -> list[StudyDirection]:

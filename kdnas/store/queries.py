@@ -17,8 +17,9 @@ from sqlalchemy.engine import Connection
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.study.reward import reward
-from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, Status, StudyRow, TrialRow, WorkerRow
+from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
 from kdnas.study.space import SearchSpace
+from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError, nearest
 
@@ -74,20 +75,20 @@ def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> 
     """The state of a study from what was asked, what its search workers last said, and whether they are alive."""
     alive = [w for w in search_workers if w.alive]
     if alive:
-        if wanted == "pause":
-            return Status.PAUSED if all(w.state == "paused" for w in alive) else Status.PAUSING
-        return Status.STOPPING if wanted in ("stop", "abandon") else Status.RUNNING
+        if wanted == Wanted.PAUSE:
+            return Status.PAUSED if all(w.state == WorkerState.PAUSED for w in alive) else Status.PAUSING
+        return Status.STOPPING if wanted in (Wanted.STOP, Wanted.ABANDON) else Status.RUNNING
     if finished:
         return Status.FINISHED
     if search_workers:
         last = max(search_workers, key=lambda w: (w.ended or w.heartbeat, w.worker_id))
-        if last.state == "failed":
+        if last.state == WorkerState.FAILED:
             return Status.FAILED
-        if last.state != "ended":
+        if last.state != WorkerState.ENDED:
             return Status.DEAD
-    if wanted == "pause":
+    if wanted == Wanted.PAUSE:
         return Status.PAUSED
-    if wanted == "run" and not search_workers:
+    if wanted == Wanted.RUN and not search_workers:
         return Status.NEW
     return Status.STOPPED
 
@@ -96,7 +97,7 @@ def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
     ids = [row.study_id for row in found]
     busy: dict[int, list[int | None]] = defaultdict(list)
     running = sa.select(t.slot.c.study_id, t.slot.c.worker_id).where(
-        t.slot.c.study_id.in_(ids), t.slot.c.state == "running"
+        t.slot.c.study_id.in_(ids), t.slot.c.state == SlotState.RUNNING
     )
     for study_id, worker_id in connection.execute(running):
         busy[study_id].append(worker_id)
@@ -148,7 +149,7 @@ def _study_rows(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
 def _slots(connection: Connection, study_id: int) -> Any:
     """How many slots are `done`, `pruned`, `failed`."""
     c = t.slot.c
-    counts = [sa.func.count().filter(c.state == state).label(state) for state in ("done", "pruned", "failed")]
+    counts = [sa.func.count().filter(c.state == state).label(state) for state in sorted(ENDED_SLOTS)]
     return connection.execute(sa.select(*counts).where(c.study_id == study_id)).one()
 
 
@@ -156,10 +157,10 @@ def _ended(connection: Connection, study_id: int) -> Any:
     """Trials `reused`, `finished` with the seconds `spent` on them, and `done`; of the done ones the highest `reward`
     and the ends of `alpha` and `beta`."""
     c = t.trial.c
-    finished = c.state.in_(("done", "pruned", "failed"))
-    done = c.state == "done"
+    finished = c.state.in_((TrialState.DONE, TrialState.PRUNED, TrialState.FAILED))
+    done = c.state == TrialState.DONE
     query = sa.select(
-        sa.func.count().filter(c.state == "reused").label("reused"),
+        sa.func.count().filter(c.state == TrialState.REUSED).label("reused"),
         sa.func.count().filter(finished).label("finished"),
         sa.func.sum(c.ended - c.started).filter(finished).label("spent"),
         sa.func.count().filter(done).label("done"),
@@ -182,7 +183,7 @@ def _eta(ended: Any, left: int, workers: int) -> float | None:
 def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
     c, r = t.trial.c, t.repeat.c
-    done = sa.and_(c.study_id == row.study_id, c.state == "done")
+    done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
     repeated = connection.execute(sa.select(sa.func.count()).where(r.study_id == row.study_id)).scalar_one()
     told = (ended.least_alpha, ended.most_alpha, ended.least_beta, ended.most_beta)
     if not repeated and told in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
@@ -373,14 +374,14 @@ def _workers(connection: Connection, study_ids: list[int]) -> dict[int, list[Wor
     c = t.worker.c
     found: dict[int, list[WorkerRow]] = defaultdict(list)
     for row in connection.execute(sa.select(t.worker).where(c.study_id.in_(study_ids)).order_by(c.worker_id)):
-        lives = liveness.alive(row.state, row.host, row.lock, row.heartbeat)
+        lives = row.state in AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)
         found[row.study_id].append(
             WorkerRow(
                 worker_id=row.worker_id,
                 host=row.host,
                 pid=row.pid,
                 device=row.device,
-                state=row.state if lives or row.state not in liveness.LIVE_STATES else "dead",
+                state=row.state if lives or row.state not in AT_WORK else WorkerState.DEAD,
                 doing=row.doing if lives else None,
                 task=row.task,
                 error=row.error,

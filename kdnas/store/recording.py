@@ -20,6 +20,7 @@ from kdnas.store import queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.study.spec import from_values, read_toml, to_toml
+from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import PACKAGE
 
@@ -81,7 +82,11 @@ def _row(table: sa.Table, values: dict[str, Any], study_id: int, spec: str) -> d
         row["spec"] = spec
     if table is t.worker:
         # Whatever its last word was, the process is over.
-        row |= {"host": "recorded", "pid": 0, "state": "failed" if row["state"] == "failed" else "ended"}
+        row |= {
+            "host": "recorded",
+            "pid": 0,
+            "state": WorkerState.FAILED if row["state"] == WorkerState.FAILED else WorkerState.ENDED,
+        }
         row["ended"] = row["ended"] or row["heartbeat"]
     for column in table.primary_key.columns:
         if column.name in ("worker_id", "event_id", "log_id", "run_id"):

@@ -22,15 +22,25 @@ from kdnas.store import changes, slots
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.optuna_storage import explained
+from kdnas.study import states
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
 
-TOLD = {"done": TrialState.COMPLETE, "reused": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+TOLD: dict[str, TrialState] = {
+    states.TrialState.DONE: TrialState.COMPLETE,
+    states.TrialState.REUSED: TrialState.COMPLETE,
+    states.TrialState.PRUNED: TrialState.PRUNED,
+}
 
 
 def any_left(store: Store, study_id: int) -> bool:
     """Whether a worker has died since the last look: cheap enough to ask before every claim."""
-    return bool(_dead(store, study_id))
+    return any_dead(at_work(store, study_id))
+
+
+def any_dead(workers: Sequence[Any]) -> bool:
+    """Whether one of `at_work` has died by now; asks no database."""
+    return any(not _lives(row) for row in workers)
 
 
 def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> list[int]:
@@ -41,18 +51,18 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     """
     with explained(store):
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    dead = _dead(store, study_id)
+    dead = [row for row in at_work(store, study_id) if not _lives(row)]
     lost = []
     with store.connect() as connection:
         s, w = t.slot.c, t.worker.c
         held = connection.execute(
             sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat)
             .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
-            .where(s.study_id == study_id, s.state == "running")
+            .where(s.study_id == study_id, s.state == states.SlotState.RUNNING)
         ).all()
     proposing = False
     for row in held:
-        if row.state is not None and liveness.alive(row.state, row.host, row.lock, row.heartbeat):
+        if row.state is not None and _lives(row):
             proposing |= row.trial is None
             continue
         if row.trial is not None:
@@ -65,8 +75,8 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
             changes.bump(connection, study_id)
             connection.execute(
                 sa.update(t.worker)
-                .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(liveness.LIVE_STATES))
-                .values(state="dead", ended=time.time(), doing=None)
+                .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(states.AT_WORK))
+                .values(state=states.WorkerState.DEAD, ended=time.time(), doing=None)
             )
         for row in dead:
             if row.lock is not None and row.host == liveness.this_host():
@@ -100,7 +110,7 @@ def _tell_ended(
         row = ours.get(trial.number)
         if row is None and unknown_too:
             tell(store, study, trial.number, TrialState.FAIL, None)
-        elif row is not None and row.state != "running":
+        elif row is not None and row.state != states.TrialState.RUNNING:
             state = TOLD.get(row.state, TrialState.FAIL)
             tell(store, study, trial.number, state, objectives(spec, row._asdict()) if row.state in TOLD else None)
 
@@ -119,12 +129,16 @@ def objectives(spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
     return [columns["reward"]]
 
 
-def _dead(store: Store, study_id: int) -> list[Any]:
+def at_work(store: Store, study_id: int) -> Sequence[Any]:
+    """The rows of the study's workers that have not said that they ended."""
     w = t.worker.c
     with store.connect() as connection:
-        rows = connection.execute(
+        return connection.execute(
             sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat).where(
-                w.study_id == study_id, w.state.in_(liveness.LIVE_STATES)
+                w.study_id == study_id, w.state.in_(states.AT_WORK)
             )
         ).all()
-    return [r for r in rows if not liveness.alive(r.state, r.host, r.lock, r.heartbeat)]
+
+
+def _lives(row: Any) -> bool:
+    return row.state in states.AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)

@@ -20,6 +20,7 @@ from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.states import SlotState, TrialState, Wanted
 from kdnas.system.errors import UsageError
 
 
@@ -61,22 +62,22 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
     with store.begin() as connection:
         # A worker that waits asks again and again: only what changes something counts as a revision.
         wanted = changes.hold(connection, study_id)
-        query = sa.select(t.slot).where(s.study_id == study_id, s.state == "free").order_by(s.slot).limit(1)
+        query = sa.select(t.slot).where(s.study_id == study_id, s.state == SlotState.FREE).order_by(s.slot).limit(1)
         if planned_only:
             query = query.where(s.candidate.is_not(None))
-        row = connection.execute(query).first() if wanted == "run" else None
+        row = connection.execute(query).first() if wanted == Wanted.RUN else None
         if row is None:
             number = sa.select(sa.func.count()).where(s.study_id == study_id)
             return Left(
                 wanted,
-                free=connection.execute(number.where(s.state == "free")).scalar_one(),
-                running=connection.execute(number.where(s.state == "running")).scalar_one(),
+                free=connection.execute(number.where(s.state == SlotState.FREE)).scalar_one(),
+                running=connection.execute(number.where(s.state == SlotState.RUNNING)).scalar_one(),
             )
         changes.bump(connection, study_id)
         connection.execute(
             sa.update(t.slot)
             .where(s.study_id == study_id, s.slot == row.slot)
-            .values(state="running", worker_id=worker_id, trial=None)
+            .values(state=SlotState.RUNNING, worker_id=worker_id, trial=None)
         )
         return Claim(
             slot=row.slot,
@@ -160,7 +161,7 @@ def propose(
         _require_held(
             connection.execute(
                 sa.update(t.slot)
-                .where(s.study_id == study_id, s.slot == slot, s.state == "running", s.worker_id == worker_id)
+                .where(s.study_id == study_id, s.slot == slot, s.state == SlotState.RUNNING, s.worker_id == worker_id)
                 .values(
                     trial=number,
                     attempts=s.attempts + 1,
@@ -177,7 +178,7 @@ def propose(
                 number=number,
                 slot=slot,
                 worker_id=worker_id,
-                state="running",
+                state=TrialState.RUNNING,
                 candidate=json.dumps(candidate),
                 candidate_key=key,
                 config=json.dumps(dict(config)),
@@ -209,7 +210,7 @@ def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, o
             "number": number,
             "slot": slot,
             "worker_id": worker_id,
-            "state": "reused",
+            "state": TrialState.REUSED,
             "reused_from": of,
             "started": now,
             "ended": now,
@@ -226,7 +227,7 @@ def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
         revision = changes.bump(connection, study_id)
         changed = connection.execute(
             sa.update(t.trial)
-            .where(c.study_id == study_id, c.number == number, c.state == "running")
+            .where(c.study_id == study_id, c.number == number, c.state == TrialState.RUNNING)
             .values(revision=revision, **columns)
         ).rowcount
         _require_held(changed, number)
@@ -239,7 +240,7 @@ def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **
         revision = changes.bump(connection, study_id)
         changed = connection.execute(
             sa.update(t.trial)
-            .where(c.study_id == study_id, c.number == number, c.state == "running")
+            .where(c.study_id == study_id, c.number == number, c.state == TrialState.RUNNING)
             .values(revision=revision, epoch=point["epoch"], **columns)
         ).rowcount
         _require_held(changed, number)
@@ -253,7 +254,7 @@ def rate(store: Store, study_id: int) -> tuple[float, float]:
     return row.alpha, row.beta
 
 
-def finish(store: Store, study_id: int, slot: int, number: int, state: str, **columns: Any) -> None:
+def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState, **columns: Any) -> None:
     """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
@@ -261,7 +262,7 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: str, **co
         _require_held(
             connection.execute(
                 sa.update(t.slot)
-                .where(s.study_id == study_id, s.slot == slot, s.trial == number, s.state == "running")
+                .where(s.study_id == study_id, s.slot == slot, s.trial == number, s.state == SlotState.RUNNING)
                 .values(state=state, error=columns.get("error"))
             ).rowcount,
             slot,
@@ -292,7 +293,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
         revision = changes.bump(connection, study_id)
         row = connection.execute(
             sa.select(t.slot).where(
-                s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running"
+                s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == SlotState.RUNNING
             )
         ).first()
         if row is None:
@@ -304,7 +305,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
             sa.update(t.slot)
             .where(s.study_id == study_id, s.slot == slot)
             .values(
-                state="failed" if failed else "free",
+                state=SlotState.FAILED if failed else SlotState.FREE,
                 worker_id=worker_id if failed else None,
                 attempts=row.attempts - (1 if begun and attempts is None else 0),
                 error=error,
@@ -313,9 +314,9 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
         if begun:
             connection.execute(
                 sa.update(t.trial)
-                .where(c.study_id == study_id, c.number == row.trial, c.state == "running")
+                .where(c.study_id == study_id, c.number == row.trial, c.state == TrialState.RUNNING)
                 .values(
-                    state="failed" if failed else "lost",
+                    state=TrialState.FAILED if failed else TrialState.LOST,
                     error=error or why,
                     ended=time.time(),
                     phase=None,
@@ -332,8 +333,8 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
         changes.bump(connection, study_id)
         connection.execute(
             sa.update(t.slot)
-            .where(s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == "running")
-            .values(state="free", worker_id=None)
+            .where(s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == SlotState.RUNNING)
+            .values(state=SlotState.FREE, worker_id=None)
         )
 
 
@@ -347,9 +348,9 @@ def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
 def _finish_study(connection: Connection, study_id: int, exhausted: str | None) -> bool:
     """Marks the study as finished when nothing is left to run."""
     s = t.slot.c
-    left = sa.select(sa.func.count()).where(s.study_id == study_id, s.state.in_(("free", "running")))
+    left = sa.select(sa.func.count()).where(s.study_id == study_id, s.state.in_((SlotState.FREE, SlotState.RUNNING)))
     if exhausted is not None:
-        left = left.where(sa.or_(s.state == "running", s.candidate.is_not(None)))
+        left = left.where(sa.or_(s.state == SlotState.RUNNING, s.candidate.is_not(None)))
     if connection.execute(left).scalar_one():
         return False
     trials = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()

@@ -18,6 +18,7 @@ from kdnas.store.database import Store, creation_lock
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, differences, from_values
+from kdnas.study.states import Wanted, WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError
 
@@ -98,7 +99,7 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
                 trials=max(spec.budget.trials, len(enqueue)),
                 alpha=spec.reward.alpha,
                 beta=spec.reward.beta,
-                wanted="run",
+                wanted=Wanted.RUN,
                 revision=0,
                 created=now,
                 updated=now,
@@ -132,7 +133,7 @@ def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, 
                     pid=os.getpid(),
                     lock=lock,
                     device=device,
-                    state="starting",
+                    state=WorkerState.STARTING,
                     task=task,
                     started=now,
                     heartbeat=now,
@@ -164,7 +165,7 @@ def leave(store: Store, study_id: int, worker_id: int, *, device: str | None, er
             .values(
                 heartbeat=now,
                 ended=now,
-                state="ended" if error is None else "failed",
+                state=WorkerState.ENDED if error is None else WorkerState.FAILED,
                 doing=None,
                 device=device,
                 error=error,
@@ -185,7 +186,7 @@ def wanted(store: Store, study_id: int) -> str:
         found = connection.execute(
             sa.select(t.study.c.wanted).where(t.study.c.study_id == study_id)
         ).scalar_one_or_none()
-    return found or "abandon"  # a deleted study wants nothing more
+    return found or Wanted.ABANDON  # a deleted study wants nothing more
 
 
 def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, Any]) -> None:

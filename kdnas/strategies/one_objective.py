@@ -7,7 +7,8 @@ what is read, never what is written. Computes no reward itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -23,15 +24,39 @@ class Rescored:
         self._storage = storage
         self._final: Mapping[int, float] = {}
         self._by_epoch: Mapping[int, Mapping[int, float]] = {}
+        self._seen: list[FrozenTrial] | None = None  # while one candidate is chosen: all trials, read once
+        self._unwritten: dict[tuple[int, str], Any] | None = None
 
     def use(self, final: Mapping[int, float], by_epoch: Mapping[int, Mapping[int, float]]) -> None:
         """By trial number the final reward, and the reward after each epoch. What is in neither stays as reported."""
         self._final, self._by_epoch = final, by_epoch
 
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Inside, while one candidate is chosen: trials are read once, and of what a sampler notes down of its own
+        trial the last is written at the end. A sampler that repeats itself is asked several times for a candidate."""
+        self._seen, self._unwritten = [], {}
+        try:
+            yield
+            for (trial_id, name), value in self._unwritten.items():
+                self._storage.set_trial_system_attr(trial_id, name, value)
+        finally:
+            self._seen = self._unwritten = None
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        return [self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
+        if self._seen is None or deepcopy:
+            return [self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
+        if not self._seen:
+            self._seen += (self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy=False))
+        return [trial for trial in self._seen if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if self._unwritten is None:
+            self._storage.set_trial_system_attr(trial_id, key, value)
+        else:
+            self._unwritten[trial_id, key] = value
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._as_now(self._storage.get_trial(trial_id))

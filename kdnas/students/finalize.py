@@ -36,6 +36,7 @@ from kdnas.study.ranked_rows import passing, rank
 from kdnas.study.ranking import Scored
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
+from kdnas.study.states import WorkerState
 from kdnas.system import fingerprint, folders, versions
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
@@ -169,7 +170,7 @@ def finalize(
         row = queries.study_row(store, study)
         where = device or job.spec.device
         with at_work(store, row.study_id, "finalize") as alive:
-            alive.state, alive.device = "running", where
+            alive.state, alive.device = WorkerState.RUNNING, where
             run_id = jobs.begin(
                 store, row.study_id, "finalize", str(output), number=job.trial, worker_id=alive.worker_id
             )

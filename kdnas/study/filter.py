@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from kdnas.study.rows import TrialRow
+from kdnas.study.states import TrialState
 from kdnas.system.errors import UsageError, nearest
 
 
@@ -99,7 +100,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 COMMON_KEYS = frozenset(key for keys in ALIASES.values() for key in keys) | {"model_type", "num_key_value_heads", "r"}
 
-STATES = ("running", "done", "pruned", "failed", "reused", "lost")
+STATES = tuple(TrialState)
 
 FACTS = {
     "front": "on the Pareto front",

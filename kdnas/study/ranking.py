@@ -13,6 +13,7 @@ import numpy as np
 
 from kdnas.study.reward import KNEE
 from kdnas.study.rows import TrialRow
+from kdnas.study.states import TrialState
 
 LossKind = Literal["normalised", "raw"]
 
@@ -23,7 +24,8 @@ _NORMAL_95 = 1.96  # half of a 95 % interval in standard deviations
 
 MANY, RIVALS = 1000, 8  # points from which on a front is narrowed first, and by how many of them
 
-SCORED_STATES = frozenset({"done", "reused"})  # a reused result has its reward, but the trial it repeats has the rank
+# A reused result has its reward, but the trial it repeats has the rank.
+SCORED_STATES = frozenset({TrialState.DONE, TrialState.REUSED})
 
 
 class Scored(NamedTuple):

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from kdnas.study.states import Status
 
 if TYPE_CHECKING:
     from kdnas.study.space import Candidate  # an alias; its module loads numpy, which the first screen does without
-
-
-class Status(StrEnum):
-    """A study's true state, from what people asked, what its workers last said, and whether they are alive."""
-
-    NEW = "new"  # begun, no worker yet
-    RUNNING = "running"
-    PAUSING = "pausing"  # asked to; a worker is still in an epoch
-    PAUSED = "paused"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    FAILED = "failed"  # the last worker ended with an error
-    DEAD = "dead"  # a worker's process is gone, or its heartbeat stopped
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class StudyRow:
 class TrialRow:
     number: int
     slot: int
-    state: str  # running | done | pruned | failed | reused | lost
+    state: str  # a TrialState
     candidate: Candidate
     config: Mapping[str, Any]
     origin: str | None
@@ -121,7 +108,7 @@ class WorkerRow:
     host: str
     pid: int
     device: str | None
-    state: str  # starting | running | paused | ended | failed | dead
+    state: str  # a WorkerState
     doing: str | None
     task: str
     error: str | None
@@ -165,7 +152,7 @@ class RunRow:
     kind: str
     number: int | None
     folder: str
-    state: str
+    state: str  # a RunState
     progress: float
     doing: str | None
     result: Mapping[str, Any]

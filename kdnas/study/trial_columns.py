@@ -32,6 +32,7 @@ from kdnas.study.columns import (
 from kdnas.study.filter import Filter
 from kdnas.study.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, rewards, stand
 from kdnas.study.rows import TrialRow
+from kdnas.study.states import TrialState
 
 _FLOATS = (
     "predicted", "reward", "loss", "raw_loss", "latency_ms", "latency_p90_ms", "latency_low_ms",
@@ -261,7 +262,8 @@ class Board:
 
     def running(self) -> list[int]:
         """Numbers of the trials that run."""
-        found: list[int] = self.numbers[self._coded["state"].where(self._n, lambda state: state == "running")].tolist()
+        running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)
+        found: list[int] = self.numbers[running].tolist()
         return found
 
     def marked(self) -> np.ndarray:
@@ -328,7 +330,7 @@ class Board:
         values = self.column(key)[places]
         numbers = self.numbers[places]
         if key in ("reward", "rank"):  # below the ranked ones first what runs, then the newest
-            running = self._coded["state"].where(self._n, lambda state: state == "running")[places]
+            running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)[places]
             values = np.where(self.standing.rank[places] > 0, values, np.nan)
             unranked = np.isnan(values)
             numbers = np.where(unranked, -numbers - np.where(running, self._n + 1e9, 0), numbers)
@@ -365,7 +367,7 @@ class Board:
         state = self._coded["state"]
         return Figures(
             number=self.numbers,
-            done=state.where(n, lambda value: value == "done"),
+            done=state.where(n, lambda value: value == TrialState.DONE),
             scored=state.where(n, lambda value: value in SCORED_STATES),
             loss=self.losses(),
             latency_ms=columns["latency_ms"][:n],

@@ -17,7 +17,6 @@ from kdnas.system.paths import state_folder
 
 HEARTBEAT_S = 5.0  # how often a worker writes that it lives
 STALE_S = 60.0  # a worker on another host that has been silent for so long counts as dead
-LIVE_STATES = frozenset({"starting", "running", "paused"})
 
 
 def this_host() -> str:
@@ -58,10 +57,8 @@ def is_held(path: str | Path) -> bool | None:
         os.close(file)
 
 
-def alive(state: str, host: str, lock: str | None, heartbeat: float, now: float | None = None) -> bool:
-    """Whether the worker of such a row lives. `heartbeat` and `now` are UTC seconds."""
-    if state not in LIVE_STATES:
-        return False
+def alive(host: str, lock: str | None, heartbeat: float, now: float | None = None) -> bool:
+    """Whether the process of a row that has not ended lives. `heartbeat` and `now` are UTC seconds."""
     if lock is not None and host == this_host():
         held = is_held(lock)
         if held is not None:
