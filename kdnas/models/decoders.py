@@ -23,7 +23,7 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
 
 
 @dataclass(frozen=True)
-class Shape:
+class Sizes:
     """The sizes of a decoder, in one vocabulary for all families."""
 
     layers: int
@@ -42,7 +42,7 @@ class Shape:
         return self.heads // self.key_value_heads
 
 
-def shape(config: PreTrainedConfig) -> Shape:
+def sizes(config: PreTrainedConfig) -> Sizes:
     """The sizes in a configuration. Raises UsageError for a family that is not a known decoder."""
     if config.model_type not in FAMILIES:
         raise UsageError(
@@ -52,7 +52,7 @@ def shape(config: PreTrainedConfig) -> Shape:
     if config.model_type == "gpt2":
         if config.add_cross_attention:
             raise UsageError("A GPT-2 with cross-attention is no causal language model.", "Give a plain GPT-2.")
-        return Shape(
+        return Sizes(
             layers=config.n_layer,
             heads=config.n_head,
             key_value_heads=config.n_head,
@@ -64,7 +64,7 @@ def shape(config: PreTrainedConfig) -> Shape:
             positions=config.n_positions,
         )
     heads = config.num_attention_heads
-    return Shape(
+    return Sizes(
         layers=config.num_hidden_layers,
         heads=heads,
         key_value_heads=config.num_key_value_heads or heads,
@@ -77,27 +77,44 @@ def shape(config: PreTrainedConfig) -> Shape:
     )
 
 
+def rotates_by_halves(config: PreTrainedConfig) -> bool:
+    """Whether every second rotary frequency of a head is what a head of half the size has; True without any."""
+    rotary = getattr(config, "rope_parameters", None) or {}
+    plain = rotary.get("rope_type", "default") in ("default", "linear", "dynamic", "llama3")
+    return plain and float(rotary.get("partial_rotary_factor") or 1.0) == 1.0
+
+
 def student_config(teacher: PreTrainedConfig, candidate: Mapping[str, Any]) -> PreTrainedConfig:
     """The teacher's configuration with the candidate's sizes: what is not a size (eps, positions, rotary base, special
     tokens) stays the teacher's."""
-    whole = shape(teacher)
+    whole = sizes(teacher)
     layers, heads = int(candidate["num_hidden_layers"]), int(candidate["num_attention_heads"])
+    width = _width(whole, heads, int(candidate["head_size"]))
     size, inner = int(candidate["head_size"]), int(candidate["intermediate_size"])
     values = copy.deepcopy(teacher.to_dict())
     for key in ("_name_or_path", "quantization_config", "transformers_version", "architectures", "torch_dtype"):
         values.pop(key, None)
     values["dtype"] = "float32"
     if teacher.model_type == "gpt2":
-        values |= {"n_layer": layers, "n_head": heads, "n_embd": heads * size, "n_inner": inner}
+        values |= {"n_layer": layers, "n_head": heads, "n_embd": width, "n_inner": inner}
         values["activation_function"] = str(candidate["hidden_act"])
     else:
-        values |= {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": heads * size}
+        values |= {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": width}
         values |= {"num_key_value_heads": heads // whole.group, "intermediate_size": inner, "head_dim": size}
         values["hidden_act"] = str(candidate["hidden_act"])
         if values.get("layer_types"):
             values["layer_types"] = [values["layer_types"][i] for i in spread(layers, whole.layers)]
     values.pop("model_type")
     return AutoConfig.for_model(teacher.model_type, **values)
+
+
+def _width(whole: Sizes, heads: int, size: int) -> int:
+    """The student's hidden size: its heads side by side where the teacher's is that. Else the share of the teacher's
+    that its heads have of the teacher's heads, in multiples of their number."""
+    attended, own = heads * size, whole.heads * whole.head_size
+    if whole.width == own or attended == own:
+        return attended if whole.width == own else whole.width
+    return max(1, whole.width * attended // own // heads) * heads
 
 
 def fresh(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
@@ -137,19 +154,20 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class Cut:
+class DecoderCut:
     """What a student keeps of its teacher. Heads and feed-forward units are chosen layer by layer."""
 
     layers: tuple[int, ...]
     channels: Tensor  # [student width] of the residual stream, the same in every layer
     groups: tuple[Tensor, ...]  # per kept layer: key-value heads, with all query heads of each
     units: tuple[Tensor, ...]  # per kept layer: feed-forward units
+    sharpen: tuple[float, ...]  # per kept layer: factor on the queries, so that the kept logits stay what they were
 
 
 @torch.inference_mode()
 def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Importance:
     """Measured on the chunks `ids` [chunks, length], on the teacher's device."""
-    whole = shape(teacher.config)
+    whole = sizes(teacher.config)
     gpt2 = teacher.config.model_type == "gpt2"
     body, _ = body_and_head(teacher)
     first = torch.zeros(whole.layers, whole.width, dtype=torch.float64)
@@ -162,8 +180,8 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
 
     def watch(module: torch.nn.Module, into: Tensor, absolute: bool) -> None:
         def hook(_module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
-            value = given[0].flatten(0, -2).double()
-            into.add_((value.abs() if absolute else value.square()).sum(0).cpu())
+            value = given[0].flatten(0, -2).to("cpu", torch.float64)  # not every accelerator has float64
+            into.add_((value.abs() if absolute else value.square()).sum(0))
 
         hooks.append(module.register_forward_pre_hook(hook))
 
@@ -173,7 +191,7 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
         watch(out, context[i], False)
         watch(down, active[i], True)
         for module, norms in ((out, outs), (down, downs)):
-            weight = module.get_parameter("weight").detach().double().cpu()
+            weight = module.get_parameter("weight").detach().to("cpu", torch.float64)
             norms.append(weight.square().sum(1 if gpt2 else 0))  # Conv1D keeps [in, out], Linear [out, in]
     tokens = 0
     try:
@@ -181,9 +199,9 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
             states = body(input_ids=part.to(teacher.device), use_cache=False, output_hidden_states=True).hidden_states
             tokens += part.numel()
             for i, state in enumerate(states[1:]):
-                flat = state.flatten(0, 1).double()
-                first[i] += flat.sum(0).cpu()
-                second[i] += flat.square().sum(0).cpu()
+                flat = state.flatten(0, 1).to("cpu", torch.float64)
+                first[i] += flat.sum(0)
+                second[i] += flat.square().sum(0)
     finally:
         for one in hooks:
             one.remove()
@@ -195,15 +213,16 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
 
 
 def inherited(teacher: PreTrainedModel, config: PreTrainedConfig, importance: Importance) -> PreTrainedModel:
-    """A student that starts as the part of its teacher that is worth most, in float32 on the CPU, without dropout."""
+    """A student that starts as its teacher's most important part, in float32 on the CPU, without dropout."""
     weights = teacher.state_dict()
-    whole, part = shape(teacher.config), shape(config)
+    whole, part = sizes(teacher.config), sizes(config)
     layers = tuple(spread(part.layers, whole.layers))
-    cut = Cut(
+    cut = DecoderCut(
         layers,
         _top(importance.channels, part.width),
         tuple(_top(importance.groups[i], part.key_value_heads) for i in layers),
         tuple(_top(importance.units[i], part.inner) for i in layers),
+        tuple(_sharpen(teacher.config, whole, part, i, source) for i, source in enumerate(layers)),
     )
     with no_init_weights():
         student = _model(config)
@@ -232,7 +251,7 @@ def _top(importance: Tensor, count: int) -> Tensor:
     return order.sort().values
 
 
-def _rows(heads: Tensor, whole: Shape, part: Shape, per_head: int, *, rotary: bool) -> Tensor:
+def _rows(heads: Tensor, whole: Sizes, part: Sizes, per_head: int, *, rotary: bool) -> Tensor:
     """Rows of a projection that belong to these key-value heads, `per_head` query heads each.
 
     Where a head shrinks, a rotary one keeps every second frequency: its pairs are (j, j + size/2), and every second of
@@ -248,12 +267,16 @@ def _rows(heads: Tensor, whole: Shape, part: Shape, per_head: int, *, rotary: bo
     return (query[:, None] * size + within).flatten()
 
 
-def _sharpen(whole: Shape, part: Shape) -> float:
-    """Factor on the queries: what is kept of the attention's logits stays what it was under the smaller head's root."""
-    return float((part.head_size / whole.head_size) ** 0.5)
+def _sharpen(config: PreTrainedConfig, whole: Sizes, part: Sizes, layer: int, source: int) -> float:
+    """Factor on the queries of a student's layer: undoes what the model divides the kept logits by in another place
+    than in the teacher's, the root of a head's size and, in some GPT-2, the layer's number."""
+    factor = float((part.head_size / whole.head_size) ** 0.5) if getattr(config, "scale_attn_weights", True) else 1.0
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        factor *= (layer + 1) / (source + 1)
+    return factor
 
 
-def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: Cut, whole: Shape, part: Shape) -> Tensor:
+def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: DecoderCut, whole: Sizes, part: Sizes) -> Tensor:
     if layer is None:  # embeddings, last norm, vocabulary head
         return tensor[..., cut.channels]
     groups, units, channels = cut.groups[layer], cut.units[layer], cut.channels
@@ -264,7 +287,7 @@ def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: Cut, whole: 
         if ".o_proj." in name:
             return tensor[channels][:, rows] if tensor.ndim == 2 else tensor[channels]
         cut_down = tensor[rows][:, channels] if tensor.ndim == 2 else tensor[rows]
-        return cut_down * _sharpen(whole, part) if ".q_proj." in name else cut_down
+        return cut_down * cut.sharpen[layer] if ".q_proj." in name else cut_down
     if ".mlp." in name:
         if ".down_proj." in name:
             return tensor[channels][:, units] if tensor.ndim == 2 else tensor[channels]
@@ -272,7 +295,7 @@ def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: Cut, whole: 
     return tensor[channels]  # norms
 
 
-def _gpt2_slice(tensor: Tensor, name: str, layer: int | None, cut: Cut, whole: Shape, part: Shape) -> Tensor:
+def _gpt2_slice(tensor: Tensor, name: str, layer: int | None, cut: DecoderCut, whole: Sizes, part: Sizes) -> Tensor:
     if layer is None:
         return tensor[..., cut.channels]
     groups, units, channels = cut.groups[layer], cut.units[layer], cut.channels
@@ -283,7 +306,7 @@ def _gpt2_slice(tensor: Tensor, name: str, layer: int | None, cut: Cut, whole: S
         inner = whole.heads * whole.head_size
         three = torch.cat([rows + i * inner for i in range(3)])  # queries, keys and values side by side
         cut_down = tensor[channels][:, three] if tensor.ndim == 2 else tensor[three]
-        cut_down[..., : len(rows)] *= _sharpen(whole, part)
+        cut_down[..., : len(rows)] *= cut.sharpen[layer]
         return cut_down
     if ".mlp." in name:
         if ".c_proj." in name:
@@ -303,7 +326,7 @@ def body_and_head(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.Lin
 
 def candidate_of(config: PreTrainedConfig) -> Candidate:
     """The point of the space that a configuration stands for."""
-    own = shape(config)
+    own = sizes(config)
     return {
         "num_hidden_layers": own.layers,
         "num_attention_heads": own.heads,
@@ -323,7 +346,7 @@ def count_parameters(config: PreTrainedConfig) -> int:
 
 def flops(config: PreTrainedConfig, length: int) -> float:
     """Of one token in a forward pass with the vocabulary head: twice the weights that it meets, and its attention."""
-    own = shape(config)
+    own = sizes(config)
     attended = own.heads * own.head_size
     projections = own.width * attended * 2 + own.width * own.key_value_heads * own.head_size * 2
     feed_forward = own.width * own.inner * (2 if config.model_type == "gpt2" else 3)

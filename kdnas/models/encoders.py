@@ -31,6 +31,7 @@ class Family:
     act: str = "hidden_act"
     embedding: str | None = None  # the key of an embedding width of its own
     project: str | None = None  # the layer from embedding width to hidden width
+    always_projects: bool = False  # even where the two are equal
     shared_layers: bool = False
     layer: str = "encoder.layer.{}."
     query: str = "attention.self.query"
@@ -87,6 +88,7 @@ FAMILIES: dict[str, Family] = {
             "albert",
             embedding="embedding_size",
             project="encoder.embedding_hidden_mapping_in",
+            always_projects=True,
             shared_layers=True,
             layer="encoder.albert_layer_groups.{}.albert_layers.0.",
             query="attention.query",
@@ -167,6 +169,15 @@ def config_values(family: Family, teacher: PretrainedConfig, sizes: Sizes) -> di
     if family.embedding is not None and getattr(teacher, family.embedding) == getattr(teacher, family.width):
         values[family.embedding] = sizes.width  # without a projection in the teacher, embeddings follow the width
     return values
+
+
+def closed_widths(family: Family, teacher: PretrainedConfig) -> frozenset[int]:
+    """Widths that no student cut out of the teacher can have: at its embeddings' own width a model has no projection,
+    so that its layers would read embeddings in place of hidden dimensions."""
+    if family.embedding is None or family.always_projects:
+        return frozenset()
+    width = int(getattr(teacher, family.embedding))
+    return frozenset() if width == int(getattr(teacher, family.width)) else frozenset({width})
 
 
 def configure(values: Mapping[str, Any]) -> PretrainedConfig:
@@ -334,7 +345,7 @@ class KeptParts:
 
 
 @dataclass(frozen=True)
-class Cut:
+class EncoderCut:
     """Which of a teacher's parts a student takes: the best hidden dimensions everywhere, the best heads and neurons in
     each layer, layer i from the teacher's `sources[i]` (shared layers: from themselves)."""
 
@@ -370,7 +381,7 @@ class Cut:
             yield KeptParts(index, source, logits, context, best(inner, self.sizes.inner))
 
 
-def sliced(weights: Mapping[str, torch.Tensor], cut: Cut) -> dict[str, torch.Tensor]:
+def sliced(weights: Mapping[str, torch.Tensor], cut: EncoderCut) -> dict[str, torch.Tensor]:
     """The student's weights as they are in the teacher's. Fresh tensors of the teacher's dtype."""
     family, width = cut.family, cut.width
     made: dict[str, torch.Tensor] = {}

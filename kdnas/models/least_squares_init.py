@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from kdnas.models.encoders import Cut, Family, sliced
+from kdnas.models.encoders import EncoderCut, Family, sliced
 
 TOKENS = 16_384  # most tokens that anything is solved on
 BATCH = 32
@@ -159,7 +159,7 @@ def reading(weight: Tensor, bias: Tensor, given: Tensor, offset: Tensor) -> tupl
     return (own @ given.double()).to(weight.dtype), (own @ offset.double() + bias.double()).to(bias.dtype)
 
 
-def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[str, Tensor]:
+def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -> dict[str, Tensor]:
     """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
     hidden dimensions and heads reads their prediction from the kept ones."""
     places = torch.argsort(found.order, dim=1)
@@ -187,7 +187,7 @@ def taken_over(weights: Mapping[str, Tensor], cut: Cut, found: Moments) -> dict[
 
 
 @torch.no_grad()
-def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: Cut, ids: Tensor) -> None:
+def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor) -> None:
     """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
     enters the norm of the teacher's last layer before the next kept one; and take that norm. In place.
 

@@ -23,7 +23,7 @@ from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices
 from kdnas.measuring.devices import autocast
 from kdnas.models import decoders
-from kdnas.models.decoders import Importance, Shape
+from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
@@ -34,12 +34,14 @@ from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
+from kdnas.teachers import full_cut
 from kdnas.teachers.causal import cross_entropy, load, model_folder, read_config, same_vocabulary, unigram_loss
 from kdnas.training.contract import Score, Student
 from kdnas.training.loop import Stepwise, draw
 
 WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
-WORTH_CHUNKS = 16  # on which the importance of the teacher's parts is measured
+WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
+CHECKED = 4  # chunks on which a full-size student is held against its teacher
 
 
 # ---------------------------------------------------------------------------- teacher and text
@@ -65,7 +67,7 @@ class CausalRecipe(Recipe):
                     f"{recipe.student!r} of {base.vocab_size:,}.",
                     "Distillation on tokens needs two models of the same tokenizer.",
                 )
-        own = decoders.shape(config)
+        own = decoders.sizes(config)
         check_lengths(spec, own)
         facts = {
             "model": spec.teacher.model,
@@ -114,7 +116,7 @@ def _student_spec(name: str) -> TeacherSpec:
     return TeacherSpec(model=name)  # type: ignore[call-arg]
 
 
-def check_lengths(spec: StudySpec, own: Shape) -> None:
+def check_lengths(spec: StudySpec, own: Sizes) -> None:
     for field, length in (("data.length", spec.data.length), ("latency.length", spec.latency.length)):
         if length > own.positions:
             raise BadOptionError(
@@ -144,8 +146,8 @@ class CausalBench(Workbench):
         if self.recipe.student is not None:
             self.base = load(_student_spec(self.recipe.student), torch.device("cpu"), on_progress)
             same_vocabulary(self.teacher, self.base)
-        check_lengths(spec, decoders.shape(self.teacher.config))
-        check_lengths(spec, decoders.shape(self.base.config))
+        check_lengths(spec, decoders.sizes(self.teacher.config))
+        check_lengths(spec, decoders.sizes(self.base.config))
         self.space = space_of(spec.space, self.base.config)
         self.chunks, self._counts = chunks(spec, self.teacher.tokenizer, self.vocabulary, on_progress)
         self.proxy_ids = torch.from_numpy(self.chunks.proxy)
@@ -166,6 +168,17 @@ class CausalBench(Workbench):
         self._importance: Importance | None = None
         ids = latency_tokens.drawn(self.chunks.train[:64].reshape(-1), spec.latency)
         self._timed_ids = torch.from_numpy(ids).to(device)
+
+        if self.recipe.init == "inherit":
+            full_cut.require_repeated(self.base.name, self.base.fingerprint, self._both_states)
+
+    def _both_states(self) -> tuple[Tensor, Tensor]:
+        """Last states of the model that students are cut from and of a student that is all of it, on the first
+        chunks."""
+        ids, base = self.proxy_ids[:CHECKED], self.base.model
+        config = decoders.student_config(base.config, decoders.candidate_of(base.config))
+        whole = decoders.inherited(base, config, self.importance()).to(cast(Any, base.device))
+        return tuple(full_cut.last_state(decoders.body_and_head(m)[0], ids) for m in (base, whole))  # type: ignore[return-value]
 
     @property
     def vocabulary(self) -> int:
@@ -192,7 +205,7 @@ class CausalBench(Workbench):
         Kept because it ranks: two workers whose sums differ in the last bit must still cut the same student.
         """
         if self._importance is None:
-            sample = self.proxy_ids[:WORTH_CHUNKS]
+            sample = self.proxy_ids[:WEIGHED]
             folder = paths.cache_folder() / "teacher" / "importance"
             path = folder / f"{self.base.fingerprint}-{ids_fingerprint(sample)}.safetensors"
 
@@ -259,7 +272,7 @@ class CausalBench(Workbench):
 
     def shape_key(self, candidate: Candidate | None) -> str:
         config = self.teacher.config if candidate is None else decoders.student_config(self.base.config, candidate)
-        own = decoders.shape(config)
+        own = decoders.sizes(config)
         keep = {
             "family": config.model_type,
             "causal": True,

@@ -34,7 +34,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import HiddenStateRecipe, StudySpec
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
-from kdnas.teachers import encoder, hidden_state_cache
+from kdnas.teachers import encoder, full_cut, hidden_state_cache
 from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 from kdnas.training.loop import clip, rate
 from kdnas.training.losses.hidden_states import Projections
@@ -75,7 +75,7 @@ class HiddenState(Recipe):
             "activation": own.act,
             "parameters": encoders.count_parameters(config),
         }
-        space = space_of(spec.space, own)
+        space = space_of(spec.space, own, _closed(spec, family, config))
         depths = [int(d) for d in next(d.choices for d in space.dimensions if d.name == "num_hidden_layers")]
         sources = {s for n in depths for s in (*uniform(n, own.layers), *last(n, own.layers))}
         return Description(
@@ -98,6 +98,12 @@ def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
             )
 
 
+def _closed(spec: StudySpec, family: Family, config: Any) -> frozenset[int]:
+    """Widths that students of this study cannot have."""
+    assert isinstance(spec.recipe, HiddenStateRecipe)
+    return frozenset() if spec.recipe.init == "random" else encoders.closed_widths(family, config)
+
+
 class HiddenStateBench(Workbench):
     """Teacher, chunks and cached hidden states, shared by all candidates of a process."""
 
@@ -109,7 +115,7 @@ class HiddenStateBench(Workbench):
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
-        self.space = space_of(spec.space, self.own)
+        self.space = space_of(spec.space, self.own, _closed(spec, self.family, self.teacher.config))
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
         self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
@@ -127,6 +133,8 @@ class HiddenStateBench(Workbench):
         self._buffers = {
             name: buffer.cpu() for name, buffer in self.teacher.body.named_buffers() if name not in self._weights
         }
+        if self._init != "random":
+            full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, self._both_states)
         statistics = self.proxy.statistics
         self._variance = {layer: float(statistics.variance[layer].mean()) for layer in self.layers}
         ids = latency_tokens.drawn(self.chunks.train[:64, 1:-1].reshape(-1), spec.latency)
@@ -166,13 +174,21 @@ class HiddenStateBench(Workbench):
 
     def _cut_out(self, values: dict[str, Any], sizes: Sizes) -> torch.nn.Module:
         sources = CUTS[self._cut](sizes.layers, self.own.layers)
-        cut = encoders.Cut(self.family, self.teacher.config, sizes, self._importance, sources)
+        cut = encoders.EncoderCut(self.family, self.teacher.config, sizes, self._importance, sources)
         if self._moments is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
         weights = least_squares_init.taken_over(self._weights, cut, self._moments)
         body = encoders.inherit(values, weights, self._buffers).to(self.device)
         least_squares_init.solve_blocks(body, self.teacher.body, cut, least_squares_init.sample(self._proxy_ids))
         return body
+
+    def _both_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last states of the teacher and of a student that is all of it, on the first chunks."""
+        values = encoders.config_values(self.family, self.teacher.config, self.own)
+        cut = encoders.EncoderCut(self.family, self.teacher.config, self.own, self._importance, range(self.own.layers))
+        whole = encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
+        ids = self._proxy_ids[:CHECKED]
+        return full_cut.last_state(self.teacher.body, ids), full_cut.last_state(whole, ids)
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
         states = self._full_states(student, epochs) if full else self.proxy

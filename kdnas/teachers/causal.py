@@ -85,7 +85,7 @@ def model_folder(spec: TeacherSpec, on_progress: Progress | None = None) -> Path
 def read_config(folder: Path, name: str) -> PreTrainedConfig:
     """The configuration of a causal model's folder. Raises UsageError for what is none that the recipes take."""
     config = opening.open_config(folder, name)
-    decoders.shape(config)
+    decoders.sizes(config)
     return config
 
 

@@ -90,7 +90,7 @@ def candidate_of(family: str) -> dict[str, Any]:
 
 def test_gpt2_without_n_inner_has_four_times_its_width() -> None:
     config = teacher("gpt2", n_inner=None).config
-    assert decoders.shape(config).inner == 256
+    assert decoders.sizes(config).inner == 256
     narrow = {**candidate_of("gpt2"), "num_attention_heads": 2, "intermediate_size": 256}
     student = decoders.student_config(config, narrow)
     assert student.n_inner == 256  # not 4 × the student's own width
@@ -99,7 +99,7 @@ def test_gpt2_without_n_inner_has_four_times_its_width() -> None:
 def test_removed_parts_that_did_nothing_are_not_missed(some: Any) -> None:
     """Silence one key-value head with its queries and half of the units in the teacher: the cut leaves those out."""
     family = some.config.model_type
-    whole = decoders.shape(some.config)
+    whole = decoders.sizes(some.config)
     size = whole.head_size * whole.group
     with torch.no_grad():
         for i in range(whole.layers):
@@ -118,8 +118,8 @@ def test_removed_parts_that_did_nothing_are_not_missed(some: Any) -> None:
 
 
 def test_a_halved_rotary_head_keeps_whole_frequencies() -> None:
-    whole = decoders.shape(teacher("llama").config)
-    part = decoders.shape(decoders.student_config(teacher("llama").config, {**candidate_of("llama"), "head_size": 16}))
+    whole = decoders.sizes(teacher("llama").config)
+    part = decoders.sizes(decoders.student_config(teacher("llama").config, {**candidate_of("llama"), "head_size": 16}))
     rows = decoders._rows(torch.tensor([0]), whole, part, 1, rotary=True)
     base = 10000.0
     teacher_frequencies = base ** (-2 * torch.arange(16) / 32)

@@ -289,7 +289,7 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
     bench = make(family, **FITTED)
     sizes = Sizes(3, 24, 3, 24, bench.own.act)
     sources = hidden_state.CUTS["spread"](3, 4)
-    cut = encoders.Cut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
+    cut = encoders.EncoderCut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
     weights = least_squares_init.taken_over(bench._weights, cut, bench._moments)
     body = encoders.inherit(bench.config({**THIN, "hidden_act": bench.own.act}), weights, bench._buffers)
     ids = least_squares_init.sample(bench._proxy_ids)
@@ -343,7 +343,9 @@ def test_importance_ranks_what_was_made_loud(make: Any, places: Path, tmp_path: 
         layer.attention.output.dense.weight[:, 16:24] *= 50  # head 2 of 4
     model.save_pretrained(folder)
     loaded = encoder.load(tiny_spec(folder, places / "text").teacher, CPU)
-    found = encoders.importance(loaded.body, loaded.family, torch.randint(5, 60, (8, 16)))
+    found = encoders.importance(
+        loaded.body, loaded.family, torch.randint(5, 60, (8, 16), generator=torch.Generator().manual_seed(0))
+    )
     assert {4, 9} <= set(encoders.best(found.width, 8).tolist())
     assert 7 in encoders.best(found.inner[1], 1)
     assert encoders.best(found.value[1].norm(dim=1), 1).tolist() == [2]

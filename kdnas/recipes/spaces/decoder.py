@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from kdnas.models.decoders import Shape, shape
+from kdnas.models.decoders import Sizes, rotates_by_halves, sizes
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import SearchSpace, Value
 from kdnas.study.spec import SpaceSpec
@@ -21,26 +21,28 @@ SMALLEST_HEAD = 16
 def space_of(spec: SpaceSpec, config: PreTrainedConfig) -> SearchSpace:
     """Every student of the teacher's family that is no larger than it, as far as the spec allows it.
 
-    The width is heads × size of a head, so that no invalid point exists; grouped key-value heads keep the teacher's
-    group, so that heads come in multiples of it. Raises UsageError for a dimension or value that cannot be.
+    The width is heads × size of a head (or the teacher's share of that), so that no invalid point exists. Grouped
+    key-value heads keep the teacher's group, so that heads come in multiples of it. Raises UsageError for a dimension
+    or value that cannot be.
     """
-    own = shape(config)
+    own = sizes(config)
+    halves = rotates_by_halves(config)
     given = choices_of(spec, ORDER)
     for name, values in given.items():
         for value in values:
-            _check(name, value, own)
-    choices = {**_whole(own), **given}
+            _check(name, value, own, halves)
+    choices = {**_whole(own, halves), **given}
     return SearchSpace(tuple(dimension(name, choices[name], ordered=name != "hidden_act") for name in ORDER))
 
 
-def _whole(own: Shape) -> dict[str, tuple[Value, ...]]:
+def _whole(own: Sizes, halves: bool) -> dict[str, tuple[Value, ...]]:
     size = own.head_size
     inner = {max(8, round(own.inner * share / 8) * 8) for share in INNER_SHARES}
     activations = (own.activation, *(a for a in ACTIVATIONS if a != own.activation))
     return {
         "num_hidden_layers": _upto(LAYERS, own.layers),
         "num_attention_heads": tuple(own.group * g for g in _upto(GROUPS, own.key_value_heads)),
-        "head_size": (size // 2, size) if size % 4 == 0 and size // 2 >= SMALLEST_HEAD else (size,),
+        "head_size": (size // 2, size) if halves and size % 4 == 0 and size // 2 >= SMALLEST_HEAD else (size,),
         "intermediate_size": (*(i for i in inner if i < own.inner), own.inner),
         "hidden_act": activations[:3],
     }
@@ -50,7 +52,7 @@ def _upto(ladder: tuple[int, ...], top: int) -> tuple[int, ...]:
     return (*(step for step in ladder if step < top), top)
 
 
-def _check(name: str, value: Value, own: Shape) -> None:
+def _check(name: str, value: Value, own: Sizes, halves: bool) -> None:
     field = f"space.choices.{name}"
     if name == "hidden_act":
         if value not in (*ACTIVATIONS, own.activation):
@@ -68,6 +70,10 @@ def _check(name: str, value: Value, own: Shape) -> None:
             field,
             f"{name} = {value} does not keep the teacher's groups.",
             f"Give multiples of {own.group}: so many heads share one key-value head.",
+        )
+    if name == "head_size" and value != own.head_size and not halves:
+        raise BadOptionError(
+            field, f"{name} = {value} does not fit the teacher's rotary positions.", f"Give {own.head_size}, its own."
         )
     if name == "head_size" and (own.head_size % int(value) or int(value) % 2):
         raise BadOptionError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import lcm
 
 from kdnas.models import encoders
@@ -23,10 +23,11 @@ KD_NAS: dict[str, tuple[Value, ...]] = {
 ORDER = ("num_hidden_layers", "hidden_size", "head_size", "num_attention_heads", "intermediate_size", "hidden_act")
 
 
-def space_of(spec: SpaceSpec, own: Sizes) -> SearchSpace:
+def space_of(spec: SpaceSpec, own: Sizes, closed: Collection[int] = ()) -> SearchSpace:
     """The product of choices for a teacher of these sizes, narrowed by the spec; every point builds a model.
 
-    Every head size (or number of heads) divides every width. Raises UsageError for what cannot be so.
+    Every head size (or number of heads) divides every width, and no width is one of `closed`. Raises UsageError for
+    what cannot be so.
     """
     given = choices_of(spec, ORDER, lists=True)
     if "head_size" in given and "num_attention_heads" in given:
@@ -38,6 +39,14 @@ def space_of(spec: SpaceSpec, own: Sizes) -> SearchSpace:
     for name, values in given.items():
         _check_values(name, values, own)
     choices: dict[str, tuple[Value, ...]] = _kd_nas(own) if spec.preset == "kd-nas" else _full(own)
+    choices["hidden_size"] = _open(choices["hidden_size"], closed)
+    for width in given.get("hidden_size", ()):
+        if width in closed:
+            raise BadOptionError(
+                "space.choices.hidden_size",
+                f"hidden_size = {width} is the teacher's embedding width, at which its family has no projection.",
+                'Give another width, or recipe.init = "random".',
+            )
     choices.update(given)
     if heads_name not in choices or heads_name not in given:
         choices[heads_name] = _heads_default(heads_name, choices, given, own, spec.preset)
@@ -60,6 +69,15 @@ def space_of(spec: SpaceSpec, own: Sizes) -> SearchSpace:
             if name != other and name in choices
         )
     )
+
+
+def _open(widths: tuple[Value, ...], closed: Collection[int]) -> tuple[Value, ...]:
+    left = tuple(width for width in widths if width not in closed)
+    if not left:
+        raise UsageError(
+            "The teacher's embeddings have the only width of the space.", "Give space.choices.hidden_size."
+        )
+    return left
 
 
 def _fits(width: Value, heads: Value) -> bool:
