@@ -69,7 +69,7 @@ class LabelledText:
     names: tuple[str, ...]  # class i is names[i]
     pad_id: int
     fingerprint: str  # of source, columns, tokenizer, length and split
-    told: Mapping[str, int] = field(default_factory=dict)  # rows left out, repeated, cut, for the record
+    record: Mapping[str, Any] = field(default_factory=dict)  # of the source: fingerprint, rows left out, repeated, cut
 
     @property
     def proxy(self) -> Examples:
@@ -116,14 +116,22 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         return Examples(tuple(cut), labels[rows])
 
     shortened = int((tokens.lengths[np.concatenate([train, scored, test])] > room).sum())
-    told = documents.counts | {"examples_cut": shortened, "examples_beyond_test": len(beyond) - len(test)}
+    told = {"examples_cut": shortened, "examples_beyond_test": len(beyond) - len(test)}
     told |= {"examples_beyond_limit": len(labels) - len(train) - len(held)}
     told = {name: count for name, count in told.items() if count}
     if on_progress is not None:
         for words in _words(told, source):
             on_progress(Note(words), None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    facts: tuple[object, ...] = ("labelled", 1, tokens.fingerprint, source.length, source.held_out, source.max_held_out, source.limit)
+    facts: tuple[object, ...] = (
+        "labelled",
+        1,
+        tokens.fingerprint,
+        source.length,
+        source.held_out,
+        source.max_held_out,
+        source.limit,
+    )
     facts += ("repeats", documents.repeats) if documents.repeats else ()  # which change what is held out
     return LabelledText(
         train=part(train),
@@ -133,7 +141,7 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         names=names,
         pad_id=int(pad or 0),
         fingerprint=hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest(),
-        told=told,
+        record=documents.record | told,
     )
 
 
