@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.report import Result, Table, say
 from kdnas.data.glue import OWN, TASKS, load
-from kdnas.scores.finetuned_tasks import Protocol
+from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.score_folder import Wanted, score
 from kdnas.store import queries
 from kdnas.store.database import open_reader
@@ -159,8 +159,8 @@ def measure(chosen: argparse.Namespace) -> Result:
 
     def evaluate(name: str) -> None:
         asked, shipped = str(spec.teacher.checkpoint), spec.teacher.model
-        plain[name] = evaluated(folder / name, asked, Protocol(finetune=False), chosen, storage, clock)
-        fine = Protocol(seeds=tuple(range(1 if chosen.quick else chosen.seeds)))
+        plain[name] = evaluated(folder / name, asked, FineTuning(finetune=False), chosen, storage, clock)
+        fine = FineTuning(seeds=tuple(range(1 if chosen.quick else chosen.seeds)))
         tuned[name] = evaluated(folder / name, shipped, fine, chosen, storage, clock)
 
     evaluate("found")
@@ -220,7 +220,7 @@ def model(name: str, folder: Path, clock: Clock, make: Any) -> Mapping[str, Any]
 
 
 def evaluated(
-    folder: Path, beside: str, protocol: Protocol, chosen: argparse.Namespace, storage: str, clock: Clock
+    folder: Path, beside: str, protocol: FineTuning, chosen: argparse.Namespace, storage: str, clock: Clock
 ) -> Mapping[str, Any]:
     """The scores of a model on the task beside another's."""
     began = time.monotonic()

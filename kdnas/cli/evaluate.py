@@ -59,13 +59,13 @@ def evaluate(
     once for all its students. Writes results.json and results.md.
     """
     from kdnas.cli.progress import Told
-    from kdnas.scores.finetuned_tasks import Protocol
+    from kdnas.scores.finetuning import FineTuning
     from kdnas.scores.score_folder import Wanted, score
     from kdnas.search.heartbeat import interruptible
 
     wanted = Wanted(
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
-        protocol=Protocol(seeds=tuple(range(seeds)), finetune=not no_finetune, limit=limit),
+        protocol=FineTuning(seeds=tuple(range(seeds)), finetune=not no_finetune, limit=limit),
         data_dir=data_dir,
         teacher="" if no_teacher else teacher,
         text=text,

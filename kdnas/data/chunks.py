@@ -36,7 +36,7 @@ class Chunks:
     proxy_count: int
     fingerprint: str
     documents: int
-    told: Mapping[str, int] = field(default_factory=dict)  # rows left out, repeated and so on, for the record
+    record: Mapping[str, Any] = field(default_factory=dict)  # of the source: fingerprint, rows left out and repeated
     unscored: int = 0  # held-out documents that a model was trained on elsewhere
 
     @property
@@ -44,7 +44,13 @@ class Chunks:
         return self.train[: self.proxy_count]
 
 
-def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: Progress | None = None) -> Chunks:
+def chunks(
+    data: DataSpec,
+    proxy_fraction: float,
+    tokenizer: Any,
+    on_progress: Progress | None = None,
+    trained: frozenset[str] = frozenset(),
+) -> Chunks:
     """Fixed chunks of the joined text for encoders, split by document. Raises UsageError for too little text.
 
     A chunk is `[CLS]`, length − 2 tokens, `[SEP]`, as the teacher saw its own training text; one `[SEP]` stands
@@ -54,7 +60,8 @@ def chunks(data: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
     documents = read(data, on_progress=on_progress)
     tell_repeats(documents, on_progress)
     begin, end = special_tokens(tokenizer)
-    return cut(tokenise(documents, tokenizer, on_progress), documents, data, proxy_fraction, Frame(begin, end, end))
+    frame = Frame(begin, end, end)
+    return cut(tokenise(documents, tokenizer, on_progress), documents, data, proxy_fraction, frame, trained)
 
 
 def cut(
@@ -97,7 +104,7 @@ def cut(
     # Repeated texts change what is held out.
     fingerprint = digest(*facts, *(("repeats", documents.repeats) if documents.repeats else ()))
     unscored = len(held) - len(scored)
-    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts), documents.counts, unscored)
+    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts), documents.record, unscored)
 
 
 def _joined(tokens: Tokens, rows: np.ndarray, frame: Frame, length: int) -> np.ndarray:

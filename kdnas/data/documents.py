@@ -103,9 +103,10 @@ class Documents:
         return f"{self.repeats:,} row(s) repeat an earlier text; equal texts stay on one side of the split."
 
     @property
-    def counts(self) -> dict[str, int]:
-        """The same in counts, for the record."""
-        return self.left_out.counts | ({"rows_repeated": self.repeats} if self.repeats else {})
+    def record(self) -> dict[str, Any]:
+        """The source's fingerprint and the same notes in counts, for what keeps a record of its data."""
+        again = {"rows_repeated": self.repeats} if self.repeats else {}
+        return {"source_fingerprint": self.fingerprint, **self.left_out.counts, **again}
 
 
 def same_text(text: str) -> str:

@@ -69,7 +69,7 @@ class LabelledText:
     names: tuple[str, ...]  # class i is names[i]
     pad_id: int
     fingerprint: str  # of source, columns, tokenizer, length and split
-    told: Mapping[str, int] = field(default_factory=dict)  # rows left out, repeated, cut, for the record
+    record: Mapping[str, Any] = field(default_factory=dict)  # of the source: fingerprint, rows left out, repeated, cut
 
     @property
     def proxy(self) -> Examples:
@@ -116,7 +116,7 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         return Examples(tuple(cut), labels[rows])
 
     shortened = int((tokens.lengths[np.concatenate([train, scored, test])] > room).sum())
-    told = documents.counts | {"examples_cut": shortened, "examples_beyond_test": len(beyond) - len(test)}
+    told = {"examples_cut": shortened, "examples_beyond_test": len(beyond) - len(test)}
     told |= {"examples_beyond_limit": len(labels) - len(train) - len(held)}
     told = {name: count for name, count in told.items() if count}
     if on_progress is not None:
@@ -141,7 +141,7 @@ def read(source: DataSpec, proxy_fraction: float, tokenizer: Any, on_progress: P
         names=names,
         pad_id=int(pad or 0),
         fingerprint=hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest(),
-        told=told,
+        record=documents.record | told,
     )
 
 

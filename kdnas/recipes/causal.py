@@ -305,7 +305,7 @@ class CausalBench(Workbench):
             "data": self.spec.data.source,
             "data_fingerprint": self.chunks.fingerprint,
             "documents": self.chunks.documents,
-            **self.chunks.told,
+            **self.chunks.record,
             "training_tokens": int(self.chunks.train.size),
             "proxy_tokens": int(self.chunks.proxy.size),
             "held_out_tokens": int(self.chunks.held_out.size),

@@ -79,8 +79,13 @@ class ClassifierBench(Workbench):
             folder = where.base if where.checkpoint is None else where.checkpoint
         else:
             folder = classifiers.taught(where, self.text, self.teaching(), self.device, self.on_progress)
-        self.on_progress(f"loading {where.name}", None)
-        return classifiers.open_classifier(where, folder, self.text.names, self.device)
+        return self.opened(folder)
+
+    def opened(self, folder: Path) -> Classifier:
+        """The classifier in a folder as the study's teacher; `teacher_folder` remembers where it lies."""
+        self.teacher_folder = folder
+        self.on_progress(f"loading {self.source.name}", None)
+        return classifiers.open_classifier(self.source, folder, self.text.names, self.device)
 
     def _check_teacher(self) -> tuple[str, ...]:
         """Warnings of the teacher's answers on the held-out part. Raises UsageError where they show that a head without
@@ -226,7 +231,7 @@ class ClassifierBench(Workbench):
             "tokenizer_fingerprint": tokenizer_fingerprint(self.source.tokenizer),
             "data": self.spec.data.source,
             "data_fingerprint": self.text.fingerprint,
-            **self.text.told,
+            **self.text.record,
             "classes": list(self.text.names),
             "training_examples": len(self.text.train),
             "proxy_examples": self.text.proxy_count,

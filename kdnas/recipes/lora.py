@@ -320,8 +320,7 @@ class LoraBench(ClassifierBench):
         self._taught = family.sizes(config), own
         about = {"lora": json.loads(json.dumps(asdict(own)))}
         folder = classifiers.taught(where, self.text, settings, self.device, self.on_progress, adapt, about)
-        self.on_progress(f"loading {where.name}", None)
-        return classifiers.open_classifier(where, folder, self.text.names, self.device)
+        return self.opened(folder)
 
     # -------------------------------------------------------------------- students
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from kdnas.data import labelled
-from kdnas.data.labelled import Examples
+from kdnas.data.labelled import Examples, LabelledText
 from kdnas.models import class_order
 from kdnas.recipes import recipe
 from kdnas.recipes.classifiers import ClassifierBench
+from kdnas.scores.training_texts import seen_by
 from kdnas.students import predict
 from kdnas.study.spec import ClassifierRecipe, DataSpec, from_values
 from kdnas.system.errors import UsageError
@@ -50,13 +51,17 @@ def label_scores(
         assert isinstance(made, ClassifierBench)
         bench = made
     pad = int(tokenizer.pad_token_id or 0)
+    left_out = 0
     if source is not None:
         names = bench.text.names if bench is not None else tuple(str(n) for n in student.config.id2label.values())
-        part, examples = "all rows", labelled.whole(source, tokenizer, names, on_progress)
-        taught = None if bench is None else labelled.whole(source, bench.teacher.tokenizer, names, on_progress)
+        seen = seen_by([model], on_progress).trained
+        rows = labelled.whole(source, tokenizer, names, on_progress, seen)
+        part, examples, left_out = "all rows", rows.examples, rows.seen
+        taught = None if bench is None else labelled.whole(source, bench.teacher.tokenizer, names, None, seen).examples
     else:
-        assert spec is not None
+        assert spec is not None and facts is not None
         text = labelled.read(spec.data, spec.budget.proxy_fraction, tokenizer, on_progress)
+        _require_same(text, facts, spec.data.source)
         part, names = ("test" if len(text.test) else "held_out"), text.names
         examples = getattr(text, part)
         taught = None if bench is None else getattr(bench.text, part)
@@ -66,6 +71,7 @@ def label_scores(
     found: dict[str, Any] = {
         "part": part,
         "examples": len(examples),
+        "left_out": left_out,  # rows whose text was trained on
         "classes": list(names),
         "student": classifiers.report(logits, examples.labels),
     }
@@ -76,3 +82,13 @@ def label_scores(
         found["kept"] = 100 * found["student"]["accuracy"] / max(found["teacher"]["accuracy"], 1e-9)
         bench.close()
     return found
+
+
+def _require_same(text: LabelledText, facts: Mapping[str, Any], source: str) -> None:
+    """Raise UsageError where the data is no longer what the study split: its test part would be another."""
+    before = (facts.get("provenance") or {}).get("source_fingerprint")
+    if before not in (None, text.record["source_fingerprint"]):
+        raise UsageError(
+            f"The data {source!r} is not the one that the study was made with; its test part may have been learned.",
+            "Bring the data back, or give other rows with --text FILE.",
+        )

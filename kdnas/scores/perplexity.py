@@ -20,16 +20,17 @@ from torch import nn
 
 from kdnas.data import hub
 from kdnas.data.chunks import chunks
-from kdnas.data.splits import SPLIT
+from kdnas.data.splits import HEAD, MASKS, SPLIT, generator
 from kdnas.models import open as opening
 from kdnas.models.open import longest
+from kdnas.scores.training_texts import seen_by, tokenizer_of
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
-from kdnas.system.progress import Progress
+from kdnas.system.progress import Note, Progress
 
 
 @dataclass(frozen=True)
-class Protocol:
+class PerplexityProtocol:
     """Chunks of joined text, BERT's masking of single tokens (every chosen one becomes the mask token)."""
 
     length: int = 128
@@ -67,20 +68,25 @@ def perplexity(
     data: DataSpec,
     device: torch.device,
     on_progress: Progress,
-    protocol: Protocol | None = None,
+    protocol: PerplexityProtocol | None = None,
 ) -> dict[str, Any]:
     """exp of the mean cross-entropy over masked (of a causal model: all) held-out tokens, of the model and its
-    teacher, where given. Raises UsageError for a model that predicts no tokens, and for too little or missing text.
+    teacher, where given. No document is scored that one of the two was trained on. Raises UsageError for a model that
+    predicts no tokens, and for too little or missing text.
     """
-    chosen = protocol or Protocol()
+    chosen = protocol or PerplexityProtocol()
     subjects = {"student": model} | ({} if teacher is None else {"teacher": teacher})
+    seen = seen_by(list(subjects.values()), on_progress).trained
     result: dict[str, Any] = {}
     for place, (who, folder) in enumerate(subjects.items()):
 
         def tell(words: str, share: float | None, base: int = place, who: str = who) -> None:
+            if isinstance(words, Note):
+                on_progress(words, None)
+                return
             on_progress(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
 
-        result[who] = _one(folder, data, device, chosen, tell)
+        result[who] = _one(folder, data, device, chosen, tell, seen)
     if all(result[who].get("causal") for who in subjects):
         how = f"Every next token of {chosen.chunks} held-out chunks of {chosen.length} tokens of {data.source} at most."
         return {**result, "how": how, "protocol": asdict(chosen), "data": data.model_dump(mode="json")}
@@ -98,7 +104,12 @@ def perplexity(
 
 
 def _one(
-    folder: Path, data: DataSpec, device: torch.device, protocol: Protocol, on_progress: Progress
+    folder: Path,
+    data: DataSpec,
+    device: torch.device,
+    protocol: PerplexityProtocol,
+    on_progress: Progress,
+    seen: frozenset[str],
 ) -> dict[str, Any]:
     hub.quiet()
     import transformers
@@ -107,15 +118,16 @@ def _one(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = opening.open_config(folder, str(folder))
-    tokenizer = opening.open_tokenizer(folder, str(folder))
+    tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
     if any("CausalLM" in name or "LMHead" in name for name in config.architectures or ()):
-        return _causal(folder, tokenizer, data, device, protocol, on_progress)
+        return _causal(folder, tokenizer, data, device, protocol, on_progress, seen)
     if tokenizer.mask_token_id is None:
         raise UsageError(f"{folder} has no mask token and is no causal model.", "Give one that predicts tokens.")
     own_head = any("MaskedLM" in name or "PreTraining" in name for name in config.architectures or ())
     on_progress("reading the text", 0.0)
-    text = chunks(data.model_copy(update={"length": longest(config, protocol.length)}), 1.0, tokenizer, None)
+    text = chunks(data.model_copy(update={"length": longest(config, protocol.length)}), 1.0, tokenizer, None, seen)
+    _tell(text.unscored, on_progress)
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     mask_id = int(tokenizer.mask_token_id)
     if own_head:
@@ -130,7 +142,7 @@ def _one(
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return head(body(input_ids=ids).last_hidden_state[hidden])
 
-    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, 4]))
+    rng = generator(MASKS)
     held_out = text.held_out[: protocol.chunks]
     loss, count = 0.0, 0
     with torch.inference_mode():
@@ -146,11 +158,29 @@ def _one(
     if count == 0:
         raise UsageError("The held-out text is too short to mask a token.", "Give more text.")
     mean = loss / count
-    return {"perplexity": math.exp(min(mean, 700.0)), "loss": mean, "tokens": count, "own_head": own_head}
+    return {
+        "perplexity": math.exp(min(mean, 700.0)),
+        "loss": mean,
+        "tokens": count,
+        "own_head": own_head,
+        "left_out": text.unscored,
+    }
+
+
+def _tell(unscored: int, on_progress: Progress) -> None:
+    if unscored:
+        words = f"{unscored:,} held-out document(s) are not scored: a model was trained on their text."
+        on_progress(Note(words), None)
 
 
 def _causal(
-    folder: Path, tokenizer: Any, data: DataSpec, device: torch.device, protocol: Protocol, on_progress: Progress
+    folder: Path,
+    tokenizer: Any,
+    data: DataSpec,
+    device: torch.device,
+    protocol: PerplexityProtocol,
+    on_progress: Progress,
+    seen: frozenset[str],
 ) -> dict[str, Any]:
     """Chunks of joined text without special tokens but the end of text between documents."""
     from kdnas.data.causal_text import end_of_text, read_documents
@@ -160,7 +190,9 @@ def _causal(
     on_progress("reading the text", 0.0)
     source = data.model_copy(update={"length": protocol.length})
     documents = read_documents(source)
-    text = cut(tokenise(documents, tokenizer), documents, source, 1.0, Frame(None, end_of_text(tokenizer), None))
+    frame = Frame(None, end_of_text(tokenizer), None)
+    text = cut(tokenise(documents, tokenizer), documents, source, 1.0, frame, seen)
+    _tell(text.unscored, on_progress)
     model = opening.open_causal(folder, str(folder), opening.open_config(folder, str(folder))).to(device)
     held_out = torch.from_numpy(text.held_out[: protocol.chunks])
     loss, count = 0.0, 0
@@ -172,12 +204,18 @@ def _causal(
             count += ids[:, 1:].numel()
             on_progress("scoring", count / held_out[:, 1:].numel())
     mean = loss / count
-    perplexity = math.exp(min(mean, 700.0))
-    return {"perplexity": perplexity, "loss": mean, "tokens": count, "own_head": True, "causal": True}
+    return {
+        "perplexity": math.exp(min(mean, 700.0)),
+        "loss": mean,
+        "tokens": count,
+        "own_head": True,
+        "causal": True,
+        "left_out": text.unscored,
+    }
 
 
 def _masked(
-    rows: np.ndarray, special: torch.Tensor, mask_id: int, rng: np.random.Generator, protocol: Protocol
+    rows: np.ndarray, special: torch.Tensor, mask_id: int, rng: np.random.Generator, protocol: PerplexityProtocol
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids with masks, which places are masked [batch, length], and the ids that stood there."""
     ids = torch.from_numpy(np.array(rows, dtype=np.int64))
@@ -191,11 +229,11 @@ def _trained_head(
     special: torch.Tensor,
     mask_id: int,
     device: torch.device,
-    protocol: Protocol,
+    protocol: PerplexityProtocol,
     on_progress: Progress,
 ) -> TiedHead:
     body.requires_grad_(False)
-    rng = np.random.default_rng(np.random.SeedSequence([SPLIT, 3]))
+    rng = generator(HEAD)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SPLIT)
         head = TiedHead(int(body.config.hidden_size), body.get_input_embeddings().weight.detach()).to(device)

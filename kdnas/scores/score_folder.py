@@ -1,6 +1,6 @@
 """Scores of a model folder from its name to its files: teacher found, tasks run, results written, store told.
 
-What a task is and how it is run is in tasks.py, evaluate.py and perplexity.py.
+What a task is and how it is scored is in data/glue.py, finetuned_tasks.py, perplexity.py and labels.py.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdnas.data.glue import OWN, TASKS, chosen
 from kdnas.measuring.devices import resolve_device
-from kdnas.scores import finetuned_tasks
+from kdnas.scores import finetuned_tasks, results
+from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.perplexity import perplexity
 from kdnas.search.heartbeat import at_work
 from kdnas.store import jobs, queries
 from kdnas.store.database import open_store
 from kdnas.students import model_folder as folders
-from kdnas.study.spec import DataSpec, TeacherSpec, from_values
+from kdnas.study.spec import ClassifierRecipe, DataSpec, TeacherSpec, from_values
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import KdnasError, UsageError, nearest
-from kdnas.system.progress import Progress
+from kdnas.system.progress import Note, Progress
 
 PERPLEXITY, LABELS = "perplexity", "labels"
 
@@ -32,7 +35,7 @@ class Wanted:
     """What is asked of a folder. `teacher` None takes the one that `kdnas.json` names, "" none at all."""
 
     tasks: tuple[str, ...] = (OWN,)
-    protocol: finetuned_tasks.Protocol = field(default_factory=finetuned_tasks.Protocol)
+    protocol: FineTuning = field(default_factory=FineTuning)
     data_dir: Path | None = None
     teacher: str | None = None
     text: str | None = None  # for the perplexity and the labels; None takes the study's own data
@@ -55,11 +58,11 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
             raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, PERPLEXITY, LABELS)))
     tasks = chosen(names)
     facts = folders.read_facts(model) if (model / folders.FACTS).is_file() else None
-    output = wanted.output or finetuned_tasks.default_output(model)
+    output = wanted.output or results.default_output(model)
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Make it first, or name another --output.")
     device = resolve_device(wanted.device)
-    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, on_progress)
+    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, device, on_progress)
     asks_perplexity = PERPLEXITY in wanted.tasks
     own_share = 1.0 if not asks_perplexity else 0.85 if tasks else 0.0
 
@@ -88,21 +91,35 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
 
             rows = _rows(wanted, facts)
             result["labels"] = label_scores(model, facts, rows, device, tell, beside=wanted.teacher != "")
-        result = finetuned_tasks.merged(result, output)
-        finetuned_tasks.write(result, output)
-        if facts is not None and output == finetuned_tasks.default_output(model):
+        result = results.merged(result, output)
+        results.write(result, output)
+        if facts is not None and output == results.default_output(model):
             folders.write_card(model)
         finished(result)
     return result
 
 
-def _teacher(asked: str | None, facts: dict[str, Any] | None, on_progress: Progress) -> Path | None:
-    if asked == "" or (asked is None and facts is None):
-        return None
+def _teacher(
+    asked: str | None, facts: dict[str, Any] | None, device: torch.device, on_progress: Progress
+) -> Path | None:
+    """The folder to stand beside: the one asked for, else what taught the student: the study's checkpoint, or the
+    classifier that the study taught; None where there is none."""
     from kdnas.teachers.causal import model_folder
 
-    spec = TeacherSpec(model=asked) if asked else TeacherSpec(**(facts or {})["spec"]["teacher"])  # type: ignore[call-arg]
-    return model_folder(spec.model_copy(update={"checkpoint": None}), on_progress)
+    if asked == "" or (asked is None and facts is None):
+        return None
+    if asked:
+        return model_folder(TeacherSpec(model=asked), on_progress)  # type: ignore[call-arg]
+    spec = from_values((facts or {})["spec"])
+    if not isinstance(spec.recipe, ClassifierRecipe):
+        return model_folder(spec.teacher, on_progress)
+    from kdnas.recipes import recipe
+    from kdnas.recipes.classifiers import ClassifierBench
+
+    bench = recipe(spec.recipe.name).prepare(spec, device, on_progress)
+    assert isinstance(bench, ClassifierBench)
+    bench.close()
+    return bench.teacher_folder
 
 
 def _rows(wanted: Wanted, facts: dict[str, Any] | None) -> DataSpec | None:
@@ -148,6 +165,8 @@ def _told(
 
         def tell(words: str, share: float | None) -> None:
             on_progress(words, share)
+            if isinstance(words, Note):
+                return
             alive.doing = words
             if words != said["words"]:
                 said["words"] = words

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification
 from kdnas.data.glue import GLUE, TASKS, chosen, load
 from kdnas.measuring.metrics import METRICS, pearson, spearman
 from kdnas.scores import finetuned_tasks as scores
-from kdnas.scores.perplexity import Protocol as PerplexityProtocol
-from kdnas.scores.perplexity import perplexity
+from kdnas.scores import finetuning, results
+from kdnas.scores.finetuning import FineTuning
+from kdnas.scores.perplexity import PerplexityProtocol, perplexity
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
 from tests.tiny import WORDS, tiny_folder
@@ -54,7 +55,7 @@ def write_task(folder: Path, name: str, count: int = 24, suffix: str = ".jsonl",
         rows = []
         for number in range(count):
             label = number % max(2, len(task.labels))
-            words = (" good" if label else " bad") * 4 + " " + " ".join(rng.choice(WORDS[6:], 3))
+            words = (" good" if label else " bad") * 4 + " " + " ".join(rng.choice(WORDS[6:], 6))
             row = dict.fromkeys(task.columns, words) | {"label": float(label) if task.regression else label}
             rows.append(row | {"idx": number} | changes)
         if suffix == ".jsonl":
@@ -124,12 +125,12 @@ def test_labels_may_be_given_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        (-1, r"example 1 has the label -1\. sst2 needs 0 to 1, or negative, positive"),
+        (-1, r"has the label -1 in row 1 .*\. sst2 needs 0 to 1, or negative, positive"),
         (2, "has the label 2"),
         (0.5, "has the label 0.5"),
         ("great", "has the label 'great'"),
-        (None, "example 1 has no label"),
-        ("", "example 1 has no label"),
+        (None, "has no label in row 1"),
+        ("", "has no label in row 1"),
         (True, None),
     ],
 )
@@ -167,7 +168,7 @@ def test_missing_files_columns_and_broken_ones_say_the_hint(tmp_path: Path) -> N
         load(TASKS["qnli"], folder)
     (folder / "qnli" / "train.csv").unlink()
     (folder / "qnli" / "train.jsonl").write_text("{not json\n")
-    with pytest.raises(UsageError, match="is not JSON"):
+    with pytest.raises(UsageError, match="is no JSON"):
         load(TASKS["qnli"], folder)
 
 
@@ -180,7 +181,7 @@ def test_dev_is_taken_for_validation(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- scores
 
 
-FAST = scores.Protocol(learning_rate=2e-2, batch_size=8, seeds=(0, 1, 2))
+FAST = FineTuning(learning_rate=2e-2, batch_size=8, seeds=(0, 1, 2))
 
 
 def test_teacher_and_student_stand_side_by_side_with_the_share_kept(
@@ -207,8 +208,8 @@ def test_teacher_and_student_stand_side_by_side_with_the_share_kept(
     assert shares == sorted(shares) and shares[-1] == 1.0
 
     path = tmp_path / "results.json"
-    whole = scores.merged(found, path)
-    scores.write(whole, path)
+    whole = results.merged(found, path)
+    results.write(whole, path)
     assert json.loads(path.read_text())["average"]["kept"] == whole["average"]["kept"]
     table = path.with_suffix(".md").read_text()
     assert "| sst2 | accuracy |" in table and "| **average** |" in table and "median of 3 seed(s)" in table
@@ -257,7 +258,7 @@ def test_an_evaluation_cut_off_goes_on_where_it_was(
 def test_without_finetuning_the_models_own_head_is_scored_by_its_label_names(tmp_path: Path) -> None:
     write_task(tmp_path / "data", "sst2")
     model = tiny_folder(tmp_path / "headed", labels=2)
-    plain = scores.Protocol(finetune=False)
+    plain = FineTuning(finetune=False)
     first = scores.evaluate(model, None, chosen(["sst2"]), plain, CPU, quiet, tmp_path / "data")
     config = json.loads((model / "config.json").read_text())
     swapped = config | {"id2label": {"0": "positive", "1": "negative"}, "label2id": {"positive": 0, "negative": 1}}
@@ -274,14 +275,14 @@ def test_a_head_that_names_the_labels_in_another_order_begins_in_the_tasks(tmp_p
     for names, order in ((("negative", "positive"), [0, 1]), (("positive", "negative"), [1, 0]), (("a", "b"), [0, 1])):
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         (model / "config.json").write_text(json.dumps(config | labels))
-        made = scores._classifier(model, TASKS["sst2"], scores.Protocol())
+        made = finetuning._classifier(model, TASKS["sst2"], FineTuning())
         assert torch.equal(made.classifier.weight, own["classifier.weight"][order])
         assert torch.equal(made.classifier.bias, own["classifier.bias"][order])
 
 
 def test_without_finetuning_a_body_or_another_head_is_refused(student: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "data", "sst2")
-    plain = scores.Protocol(finetune=False)
+    plain = FineTuning(finetune=False)
     with pytest.raises(UsageError, match=r"no classification head.*Leave out --no-finetune"):
         scores.evaluate(student, None, chosen(["sst2"]), plain, CPU, quiet, tmp_path / "data")
     three = tiny_folder(tmp_path / "three", labels=3)
@@ -305,18 +306,18 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_runs(tmp_path: Pat
 def test_results_of_the_same_models_are_merged_and_others_replaced(tmp_path: Path) -> None:
     def result(task: str, model: str) -> dict[str, Any]:
         return {
-            "format": scores.FORMAT,
+            "format": results.FORMAT,
             "model": {"fingerprint": model},
             "teacher": None,
-            "protocol": scores._plain(FAST),
+            "protocol": FAST.values(),
             "tasks": {task: {"student": {"score": 0.5, "metrics": {"accuracy": 0.5}}, "kept": None}},
         }
 
     path = tmp_path / "results.json"
-    scores.write(scores.merged(result("sst2", "a"), path), path)
-    both = scores.merged(result("rte", "a"), path)
+    results.write(results.merged(result("sst2", "a"), path), path)
+    both = results.merged(result("rte", "a"), path)
     assert list(both["tasks"]) == ["sst2", "rte"] and both["average"]["student"]["score"] == 0.5
-    assert list(scores.merged(result("rte", "b"), path)["tasks"]) == ["rte"]
+    assert list(results.merged(result("rte", "b"), path)["tasks"]) == ["rte"]
 
 
 # --------------------------------------------------------------------------------------------------- perplexity

@@ -11,7 +11,7 @@ import torch
 
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
-from kdnas.scores.perplexity import Protocol, perplexity
+from kdnas.scores.perplexity import PerplexityProtocol, perplexity
 from kdnas.students import generate
 from kdnas.students.generate import Prompt, Record, Settings
 from kdnas.study.spec import from_values
@@ -152,7 +152,7 @@ def test_an_encoder_is_refused(tmp_path: Path) -> None:
 def test_perplexity_of_a_causal_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "cache"))
     source = from_values({"data": {"source": str(tiny_causal.text_file(tmp_path / "text.txt"))}}).data
-    protocol = Protocol(length=16, chunks=4)
+    protocol = PerplexityProtocol(length=16, chunks=4)
     found = perplexity(folder, None, source, torch.device("cpu"), quiet, protocol)
     assert found["student"]["tokens"] == 4 * 15 and found["student"]["causal"]
     assert 1 < found["student"]["perplexity"] < 28  # better than even odds over its 28 words

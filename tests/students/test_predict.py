@@ -53,13 +53,14 @@ def test_each_text_gets_its_own_label_and_probabilities_in_order(tmp_path: Path)
         assert one.probability == max(one.probabilities.values())
 
 
-def test_a_file_becomes_json_lines_or_a_list_and_rows_without_text_are_told(tmp_path: Path) -> None:
+def test_a_file_gives_a_record_for_every_row_also_for_one_without_text(tmp_path: Path) -> None:
     folder = named(tmp_path / "m")
     (tmp_path / "t.csv").write_text('review\nthe good film\n""\na bad plot\n')
     done = run(folder, "--data", tmp_path / "t.csv", "--text-column", "review")
     assert done.exit_code == 0 and "1 row(s) without text are left out." in done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["text"] for row in rows] == ["the good film", "a bad plot"]
+    assert [row["text"] for row in rows] == ["the good film", "", "a bad plot"]
+    assert rows[1] == {"text": "", "label": None, "probability": None, "probabilities": None}
     assert run(folder, "--text", "a film", "-o", tmp_path / "o.json").exit_code == 0
     assert json.loads((tmp_path / "o.json").read_text())[0]["text"] == "a film"
 

@@ -1,0 +1,141 @@
+"""`results.json` and its Markdown table: merged with earlier results of the same models, averaged, written.
+
+Scores nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdnas.students.model_folder import RESULTS
+from kdnas.system.files import write_atomically
+
+FORMAT = "kdnas-results"
+VERSION = 1
+
+
+def share_of_teacher(entry: Mapping[str, Any]) -> float | None:
+    """The student's score in percent of the teacher's; None where there is no teacher or its score is not positive."""
+    if "teacher" not in entry or entry["teacher"]["score"] <= 0:
+        return None
+    return float(100.0 * entry["student"]["score"] / entry["teacher"]["score"])
+
+
+def merged(new: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The new results, with tasks of an earlier file that came from the same models by the same protocol."""
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        old = {}
+    result = dict(new)
+    if isinstance(old, dict) and old.get("format") == FORMAT:
+        same = all(old.get(part) == new.get(part) for part in ("model", "teacher", "protocol"))
+        if same:
+            result["tasks"] = {**old.get("tasks", {}), **new["tasks"]}
+        if old.get("model") == new.get("model") and "perplexity" in old and "perplexity" not in result:
+            result["perplexity"] = old["perplexity"]
+        if old.get("model") == new.get("model") and "labels" in old and "labels" not in result:
+            result["labels"] = old["labels"]
+    result["average"] = average(result["tasks"])
+    result["markdown"] = markdown(result)
+    return result
+
+
+def average(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean score over the tasks, of the student and, where every task has it, of the teacher."""
+    if not tasks:
+        return {}
+    entry: dict[str, Any] = {"tasks": len(tasks)}
+    for who in ("student", "teacher"):
+        if all(who in task for task in tasks.values()):
+            entry[who] = {"score": statistics.fmean(task[who]["score"] for task in tasks.values())}
+    entry["kept"] = share_of_teacher(entry)
+    return entry
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The scores as a table, with the protocol below it."""
+    protocol = results["protocol"]
+    lines: list[str] = []
+    if results["tasks"]:
+        lines += ["| task | metrics | student | teacher | kept |", "| --- | --- | ---: | ---: | ---: |"]
+        for name, task in results["tasks"].items():
+            teacher = task.get("teacher", {}).get("metrics", {})
+            own = task["student"]["metrics"]
+            lines.append(
+                f"| {name} | {', '.join(own)} | {_percent(own.values())} | {_percent(teacher.values())} | "
+                f"{_share(task['kept'])} |"
+            )
+        if len(results["tasks"]) > 1:
+            mean = average(results["tasks"])
+            teacher_mean = mean.get("teacher", {}).get("score")
+            lines.append(
+                f"| **average** | | {_percent([mean['student']['score']])} | "
+                f"{_percent([] if teacher_mean is None else [teacher_mean])} | {_share(mean['kept'])} |"
+            )
+        how = (
+            f"Fine-tuned with AdamW, learning rate {protocol['learning_rate']:g}, batch {protocol['batch_size']}, "
+            f"at most {protocol['length']} tokens, 3 epochs (5 for cola, mrpc, stsb, rte, wnli; 2 for "
+            f"rotten-tomatoes), warm-up {protocol['warmup']:g}, weight decay {protocol['weight_decay']:g}; "
+            f"validation split, last weights, median of {len(protocol['seeds'])} seed(s), in percent."
+            if protocol["finetune"]
+            else "As the models are, without fine-tuning; validation split, in percent."
+        )
+        left_out = {
+            name: sum(task.get("left_out", {}).get(n, 0) for n in task.get("left_out", {}) if n != "train")
+            for name, task in results["tasks"].items()
+        }
+        if any(left_out.values()):
+            counts = ", ".join(f"{count:,} of {name}" for name, count in left_out.items() if count)
+            how += f" Not scored, since a model was trained on their texts: {counts}."
+        if protocol["limit"] is not None:
+            how += f" Only the first {protocol['limit']:,} examples of each split: no figure to quote."
+        lines += ["", how]
+    if "labels" in results:
+        lines += ["", *_labels(results["labels"])]
+    if "perplexity" in results:
+        lines += ["", *_perplexity(results["perplexity"])]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _percent(values: Any) -> str:
+    return " / ".join(f"{100 * value:.1f}" for value in values) or "–"
+
+
+def _share(kept: float | None) -> str:
+    return "–" if kept is None else f"{kept:.1f} %"
+
+
+def _labels(entry: Mapping[str, Any]) -> list[str]:
+    whose = {"test": "the test part of its study", "held_out": "the held-out part of its study"}
+    both = [who for who in ("student", "teacher") if who in entry]
+    lines = [f"| labels | {' | '.join(both)} |", f"| --- |{' ---: |' * len(both)}"]
+    for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+        lines.append(f"| {words} | {' | '.join(f'{100 * entry[who][name]:.1f}' for who in both)} |")
+    kept = f", {entry['kept']:.1f} % of the teacher's accuracy kept" if "kept" in entry else ""
+    place = whose.get(entry["part"], entry["part"])
+    lines += ["", f"As the models are, on {entry['examples']:,} examples ({place}), in percent{kept}.", ""]
+    names = entry["classes"]
+    lines += [f"| the student's | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    rows = zip(names, entry["student"]["confusion"], strict=True)
+    return [*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows)]
+
+
+def _perplexity(entry: Mapping[str, Any]) -> list[str]:
+    lines = ["| masked-language perplexity | |", "| --- | ---: |"]
+    lines += [f"| {who} | {entry[who]['perplexity']:.1f} |" for who in ("student", "teacher") if who in entry]
+    return [*lines, "", str(entry["how"])]
+
+
+def write(results: Mapping[str, Any], path: Path) -> None:
+    """`results.json` and, beside it, the Markdown table."""
+    write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path.with_suffix(".md"), str(results["markdown"]))
+
+
+def default_output(model: Path) -> Path:
+    return model / RESULTS
