@@ -14,7 +14,7 @@ from kdnas.system.errors import UsageError
 @frame.as_json
 def strategies(as_json: bool) -> None:
     """List the search strategies, each with its options (--strategy-option OPTION=VALUE)."""
-    from kdnas.study.spec import strategy_parts
+    from kdnas.study.spec_strategies import strategy_parts
 
     listing = [
         {

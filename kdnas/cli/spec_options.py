@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import FLAGS, assigned, overlay
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
 

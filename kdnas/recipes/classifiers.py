@@ -21,7 +21,8 @@ from kdnas.data.labelled import Examples, LabelledText
 from kdnas.measuring import devices
 from kdnas.models import open as opening
 from kdnas.recipes.contract import Workbench
-from kdnas.study.spec import ClassifierRecipe, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers

@@ -16,7 +16,8 @@ from kdnas.data.labelled import Examples
 from kdnas.recipes import recipe
 from kdnas.recipes.classifiers import ClassifierBench
 from kdnas.students import predict
-from kdnas.study.spec import ClassifierRecipe, DataSpec, from_values
+from kdnas.study.spec import DataSpec, from_values
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers

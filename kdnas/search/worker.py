@@ -37,7 +37,8 @@ from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LstmStrategy, StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Once, Progress

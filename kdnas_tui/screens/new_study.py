@@ -20,7 +20,11 @@ from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
 from kdnas.study.reward import exchange
-from kdnas.study.spec import StudySpec, flatten, from_values, read_values, recipe_parts, strategy_parts, to_toml
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_differences import flatten
+from kdnas.study.spec_recipes import recipe_parts
+from kdnas.study.spec_strategies import strategy_parts
+from kdnas.study.spec_toml import read_values, to_toml
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
 from kdnas.system.paths import preset, presets
 from kdnas_tui import words, workers

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.pilot import Pilot
 
-from kdnas.study.spec import flatten, from_values, read_toml
+from kdnas.study.spec import from_values
+from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_flags import assigned, overlay
+from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
 from kdnas_tui.screens.ask import Ask
@@ -50,7 +52,7 @@ def form(pilot: Pilot[str]) -> NewStudyScreen:
         ("strategy-name", "lstmm", "Did you mean 'lstm'?"),
         ("reward-alpha", "3", "Give at most 0."),
         ("reward-alpha", "fast", "does not fit"),
-        ("reward-beta", "0", "Give more than 0"),
+        ("reward-beta", "0", "Give at least 1e-09"),
         ("budget-trials", "0", "Give at least 1."),
         ("budget-trials", "many", "does not fit"),
         ("budget-proxy-fraction", "2", "Give at most 1"),
