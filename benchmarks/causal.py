@@ -23,7 +23,8 @@ from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench
 from kdnas.students.generate import Prompt, Settings, generate, rouge
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_toml import read_values
 from kdnas.system.paths import presets
 from kdnas.system.seeds import Purpose, number
 from kdnas.training.contract import Student

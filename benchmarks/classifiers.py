@@ -27,8 +27,10 @@ from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.students.finalize import distil, finalize, given
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LoraRecipe, StudySpec, from_values, read_values
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import assigned, overlay
+from kdnas.study.spec_recipes import LoraRecipe
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.files import write_atomically
 from kdnas.system.paths import presets

@@ -37,7 +37,8 @@ from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench, forward
 from kdnas.study import reward
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec, from_values, read_toml
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_toml import read_toml
 from kdnas.system import paths
 
 CPU = torch.device("cpu")

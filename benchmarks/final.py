@@ -30,8 +30,9 @@ from kdnas.scores.score_folder import Wanted, score
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.students.finalize import Telling, distil, finalize, given
-from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import assigned, overlay
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.files import write_atomically
 from kdnas.system.paths import presets

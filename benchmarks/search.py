@@ -25,7 +25,8 @@ from benchmarks import report
 from benchmarks.report import Result, Table, say
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, Dimension, SearchSpace
-from kdnas.study.spec import GP_TRIALS, StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_strategies import GP_TRIALS
 
 TABLES = Path(__file__).resolve().parent / "tables"
 DEFAULT = TABLES / "minilm-sotu.csv.gz"

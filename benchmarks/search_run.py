@@ -23,7 +23,8 @@ from kdnas.data import shipped
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study.rows import StudyRow, TrialRow
-from kdnas.study.spec import StudySpec, read_toml
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_toml import read_toml
 from kdnas.system import paths
 
 QUICK_TRIALS = 3

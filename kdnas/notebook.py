@@ -19,8 +19,9 @@ from kdnas.study.filter import keys_of, parse
 from kdnas.study.ranked_rows import passing, rank
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
-from kdnas.study.spec import StudySpec, from_values, read_values
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import overlay
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress

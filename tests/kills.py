@@ -21,7 +21,7 @@ from kdnas.recipes import hidden_state
 from kdnas.students import finalize
 from kdnas.students import model_folder as folders
 from kdnas.students.finalize import Job, Telling, distil, given, read_config
-from kdnas.study.spec import read_toml
+from kdnas.study.spec_toml import read_toml
 from kdnas.system.folders import partial_of
 
 assert hidden_state  # imported here so that the children need not

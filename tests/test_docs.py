@@ -13,8 +13,9 @@ import pytest
 
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy
-from kdnas.study.spec import from_values, read_values
+from kdnas.study.spec import from_values
 from kdnas.study.spec_flags import overlay
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 
 ROOT = Path(__file__).parents[1]

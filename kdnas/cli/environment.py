@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @frame.as_json
 def strategies(as_json: bool) -> None:
     """List the search strategies, each with its options (--strategy-option OPTION=VALUE)."""
-    from kdnas.study.spec import strategy_parts
+    from kdnas.study.spec_strategies import strategy_parts
 
     _print_parts(strategy_parts(), as_json)
 
@@ -27,7 +27,7 @@ def strategies(as_json: bool) -> None:
 @frame.as_json
 def recipes(as_json: bool) -> None:
     """List the recipes (--recipe NAME), each with its options (--set recipe.OPTION=VALUE)."""
-    from kdnas.study.spec import recipe_parts
+    from kdnas.study.spec_recipes import recipe_parts
 
     _print_parts(recipe_parts(), as_json)
 

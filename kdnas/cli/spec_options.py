@@ -10,8 +10,11 @@ import click
 from pydantic.fields import FieldInfo
 
 from kdnas.cli import frame
-from kdnas.study.spec import StudySpec, from_values, read_values, recipe_names, strategy_names
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import FLAGS, assigned, overlay
+from kdnas.study.spec_recipes import recipe_names
+from kdnas.study.spec_strategies import strategy_names
+from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
 

@@ -28,7 +28,8 @@ from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
-from kdnas.study.spec import CausalDivergenceRecipe, CausalPolicyGradientRecipe, StudySpec, TeacherSpec
+from kdnas.study.spec import StudySpec, TeacherSpec
+from kdnas.study.spec_recipes import CausalDivergenceRecipe, CausalPolicyGradientRecipe
 from kdnas.system import paths
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically

@@ -16,7 +16,8 @@ from torch import Tensor
 from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
 from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
-from kdnas.study.spec import CausalDivergenceRecipe, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import CausalDivergenceRecipe
 from kdnas.system.progress import Progress
 from kdnas.teachers import logit_cache
 from kdnas.teachers.causal import CausalModel

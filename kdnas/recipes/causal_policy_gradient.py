@@ -23,7 +23,8 @@ from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
 from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
 from kdnas.recipes.contract import Description
-from kdnas.study.spec import CausalPolicyGradientRecipe, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import CausalPolicyGradientRecipe
 from kdnas.system.errors import BadOptionError
 from kdnas.system.progress import Progress
 from kdnas.teachers.causal import CausalModel

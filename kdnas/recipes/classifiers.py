@@ -24,7 +24,8 @@ from kdnas.models import class_order
 from kdnas.models import open as opening
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Workbench
-from kdnas.study.spec import ClassifierRecipe, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers

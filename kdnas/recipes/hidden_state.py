@@ -31,7 +31,8 @@ from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.encoder import sizes_of, space_of
 from kdnas.study.space import Candidate
-from kdnas.study.spec import HiddenStateRecipe, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import encoder, full_cut, hidden_state_cache

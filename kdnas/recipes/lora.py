@@ -28,7 +28,8 @@ from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining, descr
 from kdnas.recipes.contract import Description, Recipe
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import Candidate, Ceiling, Dimension, SearchSpace, Value
-from kdnas.study.spec import LoraRecipe, SpaceSpec, StudySpec, TeacherSpec
+from kdnas.study.spec import SpaceSpec, StudySpec, TeacherSpec
+from kdnas.study.spec_recipes import LoraRecipe
 from kdnas.system.errors import BadOptionError, nearest
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers

@@ -27,7 +27,8 @@ from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
 from kdnas.recipes.contract import Description, Recipe
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import Candidate, SearchSpace, Value
-from kdnas.study.spec import RnnHybridRecipe, SpaceSpec, StudySpec
+from kdnas.study.spec import SpaceSpec, StudySpec
+from kdnas.study.spec_recipes import RnnHybridRecipe
 from kdnas.system.errors import BadOptionError, nearest
 from kdnas.system.progress import Progress
 from kdnas.teachers.classifier import figures

@@ -25,7 +25,8 @@ from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import EpisodeRow, EventRow, RunRow, StudyRow
 from kdnas.study.space import SearchSpace
-from kdnas.study.spec import StudySpec, flatten, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_differences import flatten
 from kdnas.system.errors import UsageError
 from kdnas.system.files import write_atomically
 

@@ -18,7 +18,8 @@ from kdnas.recipes import recipe
 from kdnas.recipes.classifiers import ClassifierBench
 from kdnas.scores.training_texts import seen_by
 from kdnas.students import predict
-from kdnas.study.spec import ClassifierRecipe, DataSpec, from_values
+from kdnas.study.spec import DataSpec, from_values
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers

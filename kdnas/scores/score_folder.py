@@ -22,7 +22,8 @@ from kdnas.search.heartbeat import at_work
 from kdnas.store import jobs, queries
 from kdnas.store.database import open_store
 from kdnas.students import model_folder as folders
-from kdnas.study.spec import ClassifierRecipe, DataSpec, TeacherSpec, from_values
+from kdnas.study.spec import DataSpec, TeacherSpec, from_values
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.progress import Note, Progress

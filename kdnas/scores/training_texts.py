@@ -23,7 +23,8 @@ from kdnas.data.splits import by_label, by_tokens
 from kdnas.models import lora_adapters
 from kdnas.models.open import open_tokenizer
 from kdnas.students import model_folder
-from kdnas.study.spec import ClassifierRecipe, DataSpec, from_values
+from kdnas.study.spec import DataSpec, from_values
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Note, Progress
 from kdnas.training import finetune

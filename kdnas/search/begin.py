@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kdnas.store import changes, queries
 from kdnas.store.database import open_store
-from kdnas.study.spec import StudySpec, differences, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_differences import differences
 from kdnas.study.states import Wanted
 from kdnas.system import paths
 from kdnas.system.errors import UsageError

@@ -20,7 +20,8 @@ from kdnas.strategies.lstm import Plan, Rewarded, plan
 from kdnas.strategies.without_replacement import SpaceExhausted, draw
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import LstmStrategy, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import ENDED_SLOTS, SlotState
 from kdnas.system.seeds import Purpose, generator
 

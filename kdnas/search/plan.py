@@ -20,8 +20,9 @@ from kdnas.measuring.devices import resolve_device
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.study.reward import exchange
-from kdnas.study.spec import ClassifierRecipe, StudySpec
+from kdnas.study.spec import StudySpec
 from kdnas.study.spec_flags import command
+from kdnas.study.spec_recipes import ClassifierRecipe
 from kdnas.system.errors import UsageError
 
 CHARACTERS_PER_TOKEN = 4.4  # English prose under the usual vocabularies; only for sizes told beforehand

@@ -41,7 +41,8 @@ from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LstmStrategy, StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted, WorkerState
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from kdnas.store import tables as t
 from kdnas.store.database import Store, StoreError
 from kdnas.study.spec import NAME
+from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted
 from kdnas.system.errors import BadOptionError, UsageError
 
@@ -103,8 +104,8 @@ def set_reward(store: Store, study_id: int, alpha: float, beta: float) -> None:
     """α/β with which trials are told from now on; finished ones keep what they were told with beside their figures."""
     if not (math.isfinite(alpha) and -2 <= alpha <= 0):
         raise BadOptionError("reward.alpha", f"α = {alpha:g} is out of range.", "Give −2 to 0.")
-    if not (math.isfinite(beta) and 0 < beta <= 10):
-        raise BadOptionError("reward.beta", f"β = {beta:g} is out of range.", "Give more than 0 and at most 10.")
+    if not (math.isfinite(beta) and FLOOR <= beta <= 10):
+        raise BadOptionError("reward.beta", f"β = {beta:g} is out of range.", f"Give {FLOOR:g} to 10.")
     with store.begin() as connection:
         bump(connection, study_id)
         c = t.study.c

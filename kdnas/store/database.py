@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -462,7 +463,7 @@ def _check_version(store: Store) -> None:
         found = connection.execute(
             sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")
         ).scalar_one_or_none()
-    if found is None or not found.isdigit() or int(found) > tables.SCHEMA_VERSION:
+    if found is None or not re.fullmatch(r"[0-9]{1,9}", found) or int(found) > tables.SCHEMA_VERSION:
         raise UsageError(
             f"The store {store.place} was written by a newer kdnas (its version is {found}, "
             f"this one knows {tables.SCHEMA_VERSION}).",

@@ -216,7 +216,10 @@ def _best_anew(connection: Connection, row: Any, done: Any) -> tuple[int | None,
         if loss is None or not trial.latency_ms or not trial.teacher_latency_ms:
             continue
         mean = statistics.fmean([loss, *losses[trial.number]])
-        value = reward(mean, trial.latency_ms, trial.teacher_latency_ms, row.alpha, row.beta)
+        try:
+            value = reward(mean, trial.latency_ms, trial.teacher_latency_ms, row.alpha, row.beta)
+        except ValueError:  # figures that have no reward
+            continue
         if best[1] is None or value > best[1]:
             best = (trial.number, value)
     return best

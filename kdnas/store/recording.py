@@ -19,7 +19,8 @@ from kdnas import __version__
 from kdnas.store import queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
-from kdnas.study.spec import from_values, read_toml, to_toml
+from kdnas.study.spec import from_values
+from kdnas.study.spec_toml import read_toml, to_toml
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import PACKAGE

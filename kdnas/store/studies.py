@@ -17,7 +17,8 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store, creation_lock
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec, differences, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_differences import differences
 from kdnas.study.states import Wanted, WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError

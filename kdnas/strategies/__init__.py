@@ -15,14 +15,14 @@ from optuna.samplers import BaseSampler
 from kdnas.strategies.optuna_space import candidate, distributions, from_parameters, parameters
 from kdnas.strategies.without_replacement import Planned, SpaceExhausted, Unseen, check_room
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import (
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_strategies import (
     EvolutionStrategy,
     GpStrategy,
     GridStrategy,
     LstmStrategy,
     Nsga2Strategy,
     RandomStrategy,
-    StudySpec,
     TpeStrategy,
 )
 from kdnas.system.errors import UsageError

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdnas.strategies.optuna_space import from_parameters
 from kdnas.strategies.without_replacement import WholeSampler, draw
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import EvolutionStrategy
+from kdnas.study.spec_strategies import EvolutionStrategy
 
 STEPS = 16  # changes in a row, each of one dimension, before chance decides
 

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdnas.strategies.optuna_space import from_parameters, parameters
 from kdnas.strategies.without_replacement import draw
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import GpStrategy
+from kdnas.study.spec_strategies import GpStrategy
 
 POOL = 2048  # candidates among which the acquisition is maximised; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kdnas.strategies.without_replacement import SpaceExhausted, draw
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import LstmStrategy
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.seeds import Purpose, generator, number
 
 MEMBERS = 5  # controllers of `ours`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, NSGAIISampler
 
-from kdnas.study.spec import Nsga2Strategy
+from kdnas.study.spec_strategies import Nsga2Strategy
 
 
 def sampler(options: Nsga2Strategy, seed: int) -> BaseSampler:

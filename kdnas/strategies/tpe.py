@@ -11,7 +11,7 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 
-from kdnas.study.spec import TpeStrategy
+from kdnas.study.spec_strategies import TpeStrategy
 
 
 def sampler(options: TpeStrategy, seed: int) -> BaseSampler:

@@ -296,7 +296,7 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
 def read_config(path: Path) -> dict[str, Any]:
     """A configuration from JSON (a config.json, a candidate, or the best of an exported file) or TOML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "Give a JSON or TOML file.") from None
     try:
@@ -304,6 +304,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise UsageError(f"{path} is not {kind}: {error}.", "Fix that place.") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply.", "Write it with fewer brackets.") from None
     if isinstance(found, dict) and found.get("format") == "kdnas-export" and found.get("candidates"):
         found = found["candidates"][0]["candidate"]
     if not isinstance(found, dict):

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from kdnas import __version__
 from kdnas.study.filter import Filter
+from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
@@ -155,11 +156,15 @@ def validate(body: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """An exported JSON file, checked. Raises UsageError for one that is missing, broken or of a newer version."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a file that kdnas export wrote.") from None
     except ValueError:
         raise UsageError(f"{path} is not JSON.", "Give a file that kdnas export wrote.") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply.", "Give a file that kdnas export wrote.") from None
+    if (fault := unwritable(body)) is not None:
+        raise UsageError(f"{path} {fault}.", "Give a file that kdnas export wrote.")
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise UsageError(f"{path} is not an export of kdnas.", "Give a JSON file that kdnas export wrote.")
     if isinstance(body.get("version"), int) and body["version"] > VERSION:
@@ -171,6 +176,10 @@ def read(path: Path) -> dict[str, Any]:
     except KdnasError as fault:
         raise UsageError(f"{path} was changed by hand: {fault.problem}", "Export it again.") from None
     return body
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
 
 
 # ---------------------------------------------------------------------------------------- as text, as a file

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kdnas.study.reward import KNEE
+from kdnas.study.reward import KNEE, LOG_MOST, MOST
 from kdnas.study.rows import TrialRow
 from kdnas.study.states import TrialState
 
@@ -51,10 +51,26 @@ class Scored(NamedTuple):
 def rewards(
     loss: np.ndarray, latency_ms: np.ndarray, teacher_latency_ms: np.ndarray, alpha: float, beta: float
 ) -> np.ndarray:
-    """`kdnas.study.reward.reward` for arrays of one shape; latencies must be positive and losses finite."""
-    tail = (1.0 - KNEE) * np.exp(-(np.maximum(loss, KNEE) - KNEE) / (1.0 - KNEE))
-    quality = np.where(loss <= KNEE, 1.0 - loss, tail)
-    return quality * (latency_ms / (beta * teacher_latency_ms)) ** alpha
+    """`kdnas.study.reward.reward` for arrays of one shape; NaN where that raises ValueError."""
+    with np.errstate(all="ignore"):
+        tail = (1.0 - KNEE) * np.exp(-(np.maximum(loss, KNEE) - KNEE) / (1.0 - KNEE))
+        quality = np.where(loss <= KNEE, 1.0 - loss, tail)
+        found = np.minimum(quality * _speeds(latency_ms, teacher_latency_ms, alpha, beta), MOST)
+        whole = np.isfinite(loss) & (latency_ms > 0) & (teacher_latency_ms > 0)
+        whole &= np.isfinite(latency_ms) & np.isfinite(teacher_latency_ms) & (0 < beta < np.inf) & np.isfinite(alpha)
+    return np.where(whole, found, np.nan)
+
+
+def _speeds(latency_ms: np.ndarray, teacher_latency_ms: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    """`(latency_S / (β · latency_T)) ^ α`; by logarithms where a step of it is too small or too large for a float."""
+    ratio = latency_ms / (np.float64(beta) * teacher_latency_ms)
+    factor = ratio**alpha
+    odd = ~((ratio > 0) & np.isfinite(ratio) & np.isfinite(factor))
+    if odd.any():
+        steps = np.log(latency_ms[odd]) - np.log(np.float64(beta)) - np.log(teacher_latency_ms[odd])
+        exponent = alpha * steps if alpha else np.zeros(len(steps))
+        factor[odd] = np.where(exponent < LOG_MOST, np.exp(exponent), MOST)
+    return factor
 
 
 def on_front(loss: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
@@ -128,15 +144,12 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     repeats, else the mean relative spread of the study's repeats, else LOSS_NOISE), carried over to the reward.
     """
     n = len(figures.number)
-    with np.errstate(invalid="ignore"):
-        whole = np.isfinite(figures.loss) & (figures.latency_ms > 0) & (figures.teacher_latency_ms > 0)
-    whole &= np.isfinite(figures.latency_ms) & np.isfinite(figures.teacher_latency_ms)
-    scored = np.flatnonzero(whole & figures.scored)
+    scored = np.flatnonzero(figures.scored)
     reward = np.full(n, np.nan)
     reward[scored] = rewards(
         figures.loss[scored], figures.latency_ms[scored], figures.teacher_latency_ms[scored], alpha, beta
     )
-    ranked = np.flatnonzero(whole & figures.done)
+    ranked = np.flatnonzero(figures.done & ~np.isnan(reward))
     order = ranked[np.lexsort((figures.number[ranked], -reward[ranked]))]
     rank = np.zeros(n, dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
@@ -149,23 +162,25 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
 
 def noises(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:
     """Half of the 95 % interval of each reward, first-order, loss and latency taken as independent."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         half = (figures.high_ms - figures.low_ms) / 2.0 / figures.latency_ms
-    latency_noise = np.nan_to_num(half, nan=0.0, posinf=0.0, neginf=0.0)  # none where no interval is known
-    known = np.isfinite(figures.spread)
-    usual = float(np.sqrt(np.mean(figures.spread[known] ** 2))) if known.any() else LOSS_NOISE
-    spread = np.where(known, figures.spread, usual) / np.sqrt(1.0 + figures.repeats)
-    loss_noise = _NORMAL_95 * spread * np.abs(figures.loss)
-    # d ln(quality) / d loss: −1/(1 − loss) below the knee, in the tail the constant −1/(1 − KNEE).
-    steepness = 1.0 / (1.0 - np.minimum(figures.loss, KNEE))
-    return np.abs(reward) * np.hypot(loss_noise * steepness, alpha * latency_noise)
+        latency_noise = np.nan_to_num(half, nan=0.0, posinf=0.0, neginf=0.0)  # none where no interval is known
+        known = np.isfinite(figures.spread)
+        common = float(np.sqrt(np.mean(figures.spread[known] ** 2))) if known.any() else LOSS_NOISE
+        spread = np.where(known, figures.spread, common) / np.sqrt(1.0 + figures.repeats)
+        loss_noise = _NORMAL_95 * spread * np.abs(figures.loss)
+        # d ln(quality) / d loss: −1/(1 − loss) below the knee, in the tail the constant −1/(1 − KNEE).
+        steepness = 1.0 / (1.0 - np.minimum(figures.loss, KNEE))
+        return np.abs(reward) * np.hypot(loss_noise * steepness, alpha * latency_noise)
 
 
 def ties(values: np.ndarray, noise: np.ndarray) -> list[bool]:
     """Best first: whether each reward belongs to the group of a better one. Groups are cut at the first clear step."""
     found: list[bool] = []
     best, best_square = np.inf, 0.0
-    for value, square in zip(values.tolist(), (noise * noise).tolist(), strict=True):
+    with np.errstate(over="ignore"):
+        squares = noise * noise
+    for value, square in zip(values.tolist(), squares.tolist(), strict=True):
         gap = best - value
         tie = gap * gap <= best_square + square
         if not tie:

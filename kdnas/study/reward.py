@@ -1,4 +1,4 @@
-"""What a candidate is worth: a pure function of its loss and its latency.
+"""The reward of a candidate: a pure function of its loss and its latency.
 
     reward = (1 − loss) · (latency_S / (β · latency_T)) ^ α
 
@@ -10,9 +10,12 @@ another α and β at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, isfinite
+from math import exp, inf, isfinite, log
+from sys import float_info
 
 KNEE = 0.9  # up to this loss, `1 − loss` is taken as it is
+MOST = float_info.max  # rewards end here, so that they can be ranked and written
+LOG_MOST = log(MOST)
 
 
 def quality(loss: float) -> float:
@@ -27,17 +30,32 @@ def quality(loss: float) -> float:
 
 
 def reward(loss: float, latency_ms: float, teacher_latency_ms: float, alpha: float, beta: float) -> float:
-    """The reward of one student; latencies in ms, of the same protocol. Raises ValueError for latencies ≤ 0."""
-    if not (latency_ms > 0 and teacher_latency_ms > 0 and beta > 0):
+    """The reward of one student; latencies in ms, of the same protocol.
+
+    Raises ValueError where there is none: latencies and β must be positive, and everything finite.
+    """
+    if not all(0 < value < inf for value in (latency_ms, teacher_latency_ms, beta)):
         raise ValueError(f"latencies and β must be positive: {latency_ms}, {teacher_latency_ms}, {beta}")
-    if not isfinite(loss):
-        raise ValueError(f"the loss is {loss}")
-    return quality(loss) * float((latency_ms / (beta * teacher_latency_ms)) ** alpha)
+    if not (isfinite(loss) and isfinite(alpha)):
+        raise ValueError(f"the loss is {loss}, α is {alpha}")
+    return min(quality(loss) * _speed(latency_ms, teacher_latency_ms, alpha, beta), MOST)
+
+
+def _speed(latency_ms: float, teacher_latency_ms: float, alpha: float, beta: float) -> float:
+    """`(latency_S / (β · latency_T)) ^ α`; by logarithms where a step of it is too small or too large for a float."""
+    try:
+        ratio = latency_ms / (beta * teacher_latency_ms)
+        if 0 < ratio < inf:
+            return float(ratio**alpha)
+    except (ZeroDivisionError, OverflowError):
+        pass
+    exponent = alpha * (log(latency_ms) - log(beta) - log(teacher_latency_ms)) if alpha else 0.0
+    return exp(exponent) if exponent < LOG_MOST else MOST
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a factor in speed is worth in loss, at one reference student, for one α."""
+    """The loss that a factor in speed outweighs, at one reference student, for one α."""
 
     faster: float
     reference_loss: float
@@ -56,4 +74,8 @@ def exchange(alpha: float, faster: float = 10.0, reference_loss: float = 0.2) ->
 
     From (1 − loss′) · faster^(−α) = 1 − loss: loss′ − loss = (1 − loss) · (1 − faster^α).
     """
-    return Exchange(faster, reference_loss, (1.0 - reference_loss) * (1.0 - faster**alpha))
+    try:
+        factor = faster**alpha
+    except OverflowError:
+        factor = inf
+    return Exchange(faster, reference_loss, (1.0 - reference_loss) * (1.0 - factor))

@@ -11,7 +11,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kdnas.study.spec import HiddenStateRecipe, LstmStrategy, StudySpec, TpeStrategy, flatten
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_differences import flatten
+from kdnas.study.spec_recipes import HiddenStateRecipe
+from kdnas.study.spec_strategies import LstmStrategy, TpeStrategy
 from kdnas.system.errors import UsageError
 
 FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other field is set by --set FIELD=VALUE
@@ -100,7 +103,11 @@ def assigned(text: str) -> tuple[str, Any]:
         return field.strip(), None
     try:
         parsed = tomllib.loads(f"value = {value}\n")
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise UsageError(
+            f"The value of {field.strip()} is nested too deeply.", "Write it with fewer brackets."
+        ) from None
+    except ValueError:  # no TOML, or a number of too many digits
         return field.strip(), value
     return field.strip(), parsed["value"] if list(parsed) == ["value"] else value
 

@@ -8,7 +8,9 @@ from typing import Any
 from rich.text import Text
 
 from kdnas.study.rows import EventRow, WorkerRow
-from kdnas.study.spec import flatten, from_values, to_toml
+from kdnas.study.spec import from_values
+from kdnas.study.spec_differences import flatten
+from kdnas.study.spec_toml import to_toml
 from kdnas_tui import words
 from kdnas_tui.screens.frame import bindings
 from kdnas_tui.screens.page import Contents, Page, Pairs

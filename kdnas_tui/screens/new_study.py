@@ -18,7 +18,8 @@ from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
 from kdnas.study.reward import exchange
-from kdnas.study.spec import StudySpec, from_values, to_toml
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_toml import to_toml
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError
 from kdnas.system.paths import presets
 from kdnas_tui import words, workers

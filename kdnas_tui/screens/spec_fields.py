@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kdnas.study import spec_flags
-from kdnas.study.spec import flatten, from_values, read_values, recipe_parts, strategy_parts
+from kdnas.study.spec import from_values
+from kdnas.study.spec_differences import flatten
+from kdnas.study.spec_recipes import recipe_parts
+from kdnas.study.spec_strategies import strategy_parts
+from kdnas.study.spec_toml import read_values
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
 from kdnas.system.paths import preset
 from kdnas_tui import words

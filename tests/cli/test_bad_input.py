@@ -159,7 +159,7 @@ def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place
         (["--alpha", "0.5"], ["reward.alpha", "0.5", "at most 0"]),
         (["--alpha", "nan"], ["reward.alpha"]),
         (["--alpha", "fast"], ["reward.alpha", "'fast'"]),
-        (["--beta", "0"], ["reward.beta", "more than 0"]),
+        (["--beta", "0"], ["reward.beta", "at least 1e-09"]),
         (["--trials", "0"], ["budget.trials", "at least 1"]),
         (["--trials", "9999999"], ["budget.trials", "at most 1000000"]),
         (["--proxy-fraction", "1.5"], ["budget.proxy_fraction", "at most 1"]),

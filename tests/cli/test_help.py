@@ -13,7 +13,8 @@ import pytest
 
 from kdnas.cli import COMMANDS
 from kdnas.cli.doctor import EXTRAS
-from kdnas.study.spec import recipe_names, strategy_names
+from kdnas.study.spec_recipes import recipe_names
+from kdnas.study.spec_strategies import strategy_names
 from kdnas.system import paths
 from tests.cli.conftest import Place, Quick
 
@@ -41,7 +42,8 @@ def test_distill_offers_and_takes_only_what_a_single_training_has(quick: Quick) 
 
 @pytest.mark.parametrize("name", ["strategies", "recipes"])
 def test_a_listing_leaves_out_no_name_and_no_option(quick: Quick, name: str) -> None:
-    from kdnas.study.spec import recipe_parts, strategy_parts
+    from kdnas.study.spec_recipes import recipe_parts
+    from kdnas.study.spec_strategies import strategy_parts
 
     parts = {"strategies": strategy_parts, "recipes": recipe_parts}[name]()
     listed = {entry["name"]: entry for entry in quick(name, "--json").data}
@@ -77,7 +79,7 @@ def completed(place: Place, words: str) -> list[str]:
 
 def test_the_shell_completes_commands_presets_choices_and_studies(place: Place) -> None:
     from kdnas.search.begin import begin
-    from kdnas.study.spec import read_toml
+    from kdnas.study.spec_toml import read_toml
 
     begin(read_toml(place.spec), str(place.store))
     assert set(completed(place, "kdnas ")) == set(COMMANDS)

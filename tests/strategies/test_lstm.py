@@ -8,7 +8,8 @@ import torch
 
 from kdnas.strategies import SpaceExhausted
 from kdnas.strategies.lstm import Controller, Plan, Rewarded, epsilon, plan, randoms
-from kdnas.study.spec import LstmStrategy, from_values
+from kdnas.study.spec import from_values
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.seeds import Purpose, generator
 from tests.strategies.loop import CONDITIONAL, SPACE, measured
 

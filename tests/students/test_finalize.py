@@ -150,7 +150,7 @@ def test_the_folder_goes_on_to_a_classifier(made: tuple[Path, Any, Any], tmp_pat
 
 
 def run_kills(shelf: Path, place: Path, kills: int, seed: int) -> dict[str, Any]:
-    from kdnas.study.spec import to_toml
+    from kdnas.study.spec_toml import to_toml
 
     (place / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 6, "patience": 6})))
     (place / "config.json").write_text(json.dumps(CONFIG))
@@ -343,7 +343,7 @@ arguments = ["distill", "--spec", {str(tmp_path / "spec.toml")!r}, "--config", {
              "--output", {str(tmp_path / "out")!r}]
 sys.exit(run(Lazy("kdnas", COMMANDS), arguments))
 """
-    from kdnas.study.spec import to_toml
+    from kdnas.study.spec_toml import to_toml
 
     (tmp_path / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 1})))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))

@@ -13,8 +13,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from kdnas.models.open import locate
-from kdnas.study.spec import TeacherSpec, flatten, from_values, read_toml
+from kdnas.study.spec import TeacherSpec, from_values
+from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_flags import assigned, overlay
+from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
 from kdnas_tui.screens.ask import Ask
@@ -75,7 +77,7 @@ async def test_form_and_command_line_refuse_a_teacher_in_the_same_words(
         ("strategy-name", "lstmm", "Did you mean 'lstm'?"),
         ("reward-alpha", "3", "Give at most 0."),
         ("reward-alpha", "fast", "does not fit"),
-        ("reward-beta", "0", "Give more than 0"),
+        ("reward-beta", "0", "Give at least 1e-09"),
         ("budget-trials", "0", "Give at least 1."),
         ("budget-trials", "many", "does not fit"),
         ("budget-proxy-fraction", "2", "Give at most 1"),

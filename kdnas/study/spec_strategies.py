@@ -1,0 +1,125 @@
+"""The strategies' options as parts of a spec. How they propose candidates stands in `kdnas.strategies`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from kdnas.study.spec_part import FLOOR, Part, by_name
+
+
+class TpeStrategy(Part):
+    """Optuna's multivariate TPE: a good start for most studies."""
+
+    name: Literal["tpe"] = "tpe"
+    startup: int = Field(10, ge=1, description="random candidates first")
+    pool: int = Field(24, ge=1, description="candidates drawn per proposal")
+    two_objectives: bool = Field(False, description="search the Pareto front of loss and latency")
+
+
+class RandomStrategy(Part):
+    """Every candidate equally likely, none twice."""
+
+    name: Literal["random"] = "random"
+
+
+class GridStrategy(Part):
+    """Every candidate in the order of the space."""
+
+    name: Literal["grid"] = "grid"
+
+
+GP_TRIALS = 200  # above, one proposal of `gp` takes seconds
+
+
+class GpStrategy(Part):
+    """Optuna's Gaussian process: few, costly evaluations; slow past 200 trials."""
+
+    name: Literal["gp"] = "gp"
+    startup: int = Field(10, ge=1, description="random candidates first")
+
+
+class EvolutionStrategy(Part):
+    """Regularised evolution: the oldest of a small population dies."""
+
+    name: Literal["evolution"] = "evolution"
+    population: int = Field(16, ge=2, description="candidates alive")
+    tournament: int = Field(4, ge=1, description="candidates drawn for each choice of a parent")
+
+    @model_validator(mode="after")
+    def _tournament_fits(self) -> EvolutionStrategy:
+        if self.tournament > self.population:
+            raise ValueError(f"tournament {self.tournament} is larger than the population {self.population}; lower it")
+        return self
+
+
+class Nsga2Strategy(Part):
+    """Optuna's NSGA-II on loss and latency: the Pareto front rather than one best."""
+
+    name: Literal["nsga2"] = "nsga2"
+    population: int = Field(20, ge=2, description="candidates in one generation")
+
+
+PAPER = {  # KD-NAS's settings of its controller
+    "episodes": 15,
+    "samples": 20,
+    "pool": 200,
+    "epsilon": 1.0,
+    "epsilon_step": 0.05,
+    "epsilon_floor": 0.05,
+    "learning_rate": 1e-4,
+}
+
+
+class LstmStrategy(Part):
+    """The LSTM controller after KD-NAS: learns to predict rewards from the history."""
+
+    name: Literal["lstm"] = "lstm"
+    controller: Literal["ours", "paper"] = Field(
+        "ours", description="our controller, or KD-NAS's to the letter with its own defaults"
+    )
+    episodes: int | None = Field(
+        None, ge=1, description="rounds; times samples it is the number of trials where none is given (paper: 15)"
+    )
+    samples: int = Field(5, ge=1, description="candidates in one episode (paper: 20)")
+    pool: int = Field(1500, ge=1, description="candidates ranked by predicted reward in one episode (paper: 200)")
+    epsilon: float = Field(1.0, ge=0, le=1, description="share of random candidates in the first episode")
+    epsilon_step: float = Field(0.5, ge=0, le=1, description="how much ε falls per episode (paper: 0.05)")
+    epsilon_floor: float = Field(0.05, ge=0, le=1, description="least ε")
+    embedding: int = Field(32, ge=1, description="width of one dimension's embedding")
+    hidden: int = Field(32, ge=1, description="width of the LSTM")
+    learning_rate: float = Field(5e-3, ge=FLOOR, description="step size of RMSprop (paper: 1e-4)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_defaults(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("controller") == "paper":
+            return {**PAPER, **values}
+        return values
+
+
+StrategySpec = Annotated[
+    TpeStrategy | RandomStrategy | GridStrategy | GpStrategy | EvolutionStrategy | Nsga2Strategy | LstmStrategy,
+    Field(discriminator="name"),
+]
+
+STRATEGIES: tuple[type[Part], ...] = (
+    TpeStrategy,
+    LstmStrategy,
+    EvolutionStrategy,
+    GpStrategy,
+    RandomStrategy,
+    GridStrategy,
+    Nsga2Strategy,
+)
+
+
+def strategy_parts() -> dict[str, type[Part]]:
+    """Strategy name → the model of its options; the docstring's first line says what it is."""
+    return by_name(STRATEGIES)
+
+
+def strategy_names() -> list[str]:
+    return list(strategy_parts())
