@@ -38,17 +38,18 @@ def blocks(page: Path) -> Iterator[str]:
     yield "\n".join(line[4:] if line.startswith("    ") else "" for line in plain.splitlines())
 
 
-def commands(page: Path) -> Iterator[list[str]]:
-    """Every `kdnas …` of the page that is a whole command, from blocks and from inline code."""
+def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
+    """Every `kdnas …` of the page, and whether it stands in a block: there it is a whole command."""
     text = page.read_text(encoding="utf-8")
     written = [line for body in blocks(page) for line in body.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(kdnas [a-z][^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    for line in [*written, *(" ".join(one.split()) for one in inline)]:
+    listed = [(line, True) for line in written] + [(" ".join(one.split()), False) for one in inline]
+    for line, whole in listed:
         for part in re.split(r";|&&|\|(?=\s)", line.partition(" #")[0]):
             words = part.strip()
             words = re.sub(r"^((\.venv|\$VENV)/bin/|python -m )", "", words)
             if words.startswith("kdnas ") and not re.search(r"[…\[\]]", words):
-                yield shlex.split(words)[1:]
+                yield [re.sub(r"^[A-Z]$", "1", word) for word in shlex.split(words)[1:]], whole  # N, X: a number
 
 
 def sentences(page: Path) -> Iterator[str]:
@@ -69,14 +70,17 @@ def sentences(page: Path) -> Iterator[str]:
 @every_page
 def test_every_command_parses(page: Path) -> None:
     root = Lazy("kdnas", COMMANDS)
-    for words in commands(page):
+    for words, whole in commands(page):
         name, *arguments = words
         command = root.get_command(click.Context(root), name)
         assert command is not None, f"there is no kdnas {name}"
-        if "--help" in arguments or not arguments:
+        if "--help" in arguments or not (arguments or whole):
             continue
         try:
-            context = command.make_context(name, list(arguments), resilient_parsing=False)
+            context = command.make_context(name, list(arguments))
+        except click.MissingParameter:
+            assert not whole, f"kdnas {shlex.join(words)} lacks something"
+            continue
         except click.UsageError as error:
             raise AssertionError(f"kdnas {shlex.join(words)}: {error.format_message()}") from None
         if "settings" in context.params:
@@ -152,5 +156,5 @@ def test_the_checker_sees_what_it_is_for(tmp_path: Path) -> None:
     page.write_text(
         "# T\n\nOne `kdnas show x --no-such` two.\n\n" + "word " * 36 + ".\n\n    kdnas nothing; kdnas plan\n"
     )
-    assert [words[0] for words in commands(page)] == ["nothing", "plan", "show"]
+    assert [words[0] for words, _ in commands(page)] == ["nothing", "plan", "show"]
     assert max(len(sentence.split()) for sentence in sentences(page)) > MOST_WORDS

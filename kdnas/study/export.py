@@ -163,8 +163,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not JSON.", "Give a file that kdnas export wrote.") from None
     except RecursionError:
         raise UsageError(f"{path} is nested too deeply.", "Give a file that kdnas export wrote.") from None
-    if (fault := unwritable(body)) is not None:
-        raise UsageError(f"{path} {fault}.", "Give a file that kdnas export wrote.")
+    if (reason := unwritable(body)) is not None:
+        raise UsageError(f"{path} {reason}.", "Give a file that kdnas export wrote.")
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise UsageError(f"{path} is not an export of kdnas.", "Give a JSON file that kdnas export wrote.")
     if isinstance(body.get("version"), int) and body["version"] > VERSION:
