@@ -6,6 +6,7 @@ no store and no screen.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
@@ -167,6 +168,7 @@ class CausalBench(Workbench):
                 "Give a teacher of this language and kind of text, or fine-tune it first.",
             )
         self._importance: Importance | None = None
+        self._configured: tuple[Candidate, PreTrainedConfig] | None = None
         ids = latency_tokens.drawn(self.chunks.train[:64].reshape(-1), spec.latency)
         self._timed_ids = torch.from_numpy(ids).to(device)
 
@@ -217,11 +219,17 @@ class CausalBench(Workbench):
             self._importance = Importance(**computed_once(path, weigh))
         return self._importance
 
+    def configuration(self, candidate: Candidate) -> PreTrainedConfig:
+        """The candidate's configuration, computed once for all that asks of one candidate after another."""
+        if self._configured is None or self._configured[0] != candidate:
+            self._configured = dict(candidate), decoders.student_config(self.base.config, candidate)
+        return self._configured[1]
+
     def config(self, candidate: Candidate) -> dict[str, Any]:
-        return dict(decoders.student_config(self.base.config, candidate).to_dict())
+        return dict(self.configuration(candidate).to_dict())
 
     def build(self, candidate: Candidate, seed: int) -> Student:
-        config = decoders.student_config(self.base.config, candidate)
+        config = copy.deepcopy(self.configuration(candidate))  # a model writes into its own
         if self.recipe.init == "inherit":
             model = decoders.inherited(self.base.model, config, self.importance())
         else:
@@ -272,7 +280,7 @@ class CausalBench(Workbench):
         return model
 
     def shape_key(self, candidate: Candidate | None) -> str:
-        config = self.teacher.config if candidate is None else decoders.student_config(self.base.config, candidate)
+        config = self.teacher.config if candidate is None else self.configuration(candidate)
         own = decoders.sizes(config)
         keep = {
             "family": config.model_type,

@@ -126,6 +126,7 @@ class HiddenStateBench(Workbench):
         passes = spec.budget.epochs * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, passes, "the proxy set")
         self.held_out = self._states(self._held_ids, passes, "the held-out part")
+        self._configured: tuple[Candidate, dict[str, Any]] | None = None
         self._full: hidden_state_cache.HiddenStates | None = None
         self._importance = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
         self._moments = hidden_state_cache.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
@@ -158,7 +159,11 @@ class HiddenStateBench(Workbench):
         return [*uniform(layers, self.own.layers), *last(layers, self.own.layers)]
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
-        return encoders.config_values(self.family, self.teacher.config, sizes_of(candidate))
+        """Computed once for all that asks of one candidate after another."""
+        if self._configured is None or self._configured[0] != candidate:
+            values = encoders.config_values(self.family, self.teacher.config, sizes_of(candidate))
+            self._configured = dict(candidate), values
+        return dict(self._configured[1])
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         """The body, cut out of the teacher or fresh, and one projection a layer."""

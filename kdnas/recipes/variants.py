@@ -53,6 +53,7 @@ class VariantsBench(Workbench):
 
     def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
         self.spec, self.device, self._on_progress = spec, device, on_progress
+        self._resolved: dict[str, tuple[StudySpec, Candidate]] = {}
         self.space = SearchSpace((Dimension(NAME, tuple(spec.space.variants), ordered=False),))
         self._benches: dict[str, Workbench] = {}
         self._first = next(iter(spec.space.variants))
@@ -63,10 +64,16 @@ class VariantsBench(Workbench):
         if name not in self._benches:
             for other in [n for n in self._benches if n != self._first]:
                 self._benches.pop(other).close()
-            own, _ = resolved(self.spec, name)
+            own, _ = self._study(name)
             told: Progress = lambda words, share: self._on_progress(f"{name}: {words}", share)  # noqa: E731
             self._benches[name] = recipe(own.recipe.name).prepare(own, self.device, told)
         return self._benches[name]
+
+    def _study(self, name: str) -> tuple[StudySpec, Candidate]:
+        """What `resolved` gives, which reads the disk: once for each variant."""
+        if name not in self._resolved:
+            self._resolved[name] = resolved(self.spec, name)
+        return self._resolved[name]
 
     @property
     def _own(self) -> Workbench:
@@ -75,11 +82,11 @@ class VariantsBench(Workbench):
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
         name = str(candidate[NAME])
-        return {**self._bench(name).config(resolved(self.spec, name)[1]), NAME: name}
+        return {**self._bench(name).config(self._study(name)[1]), NAME: name}
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         self._now = str(candidate[NAME])
-        return self._own.build(resolved(self.spec, self._now)[1], seed)
+        return self._own.build(self._study(self._now)[1], seed)
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> Training:
         return self._own.training(student, epochs=epochs, seed=seed, full=full)
@@ -98,7 +105,7 @@ class VariantsBench(Workbench):
         if candidate is None:
             return beside
         name = str(candidate[NAME])
-        return f"{self._bench(name).shape_key(resolved(self.spec, name)[1])} beside {beside}"
+        return f"{self._bench(name).shape_key(self._study(name)[1])} beside {beside}"
 
     def save(self, student: Student, folder: Path) -> None:
         self._own.save(student, folder)
