@@ -37,8 +37,12 @@ def read_json(name: str, text: str, wanted: Sequence[str], *, by_lines: bool) ->
         found = _values(text)
         if found is not None:
             return _of_values(name, found, wanted)
-        # Lines of objects, one of them broken, or one broken document: the error's own line holds for both.
-        raise _broken(name, error, error.lineno) from None
+        if error.msg != "Extra data":
+            raise _broken(name, error, error.lineno) from None
+        try:  # whole values first, so that these are lines of which one is broken
+            return _lines(name, text, wanted)
+        except _LineError as broken:
+            raise broken.said from None
     except (ValueError, RecursionError) as error:
         raise _broken(name, error, None) from None
     return _of_whole(name, whole, wanted)
