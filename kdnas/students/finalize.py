@@ -157,7 +157,7 @@ def finalize(
     `full` replaces fields of the spec's `full` part. The store holds a row of the run and a worker that lives while
     it goes on. Raises UsageError before any work where the study, the trial or the folder cannot be.
     """
-    from kdnas.search.worker import latency_protocol
+    from kdnas.search.timing import latency_protocol
 
     output = output.absolute()
     with open_store(storage) as store:
@@ -382,7 +382,7 @@ def _distil(
         from kdnas.recipes import recipe
 
         prepare = recipe(job.spec.recipe.name).prepare
-    from kdnas.search.worker import further_passes
+    from kdnas.search.timing import further_passes
 
     saved = checkpoints.last(partial_folder)
     if saved is not None and saved.kept["key"] != key:
