@@ -25,7 +25,9 @@ from kdnas.recipes import recipe
 from kdnas.recipes.rnn_hybrid import RnnBench
 from kdnas.store import queries
 from kdnas.store.database import open_reader
-from kdnas.students.finalize import distil, finalize, given
+from kdnas.students.distil import distil
+from kdnas.students.finalize import finalize
+from kdnas.students.from_config import given
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import assigned, overlay

@@ -29,7 +29,9 @@ from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.score_folder import Wanted, score
 from kdnas.store import queries
 from kdnas.store.database import open_reader
-from kdnas.students.finalize import Telling, distil, finalize, given
+from kdnas.students.distil import Telling, distil
+from kdnas.students.finalize import finalize
+from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import assigned, overlay
 from kdnas.study.spec_toml import read_values

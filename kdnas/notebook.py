@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdnas.search.begin import Started, begin, start_workers
+from kdnas.search.begin import begin
+from kdnas.search.launch import Started, start_workers
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study.filter import keys_of, parse

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from kdnas.recipes import hidden_state
-from kdnas.students import finalize
 from kdnas.students import model_folder as folders
-from kdnas.students.finalize import Job, Telling, distil, given, read_config
+from kdnas.students.distil import Job, Telling, distil, weights_digest
+from kdnas.students.from_config import given, read_config
 from kdnas.study.spec_toml import read_toml
 from kdnas.system.folders import partial_of
 
@@ -51,7 +51,7 @@ def result(output: Path) -> dict[str, Any]:
     history = [{k: v for k, v in point.items() if k != "seconds"} for point in facts["metrics"]["history"]]
     left = [path.name for path in output.parent.glob(f"{output.name}.partial")]
     return {
-        "weights": finalize.weights_digest(output),
+        "weights": weights_digest(output),
         "history": history,
         "loss": facts["metrics"]["loss"],
         "best": facts["metrics"]["best_epoch"],

@@ -42,7 +42,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")
             return
     from kdnas.cli.search import tell_started
-    from kdnas.search.begin import start_workers
+    from kdnas.search.launch import start_workers
 
     tell_started(study, start_workers(where, study, workers, device=device), as_json=False)
 

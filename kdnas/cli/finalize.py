@@ -14,7 +14,7 @@ from kdnas.system.errors import UsageError
 
 if TYPE_CHECKING:
     from kdnas.cli.progress import Told
-    from kdnas.students.finalize import Telling
+    from kdnas.students.distil import Telling
 
 output_option = click.option(
     "--output",
@@ -66,7 +66,7 @@ def finalize(
         other = "--rank" if rank_wanted is not None else "--filter"
         raise UsageError(f"{other} and --trial both choose the candidate.", "Give one of them.")
     from kdnas.cli.progress import Told
-    from kdnas.students.finalize import Extras
+    from kdnas.students.distil import Extras
     from kdnas.students.finalize import finalize as run
 
     with Told(f"finalizing {study}") as told:
@@ -114,7 +114,8 @@ def distill(
     """Distil a student of a given configuration on the whole data, without a search; --epochs says how long."""
     from kdnas.cli.progress import Told
     from kdnas.search.heartbeat import interruptible
-    from kdnas.students.finalize import Extras, distil, given, read_config
+    from kdnas.students.distil import Extras, distil
+    from kdnas.students.from_config import given, read_config
 
     fields = given_fields(flags)
     # Without a search there is no mini-KD: --epochs can only mean the one training that there is.
@@ -130,7 +131,7 @@ def distill(
 
 
 def _telling(told: Told) -> Telling:
-    from kdnas.students.finalize import Telling
+    from kdnas.students.distil import Telling
     from kdnas.training.contract import Epoch
 
     def epoch(done: Epoch) -> None:

@@ -21,7 +21,7 @@ from kdnas.study.states import TrialState
 from kdnas.system.errors import KdnasError, UsageError
 
 if TYPE_CHECKING:
-    from kdnas.search.begin import Started
+    from kdnas.search.launch import Started
     from kdnas.store.database import Store
 
 PATIENCE_S = 30.0  # for workers to end properly after Ctrl-C
@@ -50,7 +50,7 @@ def search(
     the workers; what is finished is kept, and the same command goes on.
     """
     from kdnas.cli.watch import watch
-    from kdnas.search.begin import start_workers
+    from kdnas.search.launch import start_workers
     from kdnas.store.database import open_reader
 
     where = frame.place(storage)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from kdnas.store import changes, queries, studies
-from kdnas.store.database import Store, StoreError
+from kdnas.store.complaints import StoreError
+from kdnas.store.database import Store
 from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError

@@ -15,8 +15,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -26,14 +25,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kdnas.measuring import devices, latency
+from kdnas.measuring import devices
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
-from kdnas.search.candidate import Aside, EvaluationError, Measure, Measurement, Timed, evaluate
+from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.store import latencies, queries, recovery, rewards, slots, studies
-from kdnas.store.database import Store, StoreError, open_store
+from kdnas.search.timing import further_passes, latency_columns, latency_protocol
+from kdnas.store import queries, recovery, rewards, slots, studies
+from kdnas.store.complaints import StoreError
+from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import explained, optuna_storage, set_attributes
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -48,7 +49,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
 from kdnas.system.seeds import Purpose, number
-from kdnas.training.contract import Epoch, Student
+from kdnas.training.contract import Epoch
 
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
 
@@ -248,7 +249,7 @@ class Worker:
                 slots.progress(self.store, self.study_id, this, phase=phase, **found)
 
         def on_timed(timed: Timed, parameters: int) -> None:
-            found.update(progress=BUILT, parameters=parameters, **_latency_columns(timed))
+            found.update(progress=BUILT, parameters=parameters, **latency_columns(timed))
 
         def on_step(step: int, steps: int) -> None:
             nonlocal last_write
@@ -340,7 +341,7 @@ class Worker:
             "memory_mib": found.memory_mib,
             "extra": json.dumps(dict(found.extra)),
             "epoch": found.epoch,
-            **_latency_columns(found.timed),
+            **latency_columns(found.timed),
         }
         state = SlotState.PRUNED if found.pruned else SlotState.DONE
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
@@ -407,47 +408,6 @@ def run_worker(
         return 0
 
 
-def latency_protocol(store: Store) -> Measure:
-    """The real measurement, which asks the store's table of shapes first."""
-
-    def run(bench: Workbench, student: Student, chosen: Candidate) -> Timed:
-        return latency.measure(
-            bench.timed(student),
-            bench.timed(None),
-            bench.spec.latency,
-            bench.device,
-            shape=bench.shape_key(chosen),
-            teacher_shape=bench.shape_key(None),
-            lookup=partial(latencies.lookup, store),
-            remember=partial(latencies.remember, store),
-        )
-
-    return run
-
-
-def further_passes(store: Store | None) -> Aside:
-    """The bench's further passes by the same protocol: `NAME` of the student and `teacher_NAME` of its teacher."""
-
-    def run(bench: Workbench, student: Student, chosen: Candidate) -> Mapping[str, float]:
-        found: dict[str, float] = {}
-        teachers = bench.asides(None)
-        for name, once in bench.asides(student).items():
-            timed = latency.measure(
-                once,
-                teachers[name],
-                bench.spec.latency,
-                bench.device,
-                shape=f"{name} {bench.shape_key(chosen)}",
-                teacher_shape=f"{name} {bench.shape_key(None)}",
-                lookup=partial(latencies.lookup, store) if store is not None else None,
-                remember=partial(latencies.remember, store) if store is not None else None,
-            )
-            found |= {name: timed.p50, f"teacher_{name}": timed.teacher_p50}
-        return found
-
-    return run
-
-
 # ---------------------------------------------------------------------------- the process
 
 
@@ -475,18 +435,6 @@ def recipe_of(spec: StudySpec) -> Prepare:
 def _versions() -> dict[str, str]:
     packages = ("kdnas", "torch", "transformers", "datasets", "optuna")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _latency_columns(timed: Timed) -> dict[str, float | int | str | None]:
-    return {
-        "latency_ms": timed.p50,
-        "latency_p90_ms": timed.p90,
-        "latency_low_ms": timed.low,
-        "latency_high_ms": timed.high,
-        "latency_count": timed.count,
-        "latency_flag": timed.flag,
-        "teacher_latency_ms": timed.teacher_p50,
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from kdnas.store import tables as t
-from kdnas.store.database import Store, StoreError
+from kdnas.store.complaints import StoreError
+from kdnas.store.database import Store
 from kdnas.study.spec import NAME
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted

@@ -24,7 +24,8 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdnas.store import tables
-from kdnas.system.errors import UsageError, first_line
+from kdnas.store.complaints import explain
+from kdnas.system.errors import UsageError
 from kdnas.system.paths import state_folder
 
 BUSY_S = 60.0  # how long a writer waits for another one
@@ -33,10 +34,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse"}
 )
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
-
-
-class StoreError(UsageError):
-    """The database cannot do its part; nothing that runs on it can go on."""
 
 
 class Store:
@@ -203,76 +200,6 @@ def on_sqlite_connect(connection: Any, _record: object = None) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
-
-
-def explain(error: BaseException, place: str) -> StoreError:
-    """What a database said, as one line with the hint. `place` is the store's address without a password."""
-    said: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None:
-        original = getattr(seen, "orig", None)  # SQLAlchemy's own text holds the statement and its values
-        said.append(str(original or seen))
-        seen = seen.__cause__
-    text = " ".join(said)
-    for words, problem, hint in _COMPLAINTS:
-        if any(word in text for word in words):
-            return StoreError(problem.format(place=place), hint.format(place=place))
-    reason = first_line(getattr(error, "orig", None) or error)
-    return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
-
-
-_COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (
-        ("database is locked", "database table is locked"),
-        "The store {place} is locked by another program.",
-        "Close what keeps it open for writing, then try again.",
-    ),
-    (
-        ("file is not a database", "file is encrypted"),
-        "The store {place} is not a database.",
-        "Give the path of a kdnas store, or of a file that does not exist yet.",
-    ),
-    (
-        ("malformed", "disk image"),
-        "The store {place} is damaged.",
-        "Nothing was changed. Copy the file, then try `sqlite3 FILE .recover` on the copy.",
-    ),
-    (
-        ("disk is full", "No space left", "disk I/O error", "too large", "Should not reach", "could not extend"),
-        "The disk under the store {place} is full or failing.",
-        "Make room there; what was finished is kept.",
-    ),
-    (
-        ("unable to open database file",),
-        "The store {place} cannot be opened.",
-        "See that its folder exists and that you may write there.",
-    ),
-    (
-        ("readonly database", "read-only transaction"),
-        "The store {place} may only be read by you.",
-        "Ask its owner for the right to write, or give another --storage.",
-    ),
-    (
-        ("no longer compatible with the table schema",),
-        "The store {place} was written by a newer Optuna.",
-        "Update optuna where you run kdnas.",
-    ),
-    (
-        ("optuna storage upgrade",),
-        "The store {place} was written by an older Optuna.",
-        "Run `optuna storage upgrade --storage {place}` once.",
-    ),
-    (
-        ("password authentication failed", "no password supplied"),
-        "The store {place} refuses the user or the password.",
-        "Fix them in the address, or in ~/.pgpass.",
-    ),
-    (
-        ("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),
-        "The store {place} does not answer.",
-        "See that the server runs and that host and port are right.",
-    ),
-)
 
 
 # ---------------------------------------------------------------------------- SQLite

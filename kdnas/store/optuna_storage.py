@@ -17,7 +17,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from kdnas.store.database import BUSY_S, Store, creation_lock, explain, on_sqlite_connect
+from kdnas.store.complaints import explain
+from kdnas.store.database import BUSY_S, Store, creation_lock, on_sqlite_connect
 from kdnas.study.spec import StudySpec
 
 

@@ -13,7 +13,8 @@ from kdnas.models.classifier_head import regression
 from kdnas.recipes import recipe
 from kdnas.students import model_folder as folders
 from kdnas.students import predict
-from kdnas.students.finalize import Telling, distil, given
+from kdnas.students.distil import Telling, distil
+from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec
 from tests.encoders import FAMILIES, text_folder, texts, tiny_encoder, tiny_spec
 

@@ -17,7 +17,7 @@ from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench, CausalTraining
 from kdnas.recipes.causal_divergence import Cached, CausalDivergenceBench, Live
 from kdnas.recipes.causal_policy_gradient import advantages, frequency, long_term, policy_loss, sameness, sample
-from kdnas.students.finalize import given
+from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.teachers import cache_folder

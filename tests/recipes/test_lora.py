@@ -23,7 +23,8 @@ from kdnas.store import queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import create_study
 from kdnas.students import model_folder as folders
-from kdnas.students.finalize import Telling, finalize
+from kdnas.students.distil import Telling
+from kdnas.students.finalize import finalize
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_recipes import LoraRecipe
 from kdnas.system.errors import BadOptionError, UsageError

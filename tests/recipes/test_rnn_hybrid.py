@@ -27,8 +27,8 @@ from kdnas.search.plan import plan
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
-from kdnas.students import finalize
-from kdnas.students.finalize import Extras, Job, Telling, distil
+from kdnas.students import finalize, from_config
+from kdnas.students.distil import Extras, Job, Telling, distil
 from kdnas.study.space import Candidate
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_flags import command
@@ -340,7 +340,7 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
     assert parameters == facts["parameters"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (tmp_path / "out" / MODULE).is_file() and config["model_type"] == "kdnas-recurrent"
-    again = finalize.given(spec, config | {"pruned": facts["candidate"]["pruned"]})
+    again = from_config.given(spec, config | {"pruned": facts["candidate"]["pruned"]})
     assert {**again.candidate, "bidirectional": 0} == {**facts["candidate"], "bidirectional": 0}
     assert checkpoints.last(tmp_path) is None
 

@@ -20,7 +20,8 @@ from kdnas.scores.labels import label_scores
 from kdnas.scores.perplexity import PerplexityProtocol, perplexity
 from kdnas.scores.score_folder import Wanted
 from kdnas.scores.training_texts import seen_by
-from kdnas.students.finalize import Telling, distil, given
+from kdnas.students.finalize import Telling, distil
+from kdnas.students.from_config import given
 from kdnas.students.model_folder import read_facts
 from kdnas.study.spec import DataSpec, StudySpec, from_values
 from kdnas.system.errors import UsageError

@@ -17,7 +17,8 @@ from kdnas.search.worker import Prepare, run_worker
 from kdnas.store import queries, repeats
 from kdnas.store import tables as t
 from kdnas.store.database import open_reader, open_store
-from kdnas.students.finalize import Telling, finalize
+from kdnas.students.distil import Telling
+from kdnas.students.finalize import finalize
 from kdnas.study.ground import ground_of
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import UsageError

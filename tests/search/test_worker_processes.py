@@ -18,7 +18,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from kdnas.search.begin import begin, start_workers
+from kdnas.search.begin import begin
+from kdnas.search.launch import start_workers
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, queries, recovery, slots
 from kdnas.store.database import open_reader, open_store
@@ -291,7 +292,7 @@ def test_a_detached_worker_outlives_its_starter_and_is_steered_through_the_store
     begin(fakes.spec(budget={"trials": 3, "epochs": 3}), place.path)
     place.hold()
     script = (
-        "import sys; from kdnas.search.begin import start_workers; "
+        "import sys; from kdnas.search.launch import start_workers; "
         "print(start_workers(sys.argv[1], 'fake', 1, command=[sys.executable, '-m', 'tests.fakes'])[0].pid)"
     )
     starter = subprocess.run([sys.executable, "-c", script, str(place.path)], capture_output=True, text=True, cwd=ROOT)

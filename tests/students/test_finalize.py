@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from kdnas.students import finalize
 from kdnas.students import model_folder as folders
-from kdnas.students.finalize import Extras, Job, Telling, distil, given, read_config
+from kdnas.students.distil import Extras, Job, Telling, best_epoch, distil
+from kdnas.students.from_config import given, read_config
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
@@ -473,7 +474,7 @@ def test_missing_onnx_packages_are_named_before_the_training(
 
 
 def test_the_best_epoch_is_the_first_of_the_least() -> None:
-    assert finalize.best_epoch([{"loss": 0.3}, {"loss": 0.2}, {"loss": 0.2}]) == 2
+    assert best_epoch([{"loss": 0.3}, {"loss": 0.2}, {"loss": 0.2}]) == 2
 
 
 # ------------------------------------------------------------------------------------------------- which candidate

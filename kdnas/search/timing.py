@@ -1,0 +1,67 @@
+"""Latencies by the studies' protocol, looked up in the store's table of shapes first. Evaluates no candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from kdnas.measuring import latency
+from kdnas.recipes.contract import Workbench
+from kdnas.search.candidate import Aside, Measure, Timed
+from kdnas.store import latencies
+from kdnas.store.database import Store
+from kdnas.study.space import Candidate
+from kdnas.training.contract import Student
+
+
+def latency_protocol(store: Store) -> Measure:
+    """The real measurement, which asks the store's table of shapes first."""
+
+    def run(bench: Workbench, student: Student, chosen: Candidate) -> Timed:
+        return latency.measure(
+            bench.timed(student),
+            bench.timed(None),
+            bench.spec.latency,
+            bench.device,
+            shape=bench.shape_key(chosen),
+            teacher_shape=bench.shape_key(None),
+            lookup=partial(latencies.lookup, store),
+            remember=partial(latencies.remember, store),
+        )
+
+    return run
+
+
+def further_passes(store: Store | None) -> Aside:
+    """The bench's further passes by the same protocol: `NAME` of the student and `teacher_NAME` of its teacher."""
+
+    def run(bench: Workbench, student: Student, chosen: Candidate) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        teachers = bench.asides(None)
+        for name, once in bench.asides(student).items():
+            timed = latency.measure(
+                once,
+                teachers[name],
+                bench.spec.latency,
+                bench.device,
+                shape=f"{name} {bench.shape_key(chosen)}",
+                teacher_shape=f"{name} {bench.shape_key(None)}",
+                lookup=partial(latencies.lookup, store) if store is not None else None,
+                remember=partial(latencies.remember, store) if store is not None else None,
+            )
+            found |= {name: timed.p50, f"teacher_{name}": timed.teacher_p50}
+        return found
+
+    return run
+
+
+def latency_columns(timed: Timed) -> dict[str, float | int | str | None]:
+    return {
+        "latency_ms": timed.p50,
+        "latency_p90_ms": timed.p90,
+        "latency_low_ms": timed.low,
+        "latency_high_ms": timed.high,
+        "latency_count": timed.count,
+        "latency_flag": timed.flag,
+        "teacher_latency_ms": timed.teacher_p50,
+    }
