@@ -552,13 +552,21 @@ def _facts(
         "config": bench.config(job.candidate),
         "seed": seed,
         "parameters": student.size,
-        "teacher": {"model": job.spec.teacher.model, **_of(plain, "teacher")},
+        "teacher": {"model": job.spec.teacher.model, **_size_of_teacher(job.spec), **_of(plain, "teacher")},
         "data": {"source": job.spec.data.source, **_of(plain, "data")},
         "provenance": plain,
         "versions": versions.versions(),
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
+
+
+def _size_of_teacher(spec: StudySpec) -> dict[str, Any]:
+    """Parameters of the teacher's body, where its recipe counts them."""
+    from kdnas.recipes import recipe
+
+    count = recipe(spec.recipe.name).describe(spec).teacher.get("parameters")
+    return {} if count is None else {"parameters": int(count)}
 
 
 def _of(provenance: Mapping[str, Any], part: str) -> dict[str, Any]:
