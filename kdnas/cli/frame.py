@@ -21,6 +21,7 @@ from click.shell_completion import CompletionItem
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
+from kdnas.system.text import clean, escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +141,7 @@ def _of(error: OSError) -> str:
 
 def _fail(line: str, code: int) -> int:
     # One line stays one line, whatever a library put into it.
-    click.echo("kdnas: " + " ".join(line.split()), err=True)
+    click.echo("kdnas: " + clean(" ".join(line.split())), err=True)
     return code
 
 
@@ -206,7 +207,7 @@ def shown(storage: str) -> str:
 
 def print_json(value: Any) -> None:
     """Data for programs: numbers that JSON does not have become null."""
-    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(escaped(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def _finite(value: Any) -> Any:
@@ -221,16 +222,17 @@ def _finite(value: Any) -> Any:
 
 def say(line: str) -> None:
     """One line of narration on standard error."""
-    click.echo(line, err=True)
+    click.echo(clean(line), err=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A plain table on standard output; text from outside is shown as it is. Only the last column gives way."""
+    """A plain table on standard output, a line for each row. Only the last column gives way."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    cells = [["–" if value is None else str(value) for value in row] for row in rows]
+    columns = [clean(column) for column in columns]
+    cells = [["–" if value is None else clean(str(value)) for value in row] for row in rows]
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         numeric = all(isinstance(r[position], int | float) or r[position] in (None, "–") for r in rows)

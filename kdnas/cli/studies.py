@@ -15,6 +15,7 @@ from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
+from kdnas.system.text import clean
 
 POLL_S = 1.0  # how often `logs -f` looks for new lines
 
@@ -26,7 +27,8 @@ def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
     try:
         return parse(text, keys_of([s.row for s in scored]))
     except FilterError as error:
-        frame.say(error.underlined)
+        for line in error.underlined:
+            frame.say(line)
         raise
 
 
@@ -122,7 +124,7 @@ def logs(study: str, follow: bool, level: str, lines: int, storage: str | None, 
                 return
             for line in kept:
                 moment = datetime.datetime.fromtimestamp(line.time).strftime("%Y-%m-%d %H:%M:%S")
-                click.echo(f"{moment}  {line.worker_id or '–':>3}  {line.level:<7}  {line.line}")
+                click.echo(f"{moment}  {line.worker_id or '–':>3}  {clean(line.level):<7}  {clean(line.line)}")
             after = found[-1].log_id if found else after
             if not alive:
                 return

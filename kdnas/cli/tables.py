@@ -17,6 +17,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
+from kdnas.system.text import clean
 
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
@@ -61,16 +62,17 @@ def study_head(row: StudyRow) -> None:
     eta = "" if row.eta_s is None or row.done >= row.trials else f"   ETA {duration(row.eta_s)}"
     spec = row.spec
     teacher_ms = "" if row.teacher_latency_ms is None else f" ({row.teacher_latency_ms:.3g} ms)"
-    click.echo(f"{row.name}   {row.status}   {', '.join(counts)}{best}{eta}")
-    click.echo(
+    lines = [
+        f"{row.name}   {row.status}   {', '.join(counts)}{best}{eta}",
         f"teacher {spec['teacher']['model']}{teacher_ms}, data {spec['data']['source']}, "
-        f"recipe {spec['recipe']['name']}, strategy {spec['strategy']['name']}, seed {spec['seed']}"
-    )
-    click.echo(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
+        f"recipe {spec['recipe']['name']}, strategy {spec['strategy']['name']}, seed {spec['seed']}",
+        f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}",
+    ]
     if row.workers:
-        click.echo(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
+        lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
     if row.ending:
-        click.echo(row.ending)
+        lines.append(row.ending)
+    click.echo("\n".join(map(clean, lines)))
 
 
 def trial_table(scored: Sequence[Scored]) -> None:

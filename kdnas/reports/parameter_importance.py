@@ -1,6 +1,6 @@
 """Which dimensions of the space the reward depends on, as Optuna estimates it; a short-lived process for the screens.
 
-    python -m kdnas.importance STUDY --storage URL [--json]
+    python -m kdnas.reports.parameter_importance STUDY --storage URL [--json]
 
 fANOVA (Hutter et al., 2014) where scikit-learn is installed, else PED-ANOVA (Watanabe et al., 2023). Rewards are
 those of the study's present α and β, so that it agrees with the ranking shown. Writes nothing.
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="kdnas.reports.parameter_importance", description="Which dimensions the reward depends on."
     )
     parser.add_argument("study")
-    parser.add_argument("--storage", default=None, help="where the study lies; the usual place by default")
+    parser.add_argument("--storage", default=None, help="where the study lies; the default place where none is given")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
     try:

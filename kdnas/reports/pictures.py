@@ -46,6 +46,7 @@ def _figure(x: str, y: str) -> Iterator[tuple[Figure, Any]]:
         "ytick.color": INK,
         "text.color": INK,
         "legend.frameon": False,
+        "text.parse_math": False,  # a $ in a name is a $
     }
     with rc_context(style):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -117,14 +118,14 @@ def controller(scored: Sequence[Scored], episodes: Sequence[EpisodeRow]) -> Figu
         return None
     from matplotlib.colors import LinearSegmentedColormap
 
-    with _figure("reward that the controller foresaw", "reward") as (figure, axes):
-        foresaw = np.array([s.row.predicted for s in known], dtype=float)
+    with _figure("reward that the controller predicted", "reward") as (figure, axes):
+        predicted = np.array([s.row.predicted for s in known], dtype=float)
         came = np.array([s.row.reward for s in known], dtype=float)
-        ends = [float(min(foresaw.min(), came.min())), float(max(foresaw.max(), came.max()))]
+        ends = [float(min(predicted.min(), came.min())), float(max(predicted.max(), came.max()))]
         axes.plot(ends, ends, color=QUIET, linewidth=1, linestyle=":")
         age = np.array([s.number for s in known])
         shades = LinearSegmentedColormap.from_list("age", ["#b9cfdc", "#0b3c5d"])
-        dots = axes.scatter(foresaw, came, c=age, cmap=shades, s=18, linewidths=0)
+        dots = axes.scatter(predicted, came, c=age, cmap=shades, s=18, linewidths=0)
         figure.colorbar(dots, ax=axes, label="trial")
         if episodes:
             first, last = episodes[0].epsilon, episodes[-1].epsilon

@@ -6,13 +6,13 @@ for a pull request. Reads the store, writes nothing into it.
 
 from __future__ import annotations
 
-import html
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -29,6 +29,7 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_differences import flatten
 from kdnas.system.errors import UsageError
 from kdnas.system.files import write_atomically
+from kdnas.system.templates import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,7 @@ def _pictures(
     ]
     foreseen = pictures.controller(scored, episodes)
     if foreseen is not None:
-        words = "On the dotted line the controller foresaw the reward to the point."
+        words = "On the dotted line the controller predicted the reward exactly."
         found.append(Picture("controller", "The controller's predictions", words, foreseen))
     if space is not None:
         try:
@@ -186,7 +187,7 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),
-        ("Ties", "`~` marks a reward that noise cannot tell from a better one; `*` a trial on the Pareto front"),
+        ("Ties", "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"),
     ]
 
 
@@ -251,158 +252,44 @@ def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
-# ------------------------------------------------------------------------------------------------------- Markdown
+# ---------------------------------------------------------------------------------------------------- as a document
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def as_markdown(content: Content, folder: str) -> str:
     """The report as Markdown; pictures are taken from `folder`, beside the file."""
-    lines = [f"# {_cell(content.study.name)}", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in _facts(content)]
-    for picture in content.pictures:
-        lines += ["", f"## {picture.title}", "", f"![{picture.title}]({folder}/{picture.name}.png)", "", picture.words]
-    names, rows = _columns(content)
-    lines += ["", "## The best", "", f"| {' | '.join(map(_cell, names))} |", "|" + " ---: |" * len(names)]
-    for scored, row in zip(content.scored, rows, strict=False):
-        cells = [_cell(_shown(name, value, scored)) for name, value in zip(names, row, strict=True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    if content.runs:
-        lines += ["", "## Models made from it", "", f"| {' | '.join(RUN_COLUMNS)} |", "|" + " --- |" * len(RUN_COLUMNS)]
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in _runs(content)]
-    lines += ["", "## Protocol", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in _protocol(content)]
-    lines += ["", "<details><summary>Provenance</summary>", "", "```json"]
-    lines += [json.dumps(dict(content.provenance), indent=1, ensure_ascii=False).replace("```", "` ` `")]
-    lines += ["```", "", "</details>", "", "<details><summary>Every setting</summary>", "", "| setting | value |"]
-    lines += ["| --- | --- |"]
-    lines += [f"| {_cell(name)} | {_cell(json.dumps(value))} |" for name, value in flatten(content.spec).items()]
-    lines += ["", "</details>", "", f"Written by kdnas {__version__}, {_moment(time.time())}.", ""]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-    return text.replace("<", "&lt;")
-
-
-# ----------------------------------------------------------------------------------------------------------- HTML
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2933; --quiet: #616e7c; --line: #d9e0e7; --paper: #fff; --card: #f7f9fb; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e9ee; --quiet: #9aa5b1; --line: #37424d; --paper: #15191e; --card: #1d232a; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.8rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
-figure svg { width: 100%; height: auto; display: block; }
-figcaption { color: #616e7c; font-size: .85rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid #0b6e99; }
-th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-pre { background: var(--card); padding: .8rem; overflow-x: auto; font-size: .8rem; }
-.quiet { color: var(--quiet); font-size: .85rem; }
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const key = row => row.cells[place].dataset.value;
-    const rows = [...table.tBodies[0].rows].sort((a, b) => {
-      const [x, y] = [key(a), key(b)], [n, m] = [Number(x), Number(y)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const order = Number.isNaN(n) || Number.isNaN(m) ? x.localeCompare(y) : n - m;
-      return up ? order : -order;
-    });
-    table.tBodies[0].append(...rows);
-  }));
-}
-"""
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    return render(TEMPLATES, "report.md", folder=quote(folder), **_values(content))
 
 
 def as_html(content: Content) -> str:
     """The report as one page that needs nothing beside it."""
-    title = f"{content.study.name}: a kdnas study"
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{_escape(content.study.name)}</h1>",
-        _pairs(_facts(content)),
-        '<h2>Pictures</h2><div class="pictures">',
-    ]
-    for picture in content.pictures:
-        drawing = pictures.svg(picture.figure, picture.name, picture.title)
-        parts.append(
-            f'<figure id="{picture.name}"><strong>{_escape(picture.title)}</strong>{drawing}'
-            f"<figcaption>{_escape(picture.words)}</figcaption></figure>"
-        )
-    parts += ["</div>", "<h2>The best</h2>", _best_table(content)]
-    if content.runs:
-        parts += ["<h2>Models made from it</h2>", _plain_table(RUN_COLUMNS, _runs(content))]
-    parts += ["<h2>Protocol</h2>", _pairs(_protocol(content))]
-    if content.events:
-        items = "".join(f"<li>{_escape(line)}</li>" for line in _history(content))
-        parts += [f"<details><summary>History</summary><ul>{items}</ul></details>"]
-    provenance = json.dumps(dict(content.provenance), indent=1, ensure_ascii=False)
-    settings = [[name, json.dumps(value, ensure_ascii=False)] for name, value in flatten(content.spec).items()]
-    parts += [
-        f"<details open><summary>Provenance</summary><pre>{_escape(provenance)}</pre></details>",
-        f"<details><summary>Every setting</summary>{_plain_table(['setting', 'value'], settings)}</details>",
-        f'<p class="quiet">Written by kdnas {__version__}, {_moment(time.time())}.</p>',
-        f"<script>{SCRIPT}</script></body></html>",
-    ]
-    return "\n".join(parts) + "\n"
+    from markupsafe import Markup
+
+    drawings = {each.name: Markup(pictures.svg(each.figure, each.name, each.title)) for each in content.pictures}
+    return render(TEMPLATES, "report.html", drawings=drawings, **_values(content))
 
 
-def _escape(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>' for name, value in pairs)
-    return f"<table>{rows}</table>"
-
-
-def _plain_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _best_table(content: Content) -> str:
-    names, rows = _columns(content)
-    numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(names))]
-    head = "".join(
-        f'<th scope="col"{_align(n)}><button type="button">{_escape(name)}</button></th>'
-        for name, n in zip(names, numeric, strict=True)
-    )
-    body = []
+def _values(content: Content) -> dict[str, Any]:
+    """What both templates say."""
+    columns, rows = _columns(content)
+    numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
+    best = []
     for scored, row in zip(content.scored, rows, strict=False):
-        cells = "".join(
-            f'<td{_align(n)} data-value="{_escape("" if value is None else value)}">'
-            f"{_escape(_shown(name, value, scored))}</td>"
-            for name, value, n in zip(names, row, numeric, strict=True)
-        )
-        body.append(f"<tr>{cells}</tr>")
-    return (
-        f'<div class="scroll"><table class="sortable" id="best"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _align(numeric: bool) -> str:
-    return ' class="n"' if numeric else ""
+        named = zip(columns, row, strict=True)
+        best.append([("" if value is None else value, _shown(name, value, scored)) for name, value in named])
+    return {
+        "study": content.study.name,
+        "facts": _facts(content),
+        "pictures": content.pictures,
+        "columns": list(zip(columns, numeric, strict=True)),
+        "best": best,
+        "run_columns": RUN_COLUMNS,
+        "runs": _runs(content),
+        "protocol": _protocol(content),
+        "history": _history(content),
+        "provenance": json.dumps(dict(content.provenance), indent=1, ensure_ascii=False),
+        "settings": [(name, json.dumps(value, ensure_ascii=False)) for name, value in flatten(content.spec).items()],
+        "version": __version__,
+        "now": _moment(time.time()),
+    }

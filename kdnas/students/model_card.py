@@ -1,176 +1,226 @@
-"""The model card of a student's folder, in Markdown with the hub's front matter. Reads and writes no file."""
+"""The model card of a student's folder: Markdown from a template, with the hub's front matter. Writes no file.
+
+What stands in the front matter beside `kdnas.json` (licence, languages, names on the hub) is looked up by `origin`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from kdnas.students.origin import Origin
 from kdnas.system.folders import MODEL_FACTS
+from kdnas.system.templates import render
+from kdnas.system.text import Markdown, escaped
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 MOST_COLUMNS = 20  # of a confusion table that a card shows
+TEMPLATES = Path(__file__).with_name("templates")
+PIPELINES = {  # what the class that opens a folder is for, in the hub's words
+    "AutoModel": "feature-extraction",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSequenceClassification": "text-classification",
+    "PeftModel": "text-classification",
+}
 
 
-def card(facts: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> str:
+def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | None = None) -> str:
     """A model card in Markdown with the hub's front matter."""
-    spec, metrics, latency = facts["spec"], facts["metrics"], facts["latency"]
-    teacher, data, config = spec["teacher"], spec["data"], facts["config"]
-    protocol = spec["latency"]
-    library = "peft" if facts.get("opens_with") == "PeftModel" else "transformers"
-    front = ["---", f"library_name: {library}", "tags:", "- kdnas", "- knowledge-distillation"]
-    if "/" in teacher["model"] and not teacher["model"].startswith((".", "/", "~")):
-        front += [f"base_model: {json.dumps(teacher['model'])}"]
-    front += ["---"]
-    kind = str(config.get("model_type", spec["recipe"]["name"]))
-    shape = ", ".join(f"{name} {value}" for name, value in facts["candidate"].items())
-    came = (
-        f"trial {facts['trial']} of the study `{facts['study']}`"
-        if facts.get("trial") is not None
-        else "a configuration given by hand"
+    from huggingface_hub import ModelCard, ModelCardData
+
+    opener = _opener(facts)
+    data = ModelCardData(
+        base_model=origin.teacher_id,
+        datasets=None if origin.data_id is None else [origin.data_id],
+        language=list(origin.languages) or None,
+        license=origin.licence,
+        library_name="peft" if opener == "PeftModel" else "transformers",
+        pipeline_tag=PIPELINES.get(opener),
+        tags=["kdnas", "knowledge-distillation"],
+        model_name=f"A student of {facts['spec']['teacher']['model']}",
+        eval_results=_results(facts, origin, opener, results),
     )
-    early = ", stopped early" if metrics["stopped_early"] else ""
-    lines = [
-        *front,
-        "",
-        f"# A student of {teacher['model']}",
-        "",
-        f"A {kind} model of {facts['parameters']:,} parameters ({shape}), distilled from `{teacher['model']}` on "
-        f"`{data['source']}` by kdnas {facts['kdnas']} with the recipe `{spec['recipe']['name']}`; {came}.",
-        "",
-        "| | student | teacher |",
-        "| --- | ---: | ---: |",
-        f"| parameters of the body | {facts['parameters']:,} | {_count(facts['teacher'].get('parameters'))} |",
-        f"| latency, median ms | {latency['student_ms']:.3g} | {latency['teacher_ms']:.3g} |",
-        f"| held-out loss (0 matches the teacher, 1 is a constant prediction) | {metrics['loss']:.4f} | 0 |",
-        f"| held-out loss, raw | {metrics['raw_loss']:.6g} | |",
-        "",
-        f"{latency['speedup']:.2f} times as fast as its teacher: one forward pass of the body, batch "
-        f"{protocol['batch_size']}, {protocol['length']} tokens, {protocol['threads']} thread(s), on "
-        f"{latency['device']}, student and teacher timed in turn."
-        + (f" The figure is doubtful: {latency['flag']}." if latency.get("flag") else ""),
-        "",
-        "## Use",
-        "",
-        "```python",
-        *_usage(kind, facts),
-        "```",
-        "",
-        *_classification(facts.get("classification")),
-        *_forms(facts.get("forms")),
-        *_scores(results),
-        "## How it was made",
-        "",
-        f"- {metrics['epochs']} of at most {spec['full']['epochs']} epochs{early}, the best one "
-        f"({metrics['best_epoch']}) kept; {metrics['tokens']:,} tokens; seed {facts['seed']}.",
-        f"- AdamW, learning rate {spec['training']['learning_rate']:g}, warm-up {spec['training']['warmup']:g} of the "
-        f"steps, batches of {data['batch_size']} × {data['length']} tokens.",
-        *_head(facts.get("head")),
-        f"- Weights are stored as {facts['dtype']}; nothing that only the distillation needed is among them.",
-        *(
-            [f"- `{facts['onnx']['file']}`: the same model as ONNX, outputs within {facts['onnx']['difference']:.1e}."]
-            if facts.get("onnx")
-            else []
-        ),
-        "- " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
-        f"- Fingerprints: teacher {facts['teacher'].get('fingerprint', 'unknown')}, "
-        f"data {facts['data'].get('fingerprint', 'unknown')}.",
-        "",
-        f"All of this is in `{MODEL_FACTS}`. The student inherits its teacher's and its text's biases and terms.",
-        "",
-    ]
-    return "\n".join(lines)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, origin, results)}"))
 
 
-def _head(head: Mapping[str, Any] | None) -> list[str]:
-    """How a student that was not trained to classify does."""
-    if head is None:
-        return []
-    return [
-        f"- Its head tells {', '.join(head['labels'])} apart: the teacher's, not trained any further, but its last "
-        "layer solved for this student's states. It says what the teacher says of "
-        f"{head['agreement']:.1%} of the held-out text's chunks."
-    ]
+def _opener(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("opens_with", "AutoModel"))
+
+
+def _results(
+    facts: Mapping[str, Any], origin: Origin, opener: str, results: Mapping[str, Any] | None
+) -> list[EvalResult]:
+    """The figures of the card as the hub reads them."""
+    from huggingface_hub import EvalResult
+
+    task = PIPELINES.get(opener, "feature-extraction")
+
+    def result(of: str, kind: str, name: str, value: float, split: str | None = None) -> EvalResult:
+        dataset_type = origin.data_id or of
+        return EvalResult(
+            task_type=task, dataset_type=dataset_type, dataset_name=of, dataset_split=split,
+            metric_type=kind, metric_name=name, metric_value=value,
+        )  # fmt: skip
+
+    found = []
+    classified = facts.get("classification") or {}
+    for part, split in (("held_out", "held-out"), ("test", "test")):
+        if part in classified:
+            own = classified[part]["student"]
+            found.append(result(origin.data_name, "accuracy", f"accuracy, {split}", own["accuracy"], split))
+            found.append(result(origin.data_name, "f1", f"macro F1, {split}", own["macro_f1"], split))
+    found.append(result(origin.data_name, "loss", "held-out loss", facts["metrics"]["loss"], "held-out"))
+    for name, entry in ((results or {}).get("tasks") or {}).items():
+        for metric, value in entry["student"]["metrics"].items():
+            found.append(
+                EvalResult(
+                    task_type="text-classification", dataset_type="glue", dataset_name=name, dataset_config=name,
+                    dataset_split="validation", metric_type=metric, metric_name=metric, metric_value=value,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | None) -> str:
+    spec = facts["spec"]
+    kind = str(facts["config"].get("model_type", spec["recipe"]["name"]))
+    return render(
+        TEMPLATES,
+        "card.md",
+        teacher=spec["teacher"]["model"],
+        data=origin.data_name,
+        kind=kind,
+        parameters=f"{facts['parameters']:,}",
+        teacher_parameters=_count(_teacher_parameters(facts)),
+        shape=", ".join(f"{name} {value}" for name, value in facts["candidate"].items()),
+        kdnas=facts["kdnas"],
+        recipe=spec["recipe"]["name"],
+        trial=facts.get("trial"),
+        study=facts.get("study"),
+        latency={"flag": None, **facts["latency"]},
+        metrics=facts["metrics"],
+        protocol=spec["latency"],
+        usage=Markdown("\n".join(_usage(facts))),
+        classification=_classification(facts.get("classification")),
+        forms=_forms(facts.get("forms")),
+        scores=Markdown(str(results["markdown"]).strip()) if results and results.get("markdown") else None,
+        most_epochs=spec["full"]["epochs"],
+        seed=facts["seed"],
+        training=spec["training"],
+        batch=spec["data"]["batch_size"],
+        length=spec["data"]["length"],
+        head=_head(facts.get("head")),
+        dtype=facts["dtype"],
+        onnx=facts.get("onnx"),
+        versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        teacher_fingerprint=facts["teacher"].get("fingerprint", "unknown"),
+        data_fingerprint=facts["data"].get("fingerprint", "unknown"),
+        facts_file=MODEL_FACTS,
+    )
+
+
+def _head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a student that was not trained to classify tells apart, and how often it agrees with its teacher."""
+    return None if head is None else {"labels": head["labels"], "agreement": f"{head['agreement']:.1%}"}
+
+
+def _teacher_parameters(facts: Mapping[str, Any]) -> Any:
+    classified = facts.get("classification") or {}
+    return facts["teacher"].get("parameters", classified.get("size", {}).get("teacher", {}).get("parameters"))
 
 
 def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "–"
 
 
-def _usage(kind: str, facts: Mapping[str, Any]) -> list[str]:
-    opener = str(facts.get("opens_with", "AutoModel"))
+# ----------------------------------------------------------------------------------------------------------- usage
+
+FOLDER = 'folder = "."  # where this file lies; from elsewhere its path, or its name on the hub'
+
+
+def _usage(facts: Mapping[str, Any]) -> list[str]:
+    """Python that runs as it stands in the model's own folder."""
+    opener = _opener(facts)
     if opener == "PeftModel":
         return _adapter_usage(facts)
     code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
-    return [
+    lines = [
         f"from transformers import {opener}, AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{code})',
-        f'model = {opener}.from_pretrained("FOLDER"{code})',
-        'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))',
+        FOLDER,
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{code})",
+        f"model = {opener}.from_pretrained(folder{code})",
+    ]
+    if opener != "AutoModelForCausalLM":
+        return [*lines, 'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))']
+    return [
+        *lines,
+        'inputs = tokenizer("Knowledge is", return_tensors="pt", return_token_type_ids=False)',
+        "written = model.generate(**inputs, max_new_tokens=40)",
+        "print(tokenizer.decode(written[0], skip_special_tokens=True))",
     ]
 
 
 def _adapter_usage(facts: Mapping[str, Any]) -> list[str]:
     """An adapter goes over its base, which lies in the folder where it was cut."""
-    cut = facts["base"] == "base"
-    named = '"FOLDER/base"' if cut else f'{json.dumps(facts["base"])}, config=AutoConfig.from_pretrained("FOLDER")'
+    base = escaped(json.dumps(facts["base"], ensure_ascii=False))
+    named = 'f"{folder}/base"' if facts["base"] == "base" else f"{base}, config=AutoConfig.from_pretrained(folder)"
     return [
         "from peft import PeftModel",
         "from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        FOLDER,
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f"base = AutoModelForSequenceClassification.from_pretrained({named})",
-        'model = PeftModel.from_pretrained(base, "FOLDER").eval()',
+        "model = PeftModel.from_pretrained(base, folder).eval()",
         'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))',
     ]
 
 
-def _forms(forms: Sequence[Mapping[str, Any]] | None) -> list[str]:
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def _forms(forms: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
     """The same student made smaller, each form as it was measured."""
     if not forms:
-        return []
+        return None
     part = "test" if "test" in forms[0] else "held_out"
-    lines = [
-        "## Smaller forms",
-        "",
-        "| form | parameters | zeros | MiB | median ms | × teacher | accuracy | macro F1 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for form in forms:
-        scores = form[part]
-        lines.append(
-            f"| {form['form']} | {form['parameters']:,} | {form['zeros']:.0%} | {form['mib']:.2f} | "
-            f"{form['latency_ms']:.3g} | {form['speedup']:.1f} | {scores['accuracy']:.4f} | {scores['macro_f1']:.4f} |"
+    rows = [
+        (
+            form["form"], f"{form['parameters']:,}", f"{form['zeros']:.0%}", f"{form['mib']:.2f}",
+            f"{form['latency_ms']:.3g}", f"{form['speedup']:.1f}", f"{form[part]['accuracy']:.4f}",
+            f"{form[part]['macro_f1']:.4f}",
         )
-    where = "the test part" if part == "test" else "the held-out part"
-    return [*lines, "", f"Scores on {where}; int8 is torch's dynamic quantisation, done on loading.", ""]
+        for form in forms
+    ]  # fmt: skip
+    return {"rows": rows, "part": "the test part" if part == "test" else "the held-out part"}
 
 
-def _classification(found: Mapping[str, Any] | None) -> list[str]:
+def _classification(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Scores of a classifier and its teacher, what their weights take, and the student's confusion table."""
     if not found:
-        return []
-    lines = ["## Classification", "", "| | student | teacher |", "| --- | ---: | ---: |"]
+        return None
+    rows: list[tuple[str, str, str]] = []
     for part, words in (("held_out", "held-out"), ("test", "test")):
         if part in found:
             own, taught, of = found[part]["student"], found[part]["teacher"], f"{found[part]['examples']:,} {words}"
-            lines += [
-                f"| accuracy, {of} examples | {own['accuracy']:.4f} | {taught['accuracy']:.4f} |",
-                f"| macro F1, {words} | {own['macro_f1']:.4f} | {taught['macro_f1']:.4f} |",
-            ]
+            rows.append((f"accuracy, {of} examples", f"{own['accuracy']:.4f}", f"{taught['accuracy']:.4f}"))
+            rows.append((f"macro F1, {words}", f"{own['macro_f1']:.4f}", f"{taught['macro_f1']:.4f}"))
     own, taught = found["size"]["student"], found["size"]["teacher"]
     for name, words in (("parameters", "parameters"), ("trainable", "of them learned"), ("non_zero", "not zero")):
-        lines.append(f"| {words} | {own[name]:,} | {taught[name]:,} |")
-    lines.append(f"| weights, MiB | {own['mib']:.1f} | {taught['mib']:.1f} |")
+        rows.append((words, f"{own[name]:,}", f"{taught[name]:,}"))
+    rows.append(("weights, MiB", f"{own['mib']:.1f}", f"{taught['mib']:.1f}"))
     part = "test" if "test" in found else "held_out"
-    names = [str(name).replace("|", "\\|") for name in found["classes"]]
-    if len(names) <= MOST_COLUMNS:
-        lines += ["", f"The student on the {part.replace('_', '-')} part, a row for each true class:", ""]
-        lines += [f"| | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-        rows = zip(names, found[part]["student"]["confusion"], strict=True)
-        lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows]
-    return [*lines, ""]
-
-
-def _scores(results: Mapping[str, Any] | None) -> list[str]:
-    return ["## Scores", "", str(results["markdown"]).strip(), ""] if results else []
+    names = [str(name) for name in found["classes"]]
+    shown = len(names) <= MOST_COLUMNS
+    return {
+        "rows": rows,
+        "part": part.replace("_", "-"),
+        "names": names,
+        "confusion": list(zip(names, found[part]["student"]["confusion"], strict=True)) if shown else [],
+    }

@@ -14,8 +14,9 @@ from typing import Any
 
 from kdnas import __version__
 from kdnas.students.model_card import card
+from kdnas.students.origin import origin
 from kdnas.system import folders
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import UsageError, first_line
 from kdnas.system.files import write_atomically
 
 FACTS = folders.MODEL_FACTS
@@ -63,11 +64,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no {FACTS}.", "Give a folder that kdnas finalize or distill wrote.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "Write the folder again with kdnas finalize.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {first_line(error)}.", "Write the folder again with kdnas finalize."
+        ) from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UsageError(f"{path} is not from kdnas.", "Give a folder that kdnas finalize or distill wrote.")
-    if int(facts.get("version", 0)) > VERSION:
+    if not isinstance(facts.get("version"), int) or facts["version"] > VERSION:
         raise UsageError(f"{path} was written by a newer kdnas.", "Update kdnas to read it.")
     return facts
 
@@ -95,4 +98,5 @@ def write_card(folder: Path) -> None:
     results: dict[str, Any] | None = None
     with contextlib.suppress(OSError, ValueError):
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    write_atomically(folder / CARD, card(read_facts(folder), results))
+    facts = read_facts(folder)
+    write_atomically(folder / CARD, card(facts, origin(facts["spec"]), results))

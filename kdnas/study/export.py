@@ -23,6 +23,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
+from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
@@ -163,8 +164,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not JSON.", "Give a file that kdnas export wrote.") from None
     except RecursionError:
         raise UsageError(f"{path} is nested too deeply.", "Give a file that kdnas export wrote.") from None
-    if (reason := unwritable(body)) is not None:
-        raise UsageError(f"{path} {reason}.", "Give a file that kdnas export wrote.")
+    if (wrong := unwritable(body)) is not None:
+        raise UsageError(f"{path} {wrong}.", "Give a file that kdnas export wrote.")
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise UsageError(f"{path} is not an export of kdnas.", "Give a JSON file that kdnas export wrote.")
     if isinstance(body.get("version"), int) and body["version"] > VERSION:
@@ -204,7 +205,7 @@ def style_of(path: Path | None, asked: str | None = None) -> Style:
 def render(body: Mapping[str, Any], style: Style) -> str:
     """A document as text of one format, a newline at the end."""
     if style == "json":
-        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return escaped(json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     if style == "csv":
         return _as_csv(body)
     return _as_markdown(body)
@@ -243,16 +244,16 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     dimensions = _dimensions(body)
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
-        f"# {_cell(study['name'])}",
+        f"# {markdown(study['name'])}",
         "",
-        f"Teacher {_cell(body['teacher']['model'])} ({teacher_ms}, batch {latency['protocol']['batch_size']}, "
-        f"length {latency['protocol']['length']}), data {_cell(body['data']['source'])}, "
-        f"recipe {body['recipe']['name']}, strategy {body['strategy']['name']}, "
+        f"Teacher {markdown(body['teacher']['model'])} ({teacher_ms}, batch {latency['protocol']['batch_size']}, "
+        f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
+        f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
         f"{study['done']} of {study['trials']} trials.",
         "",
         "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
-        + " | ".join(_cell(name) for name in dimensions)
+        + " | ".join(markdown(name) for name in dimensions)
         + " |",
         "|" + " ---: |" * 7 + " --- |" * len(dimensions),
     ]
@@ -266,14 +267,10 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
             "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}",
             "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
         ]
-        values = [_cell(entry["candidate"].get(name, "–")) for name in dimensions]
+        values: list[str] = [markdown(entry["candidate"].get(name, "–")) for name in dimensions]
         lines.append("| " + " | ".join(figures + values) + " |")
     lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
     return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def spec_of(body: Mapping[str, Any]) -> StudySpec:

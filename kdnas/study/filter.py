@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from kdnas.study.rows import TrialRow
 from kdnas.study.states import TrialState
 from kdnas.system.errors import UsageError, nearest
+from kdnas.system.text import clean
 
 
 class FilterError(UsageError):
@@ -32,9 +33,9 @@ class FilterError(UsageError):
         self.end = max(end, start + 1)
 
     @property
-    def underlined(self) -> str:
+    def underlined(self) -> tuple[str, str]:
         """The filter and a line of `^` below the fault, for the command line."""
-        return f"{self.text}\n{' ' * self.start}{'^' * (self.end - self.start)}"
+        return clean(self.text), " " * self.start + "^" * (self.end - self.start)
 
 
 @dataclass(frozen=True)

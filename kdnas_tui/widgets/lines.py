@@ -16,6 +16,8 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from kdnas.system.text import clean as clean  # for all that draw lines
+
 
 class Lines(Widget):
     """`line(y)` is the whole of the drawing; `looks` are its styles by component class, without the prefix."""
@@ -132,13 +134,6 @@ def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
                 before, look = cells[-1]
                 cells[-1] = (before + piece, look)
     return cells
-
-
-def clean(text: str) -> str:
-    """Text from outside as it may be drawn: no line breaks, tabs or control characters."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "�" for letter in text)
 
 
 def fitted(text: str, width: int, *, right: bool = False) -> str:

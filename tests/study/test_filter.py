@@ -194,7 +194,7 @@ def test_a_fault_is_underlined_and_says_the_hint(text, underlined, words):
     assert words in str(error)
     assert error.hint
     assert error.exit_code == 2
-    assert error.underlined.splitlines()[1] == " " * error.start + "^" * len(underlined)
+    assert error.underlined[1] == " " * error.start + "^" * len(underlined)
 
 
 def test_filters_that_say_the_same_are_equal():
