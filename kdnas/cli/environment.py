@@ -180,6 +180,7 @@ def cache(action: str, as_json: bool) -> None:
 @click.option("--batch-size", type=int, help="Sequences in a pass.  [default: 1]")
 @click.option("--length", type=int, help="Tokens of each.  [default: 128]")
 @click.option("--threads", type=int, help="CPU threads.  [default: 1]")
+@click.option("--max-seconds", type=float, metavar="X", help="Measure at most this long.  [default: 20]")
 @frame.as_json
 def latency(
     model: str,
@@ -188,6 +189,7 @@ def latency(
     batch_size: int | None,
     length: int | None,
     threads: int | None,
+    max_seconds: float | None,
     as_json: bool,
 ) -> None:
     """Measure the body of MODEL (folder, hub id or shipped name) by the same protocol as every study."""
@@ -195,7 +197,7 @@ def latency(
 
     from kdnas.study.spec import from_values
 
-    given = {"batch_size": batch_size, "length": length, "threads": threads}
+    given = {"batch_size": batch_size, "length": length, "threads": threads, "max_seconds": max_seconds}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
     from kdnas.measuring.devices import resolve_device
     from kdnas.scores.model_latency import measure_model

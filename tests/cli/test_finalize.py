@@ -8,29 +8,31 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
+from kdnas.cli.spec_options import base_values, spec_from
+from kdnas.search.begin import begin
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from tests.cli.conftest import Place, Quick
 from tests.scores.test_finetuned_tasks import write_task
 
 
-def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place) -> None:
-    began = place.kdnas("search", "--spec", str(place.spec), "--trials", "2")
-    assert began.code == 0, began.err
+def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place, quick: Quick) -> None:
+    begin(spec_from(base_values(None, place.spec, None), {"budget.trials": 2}), place.store)
+    assert quick("worker", "tiny").code == 0
     output = place.folder / "student"
 
     made = place.kdnas("finalize", "tiny", "--rank", "1", "--output", str(output), "--epochs", "2", "--json")
     assert made.code == 0, made.err
     assert "epoch 2 of 2" in made.err
-    best = place.kdnas("show", "tiny", "--json").data["trials"][0]
+    best = quick("show", "tiny", "--json").data["trials"][0]
     assert made.data["trial"] == best["number"] and made.data["candidate"] == best["candidate"]
     assert made.data["spec"]["full"]["epochs"] == 2
     assert made.data["metrics"]["loss"] < 1.5
     AutoModel.from_pretrained(output)
 
-    again = place.kdnas("finalize", "tiny", "--rank", "1", "--output", str(output), "--epochs", "2")
+    again = quick("finalize", "tiny", "--rank", "1", "--output", str(output), "--epochs", "2")
     assert again.code == 0 and "finished already" in again.err
-    other = place.kdnas("finalize", "tiny", "--rank", "2", "--output", str(output), "--epochs", "2")
+    other = quick("finalize", "tiny", "--rank", "2", "--output", str(output), "--epochs", "2")
     assert other.code == 2 and "already holds another model" in other.line
 
     write_task(place.folder / "tasks", "sst2", count=16)
@@ -57,12 +59,12 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place) -> None:
         states = {(worker.task, worker.state) for worker in queries.workers(store, study_id)}
         assert {("finalize", "ended"), ("evaluate", "ended")} <= states
 
-    check_report(place)
+    check_report(place, quick)
 
 
-def check_report(place: Place) -> None:
+def check_report(place: Place, quick: Quick) -> None:
     page = place.folder / "report.html"
-    said = place.kdnas("report", "tiny", "--output", str(page))
+    said = quick("report", "tiny", "--output", str(page))
     assert said.code == 0, said.err
     text = page.read_text()
     assert "<svg" in text and "tiny" in text

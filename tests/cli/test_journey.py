@@ -20,6 +20,8 @@ import pexpect
 import pytest
 from transformers import AutoConfig, AutoModel
 
+from kdnas.cli.spec_options import base_values, spec_from
+from kdnas.search.begin import begin
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study import export
@@ -44,7 +46,7 @@ def test_a_study_from_search_to_delete(place: Place, quick: Quick) -> None:
     assert began.err.count(" done ") == 4
     assert "tiny: " in began.err and "%" not in began.err
 
-    again = place.kdnas("search", "tiny")
+    again = quick("search", "tiny")
     assert again.code == 0, again.err
     assert "4 of 4 trials are done" in again.err and again.out == began.out
 
@@ -66,10 +68,10 @@ def test_a_study_from_search_to_delete(place: Place, quick: Quick) -> None:
     assert more.code == 0, more.err
     assert (more.data["study"]["done"], more.data["study"]["trials"]) == (5, 5)
 
-    rechecked = place.kdnas("recheck", "tiny", "--top", "1", "--seeds", "2", "--json")
+    rechecked = quick("recheck", "tiny", "--top", "1", "--seeds", "2", "--json")
     assert rechecked.code == 0, rechecked.err
     assert rechecked.data[0]["repeats"] == 2 and rechecked.data[0]["loss_spread"] >= 0
-    assert "have been evaluated" in place.kdnas("recheck", "tiny", "--top", "1", "--seeds", "2").err
+    assert "have been evaluated" in quick("recheck", "tiny", "--top", "1", "--seeds", "2").err
 
     lines = quick("logs", "tiny", "--json").data
     assert any("reward" in entry["line"] for entry in lines)
@@ -103,8 +105,8 @@ def check_exports(place: Place, quick: Quick) -> None:
     assert printed.out.startswith("# tiny") and printed.out.count("\n| 1 |") == 1
     imported = quick("import", "best.json", "--name", "second", "--trials", "2")
     assert imported.code == 0, imported.err
-    ran = place.kdnas("search", "second", "--json")
-    assert ran.code == 0, ran.err
+    assert quick("worker", "second").code == 0
+    ran = quick("show", "second", "--json")
     wanted = [entry["candidate"] for entry in body["candidates"]]
     found = sorted(ran.data["trials"], key=lambda t: t["slot"])
     assert [t["candidate"] for t in found] == wanted
@@ -198,8 +200,8 @@ def kill_in_mid_trial(place: Place, study: str, enough: int, process: subprocess
 def test_a_killed_study_goes_on_as_the_uninterrupted_one(place: Place, quick: Quick, longer: Path) -> None:
     whole = place.kdnas("search", "whole", "--spec", str(longer))
     assert whole.code == 0, whole.err
-    once_more = place.kdnas("search", "again", "--spec", str(longer))
-    assert once_more.code == 0, once_more.err
+    begin(spec_from(base_values("again", longer, None), {}), place.store)
+    assert quick("worker", "again").code == 0
     assert trials(quick, "again") == trials(quick, "whole")  # one seed, one result
 
     broken = place.start("search", "broken", "--spec", str(longer))

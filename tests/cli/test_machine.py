@@ -12,12 +12,13 @@ from tests.cli.conftest import Quick
 
 def test_any_model_is_measured_by_the_studies_protocol(quick: Quick, shelf: Path) -> None:
     teacher = str(shelf / "teacher")
-    said = quick("latency", teacher, "--length", "16", "--device", "cpu", "--json")
+    briefly = ("--length", "16", "--device", "cpu", "--max-seconds", "1")
+    said = quick("latency", teacher, *briefly, "--json")
     assert said.code == 0, said.err
     measured = said.data
     assert 0 < measured["low"] <= measured["p50"] <= measured["high"]
     assert measured["parameters"] > 0 and measured["count"] >= 3
-    beside = quick("latency", teacher, "--against", teacher, "--length", "16", "--device", "cpu")
+    beside = quick("latency", teacher, "--against", teacher, *briefly)
     assert beside.code == 0 and "times as fast" in beside.out
     refused = quick("latency", teacher, "--length", "65", "--device", "cpu")
     assert refused.code == 2 and "at most 64 tokens" in refused.line

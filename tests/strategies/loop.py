@@ -97,4 +97,11 @@ class Search:
 
 
 def on_file(path: Path) -> BaseStorage:
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    """A storage object of its own on the file, whose tables only the first one makes."""
+    there = path.exists()
+    return RDBStorage(
+        f"sqlite:///{path}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        skip_compatibility_check=there,
+        skip_table_creation=there,
+    )
