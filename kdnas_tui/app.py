@@ -21,7 +21,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas_tui import memory, mishaps, settings, theme
+from kdnas_tui import keys, memory, mishaps, settings, theme
 from kdnas_tui.feed import Feed
 from kdnas_tui.palette import Actions
 from kdnas_tui.screens.frame import BREATH_S, Frame
@@ -40,6 +40,7 @@ class KdnasApp(App[str]):
     TITLE = "kdnas"
     CSS_PATH = "app.tcss"
     COMMANDS = {Actions}
+    BINDINGS = keys.app_bindings()
     ENABLE_COMMAND_PALETTE = True
     ANIMATION_LEVEL = "none"
 
@@ -142,6 +143,14 @@ class KdnasApp(App[str]):
                 f"The search goes on: {names}. See it again with `kdnas-tui {name}`, stop it with `kdnas stop {name}`."
             )
         self.exit()
+
+    async def action_quit(self) -> None:
+        """Textual's own way out, which some of its parts take."""
+        self.action_leave()
+
+    async def action_help(self) -> None:
+        """Explain the shown screen or dialog, where it has an explanation."""
+        await self.screen.run_action("help")
 
     # ------------------------------------------------------------------ the store
 

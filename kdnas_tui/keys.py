@@ -21,6 +21,7 @@ SCREENS = {
     "about": "About a study",
     "export": "Export",
     "finalize": "Finalize",
+    "dialog": "A question",
 }
 
 
@@ -124,6 +125,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
     ),
+    "dialog": (Key("escape", "esc", "back", "back", "Go back; nothing is changed", 1),),
 }
 
 
@@ -132,14 +134,29 @@ def keys(screen: str) -> tuple[Key, ...]:
     return (*KEYS[screen], *KEYS["everywhere"])
 
 
-def bindings(screen: str) -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
-    return [
-        Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains)
-        for key in keys(screen)
-    ]
+Bindings = list[Binding | tuple[str, str] | tuple[str, str, str]]  # as Textual takes them
 
 
-MOVES: list[Binding | tuple[str, str] | tuple[str, str, str]] = [  # in anything that has lines
+def binding(key: Key) -> Binding:
+    return Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains)
+
+
+def bindings(screen: str) -> Bindings:
+    return [binding(key) for key in keys(screen)]
+
+
+def dialog_bindings() -> Bindings:
+    """A dialog's own keys only: a letter that ends the app has no place in a question."""
+    return [binding(key) for key in KEYS["dialog"]]
+
+
+def app_bindings() -> Bindings:
+    """The keys that work everywhere, also in fields, dialogs and the palette."""
+    here = (replace(key, action=key.action.removeprefix("app.")) for key in KEYS["everywhere"] if key.priority)
+    return [binding(key) for key in here]
+
+
+MOVES: Bindings = [  # in anything that has lines
     Binding("up,k", "move(-1)", show=False),
     Binding("down,j", "move(1)", show=False),
     Binding("pageup", "page(-1)", show=False),
@@ -149,7 +166,8 @@ MOVES: list[Binding | tuple[str, str] | tuple[str, str, str]] = [  # in anything
 ]
 
 
-FORMS = frozenset({"new", "export", "finalize", "reward"})  # letters are written there: the footer names other keys
+# Letters are written on these: the footer names other keys.
+FORMS = frozenset({"new", "export", "finalize", "reward", "dialog"})
 
 
 def footer(screen: str) -> list[Key]:

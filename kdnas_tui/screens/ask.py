@@ -7,15 +7,33 @@ from dataclasses import dataclass
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kdnas.system.errors import KdnasError
+from kdnas_tui import keys
+from kdnas_tui.screens.help import HelpScreen
 from kdnas_tui.screens.once import LaidOutOnce
 from kdnas_tui.widgets.field import Field
+
+
+class Dialog(LaidOutOnce, ModalScreen[str | None]):
+    """A question over a screen; None is the answer of who went back."""
+
+    NAME = "dialog"
+    BINDINGS = keys.dialog_bindings()
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpScreen(self.NAME, self._question))
+
+    def action_back(self) -> None:
+        self.dismiss(None)
 
 
 @dataclass(frozen=True)
@@ -25,14 +43,12 @@ class Answer:
     explains: str = ""
 
 
-class Ask(LaidOutOnce, ModalScreen[str | None]):
-    """One of a few answers; None where the person went back."""
-
-    BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
+class Ask(Dialog):
+    """One of a few answers."""
 
     def __init__(self, question: str, answers: Sequence[Answer], detail: str = "") -> None:
-        super().__init__()
-        self._question, self._answers, self._detail = question, answers, detail
+        super().__init__(question)
+        self._answers, self._detail = answers, detail
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
@@ -52,10 +68,8 @@ class Ask(LaidOutOnce, ModalScreen[str | None]):
         self.dismiss(event.option.id)
 
 
-class Write(LaidOutOnce, ModalScreen[str | None]):
+class Write(Dialog):
     """One line of text. `check` raises KdnasError for what cannot be taken, and says the hint under the field."""
-
-    BINDINGS = [Binding("escape", "dismiss(None)", show=False)]
 
     def __init__(
         self,
@@ -66,9 +80,8 @@ class Write(LaidOutOnce, ModalScreen[str | None]):
         check: Callable[[str], object] | None = None,
         placeholder: str = "",
     ) -> None:
-        super().__init__()
-        self._question, self._value, self._detail, self._check = question, value, detail, check
-        self._placeholder = placeholder
+        super().__init__(question)
+        self._value, self._detail, self._check, self._placeholder = value, detail, check, placeholder
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):

@@ -42,5 +42,8 @@ class HelpScreen(LaidOutOnce, ModalScreen[None]):
                 text.append(f"  {key.explains}\n")
         return text
 
+    def action_help(self) -> None:
+        self.dismiss()
+
     def action_scroll(self, by: int) -> None:
         self.query_one("#help").scroll_relative(y=by, animate=False)

@@ -371,6 +371,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "app.focus_previous": changes(focus, "another field has the focus"),
         "back": leads_to(StudyScreen),
     },
+    "dialog": {"back": leads_to(StudyScreen)},
 }
 
 
@@ -379,7 +380,7 @@ async def arrive(site: Site, name: str) -> None:
     kinds: dict[str, tuple[type[Screen[Any]], str]] = {
         "new": (NewStudyScreen, "n"), "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
         "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
-        "finalize": (FinalizeScreen, "f"),
+        "finalize": (FinalizeScreen, "f"), "dialog": (Ask, "s"),
     }  # fmt: skip
     kind, key = kinds.get(name, (StudiesScreen if name == "studies" else StudyScreen, ""))
     if isinstance(site.screen, kind):

@@ -9,15 +9,16 @@ import pytest
 
 from kdnas_tui import keys
 from kdnas_tui.app import KdnasApp
+from kdnas_tui.screens.ask import Dialog
 from kdnas_tui.screens.frame import Frame
 from tests.tui.test_import_hygiene import modules
 
 
-def frames() -> dict[str, type[Frame]]:
+def frames() -> dict[str, type[Frame | Dialog]]:
     for name in modules():
         import_module(name)
     kinds = {kind for found in Frame.__subclasses__() for kind in (found, *found.__subclasses__())}
-    return {kind.NAME: kind for kind in kinds if "NAME" in vars(kind)}
+    return {kind.NAME: kind for kind in (*kinds, Dialog) if "NAME" in vars(kind)}
 
 
 @pytest.mark.parametrize("screen", keys.KEYS)
