@@ -185,9 +185,10 @@ def latency(
 
     given = {"batch_size": batch_size, "length": length, "threads": threads}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
-    from kdnas.measuring.devices import resolve_device
+    from kdnas.measuring.devices import resolve_device, set_up_torch
     from kdnas.scores.model_latency import measure_model
 
+    set_up_torch()
     where = resolve_device(spec.device)
     measured, parameters = measure_model(model, spec.latency, where, against)
     if as_json:

@@ -162,8 +162,8 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
 
     def watch(module: torch.nn.Module, into: Tensor, absolute: bool) -> None:
         def hook(_module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
-            value = given[0].flatten(0, -2).double()
-            into.add_((value.abs() if absolute else value.square()).sum(0).cpu())
+            value = given[0].flatten(0, -2).to("cpu", torch.float64)  # not every accelerator has float64
+            into.add_((value.abs() if absolute else value.square()).sum(0))
 
         hooks.append(module.register_forward_pre_hook(hook))
 
@@ -173,7 +173,7 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
         watch(out, context[i], False)
         watch(down, active[i], True)
         for module, norms in ((out, outs), (down, downs)):
-            weight = module.get_parameter("weight").detach().double().cpu()
+            weight = module.get_parameter("weight").detach().to("cpu", torch.float64)
             norms.append(weight.square().sum(1 if gpt2 else 0))  # Conv1D keeps [in, out], Linear [out, in]
     tokens = 0
     try:
@@ -181,9 +181,9 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
             states = body(input_ids=part.to(teacher.device), use_cache=False, output_hidden_states=True).hidden_states
             tokens += part.numel()
             for i, state in enumerate(states[1:]):
-                flat = state.flatten(0, 1).double()
-                first[i] += flat.sum(0).cpu()
-                second[i] += flat.square().sum(0).cpu()
+                flat = state.flatten(0, 1).to("cpu", torch.float64)
+                first[i] += flat.sum(0)
+                second[i] += flat.square().sum(0)
     finally:
         for one in hooks:
             one.remove()

@@ -22,10 +22,11 @@ import torch
 
 from kdnas.data import hub
 from kdnas.data.glue import Split, Task, load
+from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.metrics import METRICS
 from kdnas.models.open import files_fingerprint, longest
 from kdnas.students.model_folder import RESULTS, require_model
-from kdnas.system import paths
+from kdnas.system import disk_cache, paths
 from kdnas.system.errors import KdnasError, UsageError, first_line
 from kdnas.system.files import write_atomically
 from kdnas.system.progress import Progress
@@ -162,6 +163,7 @@ def _kept(
     except (OSError, ValueError, KeyError):
         pass
     else:
+        disk_cache.used(path)
         return kept
     began = time.monotonic()
     metrics = score_once(folder, task, splits, seed, protocol, device, step)
@@ -173,6 +175,7 @@ def _kept(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"identity": identity, "outcome": outcome}, indent=1))
+    disk_cache.trim()
     return outcome
 
 
@@ -215,8 +218,13 @@ def score_once(
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            turn.step()
             step(state.global_step / max(1, state.max_steps))
 
+        def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            turn.step()
+
+    turn = Turn(device)  # others may measure between the steps
     transformers.set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = _classifier(folder, task, protocol)
@@ -246,7 +254,9 @@ def score_once(
             dataloader_pin_memory=device.type == "cuda",
         )
         if device.type == "cuda":
-            arguments._n_gpu = 1  # else the Trainer spreads a batch over every GPU, and the protocol's batch is another
+            # Else the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another.
+            arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
+            torch.cuda.set_device(device)
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -259,12 +269,14 @@ def score_once(
         for callback in (transformers.trainer_callback.PrinterCallback, transformers.trainer_callback.ProgressCallback):
             trainer.remove_callback(callback)
         if protocol.finetune:
-            trainer.train()
+            with turn:
+                trainer.train()
         order = None if protocol.finetune else _label_order(model, task)
         metrics: dict[str, float] = {}
         for name in task.splits:
             # Grouping by length holds for prediction too: the labels come back in the order of the predictions.
-            output = trainer.predict(data[name], metric_key_prefix="test")
+            with turn:
+                output = trainer.predict(data[name], metric_key_prefix="test")
             logits, labels = _logits(output.predictions), np.asarray(output.label_ids)
             if not np.isfinite(logits).all():
                 raise KdnasError(f"{task.name}: the model gives values that are not numbers.", "Check its weights.")

@@ -23,7 +23,7 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from kdnas.measuring import devices, latency
+from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
@@ -76,7 +76,8 @@ class Worker:
             if said.new(words):
                 self.log("info", words)
 
-        self.bench = prepare(self.spec, device, on_progress)
+        with memory.one_line(device):
+            self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
         facts = {
             "versions": _versions(),
@@ -415,10 +416,10 @@ def further_passes(store: Store | None) -> Aside:
 
 
 def place(steering: Steering, name: str) -> torch.device:
-    """Sets torch up in this process and finds the device that a spec names; others see which. Several workers share
-    several GPUs. Raises UsageError for a device that is not there."""
+    """Sets torch up in this process and finds the device that a spec names; others see which. Of several GPUs a worker
+    takes the least used one. Raises UsageError for a device that is not there."""
     set_up_torch()
-    device = resolve_device(name, steering.nth())
+    device = resolve_device(name)
     steering.device = device_words(device)
     steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
     return device

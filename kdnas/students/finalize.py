@@ -390,7 +390,8 @@ def _distil(
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
-        student = bench.build(job.candidate, seed)
+        with Turn(device):
+            student = bench.build(job.candidate, seed)
         epochs = job.spec.full.epochs
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []

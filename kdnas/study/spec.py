@@ -331,6 +331,9 @@ class LatencySpec(Part):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the timed forward pass")
     precision: float = Field(0.01, gt=0, le=0.5, description="stop when the 95 % interval of the median is this narrow")
     max_seconds: float = Field(20.0, gt=0, le=600, description="stop then at the latest, and flag the figure")
+    gpu: Literal["graph", "eager"] = Field(
+        "graph", description="a GPU's passes: replays of a CUDA graph where it can be captured, or kernel by kernel"
+    )
 
 
 class FullSpec(Part):

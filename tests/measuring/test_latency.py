@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from kdnas.measuring import latency
+from kdnas.measuring.clocks import Pass
 from kdnas.measuring.device_lock import Turn, device_lock
-from kdnas.measuring.latency import _looks, _Pass, _Round, _round, interval, measure
+from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
 from kdnas.study.spec import LatencySpec
 from kdnas.system.errors import UsageError
@@ -71,9 +72,9 @@ def test_a_look_is_the_median_of_its_rounds_and_a_long_round_is_one() -> None:
 
 def test_a_machine_that_slows_down_in_between_does_not_change_the_ratio() -> None:
     for slow in (1.0, 3.0):  # the whole round at another speed
-        made = _round(_Pass(2 * slow, 2 * slow), _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
+        made = _round(Pass(2 * slow, 2 * slow), Pass(10 * slow, 10 * slow), Pass(10 * slow, 10 * slow))
         assert made.student / made.teacher == pytest.approx(0.2)
-    drifting = _round(_Pass(3.0, 3.0), _Pass(10.0, 10.0), _Pass(20.0, 20.0))  # and within it
+    drifting = _round(Pass(3.0, 3.0), Pass(10.0, 10.0), Pass(20.0, 20.0))  # and within it
     assert drifting.student / drifting.teacher == pytest.approx(3 / 15)
 
 
@@ -105,7 +106,6 @@ def test_a_process_that_burns_the_same_core_is_flagged() -> None:
         assert started.wait(300)
         made = measure(work(400), work(600), QUICK, CPU)
         assert made.flag is not None and made.flag.startswith("contended") and made.contended > 0.1
-        assert made.share is not None and made.share < 0.95
     finally:
         os.sched_setaffinity(0, allowed)
         burner.terminate()

@@ -224,8 +224,8 @@ def test_another_teacher_text_k_or_temperature_is_another_entry() -> None:
     ids = torch.arange(32).view(2, 16)
     entries = [("a", ids, 4, 1.0), ("b", ids, 4, 1.0), ("a", ids.flip(0), 4, 1.0), ("a", ids.view(4, 8), 4, 1.0),
                ("a", ids, 5, 1.0), ("a", ids, 4, 2.0)]  # fmt: skip
-    keys = [entry_key(*entry[:2], k=entry[2], temperature=entry[3]) for entry in entries]
-    assert len(set(keys)) == len(keys) and keys[0] == entry_key("a", ids.clone(), 4, 1.0)
+    keys = [entry_key(*entry, torch.device("cpu")) for entry in entries]
+    assert len(set(keys)) == len(keys) and keys[0] == entry_key("a", ids.clone(), 4, 1.0, torch.device("cpu"))
 
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(place: Path) -> None:
