@@ -179,7 +179,7 @@ def decide(
     sample = ids[:SAMPLE_CHUNKS]
     rows = len(sample)
     with Turn(teacher.device), torch.inference_mode():
-        run(teacher, sample[:2])
+        list(_halved(teacher, sample[:2], 2, layers))  # to warm up
         synchronise(teacher.device)
         begin = time.perf_counter()
         parts = [states for _, states in _halved(teacher, sample, rows, layers)]

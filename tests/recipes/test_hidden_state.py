@@ -20,7 +20,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import SpaceSpec
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import encoder, hidden_state_cache
-from kdnas.training import optimiser, prefetch
+from kdnas.training import optimiser
 from kdnas.training.contract import Epoch, Student
 from kdnas.training.losses.hidden_states import Projections
 from kdnas.training.optimiser import rate
@@ -496,19 +496,6 @@ def test_large_gradients_are_clipped_and_small_ones_left_alone() -> None:
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
     optimiser.clip([parameter], 2.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
-
-
-def test_batches_made_ahead_come_in_order_and_their_faults_are_raised() -> None:
-    made = prefetch.ahead(lambda part: part, list(range(10)))  # type: ignore[arg-type,return-value]
-    assert list(made) == list(range(10))
-
-    def broken(part: int) -> Any:
-        if part == 2:
-            raise ValueError("part 2")
-        return part
-
-    with pytest.raises(ValueError, match="part 2"):
-        list(prefetch.ahead(broken, [0, 1, 2, 3]))
 
 
 def test_equal_shapes_have_equal_keys_and_others_not(make: Any) -> None:
