@@ -119,6 +119,7 @@ def doctor(storage: str | None, as_json: bool) -> int:
 @frame.as_json
 def cache(action: str, as_json: bool) -> None:
     """List the teachers' outputs that are kept on disk, or delete those that no worker uses."""
+    from kdnas.system import disk_cache, paths
     from kdnas.teachers import cache_folder as shelf
 
     if action == "clear":
@@ -156,9 +157,13 @@ def cache(action: str, as_json: bool) -> None:
                 for e in entries
             ],
         )
-    total = sum(e.bytes for e in entries)
-    limit = shelf.limit_bytes()
-    frame.say(f"{total / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {shelf.root()} (KDNAS_CACHE_GIB).")
+    whole = sum(item.bytes for item in disk_cache.items())
+    limit = disk_cache.limit_bytes()
+    where = paths.cache_folder()
+    frame.say(
+        f"{whole / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {where} (KDNAS_CACHE_GIB), with tokens, taught "
+        f"classifiers, unpacked models and scores."
+    )
 
 
 @click.command()

@@ -65,6 +65,8 @@ class Job:
         """Of all that decides the weights and the figures in the folder."""
         spec = self.spec.model_dump(mode="json")
         parts = {name: spec[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
+        if spec["latency"]["gpu"] == "graph":
+            del spec["latency"]["gpu"]  # the default, of which earlier folders say nothing
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 

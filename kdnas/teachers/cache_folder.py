@@ -20,8 +20,6 @@ from kdnas.system import disk_cache, paths
 MANIFEST = disk_cache.FOLDERS["teacher"]
 GIB = disk_cache.GIB
 
-limit_bytes = disk_cache.limit_bytes
-
 
 @dataclass(frozen=True)
 class Entry:

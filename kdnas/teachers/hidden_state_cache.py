@@ -25,6 +25,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoders import Importance, importance
 from kdnas.models.least_squares_init import Moments, moments, sample
+from kdnas.system import disk_cache
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
@@ -188,7 +189,7 @@ def decide(
     if passes <= 1:
         return Decision("recompute", "the text is read only once", size, teacher_ms, None)
     if not cache_folder.make_room(size):
-        limit = _mib(cache_folder.limit_bytes())
+        limit = _mib(disk_cache.limit_bytes())
         return Decision("recompute", f"{_mib(size)} do not fit into the cache's {limit}", size, teacher_ms, None)
     read_ms = _cold_read([states[layer].cpu() for states in parts for layer in layers]) / len(sample)
     kept, live = teacher_ms + passes * read_ms, passes * teacher_ms

@@ -1,4 +1,4 @@
-"""A stand-in for torch.cuda that records calls and computes nothing: for the logic around GPUs, where none is at hand."""
+"""A stand-in for torch.cuda that records calls and computes nothing: for the logic around GPUs, where there is none."""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ from kdnas.measuring.clocks import Pass
 from kdnas.measuring.device_lock import Turn, device_lock
 from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
-from kdnas.study.spec import LatencySpec
+from kdnas.students.finalize import Job
+from kdnas.study.spec import LatencySpec, StudySpec
 from kdnas.system.errors import UsageError
+from kdnas.system.fingerprint import run_key
 from tests.encoders import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -324,6 +326,15 @@ def test_the_key_of_the_protocol_is_that_of_before_on_a_cpu(monkeypatch: pytest.
     monkeypatch.setattr(torch, "__version__", "2.13.0")
     known = "ef71420846ef50fbd03b930bd5e04dc4c8493460a38a7e883cfbcf6121b380f5"
     assert latency.protocol_key(LatencySpec(), CPU) == known  # type: ignore[call-arg]
+
+
+def test_a_folder_finished_before_there_was_a_choice_for_gpus_is_still_the_same_run() -> None:
+    spec = StudySpec()  # type: ignore[call-arg]
+    values = spec.model_dump(mode="json")
+    del values["latency"]["gpu"]
+    parts = {name: values[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
+    facts = {**parts, "proxy_fraction": spec.budget.proxy_fraction, "candidate": {"a": 1}}
+    assert Job(spec, {"a": 1}).key() == run_key(facts)
 
 
 def test_any_model_folder_can_be_measured(tmp_path: Path) -> None:

@@ -78,5 +78,5 @@ def test_what_the_failed_try_held_is_gone_before_the_device_gives_memory_back(mo
 
 
 def test_preparing_that_runs_out_of_memory_is_no_fault_of_kdnas() -> None:
-    with pytest.raises(OutOfMemoryError, match="Give a smaller data.batch_size"), memory.one_line(CPU):
+    with pytest.raises(OutOfMemoryError, match=r"Give a smaller data\.batch_size"), memory.one_line(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")

@@ -84,7 +84,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS[1:4]])
+@pytest.mark.parametrize("name", KINDS[1:4])
 def test_what_another_process_uses_stays_until_that_process_ends(
     name: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
