@@ -40,7 +40,17 @@ from tests.recipes import tiny_causal, tiny_labelled
 CPU = torch.device("cpu")
 LIMIT_S = 480.0
 TRIALS = 4  # of the two workers
-WIDE = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "num_hidden_layers": 6}
+WIDE: dict[str, Any] = {
+    "hidden_size": 384,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+}
+    "hidden_size": 384,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+}
 STATES_BOUND = 0.03  # relative distance of bf16 states from those in fp32
 PARTS_BOUND = 0.05  # relative distance of importance, moments and fitted weights
 LOSS_BOUND = 0.05  # distance of held-out losses, GPU from CPU, of 1 for no better than a constant prediction
@@ -84,7 +94,7 @@ class Ground:
 
     @cached_property
     def causal(self) -> Path:
-        sizes = {} if self.dry else {"hidden_size": 256, "num_hidden_layers": 6, "head_dim": 64}
+        sizes: dict[str, Any] = {} if self.dry else {"hidden_size": 256, "num_hidden_layers": 6, "head_dim": 64}
         return tiny_causal.folder(self.folder / "causal", **sizes)
 
     @cached_property
@@ -390,7 +400,7 @@ def finalize(ground: Ground) -> Figures:
 
 
 def evaluate(ground: Ground) -> Figures:
-    """A classifier fine-tuned by transformers' Trainer trains on the device that was asked for, between others' turns."""
+    """A classifier fine-tuned by transformers' Trainer trains on the device that was asked for, and gives it back."""
     from kdnas.data.glue import TASKS, Split
     from kdnas.scores import finetuned_tasks
 

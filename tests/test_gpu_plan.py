@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, the plan for a real GPU, walked on the CPU: it is complete without one, and fails where it should."""
+"""benchmarks/gpu.py, the plan for a real GPU, walked on the CPU: complete without one, and failing where it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring beside others: the Trainer gives way between its steps, stays on its device, and latencies are the studies'."""
+"""Scoring beside others: the Trainer gives way between steps and stays on its device; latencies are the studies'."""
 
 from __future__ import annotations
 
