@@ -46,11 +46,6 @@ WIDE: dict[str, Any] = {
     "intermediate_size": 1536,
     "num_hidden_layers": 6,
 }
-    "hidden_size": 384,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-}
 STATES_BOUND = 0.03  # relative distance of bf16 states from those in fp32
 PARTS_BOUND = 0.05  # relative distance of importance, moments and fitted weights
 LOSS_BOUND = 0.05  # distance of held-out losses, GPU from CPU, of 1 for no better than a constant prediction
