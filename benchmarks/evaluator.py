@@ -34,7 +34,8 @@ from kdnas.data import shipped
 from kdnas.measuring import devices, latency
 from kdnas.measuring.devices import PeakMemory
 from kdnas.recipes import recipe
-from kdnas.recipes.hidden_state import HiddenStateBench, forward
+from kdnas.recipes.hidden_state import HiddenStateBench
+from kdnas.recipes.hidden_state_training import forward
 from kdnas.study import reward
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values

@@ -28,7 +28,8 @@ from benchmarks.report import Result, Table, run, say
 from kdnas.data import shipped
 from kdnas.measuring import latency
 from kdnas.recipes import recipe
-from kdnas.recipes.hidden_state import HiddenStateBench, HiddenStateTraining
+from kdnas.recipes.hidden_state import HiddenStateBench
+from kdnas.recipes.hidden_state_training import HiddenStateTraining
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study import reward
 from kdnas.study.space import Candidate, SearchSpace

@@ -131,6 +131,7 @@ def doctor(storage: str | None, as_json: bool) -> int:
 @frame.as_json
 def cache(action: str, as_json: bool) -> None:
     """List the teachers' outputs that are kept on disk, or delete those that no worker uses."""
+    from kdnas.system import disk_cache, paths
     from kdnas.teachers import cache_folder as shelf
 
     if action == "clear":
@@ -168,9 +169,13 @@ def cache(action: str, as_json: bool) -> None:
                 for e in entries
             ],
         )
-    total = sum(e.bytes for e in entries)
-    limit = shelf.limit_bytes()
-    frame.say(f"{total / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {shelf.root()} (KDNAS_CACHE_GIB).")
+    whole = sum(item.bytes for item in disk_cache.items())
+    limit = disk_cache.limit_bytes()
+    where = paths.cache_folder()
+    frame.say(
+        f"{whole / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {where} (KDNAS_CACHE_GIB), with tokens, taught "
+        f"classifiers, unpacked models and scores."
+    )
 
 
 @click.command()
@@ -199,9 +204,10 @@ def latency(
 
     given = {"batch_size": batch_size, "length": length, "threads": threads, "max_seconds": max_seconds}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
-    from kdnas.measuring.devices import resolve_device
+    from kdnas.measuring.devices import resolve_device, set_up_torch
     from kdnas.scores.model_latency import measure_model
 
+    set_up_torch()
     where = resolve_device(spec.device)
     measured, parameters = measure_model(model, spec.latency, where, against)
     if as_json:

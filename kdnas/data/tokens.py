@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdnas.data.documents import Documents
-from kdnas.system import paths
+from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import digest
 from kdnas.system.progress import Progress
@@ -48,8 +48,7 @@ def tokenise(documents: Documents, tokenizer: Any, on_progress: Progress | None 
     """All documents as token ids without special tokens, from the disk where they were tokenised before."""
     key = digest("tokens", 1, documents.fingerprint, tokenizer_fingerprint(tokenizer), len(documents.texts))
     folder = paths.cache_folder() / "tokens" / key
-    if not (folder / "ends.npy").is_file():
-        _tokenise_into(folder, documents.texts, tokenizer, on_progress)
+    disk_cache.kept_while_used(folder, lambda: _tokenise_into(folder, documents.texts, tokenizer, on_progress))
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     ends = np.load(folder / "ends.npy", allow_pickle=False)
     return Tokens(ids, ends, key)

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import IO
 
 import torch
 
-from kdnas.system import paths
-from kdnas.system.errors import UsageError
+from kdnas.measuring import devices, gpus
+from kdnas.measuring.lock_files import lock_file
+from kdnas.system.progress import Progress
+
+_shared = threading.local()  # the device's place that this thread has, and how often it was entered
 
 
 @contextlib.contextmanager
 def device_lock(device: torch.device) -> Iterator[None]:
-    """Alone on the device: waits until no other worker of this host measures, and none that trains takes a step."""
-    with _lock_file(device, "gate") as gate, _lock_file(device, "room") as room:
+    """Alone on the device: waits until no other process of this host measures, and none that trains takes a step."""
+    if _place_of(device) in _places():
+        raise RuntimeError(f"a thread that trains on {device} would wait for itself")
+    with _file(device, "gate") as gate, _file(device, "room") as room:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX)
         yield
@@ -29,38 +35,93 @@ def device_lock(device: torch.device) -> Iterator[None]:
 class Turn:
     """A training's place on the device, shared with other trainings and given up between steps to who measures.
 
-    `with Turn(device) as turn:` around the training, `turn.step()` after each of its steps. Who waits to measure holds
-    the gate, so that no stream of trainings can keep it waiting.
+    `with Turn(device) as turn:` around whatever computes there, `turn.step()` after each of its steps. Who waits to
+    measure holds the gate, so that no stream of trainings can keep it waiting. Entered again by the same thread, it is
+    the same place.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._gate, self._room = _lock_file(device, "gate"), _lock_file(device, "room")
+        self._device, self._place = device, _place_of(device)
 
     def __enter__(self) -> Turn:
-        self._take()
+        place = _places().get(self._place)
+        if place is None:
+            place = _places()[self._place] = _Place(self._device)
+            try:
+                place.take()
+            except BaseException:
+                del _places()[self._place]
+                place.close()
+                raise
+        place.entered += 1
         return self
 
     def step(self) -> None:
-        fcntl.flock(self._room, fcntl.LOCK_UN)
-        self._take()
+        """Let those who wait to measure do so; where nobody waits this costs a try of a lock."""
+        _places()[self._place].step()
 
-    def _take(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        place = _places()[self._place]
+        place.entered -= 1
+        if place.entered:
+            return
+        del _places()[self._place]
+        try:
+            if error is None:  # after an error the device may be in no state to be waited for
+                devices.synchronise(self._device)
+        finally:
+            place.close()
+
+
+def stepping(turn: Turn, on_progress: Progress) -> Progress:
+    """`on_progress`, and a step of the turn each time: for what reports its batches and knows no turn."""
+
+    def both(words: str, share: float | None) -> None:
+        turn.step()
+        on_progress(words, share)
+
+    return both
+
+
+class _Place:
+    """The two locks of one thread that computes on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._gate, self._room = _file(device, "gate"), _file(device, "room")
+        self.entered = 0
+
+    def take(self) -> None:
         fcntl.flock(self._gate, fcntl.LOCK_SH)
         fcntl.flock(self._room, fcntl.LOCK_SH)
         fcntl.flock(self._gate, fcntl.LOCK_UN)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def step(self) -> None:
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            devices.synchronise(self._device)  # else what is queued would run into the other's measurement
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+            self.take()
+        else:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def close(self) -> None:
         self._gate.close()
         self._room.close()
 
 
-def _lock_file(device: torch.device, part: str) -> IO[bytes]:
-    folder = paths.state_folder() / "devices"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = str(device if device.index is not None or device.type == "cpu" else f"{device.type}:0").replace(":", "-")
-        return (folder / f"{name}.{part}").open("ab")
-    except OSError as error:
-        raise UsageError(
-            f"The lock folder {folder} cannot be written: {error.strerror}.", "Set KDNAS_STATE to a folder of yours."
-        ) from None
+def _places() -> dict[str, _Place]:
+    found: dict[str, _Place] = _shared.__dict__.setdefault("places", {})
+    return found
+
+
+def _place_of(device: torch.device) -> str:
+    """The device's lasting name: a GPU's is its UUID, since CUDA_VISIBLE_DEVICES changes its index."""
+    if device.type == "cuda":
+        return gpus.name_of(torch.cuda.current_device() if device.index is None else device.index)
+    return device.type
+
+
+def _file(device: torch.device, part: str) -> IO[bytes]:
+    return lock_file(f"{_place_of(device)}.{part}")

@@ -10,12 +10,14 @@ import os
 import platform
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import torch
 
-from kdnas.measuring import devices
+from kdnas.measuring import devices, gpus, lock_files
+from kdnas.measuring.gpus import Gpu
 from kdnas.system.errors import UsageError
 
 
@@ -44,9 +46,13 @@ class PeakMemory:
         return psutil.Process().memory_info().rss / 2**20
 
 
-def resolve_device(name: str, nth: int = 0) -> torch.device:
-    """The device that a spec names; `auto` takes a GPU where there is one. Workers share several GPUs by `nth`.
+# ---------------------------------------------------------------- which one
 
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a spec names, made this process's own; `auto` takes a GPU where there is one.
+
+    Of several GPUs, `auto` and `cuda` take the least used one, and the same one whenever this process asks again.
     Raises UsageError for a device that is not there.
     """
     if name == "auto":
@@ -55,13 +61,38 @@ def resolve_device(name: str, nth: int = 0) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
             raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
-        index = int(name.split(":")[1]) if ":" in name else nth % count
-        if index >= count:
+        index = int(name.split(":")[1]) if ":" in name else None
+        if index is not None and index >= count:
             raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
-        return torch.device("cuda", index)
+        return _own_gpu(index)
     if name == "mps" and not torch.backends.mps.is_available():
         raise UsageError("The device mps is not there.", "Give --device cpu or auto.")
     return torch.device(name)
+
+
+def _own_gpu(index: int | None) -> torch.device:
+    """The GPU of that index, else the least used one: claimed, and the one on which torch works from now on."""
+    with lock_files.choosing():
+        if index is None:
+            own = lock_files.own_claims()
+            there = gpus.survey()
+            mine = [gpu for gpu in there if gpu.name in own]
+            index = (mine[0] if mine else least_used(there, lock_files.in_use())).index
+        lock_files.claim(gpus.name_of(index))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def least_used(there: Sequence[Gpu], in_use: Sequence[str]) -> Gpu:
+    """The GPU with the fewest processes; of several, the idlest, the emptiest, the first.
+
+    `in_use` names the GPU of each process of kdnas on this host, which NVML may not see yet, or under another number:
+    of the two counts the larger holds.
+    """
+    return min(there, key=lambda gpu: (max(gpu.others, in_use.count(gpu.name)), gpu.busy, gpu.used, gpu.index))
+
+
+# ---------------------------------------------------------------- what it is
 
 
 def device_name(device: torch.device) -> str:
@@ -92,11 +123,37 @@ def autocasts(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def numerics(device: torch.device) -> str:
+    """The precision in which a frozen model answers there: part of the key of whatever it said."""
+    return "float32, autocast to bfloat16" if devices.autocasts(device) else "float32"
+
+
+# ---------------------------------------------------------------- how it is used
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def let_go(device: torch.device) -> None:
+    """Give memory that no tensor needs back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def set_up_torch() -> None:
     """Threads as the environment says, else all cores; results that a seed repeats."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(int(threads) if threads.isdigit() and int(threads) else cores)
     torch.set_deterministic_debug_mode("warn")  # the plain function imports the whole compiler first, for a second
+    # Deterministic torch would fill every new tensor, also in timed passes; nothing here reads one before.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products on a GPU need
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")

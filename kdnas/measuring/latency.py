@@ -5,8 +5,8 @@ cancels. Each pass follows one of the other model and finds the caches as that l
 row live on the last cache, and so on what the machine's other guests leave of it, which changes from minute to minute
 and slows a student more than its teacher. Stops when the 95 % interval of the median ratio is narrow enough. The
 interval is of looks, the medians of some rounds in a row, since rounds of one moment share what the machine then does.
-Knows no recipe and no store: it is given two functions to call, and two more to look up and remember shapes already
-measured.
+On a GPU the passes are replays of CUDA graphs where the spec wants them and they can be captured. Knows no recipe and
+no store: it is given two functions to call, and two more to look up and remember shapes already measured.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from math import ceil, floor, sqrt
 from typing import Any
 
 import torch
 
+from kdnas.measuring.clocks import Crowd, Pass, clock_of
 from kdnas.measuring.device_lock import device_lock
 from kdnas.measuring.devices import device_name
+from kdnas.measuring.passes import Once, captured
 from kdnas.study.spec import LatencySpec
 
 VERSION = 4  # of the protocol
+GPU_VERSION = 2  # of what it does on a GPU besides
 WINDOW = 5  # passes in one window of the warm-up
 SETTLED = 0.02  # two windows whose medians differ by no more end the warm-up
 LOOKS = 20  # looks in the longest measurement: one lasts a second where that is 20 s
 FEWEST = 10  # looks before the interval may end the measurement: of fewer it is itself too uncertain
 FAIR = 0.9  # share of the wall time that a pass must have had of its core
-CONTENDED = 0.1  # share of rounds below FAIR from which the figure is flagged
+CONTENDED = 0.1  # share of rounds below FAIR, or of the GPU's time, from which the figure is flagged
+EAGER = 50  # eager rounds beside replays
 
-Once = Callable[[], object]
 Lookup = Callable[[str, str, str], Mapping[str, Any] | None]
 Remember = Callable[[str, str, str, Mapping[str, Any]], None]
 
@@ -54,11 +57,12 @@ class Measured:
     count: int  # rounds that counted
     flag: str | None  # why the figure is doubtful
     teacher_p50: float
-    share: float | None  # of its core that the timed thread had; None on a GPU
+    share: float | None  # of its core that the timed thread had
     contended: float  # share of rounds left out for having had less than a fair part of the core
     seconds: float
-    graph_p50: float | None = None  # GPU: replay of a CUDA graph, without the launches
-    teacher_graph_p50: float | None = None
+    way: str = "eager"  # or "graph": replays of CUDA graphs
+    eager_p50: float | None = None  # beside replays: the median of the same pass without a graph
+    teacher_eager_p50: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -95,11 +99,11 @@ def measure(
     With `shape`, `lookup` and `remember`, a shape measured before on this device by this protocol is not measured
     again; flagged figures are not remembered. With `teacher_shape` figures are scaled to the teacher's first reading.
     """
-    where, protocol = device_name(device), protocol_key(settings)
+    where, protocol = device_name(device), protocol_key(settings, device)
     if shape is not None and lookup is not None:
         found = lookup(where, protocol, _key(shape))
         if found is not None:
-            return Measured(**found)
+            return _read(found)
     with device_lock(device), _threads(settings.threads, device), _no_collection():
         measured = _measure(student, teacher, settings, device)
         if measured.flag is not None and measured.contended > CONTENDED:
@@ -122,14 +126,6 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One timed call, milliseconds; CPU time of the calling thread where it is the one that computes."""
-
-    wall: float
-    cpu: float
-
-
-@dataclass(frozen=True)
 class _Round:
     """A student pass between two teacher passes."""
 
@@ -140,10 +136,74 @@ class _Round:
 
 
 def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
+    if device.type != "cuda" or settings.gpu == "eager":
+        return _timed(student, teacher, settings, device)
+    replays = [captured(once, device) for once in (student, teacher) if once is not None]
+    if None in replays:
+        made = _timed(student, teacher, settings, device)
+        return replace(made, flag=made.flag or "eager: a pass cannot be captured as a CUDA graph")
+    made = _timed(replays[0], replays[1] if teacher is not None else None, settings, device)  # type: ignore[arg-type]
+    eager, teachers = _beside(student, teacher, device)
+    return replace(made, way="graph", eager_p50=eager, teacher_eager_p50=teachers)
+
+
+def _beside(student: Once, teacher: Once | None, device: torch.device) -> tuple[float, float | None]:
+    """Median milliseconds of eager passes, student and teacher in turn."""
+    clock = clock_of(device)
+    rounds = [(clock(student).wall, None if teacher is None else clock(teacher).wall) for _ in range(EAGER)]
+    theirs = [wall for _, wall in rounds[WINDOW:] if wall is not None]
+    return statistics.median(ours for ours, _ in rounds[WINDOW:]), statistics.median(theirs) if theirs else None
+
+
+def _timed(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
     begin = time.perf_counter()
-    clock = _clock(device)
+    clock, crowd = clock_of(device), Crowd(device)
     _warm(student, teacher, clock, settings)
+    rounds = _rounds(student, teacher, clock, settings, begin)
+    fair = [r for r in rounds if r.share >= FAIR]
+    contended = 1 - len(fair) / len(rounds)
+    others = crowd.busy()
+    counted = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
+    ratios = sorted(_ratios(counted))
+    looks = _looks(counted, settings.max_seconds / LOOKS)
+    middle = statistics.median(looks)
+    low, high = interval(looks)
+    scale = statistics.median(r.teacher for r in counted)
+    quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3
+    flag = None
+    if contended > CONTENDED:
+        flag = f"contended: {contended:.0%} of the passes shared their core"
+    elif others is not None and others > CONTENDED:
+        flag = f"contended: the GPU worked for other processes {others:.0%} of the time"
+    elif (high - low) / 2 > settings.precision * middle:
+        flag = f"±{(high - low) / 2 / middle:.1%} after {settings.max_seconds:g} s"
+    return Measured(
+        p50=middle * scale,
+        p90=ratios[ceil(0.9 * len(ratios)) - 1] * scale,
+        low=low * scale,
+        high=high * scale,
+        spread=(quarters[2] - quarters[0]) / middle,
+        count=len(counted),
+        flag=flag,
+        teacher_p50=scale,
+        share=None if device.type == "mps" else statistics.median(r.share for r in rounds),
+        contended=max(contended, others or 0.0),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _rounds(
+    student: Once, teacher: Once | None, clock: Callable[[Once], Pass], settings: LatencySpec, begin: float
+) -> list[_Round]:
+    """Rounds until the interval is narrow enough or the time is over.
+
+    The rule is evaluated once a look, when one has ended, and never between two passes that count: what it leaves in
+    the caches would slow the next pass, always of the same model. After it each model passes once uncounted.
+    """
+    length = settings.max_seconds / LOOKS
     rounds: list[_Round] = []
+    looks: list[float] = []  # of the looks that have ended
+    first = 0  # round of the present look
     before = clock(teacher) if teacher is not None else None
     while True:
         ours = clock(student)
@@ -151,51 +211,27 @@ def _measure(student: Once, teacher: Once | None, settings: LatencySpec, device:
         at = time.perf_counter() - begin
         rounds.append(_round(ours, before, after, at))
         before = after
-        fair = [r for r in rounds if r.share >= FAIR]
-        looks = _looks(fair, settings.max_seconds / LOOKS)
-        if len(looks) >= FEWEST:
-            low, high = interval(looks)
-            if (high - low) / 2 <= settings.precision * statistics.median(looks):
-                break
         if at > settings.max_seconds and len(rounds) >= 3:
-            break
-    contended = 1 - len(fair) / len(rounds)
-    kept = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
-    ratios = sorted(_ratios(kept))
-    looks = _looks(kept, settings.max_seconds / LOOKS)
-    middle = statistics.median(looks)
+            return rounds
+        if _look_of(rounds[-1], length) == _look_of(rounds[first], length):
+            continue
+        fair = [r for r in rounds[first:-1] if r.share >= FAIR]
+        if fair:
+            looks.append(statistics.median(_ratios(fair)))
+        if narrow(looks, settings.precision):
+            return rounds[:-1]
+        if len(rounds) - first > 2 and teacher is not None:
+            clock(student)
+            before = clock(teacher)
+        first = len(rounds) - 1
+
+
+def narrow(looks: Sequence[float], precision: float) -> bool:
+    """Whether half the interval of the median of so many looks is within that share of it."""
+    if len(looks) < FEWEST:
+        return False
     low, high = interval(looks)
-    scale = statistics.median(r.teacher for r in kept)
-    quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [middle] * 3
-    on_cpu = device.type == "cpu"
-    share = statistics.median(r.share for r in rounds) if on_cpu else None
-    flag = None
-    if contended > CONTENDED:
-        flag = f"contended: {contended:.0%} of the passes shared their core"
-    elif (high - low) / 2 > settings.precision * middle:
-        flag = f"±{(high - low) / 2 / middle:.1%} after {settings.max_seconds:g} s"
-    graph = teacher_graph = None
-    if device.type == "cuda":
-        try:
-            graph = _graph(student, device)
-            teacher_graph = _graph(teacher, device) if teacher is not None else None
-        except RuntimeError:  # a pass that waits for the GPU in its middle can't be captured: eager alone then
-            graph = teacher_graph = None
-    return Measured(
-        p50=middle * scale,
-        p90=ratios[ceil(0.9 * len(ratios)) - 1] * scale,
-        low=low * scale,
-        high=high * scale,
-        spread=(quarters[2] - quarters[0]) / middle,
-        count=len(kept),
-        flag=flag,
-        teacher_p50=scale,
-        share=share,
-        contended=contended,
-        seconds=time.perf_counter() - begin,
-        graph_p50=graph,
-        teacher_graph_p50=teacher_graph,
-    )
+    return (high - low) / 2 <= precision * statistics.median(looks)
 
 
 def _ratios(rounds: Sequence[_Round]) -> list[float]:
@@ -206,11 +242,15 @@ def _looks(rounds: Sequence[_Round], seconds: float) -> list[float]:
     """Median ratio of each stretch of that many seconds that holds a round."""
     stretches: dict[int, list[_Round]] = {}
     for one in rounds:
-        stretches.setdefault(int(one.at / seconds), []).append(one)
+        stretches.setdefault(_look_of(one, seconds), []).append(one)
     return [statistics.median(_ratios(stretch)) for stretch in stretches.values()]
 
 
-def _round(ours: _Pass, before: _Pass | None, after: _Pass | None, at: float = 0.0) -> _Round:
+def _look_of(one: _Round, seconds: float) -> int:
+    return int(one.at / seconds)
+
+
+def _round(ours: Pass, before: Pass | None, after: Pass | None, at: float = 0.0) -> _Round:
     around = [p for p in (before, after) if p is not None]
     # Alone, a model is measured against one millisecond: ratios are milliseconds.
     bracket = statistics.fmean(p.wall for p in around) if around else 1.0
@@ -225,7 +265,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, floor(n / 2 - reach))], ordered[min(n - 1, ceil(n / 2 + reach) - 1)]
 
 
-def _warm(student: Once, teacher: Once | None, clock: Callable[[Once], _Pass], settings: LatencySpec) -> None:
+def _warm(student: Once, teacher: Once | None, clock: Callable[[Once], Pass], settings: LatencySpec) -> None:
     """Pass until the medians of two windows agree, for at most a quarter of the time."""
     until = time.perf_counter() + settings.max_seconds / 4
     for once in (student, teacher):
@@ -237,54 +277,6 @@ def _warm(student: Once, teacher: Once | None, clock: Callable[[Once], _Pass], s
             if abs(later - earlier) <= SETTLED * earlier or time.perf_counter() > until:
                 break
             earlier = later
-
-
-def _clock(device: torch.device) -> Callable[[Once], _Pass]:
-    if device.type == "cuda":
-
-        def on_gpu(once: Once) -> _Pass:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            once()
-            end.record()
-            end.synchronize()
-            wall = begin.elapsed_time(end)
-            return _Pass(wall, wall)
-
-        return on_gpu
-    if device.type == "mps":
-
-        def on_mps(once: Once) -> _Pass:
-            begin = time.perf_counter_ns()
-            once()
-            torch.mps.synchronize()
-            wall = (time.perf_counter_ns() - begin) / 1e6
-            return _Pass(wall, wall)
-
-        return on_mps
-
-    def on_cpu(once: Once) -> _Pass:
-        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
-        once()
-        wall = time.perf_counter_ns() - wall
-        return _Pass(wall / 1e6, (time.thread_time_ns() - cpu) / 1e6)
-
-    return on_cpu
-
-
-def _graph(once: Once, device: torch.device) -> float:
-    """Median milliseconds of a replayed CUDA graph of the pass: the arithmetic without the launches."""
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            once()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        once()
-    clock = _clock(device)
-    return statistics.median(clock(graph.replay).wall for _ in range(50))
 
 
 @contextlib.contextmanager
@@ -313,14 +305,21 @@ def _no_collection() -> Iterator[None]:
 # ---------------------------------------------------------------- what a figure belongs to
 
 
-def protocol_key(settings: LatencySpec) -> str:
-    """Fingerprint of the protocol, its settings and torch's version."""
-    facts = {"version": VERSION, "torch": torch.__version__, **settings.model_dump(mode="json")}
+def protocol_key(settings: LatencySpec, device: torch.device | None = None) -> str:
+    """Fingerprint of the protocol, its settings and torch's version. What only concerns GPUs is left out elsewhere."""
+    given = settings.model_dump(mode="json")
+    way = given.pop("gpu")
+    facts = {"version": VERSION, "torch": torch.__version__, **given}
+    if device is not None and device.type == "cuda":
+        facts["gpu"] = [GPU_VERSION, way]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(found: Mapping[str, Any]) -> Measured:
+    """A remembered figure; older ones have parts that are no more."""
+    known = {part.name for part in fields(Measured)}
+    return Measured(**{name: value for name, value in found.items() if name in known})
 
 
 def _key(shape: str) -> str:
     return hashlib.sha256(shape.encode()).hexdigest()
-
-
-# ---------------------------------------------------------------- the device's lock

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from kdnas.data import hub
-from kdnas.system import paths
+from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError, first_line
 from kdnas.system.progress import Progress
 
-MARK = "kdnas-gguf.json"  # written last: a folder without it was never finished
+MARK = disk_cache.FOLDERS["gguf"]  # written last: a folder without it was never finished
 LAYOUT = 1  # of the rebuilt folder; part of its key
 
 
@@ -40,8 +40,11 @@ def rebuilt(file: Path, on_progress: Progress | None = None) -> Path:
     Raises UsageError where the packages that read GGUF are missing or the file is not sound.
     """
     folder = paths.cache_folder() / "gguf" / _key(file)
-    if (folder / MARK).is_file():
-        return folder
+    disk_cache.kept_while_used(folder, lambda: _unpack(file, folder, on_progress))
+    return folder
+
+
+def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -60,7 +63,6 @@ def rebuilt(file: Path, on_progress: Progress | None = None) -> Path:
             if not (folder / MARK).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 made.rename(folder)
-    return folder
 
 
 def _key(file: Path) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,9 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedM
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.measuring import devices
-from kdnas.measuring.devices import autocast
+from kdnas.measuring import devices, passes
+from kdnas.measuring.device_lock import Turn
+from kdnas.measuring.passes import Once
 from kdnas.models import decoders
 from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
@@ -31,17 +32,17 @@ from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, TeacherSpec
 from kdnas.study.spec_recipes import CausalDivergenceRecipe, CausalPolicyGradientRecipe
-from kdnas.system import paths
+from kdnas.system import paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
+from kdnas.system.fingerprint import digest
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import full_cut
 from kdnas.teachers.causal import cross_entropy, load, model_folder, read_config, same_vocabulary, unigram_loss
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import Stepwise, draw
+from kdnas.training.loop import Stepwise
 
-WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
 CHECKED = 4  # chunks on which a full-size student is held against its teacher
 
@@ -114,18 +115,38 @@ def causal_part(spec: StudySpec) -> CausalDivergenceRecipe | CausalPolicyGradien
     return spec.recipe
 
 
+def _timed_shape(config: Any) -> dict[str, Any]:
+    """What decides a decoder's latency."""
+    return {
+        "family": config.model_type,
+        **asdict(decoders.sizes(config)),
+        "window": getattr(config, "sliding_window", None),
+        "layer_types": getattr(config, "layer_types", None),
+    }
+
+
 def _student_spec(name: str) -> TeacherSpec:
     return TeacherSpec(model=name)  # type: ignore[call-arg]
 
 
 def check_lengths(spec: StudySpec, own: Sizes) -> None:
-    for field, length in (("data.length", spec.data.length), ("latency.length", spec.latency.length)):
-        if length > own.positions:
-            raise BadOptionError(
-                field,
-                f"{field} = {length} is more than the teacher's {own.positions} positions.",
-                f"Give at most {own.positions}.",
-            )
+    """Raise BadOptionError for more tokens than the teacher has positions: what is timed is the pass of
+    `latency.length` tokens, and that of one more."""
+    length = spec.data.length
+    if length > own.positions:
+        raise BadOptionError(
+            "data.length",
+            f"data.length = {length} is more than the teacher's {own.positions} positions.",
+            f"Give at most {own.positions}.",
+        )
+    length = spec.latency.length
+    if length >= own.positions:
+        raise BadOptionError(
+            "latency.length",
+            f"latency.length = {length} and the token generated after it are more than the teacher's "
+            f"{own.positions} positions.",
+            f"Give at most {own.positions - 1}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -192,12 +213,14 @@ class CausalBench(Workbench):
 
     def _teacher_loss(self) -> float:
         """Kept on disk: it is the same for every worker and study."""
-        fingerprint = f"{self.teacher.fingerprint}-{ids_fingerprint(self.held_ids)}"
+        said = digest(self.teacher.fingerprint, devices.numerics(self.teacher.device))
+        fingerprint = f"{said}-{ids_fingerprint(self.held_ids)}"
         path = paths.cache_folder() / "causal" / f"{fingerprint}.json"
         if path.is_file():
             return float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
         self.on_progress("scoring the teacher on the held-out part", None)
-        found = cross_entropy(self.teacher.model, self.held_ids)
+        with Turn(self.teacher.device):
+            found = cross_entropy(self.teacher.model, self.held_ids)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"cross_entropy": found}))
         return found
@@ -210,11 +233,13 @@ class CausalBench(Workbench):
         if self._importance is None:
             sample = self.proxy_ids[:WEIGHED]
             folder = paths.cache_folder() / "teacher" / "importance"
-            path = folder / f"{self.base.fingerprint}-{ids_fingerprint(sample)}.safetensors"
+            said = digest(self.base.fingerprint, devices.numerics(self.base.device))
+            path = folder / f"{said}-{ids_fingerprint(sample)}.safetensors"
 
             def weigh() -> dict[str, Tensor]:
-                self.on_progress("weighing the teacher's parts", None)
-                return decoders.importance(self.base.model, sample).tensors()
+                self.on_progress("measuring the importance of the teacher's parts", None)
+                with Turn(self.base.device):
+                    return decoders.importance(self.base.model, sample).tensors()
 
             self._importance = Importance(**computed_once(path, weigh))
         return self._importance
@@ -233,7 +258,7 @@ class CausalBench(Workbench):
         if self.recipe.init == "inherit":
             model = decoders.inherited(self.base.model, config, self.importance())
         else:
-            model = decoders.fresh(config, draw(seed, WEIGHTS, 0))
+            model = decoders.fresh(config, seeds.number(seed, seeds.Student.WEIGHTS))
         return Student(cast(torch.nn.Module, model).to(self.device))
 
     def score(self, student: Student) -> Score:
@@ -246,52 +271,50 @@ class CausalBench(Workbench):
             {"perplexity": exp(min(raw, 700.0)), "teacher_perplexity": exp(low), "unigram_perplexity": exp(high)},
         )
 
-    def timed(self, student: Student | None) -> Callable[[], None]:
+    def timed(self, student: Student | None) -> Once:
         """One forward pass of the spec's length that ends in the next token's logits."""
-        model = self._timed_model(student)
+        return passes.one_pass(
+            self._model(student),
+            self.device,
+            frozen=student is None,
+            input_ids=self._timed_ids,
+            use_cache=False,
+            logits_to_keep=1,
+        )
 
-        def once() -> None:
-            with torch.inference_mode(), autocast(self.device):
-                model(input_ids=self._timed_ids, use_cache=False, logits_to_keep=1)
-
-        return once
-
-    def asides(self, student: Student | None) -> dict[str, Callable[[], None]]:
+    def asides(self, student: Student | None) -> dict[str, Once]:
         return {"token_ms": self.timed_token(student)}
 
-    def timed_token(self, student: Student | None) -> Callable[[], None]:
+    def timed_token(self, student: Student | None) -> Once:
         """One generated token after a text of the spec's length, with the key-value cache."""
-        model = self._timed_model(student)
+        own = self._model(student)
+        model, where = passes.served(own, frozen=student is None), passes.device_of(own)
+        ids = self._timed_ids.to(where)
+        token = ids[:, -1:]
         past = DynamicCache(config=model.config)
-        with torch.inference_mode(), autocast(self.device):
-            model(input_ids=self._timed_ids, past_key_values=past, logits_to_keep=1)
-        token = self._timed_ids[:, -1:]
+        with torch.inference_mode():
+            model(input_ids=ids, past_key_values=past, logits_to_keep=1)
+        # Taken back before each pass rather than cropped after it: a sliding window cannot be cropped.
+        filled = [dict(vars(layer)) for layer in past.layers]
 
         def once() -> None:
-            with torch.inference_mode(), autocast(self.device):
+            for layer, state in zip(past.layers, filled, strict=True):
+                vars(layer).update(state)
+            with torch.inference_mode():
                 model(input_ids=token, past_key_values=past, logits_to_keep=1)
-                past.crop(-1)
 
-        return once
+        return once if where == self.device else passes.waiting(once, where)
 
-    def _timed_model(self, student: Student | None) -> PreTrainedModel:
-        model = self.teacher.model if student is None else cast(PreTrainedModel, student.body)
-        model.eval()
-        return model
+    def _model(self, student: Student | None) -> PreTrainedModel:
+        return self.teacher.model if student is None else cast(PreTrainedModel, student.body)
 
     def shape_key(self, candidate: Candidate | None) -> str:
-        config = self.teacher.config if candidate is None else self.configuration(candidate)
-        own = decoders.sizes(config)
+        # A student's figure is taken beside the teacher's, so that the teacher's sizes belong to the key.
+        config = None if candidate is None else self.configuration(candidate)
         keep = {
-            "family": config.model_type,
             "causal": True,
-            "layers": own.layers,
-            "width": own.width,
-            "heads": own.heads,
-            "key_value_heads": own.key_value_heads,
-            "inner": own.inner,
-            "act": own.activation,
-            "vocabulary": own.vocabulary,
+            "teacher": _timed_shape(self.teacher.config),
+            "student": None if config is None else _timed_shape(config),
             "batch": list(self._timed_ids.shape),
             "bf16": devices.autocasts(self.device),
         }
@@ -330,19 +353,23 @@ class CausalBench(Workbench):
 # ---------------------------------------------------------------------------- training
 
 
-class CausalTraining(Stepwise):
+class CausalTraining(Stepwise[Tensor]):
     """Steps over chunks; a recipe's subclass says what a step's loss is."""
 
     def __init__(self, bench: CausalBench, student: Student, ids: Tensor, epochs: int, seed: int) -> None:
         self.ids, self.model = ids, cast(PreTrainedModel, student.body)
         super().__init__(bench, student, len(ids), epochs, seed)
 
-    def undecayed(self) -> list[torch.nn.Parameter]:
-        return list(self.model.get_input_embeddings().parameters())
+    def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        return parameter is not self.model.get_input_embeddings().weight
 
-    def batches(self, generator: np.random.Generator) -> Sequence[Tensor]:
+    def feed(self, generator: np.random.Generator) -> tuple[Sequence[Tensor], int]:
         order = torch.from_numpy(generator.permutation(len(self.ids)))
-        return order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
+        plan = order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
+        return plan, len(plan)
 
-    def tokens(self, rows: Tensor) -> int:
-        return len(rows) * (self.ids.shape[1] - 1)
+    def size(self, batch: Tensor) -> int:
+        return len(batch)
+
+    def tokens(self, batch: Tensor) -> int:
+        return len(batch) * (self.ids.shape[1] - 1)

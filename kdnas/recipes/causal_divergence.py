@@ -111,6 +111,7 @@ class CausalDivergenceBench(CausalBench):
                     ids,
                     k=k,
                     temperature=self.part.temperature,
+                    device=self.teacher.device,
                     on_progress=self.on_progress,
                     what=what,
                 )

@@ -25,11 +25,11 @@ from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
 from kdnas.recipes.contract import Description
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_recipes import CausalPolicyGradientRecipe
+from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError
 from kdnas.system.progress import Progress
 from kdnas.teachers.causal import CausalModel
 from kdnas.training.contract import Student
-from kdnas.training.loop import SAMPLES, draw
 from kdnas.training.losses.divergences import between, hard_loss, head_loss
 
 LARGEST_WEIGHT = 2.0  # importance weights are cut there; without a temperature they never exceed 1 / (1 − teacher_mix)
@@ -254,7 +254,7 @@ class PolicyGradientTraining(CausalTraining):
             mix=part.teacher_mix,
             temperature=part.temperature,
             end=self._end,
-            generator=torch.Generator(device).manual_seed(draw(self.seed, SAMPLES, step)),
+            generator=torch.Generator(device).manual_seed(seeds.number(self.seed, seeds.Student.NOISE, step)),
         )
         length = prompts.shape[1]
         tokens, real = drawn.ids[:, length:], drawn.real

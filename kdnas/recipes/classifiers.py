@@ -6,7 +6,7 @@ The recipes beside it say what a student is and what a step's loss is. Knows no 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,9 @@ from kdnas.data import documents as reading
 from kdnas.data import labelled
 from kdnas.data.labelled import Examples, LabelledText
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.measuring import devices
+from kdnas.measuring import devices, passes
+from kdnas.measuring.device_lock import Turn, stepping
+from kdnas.measuring.passes import Once
 from kdnas.models import class_order
 from kdnas.models import open as opening
 from kdnas.recipes import latency_tokens
@@ -118,7 +120,9 @@ class ClassifierBench(Workbench):
 
     def teacher_logits(self, examples: Examples, what: str) -> Tensor:
         """float32 [examples, classes] on the CPU, in the data's order of classes; asked for once."""
-        return self.teacher.logits(examples, self.text.pad_id, self.on_progress, f"{what} of {self.spec.data.source}")
+        with Turn(self.device) as turn:  # other workers may measure between the batches
+            told = stepping(turn, self.on_progress)
+            return self.teacher.logits(examples, self.text.pad_id, told, f"{what} of {self.spec.data.source}")
 
     @cached_property
     def proxy_logits(self) -> Tensor:
@@ -164,24 +168,14 @@ class ClassifierBench(Workbench):
         """float32 [examples, classes] on the CPU, in eval mode."""
         return classifiers.logits_of(body, examples, self.text.pad_id)
 
-    def timed(self, student: Student | None) -> Callable[[], None]:
+    def timed(self, student: Student | None) -> Once:
         """One classification of the spec's batch and length, all tokens real, head included."""
-        model = self.teacher.model if student is None else student.body
-        model.eval()
-        return self.pass_of(model)
+        return self.pass_of(self.teacher.model, frozen=True) if student is None else self.pass_of(student.body)
 
-    def pass_of(self, model: torch.nn.Module, ids: Tensor | None = None) -> Callable[[], None]:
+    def pass_of(self, model: torch.nn.Module, ids: Tensor | None = None, *, frozen: bool = False) -> Once:
         """`ids` stand in for the teacher's where the model has another vocabulary."""
-        inputs, device = self._timed if ids is None else {**self._timed, "input_ids": ids}, self.device
-
-        def once() -> None:
-            with (
-                torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)),
-            ):
-                model(**inputs)
-
-        return once
+        inputs = self._timed if ids is None else {**self._timed, "input_ids": ids}
+        return passes.one_pass(model, self.device, frozen=frozen, **inputs)
 
     def teacher_shape(self) -> dict[str, Any]:
         """What decides the teacher's latency, for `shape_key`."""
@@ -257,7 +251,7 @@ def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
     return soft_labels.soft(logits, teacher_logits, 1.0).mean()
 
 
-class ClassifierTraining(Stepwise):
+class ClassifierTraining(Stepwise[Tensor]):
     """Steps over examples in batches of like length; a recipe's subclass says what the loss of a batch is."""
 
     def __init__(
@@ -273,12 +267,15 @@ class ClassifierTraining(Stepwise):
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Of a batch: logits [n, classes], labels [n], the teacher's logits [n, classes] → [n]."""
 
-    def batches(self, generator: np.random.Generator) -> Sequence[Tensor]:
-        size = self.bench.spec.data.batch_size
-        return [torch.from_numpy(rows) for rows in labelled.plan(self._lengths, size, generator)]
+    def feed(self, generator: np.random.Generator) -> tuple[Sequence[Tensor], int]:
+        plan = labelled.plan(self._lengths, self.bench.spec.data.batch_size, generator)
+        return [torch.from_numpy(rows) for rows in plan], len(plan)
 
-    def tokens(self, rows: Tensor) -> int:
-        return int(self._lengths[rows.numpy()].sum())
+    def size(self, batch: Tensor) -> int:
+        return len(batch)
+
+    def tokens(self, batch: Tensor) -> int:
+        return int(self._lengths[batch.numpy()].sum())
 
     def step_loss(self, rows: Tensor, step: int) -> Tensor:
         device = self.bench.device

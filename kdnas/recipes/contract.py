@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kdnas.measuring.passes import Once
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
 from kdnas.system.errors import UsageError
@@ -57,11 +58,11 @@ class Workbench(ABC):
         """The held-out loss now, in eval mode."""
 
     @abstractmethod
-    def timed(self, student: Student | None) -> Callable[[], None]:
-        """One forward pass of the student's body (the teacher's for None) on fixed token ids of the spec's latency
-        batch and length: what the latency protocol calls again and again."""
+    def timed(self, student: Student | None) -> Once:
+        """One forward pass of the student's body (the teacher's for None), as it is served on the bench's device, on
+        fixed token ids of the spec's latency batch and length: what the latency protocol calls again and again."""
 
-    def asides(self, student: Student | None) -> Mapping[str, Callable[[], None]]:
+    def asides(self, student: Student | None) -> Mapping[str, Once]:
         """Further passes (of the teacher for None) to time by the same protocol, by the name that their milliseconds
         get among a trial's own figures: a token generated with the cache, say. None unless a recipe has some."""
         return {}

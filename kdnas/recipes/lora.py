@@ -8,7 +8,7 @@ A student's trainable parameters are limited, and counted before it learns. Adap
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdnas.data import labelled
 from kdnas.data.labelled import Examples
+from kdnas.measuring.passes import Once
 from kdnas.models import encoders, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
@@ -30,15 +31,14 @@ from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import Candidate, Ceiling, Dimension, SearchSpace, Value
 from kdnas.study.spec import SpaceSpec, StudySpec, TeacherSpec
 from kdnas.study.spec_recipes import LoraRecipe
+from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError, nearest
 from kdnas.system.progress import Progress
 from kdnas.teachers import classifier as classifiers
 from kdnas.teachers.classifier import Classifier
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import draw
 from kdnas.training.losses import soft_labels
 
-WEIGHTS = 1  # purpose of random numbers
 ORDER = ("r", "lora_alpha", "adapted_layers", "placement", "target_modules", "lora_dropout")
 RANKS = (2, 4, 8, 16, 32)
 ALPHAS = (8.0, 16.0, 32.0)
@@ -343,7 +343,7 @@ class LoraBench(ClassifierBench):
         """The base with fresh adapters and head. Raises BadOptionError, with the count, for more than the limit."""
         depth = depth_of(candidate, self.part, self.base.sizes.layers)
         own = adapters_of(candidate, self.base.sizes.layers)
-        model = lora_adapters.adapted(self.base, depth, own, draw(seed, WEIGHTS, 0))
+        model = lora_adapters.adapted(self.base, depth, own, seeds.number(seed, seeds.Student.WEIGHTS))
         require_within(lora_adapters.trainable(model), self.part.max_parameters, self.base.head_size)
         return LoraStudent(model.to(self.device), depth=depth)
 
@@ -356,14 +356,14 @@ class LoraBench(ClassifierBench):
                 examples = getattr(self.own_text, name)
         return classifiers.logits_of(body, examples, self.own_text.pad_id)
 
-    def timed(self, student: Student | None) -> Callable[[], None]:
+    def timed(self, student: Student | None) -> Once:
         """A student as it is served, its adapters merged: the plain model of its depth has the same arithmetic."""
         if student is None:
             return super().timed(None)
         depth = cast(LoraStudent, student).depth
         if depth not in self._plain:
             self._plain[depth] = self.base.cut(depth)
-        return self.pass_of(self._plain[depth], self._ids)
+        return self.pass_of(self._plain[depth], self._ids, frozen=True)
 
     def shape_key(self, candidate: Candidate | None) -> str:
         keep: dict[str, Any] = {"teacher": self.teacher_shape(), "student": None}
@@ -416,8 +416,8 @@ class LoraTraining(ClassifierTraining):
         self.examples = self.text.train if full else self.text.proxy
         self._lengths = self.examples.lengths
 
-    def undecayed(self) -> list[torch.nn.Parameter]:
-        return []
+    def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        return True
 
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         weight = self._part.weight

@@ -29,14 +29,13 @@ from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import Candidate, SearchSpace, Value
 from kdnas.study.spec import SpaceSpec, StudySpec
 from kdnas.study.spec_recipes import RnnHybridRecipe
+from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError, nearest
 from kdnas.system.progress import Progress
 from kdnas.teachers.classifier import figures
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import draw
 from kdnas.training.losses import soft_labels
 
-WEIGHTS = 1  # purpose of random numbers, beside those of stepwise.py
 MODULE = "modeling_recurrent.py"  # in every folder written: the student's classes
 TIGHTENINGS = 20  # of the masks, all within the first epoch
 RECOVERY = 2  # epochs that a student without some of its units learns on
@@ -190,7 +189,7 @@ class RnnBench(ClassifierBench):
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw(seed, WEIGHTS, 0))
+            torch.manual_seed(seeds.number(seed, seeds.Student.WEIGHTS))
             body = RecurrentForSequenceClassification(self.configuration(candidate))
         body.row_of.copy_(self.rows.row_of)
         vectors = self.vectors(int(candidate["embedding_size"]))
@@ -257,7 +256,7 @@ class RnnBench(ClassifierBench):
     def _recover(self, less: Student) -> None:
         """A few epochs of the same distillation, from the weights that were left."""
         less.aids = Masks(less.body, 0.0)  # what was pruned may grow again: there are few weights left
-        seed = draw(self.spec.seed, WEIGHTS, 1)
+        seed = seeds.number(self.spec.seed, seeds.Student.WEIGHTS, 1)
         training = HybridTraining(self, less, RECOVERY, seed, full=True)
         for _ in range(RECOVERY):
             with device_lock.Turn(self.device) as turn:  # other workers may measure between the steps
@@ -340,8 +339,8 @@ class HybridTraining(ClassifierTraining):
         self.part = bench.part
         super().__init__(bench, student, epochs, seed, full=full, soft=bool(bench.part.soft or bench.part.sequence))
 
-    def undecayed(self) -> list[torch.nn.Parameter]:
-        return list(_body(self.student).embeddings.parameters())
+    def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        return parameter is not _body(self.student).embeddings.weight
 
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         return soft_labels.hybrid(
@@ -352,13 +351,13 @@ class HybridTraining(ClassifierTraining):
             temperature=self.part.temperature,
         )
 
-    def after_step(self, step: int, steps: int) -> None:
+    def after_step(self, step: int, count: int) -> None:
         masks = self.student.aids
         assert isinstance(masks, Masks)
         if not masks.share:
             return
-        every = max(1, steps // TIGHTENINGS)
-        if step < steps and ((step + 1) % every == 0 or step + 1 == steps):
-            masks.tighten((step + 1) / steps)
+        every = max(1, count // TIGHTENINGS)
+        if step < count and ((step + 1) % every == 0 or step + 1 == count):
+            masks.tighten((step + 1) / count)
         else:
             masks.apply_to_weights()

@@ -6,12 +6,13 @@ as its yardstick; but latency is held against the first variant's teacher throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdnas.measuring.passes import Once
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.study.space import Candidate, Dimension, SearchSpace
@@ -94,10 +95,10 @@ class VariantsBench(Workbench):
     def score(self, student: Student) -> Score:
         return self._own.score(student)
 
-    def timed(self, student: Student | None) -> Callable[[], None]:
+    def timed(self, student: Student | None) -> Once:
         return self._bench(self._first).timed(None) if student is None else self._own.timed(student)
 
-    def asides(self, student: Student | None) -> Mapping[str, Callable[[], None]]:
+    def asides(self, student: Student | None) -> Mapping[str, Once]:
         return self._bench(self._first).asides(None) if student is None else self._own.asides(student)
 
     def shape_key(self, candidate: Candidate | None) -> str:

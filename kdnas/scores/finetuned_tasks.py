@@ -24,7 +24,7 @@ from kdnas.scores.finetuning import FineTuning, score_once
 from kdnas.scores.results import FORMAT, VERSION, share_of_teacher
 from kdnas.scores.training_texts import seen_by
 from kdnas.students.model_folder import require_model
-from kdnas.system import paths
+from kdnas.system import disk_cache, paths
 from kdnas.system.files import write_atomically
 from kdnas.system.progress import Note, Progress
 from kdnas.system.versions import versions
@@ -182,6 +182,7 @@ def _cached(
     except (OSError, ValueError, KeyError):
         pass
     else:
+        disk_cache.used(path)
         return before
     began = time.monotonic()
     metrics = score_once(folder, task, splits, seed, protocol, device, step)
@@ -193,4 +194,5 @@ def _cached(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"identity": identity, "outcome": outcome}, indent=1))
+    disk_cache.trim()
     return outcome

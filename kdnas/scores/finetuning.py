@@ -17,6 +17,7 @@ import torch
 
 from kdnas.data import hub
 from kdnas.data.glue import Split, Task
+from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.metrics import METRICS
 from kdnas.models import class_order, classifier_head
 from kdnas.models import open as opening
@@ -73,6 +74,7 @@ def score_once(
 
     transformers.set_seed(seed)
     tokenizer = tokenizer_of(folder)
+    turn = Turn(device)  # others may measure between the steps
     model = _classifier(folder, task, protocol)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -80,13 +82,15 @@ def score_once(
     length = longest(model.config, protocol.length)
     data = {name: Encoded(tokenizer, split, length) for name, split in splits.items()}
     with tempfile.TemporaryDirectory(prefix="kdnas-scores-") as scratch:
-        trainer = _trainer(model, tokenizer, data.get("train"), task, seed, protocol, device, step, scratch)
+        trainer = _trainer(model, tokenizer, data.get("train"), task, seed, protocol, device, step, turn, scratch)
         if protocol.finetune:
-            trainer.train()
+            with turn:
+                trainer.train()
         order = None if protocol.finetune else _label_order(model, task)
         metrics: dict[str, float] = {}
         for name in task.splits:
-            metrics |= _metrics(trainer, data[name], name, task, order)
+            with turn:
+                metrics |= _metrics(trainer, data[name], name, task, order)
     del trainer, model
     gc.collect()
     return metrics
@@ -116,6 +120,7 @@ def _trainer(
     protocol: FineTuning,
     device: torch.device,
     step: Callable[[float], None],
+    turn: Turn,
     scratch: str,
 ) -> Any:
     """transformers' Trainer under the protocol, silent but for `step`."""
@@ -124,7 +129,11 @@ def _trainer(
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            turn.step()
             step(state.global_step / max(1, state.max_steps))
+
+        def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            turn.step()
 
     arguments = TrainingArguments(
         output_dir=scratch,
@@ -146,7 +155,9 @@ def _trainer(
         dataloader_pin_memory=device.type == "cuda",
     )
     if device.type == "cuda":
-        arguments._n_gpu = 1  # else the Trainer spreads a batch over every GPU, and the protocol's batch is another
+        # Else the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another.
+        arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
+        torch.cuda.set_device(device)
     trainer = Trainer(
         model=model,
         args=arguments,

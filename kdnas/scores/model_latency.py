@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from kdnas.data import hub
-from kdnas.measuring.latency import Measured, Once, measure
+from kdnas.measuring.latency import Measured, measure
+from kdnas.measuring.passes import Once, one_pass
 from kdnas.study.spec import LatencySpec
 from kdnas.system.errors import UsageError
 
@@ -25,7 +26,6 @@ def measure_model(
 def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tuple[Once, int]:
     hub.quiet()
     import kdnas.models.recurrent  # noqa: F401, registers its classes
-    from kdnas.measuring import devices
     from kdnas.models import open as opening
     from kdnas.study.spec import TeacherSpec
 
@@ -35,14 +35,9 @@ def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tupl
     limit = opening.longest(config, settings.length)
     if settings.length > limit:
         raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")
-    body.to(device).eval()
+    body.to(device)
     generator = torch.Generator().manual_seed(0)
     shape = (settings.batch_size, settings.length)
     low = min(1000, int(config.vocab_size) // 2)
-    ids = torch.randint(low, int(config.vocab_size), shape, generator=generator).to(device)
-
-    def once() -> None:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
-            body(input_ids=ids)
-
-    return once, sum(p.numel() for p in body.parameters())
+    ids = torch.randint(low, int(config.vocab_size), shape, generator=generator)
+    return one_pass(body, device, input_ids=ids), sum(p.numel() for p in body.parameters())

@@ -6,17 +6,15 @@ what happens through callbacks.
 
 from __future__ import annotations
 
-import gc
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import torch
-
+from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import PeakMemory
+from kdnas.measuring.latency import Measured
 from kdnas.recipes.contract import Workbench
 from kdnas.study.space import Candidate
 from kdnas.system.errors import KdnasError
@@ -83,58 +81,81 @@ def evaluate(
 
     Raises EvaluationError where memory runs out or the loss is no number; whatever else goes wrong passes through.
     """
-    memory = PeakMemory(bench.device)
+    device = bench.device
     try:
-        on_phase("building")
-        student = bench.build(candidate, seed)
-        on_phase("timing")
-        timed = measure(bench, student, candidate)
-        further = {} if aside is None else aside(bench, student, candidate)
-        on_timed(timed, student.size)
-        on_phase("training")
-        training = bench.training(student, epochs=epochs, seed=seed)
-        while True:
-            # Not held while `on_epoch` waits in a pause, so that other workers can measure meanwhile.
-            with Turn(bench.device) as turn:
-                epoch = training.run_epoch(partial(_step, turn, on_step))
-            if not (abs(epoch.score.loss) < float("inf") and abs(epoch.score.raw_loss) < float("inf")):
-                raise EvaluationError(
-                    f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
-                )
-            go_on = on_epoch(epoch, timed)
-            if not go_on or epoch.epoch >= epoch.epochs:
-                break
-        return Measurement(
-            loss=epoch.score.loss,
-            raw_loss=epoch.score.raw_loss,
-            timed=timed,
-            parameters=student.size,
-            memory_mib=memory.mib(),
-            extra={**epoch.score.extra, **further},
-            epoch=epoch.epoch,
-            pruned=not go_on and epoch.epoch < epoch.epochs,
+        return _evaluated(
+            bench, candidate, measure, aside or no_asides, seed, epochs, on_phase, on_timed, on_epoch, on_step
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(bench.device) from error
-    except RuntimeError as error:
-        # torch's CPU allocator has no exception of its own.
-        if re.search("not enough memory|out of memory|[Cc]an('t|not) allocate memory", str(error)):
-            raise _out_of_memory(bench.device) from error
-        raise
+    except Exception as error:
+        if not memory.ran_out(error):
+            raise
     finally:
-        student = training = None  # type: ignore[assignment]  # let go of the memory before the next candidate
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+        memory.let_go(device)  # before the next candidate
+    # The exception is gone, and with its traceback the tensors that its frames held.
+    memory.let_go(device)
+    gone = memory.explained(device)
+    raise EvaluationError(gone.problem, gone.hint)
+
+
+def no_asides(bench: Workbench, student: Student, candidate: Candidate) -> Mapping[str, float]:
+    """Measures nothing besides the pass itself."""
+    return {}
+
+
+def _evaluated(
+    bench: Workbench,
+    candidate: Candidate,
+    measure: Measure,
+    aside: Aside,
+    seed: int,
+    epochs: int,
+    on_phase: Callable[[str], None],
+    on_timed: Callable[[Timed, int], None],
+    on_epoch: Callable[[Epoch, Timed], bool],
+    on_step: OnStep | None,
+) -> Measurement:
+    peak = PeakMemory(bench.device)
+    on_phase("building")
+    with Turn(bench.device):
+        student = bench.build(candidate, seed)
+    on_phase("timing")
+    timed = measure(bench, student, candidate)
+    further = {**_eager(timed), **aside(bench, student, candidate)}
+    on_timed(timed, student.size)
+    on_phase("training")
+    training = bench.training(student, epochs=epochs, seed=seed)
+    while True:
+        # Not held while `on_epoch` waits in a pause, so that other workers can measure meanwhile.
+        with Turn(bench.device) as turn:
+            epoch = training.run_epoch(partial(_step, turn, on_step))
+        if not (abs(epoch.score.loss) < float("inf") and abs(epoch.score.raw_loss) < float("inf")):
+            raise EvaluationError(
+                f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
+            )
+        go_on = on_epoch(epoch, timed)
+        if not go_on or epoch.epoch >= epoch.epochs:
+            break
+    return Measurement(
+        loss=epoch.score.loss,
+        raw_loss=epoch.score.raw_loss,
+        timed=timed,
+        parameters=student.size,
+        memory_mib=peak.mib(),
+        extra={**epoch.score.extra, **further},
+        epoch=epoch.epoch,
+        pruned=not go_on and epoch.epoch < epoch.epochs,
+    )
+
+
+def _eager(timed: Timed) -> dict[str, float]:
+    """Of a GPU's replays: the same pass without a graph, for the trial's own figures."""
+    if not isinstance(timed, Measured) or timed.eager_p50 is None:
+        return {}
+    teachers = timed.teacher_eager_p50
+    return {"eager_ms": timed.eager_p50, **({} if teachers is None else {"teacher_eager_ms": teachers})}
 
 
 def _step(turn: Turn, on_step: OnStep | None, step: int, steps: int) -> None:
     turn.step()
     if on_step is not None:
         on_step(step, steps)
-
-
-def _out_of_memory(device: torch.device) -> EvaluationError:
-    return EvaluationError(
-        f"The memory of {device} ran out.", "Give a smaller data.batch_size or data.length, or fewer workers."
-    )

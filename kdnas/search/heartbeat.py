@@ -91,12 +91,6 @@ class Steering(threading.Thread):
         """A line for the study's log, under this worker's number."""
         changes.add_log(self._store, self._study_id, level, line, self.worker_id)
 
-    def nth(self) -> int:
-        """This worker's place among the living ones of its study on this host."""
-        everyone = queries.workers(self._store, self._study_id)
-        here = [w for w in everyone if w.alive and w.host == liveness.this_host()]
-        return sum(1 for w in here if w.worker_id < self.worker_id)
-
     def end(self) -> None:
         self._over.set()
         self.join()

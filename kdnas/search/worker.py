@@ -25,7 +25,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kdnas.measuring import devices
+from kdnas.measuring import devices, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
@@ -83,7 +83,8 @@ class Worker:
             if said.new(words) or isinstance(words, Note):
                 self.log("info", str(words))
 
-        self.bench = prepare(self.spec, device, on_progress)
+        with memory.one_line(device):
+            self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
         facts = {
             "versions": _versions(),
@@ -412,10 +413,10 @@ def run_worker(
 
 
 def place(steering: Steering, name: str) -> torch.device:
-    """Sets torch up in this process and finds the device that a spec names; others see which. Several workers share
-    several GPUs. Raises UsageError for a device that is not there."""
+    """Sets torch up in this process and finds the device that a spec names; others see which. Of several GPUs a worker
+    takes the least used one. Raises UsageError for a device that is not there."""
     set_up_torch()
-    device = resolve_device(name, steering.nth())
+    device = resolve_device(name)
     steering.device = device_words(device)
     steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
     return device

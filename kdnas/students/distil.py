@@ -59,6 +59,8 @@ class Job:
         """Of all that decides the weights and the figures in the folder."""
         spec = self.spec.model_dump(mode="json")
         parts = {name: spec[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
+        if spec["latency"]["gpu"] == "graph":
+            del spec["latency"]["gpu"]  # the default, of which earlier folders say nothing
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 
@@ -163,7 +165,8 @@ def _distil(
                 "Bring back what was there then, or search again and finalize that study.",
             )
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
-        student = bench.build(job.candidate, seed)
+        with Turn(device):
+            student = bench.build(job.candidate, seed)
         epochs = job.spec.full.epochs
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []

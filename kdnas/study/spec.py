@@ -135,6 +135,9 @@ class LatencySpec(Part):
         0.01, ge=FLOOR, le=0.5, description="stop when the 95 % interval of the median is this narrow"
     )
     max_seconds: float = Field(20.0, ge=FLOOR, le=600, description="stop then at the latest, and flag the figure")
+    gpu: Literal["graph", "eager"] = Field(
+        "graph", description="a GPU's passes: replays of a CUDA graph where it can be captured, or kernel by kernel"
+    )
 
 
 class FullSpec(Part):

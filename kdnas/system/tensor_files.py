@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kdnas.system import disk_cache
 from kdnas.system.files import explained
 
 
@@ -17,14 +19,20 @@ def computed_once(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str
 
     Two processes that make it at once write the same; the later one's file stays.
     """
-    if not path.is_file():
-        tensors = make()
-        part = path.with_suffix(f".{os.getpid()}")
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(tensors, part)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-    return load_file(path)
+    if path.is_file():
+        with contextlib.suppress(FileNotFoundError):  # thrown out a moment ago
+            found = load_file(path)
+            disk_cache.used(path)
+            return found
+    tensors = make()
+    part = path.with_suffix(f".{os.getpid()}")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, part)
+            found = load_file(part)  # as whoever asks next will get them
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    disk_cache.trim()
+    return found

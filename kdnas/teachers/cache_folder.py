@@ -1,7 +1,7 @@
-"""The folder of teacher caches: what lies in it, how much of the disk it may take, what is thrown out first.
+"""The caches of teachers' outputs: what lies there, how an entry is opened, built once and left whole.
 
-Knows nothing of tensors (teacher.py fills and reads the entries); imports nothing heavy, so that `kdnas cache`
-answers at once. An entry is a folder that was renamed into place when it was complete.
+An entry is a folder that was renamed into place when it was complete. The limit, and what is thrown out first, are
+those of system/disk_cache.py. Knows nothing of tensors; imports nothing heavy, so that `kdnas cache` answers at once.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kdnas.system import paths
-from kdnas.system.errors import UsageError
+from kdnas.system import disk_cache, paths
 
-MANIFEST = "manifest.json"
-GIB = 2**30
-DEFAULT_LIMIT_GIB = 20.0
+MANIFEST = disk_cache.FOLDERS["teacher"]
+GIB = disk_cache.GIB
 
 
 @dataclass(frozen=True)
@@ -40,41 +37,17 @@ def root() -> Path:
     return paths.cache_folder() / "teacher"
 
 
-def limit_bytes() -> int:
-    """The most that all entries may take: KDNAS_CACHE_GIB (20), and never more than half of what is free or ours."""
-    given = os.environ.get("KDNAS_CACHE_GIB", "")
-    try:
-        wanted = float(given) if given else DEFAULT_LIMIT_GIB
-        if not 0 <= wanted < 2**20:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"KDNAS_CACHE_GIB = {given!r} is no size.", "Give a number of GiB, 0 for no cache.") from None
-    half = (free_bytes() + sum(entry.bytes for entry in entries())) // 2
-    return int(min(wanted * GIB, half))
-
-
-def free_bytes() -> int:
-    folder = root()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def entries() -> list[Entry]:
     """Every finished entry, the one longest unused first."""
     found = []
-    for manifest in root().glob(f"*/{MANIFEST}"):
-        folder = manifest.parent
-        if folder.name.startswith("."):
+    for item in disk_cache.items():
+        if item.path.parent != root() or item.name is None:
             continue
-        try:
-            facts = json.loads(manifest.read_text(encoding="utf-8"))
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            used = manifest.stat().st_mtime
-        except (OSError, ValueError):
-            continue
-        found.append(Entry(folder.name, folder, size, used, _held(folder.name), facts))
-    return sorted(found, key=lambda entry: entry.used)
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads((item.path / MANIFEST).read_text(encoding="utf-8"))
+            key = item.path.name
+            found.append(Entry(key, item.path, item.bytes, item.used, _in_use(key), facts))
+    return found
 
 
 def clear() -> tuple[int, int]:
@@ -86,57 +59,56 @@ def clear() -> tuple[int, int]:
 
 def remove(entry: Entry) -> bool:
     """Delete one entry unless it is in use."""
-    with _locked(entry.key, wait=False) as mine:
-        if not mine:
-            return False
-        # Renamed first, so that what is half deleted never looks finished.
-        doomed = entry.folder.with_name(f".gone-{entry.key}-{os.getpid()}")
-        with contextlib.suppress(OSError):
-            entry.folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-    return True
+    return disk_cache.remove(disk_cache.Item(entry.folder, entry.key, entry.bytes, entry.used))
 
 
 def make_room(needed: int) -> bool:
-    """Throw out entries, the longest unused first, until `needed` bytes fit in the limit; False where they cannot."""
+    """Throw out what is cached, the longest unused first, until `needed` bytes fit; False where they cannot."""
     sweep()
-    limit = limit_bytes()
-    if needed > limit:
-        return False
-    there = entries()
-    total = sum(entry.bytes for entry in there)
-    for entry in there:
-        if total + needed <= limit:
-            break
-        if remove(entry):
-            total -= entry.bytes
-    return total + needed <= limit
+    return disk_cache.make_room(needed)
 
 
 def sweep() -> None:
     """Delete what killed builds left behind: working folders whose lock nobody holds."""
     for folder in root().glob(".build-*"):
         key = folder.name.removeprefix(".build-").rpartition("-")[0]
-        with _locked(key, wait=False) as mine:
+        with disk_cache.locked(key, wait=False) as mine:
             if mine:
                 shutil.rmtree(folder, ignore_errors=True)
     for folder in root().glob(".gone-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def opened(key: str) -> IO[bytes]:
-    """A shared lock on an entry, held until the file is closed: nobody evicts it meanwhile. Marks it as just used."""
-    file = _lock_file(key)
+def opened(key: str) -> IO[bytes] | None:
+    """A shared lock on an entry, held until the file is closed: nobody throws it out meanwhile. Marks it as just used.
+    None where there is no such entry."""
+    file = disk_cache.lock_file(key)
     fcntl.flock(file, fcntl.LOCK_SH)
-    with contextlib.suppress(OSError):
-        os.utime(root() / key / MANIFEST)
+    if not finished(key):
+        file.close()
+        return None
+    disk_cache.used(root() / key / MANIFEST)
     return file
+
+
+def opened_or_built(key: str, build: Callable[[], None]) -> IO[bytes]:
+    """The lock of `opened`, on an entry that is built first where there is none.
+
+    Between the building and the opening another process may throw the entry out: then it is built again.
+    """
+    while True:
+        lock = opened(key)
+        if lock is not None:
+            return lock
+        with building(key):
+            if not finished(key):
+                build()
 
 
 @contextlib.contextmanager
 def building(key: str) -> Iterator[None]:
     """The exclusive lock under which one worker builds an entry and the others wait."""
-    with _locked(key, wait=True):
+    with disk_cache.locked(key, wait=True):
         yield
 
 
@@ -144,23 +116,6 @@ def finished(key: str) -> bool:
     return (root() / key / MANIFEST).is_file()
 
 
-def _held(key: str) -> bool:
-    with _locked(key, wait=False) as mine:
+def _in_use(key: str) -> bool:
+    with disk_cache.locked(key, wait=False) as mine:
         return not mine
-
-
-def _lock_file(key: str) -> IO[bytes]:
-    folder = root() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / key).open("wb")
-
-
-@contextlib.contextmanager
-def _locked(key: str, *, wait: bool) -> Iterator[bool]:
-    with _lock_file(key) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -25,7 +25,7 @@ from kdnas.models import class_order, classifier_head, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.open import files_fingerprint, longest
 from kdnas.study.spec import DataSpec, TeacherSpec
-from kdnas.system import paths
+from kdnas.system import disk_cache, paths
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.fingerprint import run_key
 from kdnas.system.progress import Progress
@@ -76,7 +76,8 @@ class Classifier:
 
     def logits(self, examples: Examples, pad_id: int, on_progress: Progress, what: str) -> Tensor:
         """float32 [examples, classes] on the CPU, kept on the disk: the teacher is asked once for every text."""
-        key = run_key({"logits": 1, "model": self.fingerprint, "examples": examples.fingerprint(), "pad": pad_id})
+        facts = {"logits": 1, "model": self.fingerprint, "examples": examples.fingerprint(), "pad": pad_id}
+        key = run_key({**facts, "numerics": devices.numerics(self.device)})
         path = paths.cache_folder() / "classifiers" / "logits" / f"{key}.safetensors"
 
         def ask() -> dict[str, Tensor]:
@@ -352,13 +353,16 @@ def taught(
     }
     key = run_key(identity)
     output = paths.cache_folder() / "classifiers" / key
-    if not (output / finetune.FACTS).is_file():
+
+    def teach() -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with cache_folder.building(f"classifier-{key}"):
+        with cache_folder.building(disk_cache.lock_name(output)):
             if not (output / finetune.FACTS).is_file():
                 learned = task(where, text, device, settings.seed, adapt, about)
                 told = finetune.Told(lambda words, share: on_progress(f"teaching {where.name}: {words}", share))
                 finetune.run(learned, settings, output, told, {"name": where.name})
+
+    disk_cache.kept_while_used(output, teach)
     return output
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +20,12 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdnas.measuring.devices import autocasts
+from kdnas.measuring import memory
+from kdnas.measuring.device_lock import Turn
+from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoders import Importance, importance
 from kdnas.models.least_squares_init import Moments, moments, sample
+from kdnas.system import disk_cache
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
@@ -31,7 +34,8 @@ from kdnas.teachers.encoder import Teacher
 
 VERSION = 1  # of what an entry holds
 SAMPLE_CHUNKS = 16  # of the proxy set, for timing and for the importance
-BUILD_BATCH = 32
+BUILD_BATCH = 32  # chunks at a time, as long as they fit
+IMPORTANCE_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,10 @@ def run(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def entry_key(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int]) -> str:
-    """Of weights, tokenizer, text, chunk length, layers and dtype: equal keys, equal bytes (to rounding)."""
+    """Of weights, tokenizer, text, chunk length, layers, the dtype of the entry and the precision that the teacher
+    computes in: equal keys, equal bytes (to rounding)."""
     digest = hashlib.sha256()
-    facts = [VERSION, teacher.fingerprint, list(ids.shape), list(layers), "bfloat16"]
+    facts = [VERSION, teacher.fingerprint, list(ids.shape), list(layers), "bfloat16", numerics(teacher.device)]
     digest.update(json.dumps(facts).encode())
     digest.update(ids.contiguous().numpy().data)
     return digest.hexdigest()[:32]
@@ -134,16 +139,12 @@ def hidden_states(
     key = entry_key(teacher, ids, layers)
     size = ids.numel() * teacher.hidden * 2 * len(layers)
     lock = cache_folder.opened(key)
-    if not cache_folder.finished(key):
-        lock.close()
+    if lock is None:
         decision = decide(teacher, ids, layers, size, passes, on_progress)
         if decision.place == "recompute":
             statistics = _live_statistics(teacher, ids, layers, on_progress, what)
             return HiddenStates(teacher, ids, layers, decision, {}, statistics, None)
-        with cache_folder.building(key):
-            if not cache_folder.finished(key):
-                _build(key, teacher, ids, layers, on_progress, what)
-        lock = cache_folder.opened(key)
+        lock = cache_folder.opened_or_built(key, lambda: _build(key, teacher, ids, layers, on_progress, what))
     manifest = json.loads((cache_folder.root() / key / cache_folder.MANIFEST).read_text(encoding="utf-8"))
     timing = manifest["timing"]
     place, reason = _place(size, teacher.device)
@@ -177,19 +178,20 @@ def decide(
 ) -> Decision:
     """Keep or recompute, from the time of the teacher and of a cold read of the same states on a few chunks."""
     sample = ids[:SAMPLE_CHUNKS]
-    with torch.inference_mode():
-        run(teacher, sample[:2])
-        _wait(teacher.device)
+    rows = len(sample)
+    with Turn(teacher.device), torch.inference_mode():
+        list(_halved(teacher, sample[:2], 2, layers))  # to warm up
+        synchronise(teacher.device)
         begin = time.perf_counter()
-        states = run(teacher, sample)
-        _wait(teacher.device)
+        parts = [states for _, states in _halved(teacher, sample, rows, layers)]
+        synchronise(teacher.device)
         teacher_ms = (time.perf_counter() - begin) * 1000 / len(sample)
     if passes <= 1:
         return Decision("recompute", "the text is read only once", size, teacher_ms, None)
     if not cache_folder.make_room(size):
-        limit = _mib(cache_folder.limit_bytes())
+        limit = _mib(disk_cache.limit_bytes())
         return Decision("recompute", f"{_mib(size)} do not fit into the cache's {limit}", size, teacher_ms, None)
-    read_ms = _cold_read([states[layer].to(torch.bfloat16).cpu() for layer in layers]) / len(sample)
+    read_ms = _cold_read([states[layer].cpu() for states in parts for layer in layers]) / len(sample)
     kept, live = teacher_ms + passes * read_ms, passes * teacher_ms
     if kept >= live:
         why = f"reading takes {read_ms:.2g} ms a chunk, the teacher {teacher_ms:.2g} ms"
@@ -255,14 +257,29 @@ class _Moments:
         return LayerStatistics(mean, variance)
 
 
-def _passes(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str):  # type: ignore[no-untyped-def]
+def _passes(
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str
+) -> Iterator[dict[int, torch.Tensor]]:
+    """The states of all chunks in order, bf16 on the CPU. Where memory runs out, with fewer chunks at a time."""
     done = 0
-    for part in ids.split(BUILD_BATCH):
-        with torch.inference_mode():
-            states = run(teacher, part)
-            yield {layer: states[layer].to(torch.bfloat16).cpu() for layer in layers}
-        done += len(part)
-        on_progress(doing, done / len(ids))
+    with Turn(teacher.device) as turn, torch.inference_mode():
+        for part, states in _halved(teacher, ids, BUILD_BATCH, layers):
+            yield {layer: state.cpu() for layer, state in states.items()}
+            done += len(part)
+            turn.step()
+            on_progress(doing, done / len(ids))
+
+
+def _halved(
+    teacher: Teacher, ids: torch.Tensor, rows: int, layers: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, dict[int, torch.Tensor]]]:
+    """Chunks, and the teacher's states on them in bf16 on its device."""
+
+    def states(part: torch.Tensor) -> dict[int, torch.Tensor]:
+        found = run(teacher, part)
+        return {layer: found[layer].to(torch.bfloat16) for layer in layers}
+
+    return memory.halving(ids, rows, teacher.device, states)
 
 
 def _live_statistics(
@@ -334,28 +351,35 @@ def _disk(error: OSError) -> KdnasError:
     )
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
 def importance_of(teacher: Teacher, ids: torch.Tensor) -> Importance:
-    """The importance of the teacher's parts on the first chunks of the proxy set, kept beside the caches.
+    """The importance of the teacher's parts on the first chunks of the proxy set, cached beside the states.
 
-    Kept because it ranks: two workers whose sums differ in the last bit must still cut the same student.
+    Cached because it ranks: two workers whose sums differ in the last bit must still cut the same student.
     """
     sample = ids[:SAMPLE_CHUNKS]
-    key = entry_key(teacher, sample, [-1])
-    path = cache_folder.root() / "importance" / f"{key}.safetensors"
-    return Importance(**computed_once(path, lambda: importance(teacher.body, teacher.family, sample).tensors()))
+    path = cache_folder.root() / "importance" / f"{entry_key(teacher, sample, [-1])}.safetensors"
+
+    def measure(rows: int) -> dict[str, torch.Tensor]:
+        return importance(teacher.body, teacher.family, sample, rows).tensors()
+
+    def make() -> dict[str, torch.Tensor]:
+        with Turn(teacher.device):
+            return memory.whole(IMPORTANCE_BATCH, teacher.device, measure)
+
+    return Importance(**computed_once(path, make))
 
 
 def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
-    """The moments of what leads into the teacher's layers, on the first chunks of the proxy set; kept as `worth` is."""
+    """The moments of what leads into the teacher's layers, on the first chunks of the proxy set; cached likewise."""
     chunks = sample(ids)
     path = cache_folder.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
-    return Moments(**computed_once(path, lambda: moments(teacher.body, teacher.family, chunks).tensors()))
+
+    def make() -> dict[str, torch.Tensor]:
+        with Turn(teacher.device):
+            return moments(teacher.body, teacher.family, chunks).tensors()
+
+    return Moments(**computed_once(path, make))

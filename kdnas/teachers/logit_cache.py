@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdnas.measuring import devices, memory
+from kdnas.measuring.device_lock import Turn
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.teachers import cache_folder
@@ -87,9 +89,11 @@ class LogitCache:
             self._lock = None
 
 
-def entry_key(fingerprint: str, ids: Tensor, k: int, temperature: float) -> str:
-    """Of teacher (weights, configuration, tokenizer), text, length, k and temperature: equal keys, equal content."""
-    digest = hashlib.sha256(json.dumps(["logits", VERSION, fingerprint, list(ids.shape), k, temperature]).encode())
+def entry_key(fingerprint: str, ids: Tensor, k: int, temperature: float, device: torch.device) -> str:
+    """Of teacher (weights, configuration, tokenizer), text, length, k, temperature and the precision that the teacher
+    computes in on `device`: equal keys, equal content."""
+    facts = ["logits", VERSION, fingerprint, list(ids.shape), k, temperature, devices.numerics(device)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(ids.contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
@@ -107,18 +111,22 @@ def open_or_build(
     *,
     k: int,
     temperature: float,
+    device: torch.device,
     on_progress: Progress,
     what: str,
 ) -> LogitCache | None:
-    """The entry for `ids` [chunks, length] (on the CPU), built if need be; None where it does not fit."""
-    key = entry_key(fingerprint, ids, k, temperature)
-    if not cache_folder.finished(key):
+    """The entry for `ids` [chunks, length] (on the CPU), built if need be; None where it does not fit.
+
+    `device` is the teacher's.
+    """
+    key = entry_key(fingerprint, ids, k, temperature, device)
+    lock = cache_folder.opened(key)
+    if lock is None:
         if not cache_folder.make_room(len(ids) * (ids.shape[1] - 1) * bytes_per_token(k)):
             return None
-        with cache_folder.building(key):
-            if not cache_folder.finished(key):
-                _build(key, name, fingerprint, logits, ids, k, temperature, on_progress, what)
-    lock = cache_folder.opened(key)
+        lock = cache_folder.opened_or_built(
+            key, lambda: _build(key, name, fingerprint, logits, ids, k, temperature, device, on_progress, what)
+        )
     folder = cache_folder.root() / key
     facts = json.loads((folder / cache_folder.MANIFEST).read_text(encoding="utf-8"))
     return LogitCache(folder, facts, lock)
@@ -132,6 +140,7 @@ def _build(
     ids: Tensor,
     k: int,
     temperature: float,
+    device: torch.device,
     on_progress: Progress,
     what: str,
 ) -> None:
@@ -141,16 +150,24 @@ def _build(
     batch = max(1, BUILD_TOKENS // ids.shape[1])
     done = 0
     begin = time.perf_counter()
+
+    def signal_of(part: Tensor) -> Signal:
+        return top_signal(logits(part), temperature, k)
+
     try:
         work.mkdir(parents=True)
         with (work / "indices.i32").open("wb") as indices, (work / "log_probs.f16").open("wb") as log_probs:
-            for part in ids.split(batch):
-                signal = top_signal(logits(part), temperature, k)
-                assert signal.indices is not None
-                indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
-                log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
-                done += len(part)
-                on_progress(f"caching the teacher's predictions on {what}", done / len(ids))
+            with Turn(device) as turn:
+                for part, signal in memory.halving(ids, batch, device, signal_of):
+                    assert signal.indices is not None
+                    indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
+                    log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
+                    done += len(part)
+                    turn.step()
+                    on_progress(f"caching the teacher's predictions on {what}", done / len(ids))
+                error = memory.whole(
+                    min(SAMPLE_CHUNKS, batch), device, lambda rows: lost(logits(ids[:rows]), temperature, k)
+                )
             for file in (indices, log_probs):
                 file.flush()
                 os.fsync(file.fileno())
@@ -167,7 +184,7 @@ def _build(
             "k": k,
             "temperature": temperature,
             "dtype": "int32, float16",
-            "lost": lost(logits(ids[: min(SAMPLE_CHUNKS, batch)]), temperature, k).facts(),
+            "lost": error.facts(),
             "timing": {"teacher_ms_per_chunk": seconds * 1000 / len(ids)},
         }
         (work / cache_folder.MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

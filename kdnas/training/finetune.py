@@ -23,15 +23,14 @@ from torch import Tensor
 from kdnas import __version__
 from kdnas.data import labelled
 from kdnas.measuring.device_lock import Turn
-from kdnas.system import fingerprint, folders, versions
+from kdnas.system import fingerprint, folders, seeds, versions
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError
 from kdnas.system.files import write_atomically
 from kdnas.system.progress import Progress
-from kdnas.training import checkpoints
-from kdnas.training.loop import clip, draw, rate
+from kdnas.training import checkpoints, loop
+from kdnas.training.optimiser import Group, Optimiser
 
 FACTS = "finetune.json"
-BATCHES, NOISE = 1, 2  # purposes of random numbers
 
 
 @dataclass(frozen=True)
@@ -125,18 +124,19 @@ def fit(task: Task, settings: Settings, place: Path, told: Told) -> list[Epoch]:
     loss is the mean over all units of its accumulated batches, whatever their sizes, as in one big batch.
     """
     named = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(_groups(named, task.head(), settings), fused=True)
+    groups = _groups(named, task.head(), settings)
+    optimiser = Optimiser(named, groups, warmup=settings.warmup, clip=settings.clip)
     key = fingerprint.run_key({"settings": asdict(settings), "task": task.facts()})
-    history = _restored(task.model, named, optimiser, key, place)
+    history = _restored(optimiser, key, place)
     for epoch in history:
         told.epoch(epoch)
     while len(history) < settings.epochs and len(history) - _best(history) < settings.patience:
-        history.append(_epoch(task, named, optimiser, settings, history, told))
+        history.append(_epoch(task, optimiser, settings, history, told))
         if not math.isfinite(history[-1].scores["loss"]):
             raise KdnasError(
                 f"The loss is {history[-1].scores['loss']} after epoch {len(history)}.", "Lower the learning rate."
             )
-        _write(task.model, named, optimiser, key, place, history)
+        _write(optimiser, key, place, history)
         told.epoch(history[-1])
     with torch.no_grad():
         for name, tensor in checkpoints.best(place, _best(history)).items():
@@ -144,57 +144,59 @@ def fit(task: Task, settings: Settings, place: Path, told: Told) -> list[Epoch]:
     return history
 
 
-def _groups(named: Mapping[str, torch.nn.Parameter], fresh: set[str], settings: Settings) -> list[dict[str, Any]]:
+def _groups(named: Mapping[str, torch.nn.Parameter], fresh: set[str], settings: Settings) -> list[Group]:
     """Body and head by their own rates; biases, norms and embeddings are not decayed."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in named.items():
         peak = settings.head_rate if name in fresh else settings.learning_rate
         decayed = parameter.dim() >= 2 and "embed" not in name and ".wte" not in name and ".wpe" not in name
         groups.setdefault((peak, settings.weight_decay if decayed else 0.0), []).append(parameter)
-    return [{"params": p, "lr": peak, "peak": peak, "weight_decay": w} for (peak, w), p in groups.items()]
+    return [Group(parameters, peak, decay) for (peak, decay), parameters in groups.items()]
 
 
-def _epoch(
-    task: Task,
-    named: Mapping[str, torch.nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    settings: Settings,
-    history: Sequence[Epoch],
-    told: Told,
-) -> Epoch:
+def _epoch(task: Task, optimiser: Optimiser, settings: Settings, history: Sequence[Epoch], told: Told) -> Epoch:
     begin, done = time.perf_counter(), len(history)
-    steps = _plan(task.lengths, settings, done)
-    total = len(steps) * settings.epochs
+    plan = _plan(task.lengths, settings, done)
     task.model.train()
     summed, counted = 0.0, 0
-    fork = [task.device] if task.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=fork), Turn(task.device) as turn:
-        torch.manual_seed(draw(settings.seed, NOISE, done))  # dropout
-        for place, step in enumerate(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * rate(done * len(steps) + place, total, settings.warmup)
-            units = sum(task.units(rows) for rows in step)
-            for rows in step:
-                loss = task.loss(rows)
-                (loss / max(1, units)).backward()
-                summed += float(loss.detach())
-            counted += units
-            clip(list(named.values()), settings.clip)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+
+    def learn(step: list[np.ndarray], _: int) -> None:
+        nonlocal summed, counted
+        units = sum(task.units(rows) for rows in step)
+        for rows in step:
+            loss = task.loss(rows)
+            (loss / max(1, units)).backward()
+            summed += float(loss.detach())
+        counted += units
+
+    with Turn(task.device) as turn:
+
+        def on_step(step: int, count: int) -> None:
             turn.step()
             told.on_progress(
-                f"epoch {done + 1} of {settings.epochs}, step {place + 1:,} of {len(steps):,}",
-                (done + (place + 1) / len(steps)) / settings.epochs,
+                f"epoch {done + 1} of {settings.epochs}, step {step:,} of {count:,}",
+                (done + step / count) / settings.epochs,
             )
-    task.model.eval()
-    scores = task.score()
+
+        loop.steps(
+            optimiser,
+            plan,
+            len(plan),
+            done=done,
+            epochs=settings.epochs,
+            noise=seeds.number(settings.seed, seeds.Tuning.NOISE, done),
+            device=task.device,
+            learn=learn,
+            on_step=on_step,
+        )
+        task.model.eval()
+        scores = task.score()
     return Epoch(done + 1, summed / max(1, counted), scores, time.perf_counter() - begin)
 
 
 def _plan(lengths: np.ndarray, settings: Settings, epoch: int) -> list[list[np.ndarray]]:
     """The epoch's steps, each some batches of rows; examples of like length lie together within pools of 50 batches."""
-    rng = np.random.default_rng(np.random.SeedSequence([settings.seed, BATCHES, epoch]))
+    rng = seeds.generator(settings.seed, seeds.Tuning.BATCHES, epoch)
     shuffled = labelled.plan(lengths, settings.batch_size, rng)
     return [shuffled[i : i + settings.accumulate] for i in range(0, len(shuffled), settings.accumulate)]
 
@@ -206,13 +208,7 @@ def _best(history: Sequence[Epoch]) -> int:
     return min(range(len(history)), key=lambda i: (history[i].scores["loss"], i)) + 1
 
 
-def _restored(
-    model: torch.nn.Module,
-    named: Mapping[str, torch.nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    key: str,
-    place: Path,
-) -> list[Epoch]:
+def _restored(optimiser: Optimiser, key: str, place: Path) -> list[Epoch]:
     saved = checkpoints.last(place)
     if saved is None:
         return []
@@ -221,34 +217,20 @@ def _restored(
             f"{place} holds the checkpoints of another training.", "Remove it, or name another folder to write."
         )
     with torch.no_grad():
-        for name, parameter in named.items():
+        for name, parameter in optimiser.named.items():
             parameter.copy_(saved.tensors[f"model.{name}"])
-    for name, parameter in named.items():
-        kept = {
-            part: saved.tensors[f"optimiser.{name}.{part}"].to(parameter.device, copy=True)
-            for part in ("step", "exp_avg", "exp_avg_sq")
-            if f"optimiser.{name}.{part}" in saved.tensors
-        }
-        if kept:
-            optimiser.state[parameter] = kept
+    prefix = "optimiser."
+    moments = {n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)}
+    optimiser.restore(moments)
     return [Epoch(**point) for point in saved.kept["history"]]
 
 
-def _write(
-    model: torch.nn.Module,
-    named: Mapping[str, torch.nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    key: str,
-    place: Path,
-    history: Sequence[Epoch],
-) -> None:
-    tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in named.items()}
-    for name, parameter in named.items():
-        for part, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"optimiser.{name}.{part}"] = value
+def _write(optimiser: Optimiser, key: str, place: Path, history: Sequence[Epoch]) -> None:
+    own = {name: p.detach() for name, p in optimiser.named.items()}
+    tensors = {f"model.{name}": tensor for name, tensor in own.items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser.state().items()}
     best = _best(history)
     kept = {"key": key, "history": [asdict(epoch) for epoch in history], "best": best}
-    own = {name: p.detach() for name, p in named.items()}
     checkpoints.write(place, len(history), tensors, {}, kept, own if best == len(history) else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +17,21 @@ def ahead(make: Callable[[Part], Batch], plan: Sequence[Part]) -> Iterator[Batch
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
     stop = threading.Event()
 
+    def hand_over(made: Batch | BaseException) -> None:
+        """Wait for a place in the queue, but not for one who has stopped listening: it waits for this thread."""
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(made, timeout=0.1)
+                return
+
     def work() -> None:
         try:
             for part in plan:
-                made = make(part)
-                while not stop.is_set():
-                    try:
-                        ready.put(made, timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
+                hand_over(make(part))
                 if stop.is_set():
                     return
         except BaseException as error:
-            ready.put(error)
+            hand_over(error)
 
     thread = threading.Thread(target=work, daemon=True, name="batches")
     thread.start()

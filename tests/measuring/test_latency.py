@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from kdnas.measuring import latency
+from kdnas.measuring.clocks import Pass
 from kdnas.measuring.device_lock import Turn, device_lock
-from kdnas.measuring.latency import _looks, _Pass, _Round, _round, interval, measure
+from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
-from kdnas.study.spec import LatencySpec
+from kdnas.students.finalize import Job
+from kdnas.study.spec import LatencySpec, StudySpec
 from kdnas.system.errors import UsageError
+from kdnas.system.fingerprint import run_key
 from tests.encoders import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -69,11 +72,119 @@ def test_a_look_is_the_median_of_its_rounds_and_a_long_round_is_one() -> None:
     assert _looks(rounds, 1.0) == [2.0, 4.0, 5.0]
 
 
+def test_the_interval_is_the_middle_ranks_of_the_values() -> None:
+    # Ranks n/2 ± 0.98·√n, from 0: of 25 values 7 and 17, of 100 values 40 and 59, of 10 values 1 and 8.
+    assert interval(list(range(25))) == (7, 17)
+    assert interval(list(range(100, 0, -1))) == (41, 60)
+    assert interval(list(range(10))) == (1, 8)
+    assert interval([3.0]) == (3.0, 3.0)
+
+
+def test_the_rule_needs_enough_looks_and_half_the_interval_within_the_precision() -> None:
+    steady = [1.0] * latency.FEWEST
+    assert latency.narrow(steady, 0.01) and not latency.narrow(steady[1:], 0.01)
+    looks = [0.9, *[1.0] * 8, 1.1]  # the interval of ten is the second to the ninth
+    assert latency.narrow(looks, 0.001)
+    wide = [0.98, 0.98, *[1.0] * 6, 1.02, 1.02]
+    assert latency.narrow(wide, 0.0201) and not latency.narrow(wide, 0.0199)
+
+
+class Script:
+    """A clock that advances by script: passes of given lengths, and a record of whose pass followed whose."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, Any]) -> None:
+        self.seconds, self.now, self.passes = seconds, 0.0, [""]
+        self.rule: list[int] = []  # number of passes at each evaluation of the rule
+        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(latency, "clock_of", lambda device: self.clock)
+        narrow = latency.narrow
+
+        def watched(looks: Any, precision: float) -> bool:
+            self.rule.append(len(self.passes))
+            return narrow(looks, precision)
+
+        monkeypatch.setattr(latency, "narrow", watched)
+
+    def clock(self, once: Any) -> Pass:
+        name = once()
+        given = self.seconds[name]
+        wall, share = given() if callable(given) else (given, 1.0)
+        self.now += wall
+        self.passes.append(name)
+        return Pass(wall * 1000, wall * 1000 * share)
+
+    def run(self, **changes: Any) -> latency.Measured:
+        settings = LatencySpec(max_seconds=20.0, precision=0.01).model_copy(update=changes)  # type: ignore[call-arg]
+        return latency._timed(lambda: "student", lambda: "teacher", settings, CPU)
+
+
+def test_the_rule_is_evaluated_once_a_look_and_between_no_passes_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, {"student": 0.002, "teacher": 0.008})
+    made = script.run()
+    assert made.ratio == 0.25 and made.flag is None
+    assert len(script.rule) == latency.FEWEST  # ten looks of a second, though they hold a thousand rounds
+    assert made.count == pytest.approx(1000, abs=30)
+    for at in script.rule[:-1]:  # the teacher's pass was the last before it; then one of each that does not count
+        assert script.passes[at - 1 : at + 4] == ["teacher", "student", "teacher", "student", "teacher"]
+
+
+def test_a_pass_that_follows_the_rule_counts_for_neither_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, {})
+
+    def slow_after_the_rule(usual: float) -> Any:
+        return lambda: (usual * (3 if script.rule and script.rule[-1] == len(script.passes) else 1), 1.0)
+
+    script.seconds |= {"student": slow_after_the_rule(0.02), "teacher": slow_after_the_rule(0.02)}
+    made = script.run()
+    assert made.p50 == pytest.approx(20) == made.p90 and made.spread == pytest.approx(0)
+
+
+def test_the_figure_is_the_median_over_looks_and_not_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, {})
+    # Every third second the machine is quick and makes ten times as many rounds, in which the ratio is 1/2, else 1/4.
+    quick = lambda: int(script.now) % 3 == 0  # noqa: E731
+    script.seconds["teacher"] = lambda: (0.008 if quick() else 0.08, 1.0)
+    script.seconds["student"] = lambda: (0.004 if quick() else 0.02, 1.0)
+    made = script.run(precision=0.001)
+    assert made.ratio == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize(("unfair", "flagged"), [(8, False), (16, True)])
+def test_rounds_without_their_core_are_left_out_and_more_than_a_tenth_of_them_are_told(
+    monkeypatch: pytest.MonkeyPatch, unfair: int, flagged: bool
+) -> None:
+    script = Script(monkeypatch, {})
+    count = iter(range(10**6))
+
+    def student() -> tuple[float, float]:
+        mine = next(count) % 100 < unfair
+        return (0.02, 0.3) if mine else (0.002, 0.95)
+
+    script.seconds |= {"teacher": 0.008, "student": student}
+    made = script.run()
+    assert made.ratio == pytest.approx(0.25) and made.p90 == pytest.approx(2.0)
+    assert made.contended == pytest.approx(unfair / 100, abs=0.02)
+    assert (made.flag is not None and made.flag.startswith("contended")) == flagged
+
+
+def test_a_share_of_a_core_is_the_least_of_the_three_passes() -> None:
+    assert _round(Pass(2, 2), Pass(10, 5), Pass(10, 10)).share == 0.5
+    assert _round(Pass(2, 1.8), Pass(10, 10), Pass(10, 9.5)).share == pytest.approx(0.9)
+
+
+def test_an_interval_that_stays_wide_is_flagged_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, {"teacher": 0.008})
+    script.seconds["student"] = lambda: (0.002 if int(script.now) % 2 else 0.004, 1.0)
+    made = script.run()
+    assert made.flag is not None and made.flag.startswith("±") and made.flag.endswith("after 20 s")
+    assert 20 <= made.seconds < 21 and made.low <= made.p50 < made.high
+
+
 def test_a_machine_that_slows_down_in_between_does_not_change_the_ratio() -> None:
     for slow in (1.0, 3.0):  # the whole round at another speed
-        made = _round(_Pass(2 * slow, 2 * slow), _Pass(10 * slow, 10 * slow), _Pass(10 * slow, 10 * slow))
+        made = _round(Pass(2 * slow, 2 * slow), Pass(10 * slow, 10 * slow), Pass(10 * slow, 10 * slow))
         assert made.student / made.teacher == pytest.approx(0.2)
-    drifting = _round(_Pass(3.0, 3.0), _Pass(10.0, 10.0), _Pass(20.0, 20.0))  # and within it
+    drifting = _round(Pass(3.0, 3.0), Pass(10.0, 10.0), Pass(20.0, 20.0))  # and within it
     assert drifting.student / drifting.teacher == pytest.approx(3 / 15)
 
 
@@ -105,7 +216,6 @@ def test_a_process_that_burns_the_same_core_is_flagged() -> None:
         assert started.wait(300)
         made = measure(work(400), work(600), QUICK, CPU)
         assert made.flag is not None and made.flag.startswith("contended") and made.contended > 0.1
-        assert made.share is not None and made.share < 0.95
     finally:
         os.sched_setaffinity(0, allowed)
         burner.terminate()
@@ -200,6 +310,31 @@ def test_a_worker_that_dies_while_measuring_leaves_no_lock() -> None:
         raise RuntimeError
     with device_lock(CPU):
         pass
+
+
+def test_a_remembered_figure_with_parts_that_are_no_more_is_read() -> None:
+    shapes = Shapes()
+    keep = {"shape": "s", "lookup": shapes.lookup, "remember": shapes.remember}
+    old = {**vars(fixed(None)()), "graph_p50": None, "teacher_graph_p50": None}
+    for name in ("way", "eager_p50", "teacher_eager_p50"):
+        del old[name]
+    shapes.remember(latency.device_name(CPU), latency.protocol_key(QUICK), latency._key("s"), old)
+    assert measure(work(8), work(8), QUICK, CPU, **keep) == fixed(None)()
+
+
+def test_the_key_of_the_protocol_is_that_of_before_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
+    known = "ef71420846ef50fbd03b930bd5e04dc4c8493460a38a7e883cfbcf6121b380f5"
+    assert latency.protocol_key(LatencySpec(), CPU) == known  # type: ignore[call-arg]
+
+
+def test_a_folder_finished_before_there_was_a_choice_for_gpus_is_still_the_same_run() -> None:
+    spec = StudySpec()  # type: ignore[call-arg]
+    values = spec.model_dump(mode="json")
+    del values["latency"]["gpu"]
+    parts = {name: values[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
+    facts = {**parts, "proxy_fraction": spec.budget.proxy_fraction, "candidate": {"a": 1}}
+    assert Job(spec, {"a": 1}).key() == run_key(facts)
 
 
 def test_any_model_folder_can_be_measured(tmp_path: Path) -> None:

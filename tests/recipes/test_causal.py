@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from kdnas.measuring import devices, latency, passes
+from kdnas.measuring.clocks import Pass
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench, CausalTraining
 from kdnas.recipes.causal_divergence import Cached, CausalDivergenceBench, Live
 from kdnas.recipes.causal_policy_gradient import advantages, frequency, long_term, policy_loss, sameness, sample
+from kdnas.search.worker import latency_protocol
+from kdnas.store.database import open_store
 from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError
@@ -224,8 +229,8 @@ def test_another_teacher_text_k_or_temperature_is_another_entry() -> None:
     ids = torch.arange(32).view(2, 16)
     entries = [("a", ids, 4, 1.0), ("b", ids, 4, 1.0), ("a", ids.flip(0), 4, 1.0), ("a", ids.view(4, 8), 4, 1.0),
                ("a", ids, 5, 1.0), ("a", ids, 4, 2.0)]  # fmt: skip
-    keys = [entry_key(*entry[:2], k=entry[2], temperature=entry[3]) for entry in entries]
-    assert len(set(keys)) == len(keys) and keys[0] == entry_key("a", ids.clone(), 4, 1.0)
+    keys = [entry_key(*entry, torch.device("cpu")) for entry in entries]
+    assert len(set(keys)) == len(keys) and keys[0] == entry_key("a", ids.clone(), 4, 1.0, torch.device("cpu"))
 
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(place: Path) -> None:
@@ -334,6 +339,93 @@ def test_too_many_tokens_for_the_teacher_are_one_line(place: Path) -> None:
         bench(spec(place, recipe={**POLICY, "new_tokens": 60}))
     with pytest.raises(UsageError, match="leaves nothing of chunks of 16"):
         bench(spec(place, recipe={**POLICY, "prompt_tokens": 16}))
+
+
+def test_the_token_after_the_timed_text_needs_a_position_too(place: Path) -> None:
+    for family in FAMILIES:
+        full = spec(place, family, latency={"length": 64})
+        for step in (recipe(full.recipe.name).describe, bench):
+            with pytest.raises(UsageError, match=r"latency.length = 64 and the token .* Give at most 63"):
+                step(full)
+        bench(spec(place, family, latency={"length": 63})).timed_token(None)()
+
+
+def test_a_sliding_window_shorter_than_the_timed_text_is_timed_right(place: Path, tmp_path: Path) -> None:
+    teacher = tiny_causal.folder(tmp_path / "mistral", "mistral")
+    made = bench(spec(place, teacher={"model": str(teacher)}, latency={"length": 24}))
+    assert made.teacher.config.sliding_window == 8
+    for student in (None, made.build(small("llama"), seed=1)):
+        made.timed(student)()
+        once = made.timed_token(student)
+        with FlopCounterMode(display=False) as first:
+            once()
+        with FlopCounterMode(display=False) as third:
+            once(), once()
+        assert third.get_total_flops() == 2 * first.get_total_flops() > 0
+
+
+def test_every_timed_token_comes_after_the_same_text(place: Path) -> None:
+    made = bench(spec(place))
+    seen: list[torch.Tensor] = []
+    hook = made.teacher.model.register_forward_hook(lambda _m, _i, out: seen.append(out.logits.clone()))
+    once = made.timed_token(None)
+    once(), once(), once()
+    hook.remove()
+    assert len(seen) == 4 and torch.equal(seen[1], seen[2]) and torch.equal(seen[2], seen[3])
+
+
+def test_a_teacher_on_another_device_gets_its_ids_there_and_is_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(spec(place))
+    elsewhere = torch.device("meta")  # the one other device that every machine has
+    seen: list[Any] = []
+    monkeypatch.setattr(passes, "device_of", lambda model: elsewhere)
+    monkeypatch.setattr(devices, "synchronise", seen.append)
+    monkeypatch.setattr(made.teacher.model, "forward", lambda input_ids, **_: seen.append(input_ids.device))
+    made.timed(None)()
+    once = made.timed_token(None)
+    once()
+    assert seen == [elsewhere] * 5  # a pass and a wait, the text, a pass and a wait
+
+
+# ---------------------------------------------------------------------------- latencies in one store
+
+
+class Flops:
+    """A clock that counts arithmetic instead of time: a million operations are a millisecond."""
+
+    def __call__(self, once: Any) -> Pass:
+        with FlopCounterMode(display=False) as counter:
+            once()
+        return Pass(counter.get_total_flops() / 1e6, counter.get_total_flops() / 1e6)
+
+
+def test_two_teachers_in_one_store_give_their_own_speed_ups(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "clock_of", lambda device: Flops())
+    short = {"length": 16, "max_seconds": 0.2, "precision": 0.5}
+    same = str(place / "llama")
+    tall = tiny_causal.folder(tmp_path / "tall", "llama", seed=3, steps=60, num_hidden_layers=6)
+    candidate = small("llama")
+    found = []
+    with open_store(f"sqlite:///{tmp_path / 'one.db'}", create=True) as store:
+        for teacher in (same, str(tall), same):
+            made = bench(spec(place, teacher={"model": teacher}, recipe={"student": same}, latency=short))
+            student = made.build(candidate, 0)
+            timed = latency_protocol(store)(made, student, candidate)
+            own = [Flops()(made.timed(who)).wall for who in (student, None)]
+            assert timed.p50 / timed.teacher_p50 == pytest.approx(own[0] / own[1]), teacher
+            found.append(timed.teacher_p50 / timed.p50)
+    assert found[1] > 1.5 * found[0] and found[2] == found[0]
+
+
+def test_students_of_other_head_sizes_have_keys_of_their_own(place: Path) -> None:
+    made = bench(spec(place))
+    one, two = ({**small("llama"), "head_size": size} for size in (4, 8))
+    heads = {**small("llama"), "num_attention_heads": 4, "head_size": 4}  # the width of the second
+    assert len({made.shape_key(c) for c in (one, two, heads, None)}) == 4
 
 
 # ---------------------------------------------------------------------------- policy gradient, pure

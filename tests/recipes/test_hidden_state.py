@@ -12,17 +12,18 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from kdnas.models import encoders, least_squares_init
 from kdnas.models.encoders import Sizes
 from kdnas.models.layer_choice import last, uniform
-from kdnas.recipes import hidden_state, names, recipe
+from kdnas.recipes import hidden_state, hidden_state_training, names, recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
+from kdnas.recipes.hidden_state_training import forward
 from kdnas.recipes.spaces.encoder import space_of
 from kdnas.study.space import Candidate
 from kdnas.study.spec import SpaceSpec
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import encoder, hidden_state_cache
-from kdnas.training import loop, prefetch
+from kdnas.training import optimiser
 from kdnas.training.contract import Epoch, Student
-from kdnas.training.loop import rate
 from kdnas.training.losses.hidden_states import Projections
+from kdnas.training.optimiser import rate
 from tests.encoders import FAMILIES, text_folder, tiny_encoder, tiny_spec
 
 CPU = torch.device("cpu")
@@ -274,7 +275,7 @@ def test_a_student_of_the_teachers_own_size_is_the_teacher(make: Any, family: st
     student = bench.build({**WHOLE, "hidden_act": bench.own.act}, 0)
     ids = bench._proxy_ids[:3]
     with torch.inference_mode():
-        ours = hidden_state.forward(student.body.eval(), CPU, input_ids=ids)
+        ours = forward(student.body.eval(), CPU, input_ids=ids)
         theirs = hidden_state_cache.run(bench.teacher, ids)
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
@@ -296,7 +297,7 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
 
     def error() -> float:
         with torch.inference_mode():
-            ours = hidden_state.forward(body.eval(), CPU, input_ids=ids)[-1]
+            ours = forward(body.eval(), CPU, input_ids=ids)[-1]
             theirs = hidden_state_cache.run(bench.teacher, ids)[-1][..., cut.width]
         return float((ours - theirs).square().mean() / theirs.var())
 
@@ -399,7 +400,7 @@ def test_every_family_learns_and_its_saved_student_opens_anywhere(make: Any, fam
     assert not report["missing_keys"] and not report["unexpected_keys"]
     ids = bench._held_ids[:2]
     with torch.inference_mode():
-        ours = hidden_state.forward(student.body.eval(), CPU, input_ids=ids)[-1]
+        ours = forward(student.body.eval(), CPU, input_ids=ids)[-1]
         torch.testing.assert_close(model.eval()(input_ids=ids).last_hidden_state, ours)
     assert AutoTokenizer.from_pretrained(tmp_path / "student").get_vocab() == bench.teacher.tokenizer.get_vocab()
     assert student.size < sum(p.numel() for p in bench.teacher.body.parameters())
@@ -468,7 +469,7 @@ def test_training_only_the_rows_that_occur_equals_training_the_whole_table(
 ) -> None:
     bench = make()
     compact, _ = run(bench, SMALL)
-    monkeypatch.setattr(hidden_state, "_compact", lambda ids: (torch.arange(69), ids))
+    monkeypatch.setattr(hidden_state_training, "_compact", lambda ids: (torch.arange(69), ids))
     whole, _ = run(bench, SMALL)
     for name, tensor in whole.body.state_dict().items():
         torch.testing.assert_close(tensor, compact.body.state_dict()[name], rtol=1e-5, atol=1e-7)
@@ -493,23 +494,10 @@ def test_the_step_size_rises_and_falls_over_all_steps() -> None:
 def test_large_gradients_are_clipped_and_small_ones_left_alone() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
     parameter.grad = torch.tensor([3.0, 4.0, 0.0, 0.0])
-    loop.clip([parameter], 1.0)
+    optimiser.clip([parameter], 1.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
-    loop.clip([parameter], 2.0)
+    optimiser.clip([parameter], 2.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8, 0.0, 0.0]), rtol=1e-4, atol=1e-5)
-
-
-def test_batches_made_ahead_come_in_order_and_their_faults_are_raised() -> None:
-    made = prefetch.ahead(lambda part: part, list(range(10)))  # type: ignore[arg-type,return-value]
-    assert list(made) == list(range(10))
-
-    def broken(part: int) -> Any:
-        if part == 2:
-            raise ValueError("part 2")
-        return part
-
-    with pytest.raises(ValueError, match="part 2"):
-        list(prefetch.ahead(broken, [0, 1, 2, 3]))
 
 
 def test_equal_shapes_have_equal_keys_and_others_not(make: Any) -> None:

@@ -27,6 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
     },
 }
+SIZES["mistral"] = {**SIZES["llama"], "sliding_window": 8}
 
 
 def tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
@@ -40,10 +41,12 @@ def tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     )
 
 
-def folder(place: Path, family: str = "llama", seed: int = 0, extra: tuple[str, ...] = (), steps: int = 60) -> Path:
+def folder(
+    place: Path, family: str = "llama", seed: int = 0, extra: tuple[str, ...] = (), steps: int = 60, **sizes: Any
+) -> Path:
     """A model that was taught the text's word order a little, so that it predicts better than word counts."""
     words = tokenizer(extra)
-    values = {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 0, **SIZES[family]}
+    values = {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 0, **SIZES[family], **sizes}
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values), dtype=torch.float32)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)

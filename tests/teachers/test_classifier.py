@@ -56,7 +56,7 @@ def test_only_the_fresh_head_takes_the_heads_rate(place: Path) -> None:
     assert all(name.startswith("classifier.") or "pooler" in name for name in task.head())
     named = dict(task.model.named_parameters())
     groups = finetune._groups(named, task.head(), Settings(learning_rate=1e-5, head_rate=1e-2))
-    peaks = {id(p): group["peak"] for group in groups for p in group["params"]}
+    peaks = {id(p): group.peak for group in groups for p in group.parameters}
     assert {peaks[id(p)] for n, p in named.items() if n in task.head()} == {1e-2}
     assert {peaks[id(p)] for n, p in named.items() if n not in task.head()} == {1e-5}
 

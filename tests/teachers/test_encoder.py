@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdnas.measuring import device_lock, devices
 from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas.teachers import cache_folder, encoder, hidden_state_cache
+from kdnas.teachers import cache_folder, encoder, hidden_state_cache, logit_cache
 from tests.encoders import FAMILIES, VOCABULARY, tiny_encoder
 from tests.tiny import tiny_folder
 
@@ -133,6 +134,89 @@ def test_other_weights_text_or_layers_never_meet_the_same_entry(tmp_path: Path) 
         hidden_state_cache.entry_key(model, some_ids().view(10, 32), [1]),
     }
     assert len(keys) == 5
+
+
+def test_states_computed_in_half_precision_never_serve_a_study_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = load(tiny_encoder(tmp_path / "m")), some_ids()
+    keys = [hidden_state_cache.entry_key(model, ids, [1]), logit_cache.entry_key("m", ids, 4, 1.0, CPU)]
+    monkeypatch.setattr(devices, "autocasts", lambda device: True)
+    others = [hidden_state_cache.entry_key(model, ids, [1]), logit_cache.entry_key("m", ids, 4, 1.0, CPU)]
+    assert not set(keys) & set(others)
+
+
+@pytest.mark.usefixtures("cheap_reads")
+def test_an_entry_thrown_out_between_its_building_and_its_opening_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = load(tiny_encoder(tmp_path / "m")), some_ids(8)
+    opened, thrown_out = cache_folder.opened, []
+
+    def too_late(key: str) -> Any:
+        if cache_folder.finished(key) and not thrown_out:  # another process makes room, just before we lock
+            [entry] = cache_folder.entries()
+            thrown_out.append(cache_folder.remove(entry))
+        return opened(key)
+
+    monkeypatch.setattr(cache_folder, "opened", too_late)
+    made = states_of(model, ids, [1])
+    assert thrown_out == [True] and made.decision.place == "memory"
+    assert made.batch(torch.arange(8), [1])[0].shape == (8, 16, 32)
+    [entry] = cache_folder.entries()
+    assert entry.in_use and not cache_folder.remove(entry)
+
+
+@pytest.mark.usefixtures("cheap_reads")
+def test_a_teacher_that_fits_only_a_few_chunks_is_cached_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = load(tiny_encoder(tmp_path / "m")), some_ids(70)
+    run = hidden_state_cache.run
+
+    def small(teacher: Any, part: torch.Tensor) -> Any:
+        if len(part) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(teacher, part)
+
+    monkeypatch.setattr(hidden_state_cache, "run", small)
+    made = states_of(model, ids, [1])
+    with torch.inference_mode():
+        live = run(model, ids)[1]
+    torch.testing.assert_close(made.batch(torch.arange(70), [1])[0].float(), live, rtol=2**-7, atol=1e-5)
+
+    def none(teacher: Any, part: torch.Tensor) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(hidden_state_cache, "run", none)
+    with pytest.raises(KdnasError, match="The memory of cpu ran out") as caught:
+        states_of(model, some_ids(seed=9), [1])
+    assert caught.value.hint and not list(cache_folder.root().glob(".build-*"))
+
+
+@pytest.mark.usefixtures("cheap_reads")
+def test_other_workers_may_measure_between_the_batches_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_encoder(tmp_path / "m"))
+    seen: list[bool] = []
+    steps: list[int] = []
+    run = hidden_state_cache.run
+
+    def watched(teacher: Any, part: torch.Tensor) -> Any:
+        seen.append(bool(device_lock._places()))
+        return run(teacher, part)
+
+    monkeypatch.setattr(hidden_state_cache, "run", watched)
+    monkeypatch.setattr(device_lock._Place, "step", lambda self: steps.append(1))
+    states_of(model, some_ids(70), [1])
+    assert all(seen) and len(steps) == 3 and not device_lock._places()
+    for make in (hidden_state_cache.importance_of, hidden_state_cache.moments_of):
+        inside: list[bool] = []
+        hook = model.body.register_forward_pre_hook(lambda *_, i=inside: i.append(bool(device_lock._places())))
+        make(model, some_ids(70))
+        hook.remove()
+        assert inside and all(inside)
 
 
 @pytest.mark.usefixtures("cheap_reads")
