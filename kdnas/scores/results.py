@@ -119,10 +119,15 @@ def _labels(entry: Mapping[str, Any]) -> list[str]:
     kept = f", {entry['kept']:.1f} % of the teacher's accuracy kept" if "kept" in entry else ""
     place = whose.get(entry["part"], entry["part"])
     lines += ["", f"As the models are, on {entry['examples']:,} examples ({place}), in percent{kept}.", ""]
-    names = entry["classes"]
+    names = [_in_a_cell(name) for name in entry["classes"]]
     lines += [f"| the student's | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
     rows = zip(names, entry["student"]["confusion"], strict=True)
     return [*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows)]
+
+
+def _in_a_cell(text: str) -> str:
+    """A class's name inside a Markdown table, whose rows end at line breaks and whose cells at bars."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _perplexity(entry: Mapping[str, Any]) -> list[str]:
