@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -24,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdnas.store import tables
 from kdnas.store.complaints import explain
+from kdnas.system import locks
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import state_folder
 
@@ -350,11 +350,11 @@ def _file_lock(path: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
-        file = os.open(folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+        file = locks.opened(folder / name)
     except OSError as error:
         raise _cannot_open(folder, error) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.take(file)
         yield
     finally:
         os.close(file)
