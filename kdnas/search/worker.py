@@ -44,6 +44,7 @@ from kdnas.study.reward import reward
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LstmStrategy, StudySpec, from_values
 from kdnas.study.states import SlotState, Wanted, WorkerState
+from kdnas.system import process
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Once, Progress
@@ -441,6 +442,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("study")
     parser.add_argument("--device")
     given = parser.parse_args(arguments)
+    process.set_up()
     try:
         return run_worker(default_storage(), given.study, device=given.device)
     except KdnasError as error:

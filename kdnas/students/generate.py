@@ -77,12 +77,9 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """A causal model in fp32 and its tokenizer. Raises UsageError for a folder that holds none."""
     hub.quiet()
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
     from kdnas.models.open import open_tokenizer
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     require_model(folder)
     with loading(f"The model in {folder}", "Give a sound model folder."):
         config = AutoConfig.from_pretrained(folder)
