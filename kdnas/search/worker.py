@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, cast
 
 import optuna
@@ -49,6 +48,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Once, Progress
 from kdnas.system.seeds import Purpose, number
+from kdnas.system.versions import versions
 from kdnas.training.contract import Epoch
 
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
@@ -86,7 +86,7 @@ class Worker:
         self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
         facts = {
-            "versions": _versions(),
+            "versions": {"python": platform.python_version(), **versions()},
             "device": devices.device_name(device),
             "threads": torch.get_num_threads(),
             **self.bench.provenance(),
@@ -313,6 +313,8 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
+        if self.steering.gone is not None:
+            raise self.steering.gone
         if self.steering.wanted == Wanted.ABANDON:
             raise Leave
 
@@ -430,11 +432,6 @@ def recipe_of(spec: StudySpec) -> Prepare:
     from kdnas import recipes
 
     return recipes.recipe_of(spec).prepare
-
-
-def _versions() -> dict[str, str]:
-    packages = ("kdnas", "torch", "transformers", "datasets", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def main(arguments: list[str] | None = None) -> int:
