@@ -418,13 +418,9 @@ def place(steering: Steering, name: str) -> torch.device:
     several GPUs. Raises UsageError for a device that is not there."""
     set_up_torch()
     device = resolve_device(name, steering.nth())
-    steering.device = device_words(device)
+    steering.device = f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
     steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
     return device
-
-
-def device_words(device: torch.device) -> str:
-    return f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
 
 
 def recipe_of(spec: StudySpec) -> Prepare:
