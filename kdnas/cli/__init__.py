@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from kdnas.cli.frame import Lazy, run
+from kdnas.system import process
 
 COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it does); shown in this order
     "search": ("kdnas.cli.search:search", "Begin or resume a study and run it here"),
@@ -44,4 +45,5 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 usage or environment, 130 interrupted."""
+    process.set_up()
     sys.exit(run(Lazy("kdnas", COMMANDS), arguments))

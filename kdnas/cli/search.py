@@ -55,8 +55,11 @@ def search(
 
     where = frame.place(storage)
     fields = given_fields(flags)
-    name = _begin(where, base_values(study, spec_file, preset), fields)
-    started = [] if _finished(where, name) else start_workers(where, name, workers, device=fields.get("device"))
+    begun = _begin(where, base_values(study, spec_file, preset), fields)
+    name = begun.name
+    started = (
+        [] if begun.status == Status.FINISHED else start_workers(where, name, workers, device=fields.get("device"))
+    )
     if detach:
         tell_started(name, started, as_json)
         return 0
@@ -81,8 +84,8 @@ def search(
     return _outcome(row, started, _again(name, storage))
 
 
-def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> str:
-    """Create the study or take it up again; its name. Flags lie over the spec, or over what it was begun with."""
+def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> StudyRow:
+    """Create the study or take it up again; its row. Flags lie over the spec, or over what it was begun with."""
     from kdnas.search.begin import begin
 
     if set(values) <= {"name"}:
@@ -98,15 +101,8 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> str:
         beta=spec.reward.beta if "reward.beta" in fields else None,
     )
     if begun.resumed:
-        row = _existing(where, begun.name)
-        if row is not None:
-            frame.say(f"{row.name} goes on: {row.done} of {row.trials} trials are done.")
-    return begun.name
-
-
-def _finished(where: str, name: str) -> bool:
-    row = _existing(where, name)
-    return row is not None and row.status == Status.FINISHED
+        frame.say(f"{begun.name} goes on: {begun.row.done} of {begun.row.trials} trials are done.")
+    return begun.row
 
 
 def _existing(where: str, name: str) -> StudyRow | None:
@@ -117,7 +113,7 @@ def _existing(where: str, name: str) -> StudyRow | None:
     if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
         return None
     with open_reader(where) as store:
-        return next((row for row in queries.study_rows(store) if row.name == name), None)
+        return queries.find_study(store, name)
 
 
 def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:

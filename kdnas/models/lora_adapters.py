@@ -20,7 +20,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from kdnas.data import hub
 from kdnas.data.shipped import ASSETS, fetch
@@ -30,8 +29,6 @@ from kdnas.models.encoders import Family, Sizes
 from kdnas.system.errors import UsageError, first_line
 
 CONFIG, WEIGHTS, BASE = opening.ADAPTER, "adapter_model.safetensors", "base"
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 PARTS = ("query-value", "query-key-value", "attention", "all")  # what of a layer is adapted, the cheapest first
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdnas.store import changes, queries
-from kdnas.store.database import open_store
+from kdnas.store.database import Store, open_store
+from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_differences import differences
 from kdnas.study.states import Wanted
@@ -16,9 +17,16 @@ from kdnas.study.states import Wanted
 class Begun:
     """A study that is there now."""
 
-    study_id: int
-    name: str
+    row: StudyRow
     resumed: bool
+
+    @property
+    def study_id(self) -> int:
+        return self.row.study_id
+
+    @property
+    def name(self) -> str:
+        return self.row.name
 
 
 def begin(
@@ -36,23 +44,37 @@ def begin(
     study's, and the spec's α and β replace the study's only where they are not those that it was begun with, so that
     running the same spec again undoes no later change.
     """
-    from kdnas.store.studies import create_study, delete_study
+    from kdnas.store.studies import create_study, delete_study, refuse_other_spec
 
     with open_store(storage, create=True) as store:
-        before = {row.name: row for row in queries.study_rows(store)}
-        row = before.get(spec.name)
-        if row is not None and row.space_size is None and not row.workers and differences(from_values(row.spec), spec):
+        row = queries.find_study(store, spec.name)
+        if row is not None:
+            known = from_values(row.spec)
+            differing = differences(known, spec)
+            if not differing:
+                _take_up(store, row, known, spec, trials, alpha, beta)
+                return Begun(queries.study_of(store, row.study_id), resumed=True)
+            if row.space_size is not None or row.workers:
+                refuse_other_spec(spec.name, differing)
             # It never came to anything: its teacher or its data could not be had.
             delete_study(store, spec.name)
-            row = None
-        study_id = create_study(store, spec)
-        if row is not None:
-            if trials is not None or spec.budget.trials > row.trials:
-                changes.set_trials(store, study_id, trials or spec.budget.trials)
-            if alpha is not None or beta is not None:
-                new = (row.alpha if alpha is None else alpha, row.beta if beta is None else beta)
-                changes.set_reward(store, study_id, *new)
-            elif spec.reward != from_values(row.spec).reward:
-                changes.set_reward(store, study_id, spec.reward.alpha, spec.reward.beta)
-            changes.set_wanted(store, study_id, Wanted.RUN)
-        return Begun(study_id, spec.name, resumed=row is not None)
+        return Begun(queries.study_of(store, create_study(store, spec)), resumed=False)
+
+
+def _take_up(
+    store: Store,
+    row: StudyRow,
+    known: StudySpec,
+    spec: StudySpec,
+    trials: int | None,
+    alpha: float | None,
+    beta: float | None,
+) -> None:
+    if trials is not None or spec.budget.trials > row.trials:
+        changes.set_trials(store, row.study_id, trials or spec.budget.trials)
+    if alpha is not None or beta is not None:
+        new = (row.alpha if alpha is None else alpha, row.beta if beta is None else beta)
+        changes.set_reward(store, row.study_id, *new)
+    elif spec.reward != known.reward:
+        changes.set_reward(store, row.study_id, spec.reward.alpha, spec.reward.beta)
+    changes.set_wanted(store, row.study_id, Wanted.RUN)

@@ -39,6 +39,7 @@ class Steering(threading.Thread):
         self.doing: str | None = "starting"
         self.device: str | None = None
         self.wanted = studies.wanted(store, study_id)
+        self.gone: StoreError | None = None  # the main thread raises it at its next step
         self._store = store
         self._study_id = study_id
         self._news = threading.Condition()
@@ -51,18 +52,27 @@ class Steering(threading.Thread):
         while not self._over.wait(LOOK_S):
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
+                self._notice_loss()
                 if self._anything_new():
                     self.look()
                 self._write()
 
     def look(self) -> str:
-        """What people want now."""
+        """What people want now. Raises StoreError where the store has gone."""
+        self._store.require_there()
         wanted = studies.wanted(self._store, self._study_id)
         if wanted != self.wanted:
             with self._news:
                 self.wanted = wanted
                 self._news.notify_all()
         return wanted
+
+    def _notice_loss(self) -> None:
+        try:
+            self._store.require_there()
+        except StoreError as gone:
+            self.gone = gone
+            raise
 
     def _anything_new(self) -> bool:
         """Whether the store may say something else than at the last look: on SQLite that costs no query."""

@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, cast
 
 import optuna
@@ -45,10 +44,12 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted, WorkerState
+from kdnas.system import process
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
 from kdnas.system.seeds import Purpose, number
+from kdnas.system.versions import versions
 from kdnas.training.contract import Epoch
 
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
@@ -87,7 +88,7 @@ class Worker:
             self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
         facts = {
-            "versions": _versions(),
+            "versions": {"python": platform.python_version(), **versions()},
             "device": devices.device_name(device),
             "threads": torch.get_num_threads(),
             **self.bench.provenance(),
@@ -314,6 +315,8 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
+        if self.steering.gone is not None:
+            raise self.steering.gone
         if self.steering.wanted == Wanted.ABANDON:
             raise Leave
 
@@ -417,13 +420,9 @@ def place(steering: Steering, name: str) -> torch.device:
     takes the least used one. Raises UsageError for a device that is not there."""
     set_up_torch()
     device = resolve_device(name)
-    steering.device = device_words(device)
+    steering.device = f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
     steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
     return device
-
-
-def device_words(device: torch.device) -> str:
-    return f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
 
 
 def recipe_of(spec: StudySpec) -> Prepare:
@@ -433,16 +432,12 @@ def recipe_of(spec: StudySpec) -> Prepare:
     return recipes.recipe_of(spec).prepare
 
 
-def _versions() -> dict[str, str]:
-    packages = ("kdnas", "torch", "transformers", "datasets", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdnas.search.worker", description="One worker of a study.")
     parser.add_argument("study")
     parser.add_argument("--device")
     given = parser.parse_args(arguments)
+    process.set_up()
     try:
         return run_worker(default_storage(), given.study, device=given.device)
     except KdnasError as error:

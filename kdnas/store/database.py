@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -24,7 +23,8 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdnas.store import tables
-from kdnas.store.complaints import explain
+from kdnas.store.complaints import StoreError, explain
+from kdnas.system import locks
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import state_folder
 
@@ -45,12 +45,30 @@ class Store:
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
         self.read_only = read_only
+        self._file = self._identity()
         self._watch: sa.PoolProxiedConnection | None = None
         self._watch_lock = threading.Lock()
 
     @property
     def is_sqlite(self) -> bool:
         return self.path is not None
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file; None where there is none."""
+        try:
+            found = None if self.path is None else self.path.stat()
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
+
+    def require_there(self) -> None:
+        """Raises StoreError where the file that was opened is no longer the one under its name: what is written goes
+        nowhere then."""
+        if self._file is not None and self._identity() != self._file:
+            raise StoreError(
+                f"The store {self.place} was deleted or replaced while it was in use.",
+                "Put it back, or begin the study again; what was not in it is lost.",
+            )
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -351,11 +369,11 @@ def _file_lock(path: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
-        file = os.open(folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+        file = locks.opened(folder / name)
     except OSError as error:
         raise _cannot_open(folder, error) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.take(file)
         yield
     finally:
         os.close(file)

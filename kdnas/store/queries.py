@@ -47,6 +47,13 @@ def study_rows(store: Store) -> list[StudyRow]:
         return study_rows_of(connection, found)
 
 
+def find_study(store: Store, name: str) -> StudyRow | None:
+    """One study; None where there is none of that name."""
+    with store.connect() as connection:
+        found = connection.execute(sa.select(t.study).where(t.study.c.name == name)).all()
+        return study_rows_of(connection, found)[0] if found else None
+
+
 def study_row(store: Store, name: str) -> StudyRow:
     """One study. Raises UsageError, with the nearest name, where there is none of that name."""
     with store.connect() as connection:

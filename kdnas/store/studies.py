@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 import sqlalchemy as sa
@@ -67,11 +67,16 @@ def _find(store: Store, name: str) -> Any:
 def _require_same(found: Any, spec: StudySpec) -> None:
     differing = differences(from_values(json.loads(found.spec)), spec)
     if differing:
-        listed = "; ".join(f"{field} is {old!r}, asked for {new!r}" for field, (old, new) in differing.items())
-        raise UsageError(
-            f"The study {spec.name!r} was begun with another spec: {listed}.",
-            "Give the study another name, or leave these as they were.",
-        )
+        refuse_other_spec(spec.name, differing)
+
+
+def refuse_other_spec(name: str, differing: Mapping[str, tuple[object, object]]) -> NoReturn:
+    """Raises UsageError: what differs between the spec that a study was begun with and the one that is asked for."""
+    listed = "; ".join(f"{field} is {old!r}, asked for {new!r}" for field, (old, new) in differing.items())
+    raise UsageError(
+        f"The study {name!r} was begun with another spec: {listed}.",
+        "Give the study another name, or leave these as they were.",
+    )
 
 
 def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int | None:

@@ -75,12 +75,9 @@ def prompts(source: DataSpec, on_progress: Progress | None = None) -> list[Promp
 def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """A causal model in fp32 and its tokenizer. Raises UsageError for a folder that holds none."""
     hub.quiet()
-    from transformers.utils import logging as transformers_logging
 
     from kdnas.models import open as opening
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     require_model(folder)
     config = opening.open_config(folder, str(folder))
     declared = config.architectures or ("CausalLM",)

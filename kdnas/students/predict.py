@@ -40,14 +40,11 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """A classifier in fp32, adapters merged into it, and its tokenizer. Raises UsageError for a folder without one."""
     hub.quiet()
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
 
     import kdnas.models.recurrent  # noqa: F401, registers its classes
     from kdnas.models import class_order
     from kdnas.models import open as opening
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     if lora_adapters.is_adapter(folder):
         own = (folder / "tokenizer_config.json").is_file()
         tokenizer = opening.open_tokenizer(folder if own else lora_adapters.base_of(folder), str(folder))

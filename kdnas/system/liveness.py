@@ -6,13 +6,13 @@ Knows no database.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
 import time
 from pathlib import Path
 
+from kdnas.system import locks
 from kdnas.system.paths import state_folder
 
 HEARTBEAT_S = 5.0  # how often a worker writes that it lives
@@ -31,7 +31,7 @@ class Hold:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = folder / f"{os.getpid()}-{secrets.token_hex(6)}.lock"
         self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(self._file, wait=False)
 
     def release(self, *, known: bool = True) -> None:
         """Lets go. Where no row could be made to say that this process has ended (not `known`), the file stays: that
@@ -48,11 +48,7 @@ def is_held(path: str | Path) -> bool | None:
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not locks.take(file, shared=True, wait=False)
     finally:
         os.close(file)
 

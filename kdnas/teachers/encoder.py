@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from transformers import PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from kdnas.models import classifier_head, lora_adapters
 from kdnas.models import open as opening
@@ -21,9 +20,6 @@ from kdnas.models.open import locate, open_config
 from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
-
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)

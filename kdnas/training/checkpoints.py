@@ -7,7 +7,6 @@ history of epochs stands in the state's header, as JSON. Knows no recipe.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from kdnas.system import locks
 from kdnas.system.errors import UsageError
 from kdnas.system.files import explained
 
@@ -39,12 +39,10 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """Held while one process works in `folder`. Raises UsageError where another one does."""
     with explained(folder):
         folder.mkdir(exist_ok=True)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = locks.opened(folder / "lock")
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"Another process is writing {what}.", "Wait for it, or name another folder.") from None
+        if not locks.take(lock, wait=False):
+            raise UsageError(f"Another process is writing {what}.", "Wait for it, or name another folder.")
         yield
     finally:
         os.close(lock)

@@ -15,6 +15,7 @@ from kdnas.search.worker import Worker, run_worker
 from kdnas.store import changes, queries, studies
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.system.errors import UsageError
 from tests import fakes
 
 
@@ -33,6 +34,27 @@ def test_a_wish_between_the_look_and_the_wait_is_slept_through(path: Path) -> No
         steering.look()  # as the other thread does, at the worst of moments
         assert steering.wait_for_news(known, 0.0)
         assert not steering.wait_for_news("run", 0.0)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_worker_spends_the_budget_on_a_store_that_is_gone(path: Path, replaced: bool) -> None:
+    begun: list[Any] = []
+
+    def trouble(candidate: Any) -> None:
+        begun.append(candidate)
+        if len(begun) == 2:
+            for file in path.parent.glob("kdnas.db*"):
+                file.unlink()
+            if replaced:
+                begin(fakes.spec(), path)
+
+    begin(fakes.spec(), path)
+    with pytest.raises(UsageError, match="was deleted or replaced while it was in use"):
+        run_worker(str(path), "fake", prepare=lambda spec, *_: fakes.FakeBench(spec, trouble), measure=fakes.measure)
+    assert len(begun) == 2
+    if replaced:
+        with open_reader(path) as store:
+            assert queries.trial_rows(store, 1) == []
 
 
 def test_a_worker_taken_for_dead_while_it_chose_ends_with_a_traceback(

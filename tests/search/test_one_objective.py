@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,27 @@ def test_a_strategy_learns_from_rewards_at_mixed_rates(tmp_path: Path, strategy:
     assert found[0].reward != expected[0].reward and found[8].reward == expected[8].reward
 
 
-def test_a_study_that_changed_nothing_sees_what_was_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    views: list[Any] = []
-    monkeypatch.setattr(worker, "Rescored", lambda storage: views.append(storage) or storage)
-    spec = fakes.spec(strategy={"name": "tpe", "startup": 3}, budget={"trials": 12})
-    begin(spec, tmp_path / "plain.db")
-    plain = run(tmp_path / "plain.db")
-    assert views
-    monkeypatch.undo()
-    begin(spec, tmp_path / "seen.db")
-    assert [row.candidate for row in run(tmp_path / "seen.db")] == [row.candidate for row in plain]
+class Bare:
+    """Optuna's own storage and nothing before it."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return nullcontext if name == "one_look" else getattr(self.storage, name)
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES[:3], {"name": "nsga2", "population": 4}], ids=lambda s: s["name"])
+def test_a_study_that_changed_nothing_goes_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]
+) -> None:
+    spec = fakes.spec(strategy=strategy, budget={"trials": 10})
+    found = []
+    for name in ("seen", "bare"):
+        begin(spec, tmp_path / name)
+        found.append([row.candidate for row in run(tmp_path / name)])
+        monkeypatch.setattr(worker, "Rescored", Bare)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])

@@ -13,7 +13,7 @@ from kdnas.models import decoders, encoders
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.recipes.spaces.decoder import space_of
-from kdnas.students.finalize import given
+from kdnas.students.from_config import given
 from kdnas.study.spec import SpaceSpec, StudySpec
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import full_cut

@@ -1,0 +1,53 @@
+"""Locks of this host: one alone or several together, and gone with whoever held them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from kdnas.system import locks
+
+HOLD = """
+import sys
+from pathlib import Path
+from kdnas.system import locks
+locks.take(locks.opened(Path(sys.argv[1])), shared=sys.argv[2] == "shared")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(path: Path, how: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_lock_outlives_the_process_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    process = holder(path, "alone")
+    for shared in (False, True):
+        with locks.held(path, shared=shared, wait=False) as mine:
+            assert not mine
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    with locks.held(path, wait=False) as mine:
+        assert mine
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_readers_shut_each_other_out_or_let_a_writer_in(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    process = holder(path, "shared")
+    with locks.held(path, shared=True, wait=False) as mine:
+        assert mine
+    with locks.held(path, wait=False) as mine:
+        assert not mine
+    process.communicate()
+    with locks.held(path) as mine:
+        assert mine
