@@ -32,12 +32,14 @@ class Terminal:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.bytes = b""
+        # Several tests at once run with a size of their own there, which Textual believes before the terminal's.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         command = [*through, sys.executable, "-m", "kdnas_tui", *arguments]
         self.child: Any = pexpect.spawn(
             command[0],
             command[1:],
             cwd=str(folder),
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment},
+            env={**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment},
             dimensions=(rows, columns),
             timeout=1,
         )
