@@ -26,6 +26,7 @@ from kdnas.system.errors import KdnasError, UsageError, first_line
 FILE = "model.onnx"
 TOLERANCE = 1e-4
 OPSET = 18
+LONGEST = 512  # tokens, or as many as the model takes: a text of that length is compared too
 SHAPES = ((1, 8), (2, 16), (3, 33))  # batches and lengths that are compared, with padding in all but the first
 
 
@@ -74,16 +75,16 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
         opener = AutoModelForCausalLM
     elif architecture.endswith("ForSequenceClassification"):
         opener = AutoModelForSequenceClassification
-    kept = {"use_cache": False} if hasattr(config, "use_cache") else {}
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
     if lora_adapters.is_adapter(folder):
         model = _Outputs(lora_adapters.merged(folder, torch.device("cpu")))
     else:
-        arguments: dict[str, Any] = {"attn_implementation": "sdpa"} if opener is AutoModel else {}
-        model = _Outputs(opening.open_weights(opener, folder, str(folder), config, **kept, **arguments).model)
+        model = _Outputs(opening.open_weights(opener, folder, str(folder), config).model)
     limit = opening.longest(config, int(getattr(config, "max_position_embeddings", None) or 512))
     name = "last_hidden_state" if opener is AutoModel else "logits"
     path = folder / FILE
-    ids, mask = _sample(config, 2, min(16, limit - 2))
+    ids, mask = _sample(config, 2, min(16, limit))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=limit)
     with _hushed():
         try:
@@ -111,8 +112,8 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     worst = 0.0
-    for rows, tokens in SHAPES:
-        ids, mask = _sample(config, rows, min(tokens, limit - 2))
+    for rows, tokens in (*SHAPES, (1, LONGEST)):
+        ids, mask = _sample(config, rows, min(tokens, limit))
         with torch.inference_mode():
             wanted = model(ids, mask).numpy()
         given = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
@@ -125,7 +126,7 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
             f"The ONNX file's outputs differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}.",
             "Leave out --onnx; the folder can be written without it.",
         )
-    ids, mask = _sample(config, settings.batch_size, min(settings.length, limit - 2), padded=False)
+    ids, mask = _sample(config, settings.batch_size, min(settings.length, limit), padded=False)
     feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
     return Exported(FILE, worst, OPSET, name, lambda: session.run(None, feed))
 

@@ -41,7 +41,12 @@ def rows(count: int = 4000, seed: int = 0) -> Tensor:
 
 
 def opened(place: Path, family: str) -> tuple[Any, Family]:
-    return AutoModel.from_pretrained(tiny_encoder(place, family), dtype=torch.float32).eval(), encoders.FAMILIES[family]
+    body = AutoModel.from_pretrained(tiny_encoder(place, family), dtype=torch.float32).eval()
+    with torch.no_grad():  # norms begin as ones and zeros, which any other norm would hit
+        for name, parameter in body.named_parameters():
+            if "norm" in name.lower():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+    return body, encoders.FAMILIES[family]
 
 
 def inputs(body: Any, *names: str) -> list[Tensor]:
@@ -243,6 +248,9 @@ def test_each_block_is_solved_as_least_squares_would_on_what_the_student_gives_b
         neurons, given = inputs(reference, prefix + own.down, prefix + own.norm)
         change, shift = ridged(neurons, wanted[:, cut.width] - given, HOLD)
         down, solved = reference.get_submodule(prefix + own.down), student.get_submodule(prefix + own.down)
+        for leaf in ("weight", "bias"):
+            names = (f"{prefix}{own.norm}.{leaf}", f"{own.layer_prefix(end)}{own.norm}.{leaf}")
+            torch.testing.assert_close(student.get_parameter(names[0]), body.get_parameter(names[1])[cut.width])
         assert_alike(solved.weight, down.weight.double() + change, down.weight.double())
         assert_alike(solved.bias, down.bias.double() + shift, down.bias.double())
         with torch.no_grad():  # the next layer is solved on top of this one

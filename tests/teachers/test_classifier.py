@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from kdnas.cli import COMMANDS
 from kdnas.cli.frame import Lazy, run
 from kdnas.data import labelled
 from kdnas.data.labelled import LabelledText
 from kdnas.models import class_order
+from kdnas.recipes import recipe
+from kdnas.students import predict
 from kdnas.study.spec import from_values
 from kdnas.system.errors import UsageError
 from kdnas.teachers import classifier as classifiers
@@ -183,3 +193,136 @@ def test_what_cannot_classify_is_refused(place: Path, tmp_path: Path) -> None:
     (odd / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UsageError, match="no classification head for the model"):
         classifiers.source(from_values({"teacher": {"model": str(odd)}}).teacher)
+
+
+# ---------------------------------------------------------------------------- heads by meaning
+
+
+def bench_of(place: Path, model: Path, said: list[str] | None = None, **parts: Any) -> Any:
+    spec = tiny_labelled.rnn_spec(
+        model, place / "data.jsonl", recipe={"name": "rnn-hybrid", "embeddings": "random"}, **parts
+    )
+    words: list[str] = [] if said is None else said
+    return recipe("rnn-hybrid").prepare(spec, CPU, lambda line, _share: words.append(line))
+
+
+@pytest.fixture(scope="module")
+def taught_folder(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head of (dull, fine) that is right of nearly all examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_CACHE", str(place / "cache"))
+        where, text = opened(place)
+        folder = classifiers.taught(where, text, Settings(epochs=4, **SETTINGS), CPU, lambda *_: None)
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("taught") / "m"))
+
+
+def turned(folder: Path, to: Path, **tables: Any) -> Path:
+    """The same classifier with its two rows the other way round, and its labels as given."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    shutil.copytree(folder, to)
+    model.save_pretrained(to)
+    values = json.loads((to / "config.json").read_text())
+    values = {n: v for n, v in values.items() if n not in ("id2label", "label2id")} | tables
+    (to / "config.json").write_text(json.dumps(values))
+    return to
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"id2label": {"0": "fine", "1": "dull"}},
+        {"label2id": {"fine": 0, "dull": 1}},
+        {"id2label": {"0": "fine", "1": "dull"}, "label2id": {"fine": 1, "dull": 0}},  # stale
+    ],
+)
+def test_the_order_comes_from_id2label_else_label2id(
+    place: Path, taught_folder: Path, tmp_path: Path, tables: dict[str, Any]
+) -> None:
+    bench = bench_of(place, turned(taught_folder, tmp_path / "m", **tables))
+    assert bench.provenance()["teacher_accuracy"] > 0.8 and not bench.warnings
+
+
+def test_a_head_without_names_is_checked_by_the_held_out_part(place: Path, taught_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"LABEL_1 is 'dull'.*id2label"):
+        bench_of(place, turned(taught_folder, tmp_path / "turned"))
+    straight = turned(turned(taught_folder, tmp_path / "once"), tmp_path / "twice")
+    assert bench_of(place, straight).provenance()["teacher_accuracy"] > 0.8
+
+
+def test_a_teacher_below_the_commonest_class_is_warned_of(place: Path, taught_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    wrong = turned(taught_folder, tmp_path / "m", id2label={"0": "dull", "1": "fine"})
+    bench = bench_of(place, wrong, said)
+    assert any("worse than always saying the commonest class" in line for line in said)
+    assert bench.provenance()["warnings"] == list(bench.warnings) != []
+
+
+def test_a_head_of_several_labels_at_once_is_no_teacher(place: Path, taught_folder: Path, tmp_path: Path) -> None:
+    tables = {"id2label": {"0": "fine", "1": "dull"}, "problem_type": "multi_label_classification"}
+    with pytest.raises(UsageError, match="does not choose one of several labels"):
+        bench_of(place, turned(taught_folder, tmp_path / "m", **tables))
+
+
+def test_a_head_that_is_taught_on_begins_with_its_rows_in_the_datas_order(
+    place: Path, taught_folder: Path, tmp_path: Path
+) -> None:
+    folder = turned(taught_folder, tmp_path / "m", id2label={"0": "fine", "1": "dull"})
+    where, text = opened(place, model=str(folder))
+    task = classifiers.task(where, text, CPU, 0)
+    assert task.head() == set() and task.score()["accuracy"] > 0.8
+
+
+# ---------------------------------------------------------------------------- decoders that classify
+
+
+def decoder(folder: Path, examples: list[tuple[str, str]]) -> Path:
+    """A GPT-2 that was taught, one text at a time, which word a text ends with; without a pad token anywhere."""
+    words = ["so", "it", "was", "good", "bad"]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*words, "<unk>", "<end>"])}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<end>", bos_token="<end>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 7, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(**sizes, bos_token_id=6, eos_token_id=6, id2label={0: "neg", 1: "pos"})
+    model = GPT2ForSequenceClassification(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(4):
+        for text, label in examples[:80]:
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            model(input_ids=ids, labels=torch.tensor([("neg", "pos").index(label)])).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    model.config.problem_type = None
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("longest", [12, 0])
+def test_a_decoder_reads_the_last_word_of_short_texts_and_not_their_padding(
+    place: Path, tmp_path: Path, longest: int
+) -> None:
+    """With `longest` 0 all texts are one word: nothing stands between their first and last tokens."""
+    rng = np.random.default_rng(0)
+    ends = [("bad", "neg"), ("good", "pos")]
+    rows = [
+        (" ".join([*rng.choice(["so", "it", "was"], rng.integers(0, longest + 1)), ends[i % 2][0]]), ends[i % 2][1])
+        for i in range(160)
+    ]
+    folder = decoder(tmp_path / "m", rows)
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    bench = bench_of(tmp_path, folder)
+    assert bench.provenance()["teacher_accuracy"] > 0.9
+    assert bench._timed["input_ids"].shape == (1, 16)
+    model, tokenizer = predict.open_model(folder, CPU)
+    found = predict.predict(model, tokenizer, [text for text, _ in rows[:20]], lambda *_: None)
+    alone = GPT2ForSequenceClassification.from_pretrained(folder).eval()
+    for one in found:
+        with torch.no_grad():
+            logits = alone(input_ids=torch.tensor([tokenizer(one.text)["input_ids"]])).logits
+        assert one.label == ("neg", "pos")[int(logits.argmax())]
+        assert one.probability == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
