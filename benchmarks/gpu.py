@@ -5,6 +5,7 @@
 At most eight minutes on one GPU. Each check stands alone: one that fails hides no other. Exit code 1 where one failed.
 `--dry-run` walks the same plan on the CPU with tiny models, where GPU and CPU are the same and the bounds hold all the
 more. All models are random ones of tests/: nothing is fetched. Figures and failures go to FILE as JSON.
+One file, though a long one: it is the list of what is still to be seen on a real GPU.
 """
 
 from __future__ import annotations
