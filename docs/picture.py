@@ -1,20 +1,71 @@
-"""Draws docs/screen.svg from the running app: `python docs/picture.py [--storage URL STUDY]`, the recorded study else.
+"""Draws docs/screen.svg from the running app: `python docs/picture.py [--storage URL STUDY]`.
 
-The picture is whatever the app shows of a real study at 120×36, so that the README stays true.
+Without a study it takes the recorded table of benchmarks/tables: 360 students that were distilled and timed one by one,
+in a random order, as a finished random search. The picture is whatever the app shows of them at 120×36.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
+import gzip
+import json
+import random
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from kdnas.store import recording
+from kdnas.store import recording, tables
+from kdnas.study.reward import reward
+from kdnas.study.space import Dimension, SearchSpace
+from kdnas.study.spec import from_values
+from kdnas.study.spec_toml import to_toml
 from kdnas_tui.app import KdnasApp
 
+TABLE = Path(__file__).resolve().parents[1] / "benchmarks" / "tables" / "minilm-sotu.csv.gz"
+BEGAN = 1_795_270_403.0
 PICTURE = Path(__file__).resolve().parent / "screen.svg"
 REMOTE_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture fetches nothing
+
+
+def recorded(folder: Path) -> None:
+    """The table as a recording that `kdnas.store.recording` reads; one trial for each candidate, of seed 0."""
+    facts = json.loads(TABLE.with_name("minilm-sotu.json").read_text(encoding="utf-8"))
+    with gzip.open(TABLE, "rt", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == "0"]
+    random.Random(0).shuffle(rows)
+    parts = ("name", "teacher", "data", "latency", "training")
+    values: dict[str, Any] = {part: facts["spec"][part] for part in parts if part in facts["spec"]}
+    spec = from_values({**values, "strategy": {"name": "random"}, "budget": {"trials": len(rows), "epochs": 1}})
+    dimensions = [Dimension(d["name"], tuple(d["choices"]), d["ordered"]) for d in facts["space"]]
+    space = SearchSpace(tuple(dimensions))
+    moment, trials = BEGAN, []
+    for number, row in enumerate(rows):
+        candidate = {d.name: type(d.choices[0])(row[d.name]) for d in dimensions}
+        loss, ms, teacher_ms = float(row["loss"]), float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        half = ms * float(row["latency_spread"]) / 2
+        begun, moment = moment, moment + float(row["seconds"]) + 5
+        one = {"slot": number, "worker_id": 1, "state": "done", "candidate": json.dumps(candidate)}
+        one |= {"candidate_key": space.key(candidate)}
+        trials.append(["slot", {**one, "trial": number, "attempts": 1, "origin": "strategy"}])
+        measured = {"loss": loss, "raw_loss": float(row["raw_loss"]), "latency_ms": ms, "latency_p90_ms": ms + half}
+        measured |= {"latency_low_ms": ms - half, "latency_high_ms": ms + half, "parameters": int(row["parameters"])}
+        measured |= {"latency_count": int(row["latency_rounds"]), "teacher_latency_ms": teacher_ms}
+        value = reward(loss, ms, teacher_ms, spec.reward.alpha, spec.reward.beta)
+        done = {"number": number, "config": json.dumps(candidate), "seed": 0, "reward": value, "epoch": 1, "epochs": 1}
+        done |= {"alpha": spec.reward.alpha, "beta": spec.reward.beta, "progress": 1.0, "extra": "{}"}
+        trials.append(["trial", {**one, **done, **measured, "started": begun, "ended": moment, "revision": number}])
+    study = {"name": spec.name, "space": json.dumps(facts["space"]), "trials": len(rows), "alpha": spec.reward.alpha}
+    study |= {"beta": spec.reward.beta, "wanted": "run", "finished": moment, "ending": "The budget is spent."}
+    study |= {"teacher_latency_ms": float(rows[-1]["teacher_latency_ms"]), "provenance": "{}", "revision": len(rows)}
+    worker = {"worker_id": 1, "device": "cpu", "state": "ended", "task": "search", "started": BEGAN}
+    head = {"format": recording.FORMAT, "version": tables.SCHEMA_VERSION, "study": spec.name}
+    lines: list[Any] = [head, ["study", {**study, "created": BEGAN, "updated": moment}]]
+    lines += [["worker", {**worker, "heartbeat": moment, "ended": moment}], *trials]
+    (folder / recording.SPEC).write_text(to_toml(spec), encoding="utf-8")
+    (folder / recording.ROWS).write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
 
 
 async def draw(storage: str, study: str) -> str:
@@ -40,8 +91,10 @@ def main() -> None:
     if chosen.study and chosen.storage:
         svg = asyncio.run(draw(chosen.storage, chosen.study))
     else:
-        with recording.opened(recording.shipped()) as (url, study):
-            svg = asyncio.run(draw(url, study))
+        with tempfile.TemporaryDirectory() as place:
+            recorded(Path(place))
+            with recording.opened(Path(place)) as (url, study):
+                svg = asyncio.run(draw(url, study))
     PICTURE.write_text(svg, encoding="utf-8")
     print(PICTURE)
 

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import memory, settings, theme, words
 from kdnas_tui.app import KdnasApp
@@ -25,6 +26,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="kdnas-tui", description="Search for small, fast student language models, and watch it.", add_help=True
     )
+    parser.add_argument("--version", action="version", version=f"kdnas-tui {__version__}")
     parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study at once")
     parser.add_argument("--preset", metavar="NAME", help="begin with a spec that ships, or open its study")
     parser.add_argument("--storage", metavar="URL", help="database of the studies: a file or an SQLAlchemy URL")

@@ -31,7 +31,7 @@ EXTRAS = {  # extra of pyproject.toml → what it is for, and the packages that 
     "eval": ("kdnas evaluate", ("accelerate",)),
     "lora": ("LoRA adapters", ("peft", "accelerate")),
     "onnx": ("finalize --onnx", ("onnx", "onnxruntime", "onnxscript")),
-    "report": ("reports with pictures", ("matplotlib", "scikit-learn")),
+    "report": ("reports with pictures", ("matplotlib",)),
     "web": ("kdnas-tui --serve", ("textual-serve", "aiohttp")),
 }
 

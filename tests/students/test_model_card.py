@@ -114,7 +114,8 @@ def test_names_from_outside_mark_nothing_up() -> None:
 
 def test_the_words_of_a_card() -> None:
     said = card(
-        facts(teacher={"parameters": 22_700_000}, classification=CLASSIFIED, onnx={"file": "m.onnx", "difference": 1e-6},
+        facts(teacher={"parameters": 22_700_000}, classification=CLASSIFIED,
+              onnx={"file": "m.onnx", "difference": 1e-6},
               forms=[{"form": "pruned", "parameters": 9, "zeros": 0.5, "mib": 1, "latency_ms": 2.0, "speedup": 3.0,
                       "held_out": {"accuracy": 0.5, "macro_f1": 0.4}}]),
         NOTHING,
