@@ -87,7 +87,8 @@ def _results(
             found.append(
                 EvalResult(
                     task_type="text-classification", dataset_type="glue", dataset_name=clean(name),
-                    dataset_config=clean(name), dataset_split="validation", metric_type=metric, metric_name=metric, metric_value=value,
+                    dataset_config=clean(name), dataset_split="validation",
+                    metric_type=metric, metric_name=metric, metric_value=value,
                 )
             )  # fmt: skip
     return found
