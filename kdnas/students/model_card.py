@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas.students.origin import Origin
 from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.templates import render
-from kdnas.system.text import Markdown, escaped
+from kdnas.system.text import Markdown, clean, escaped
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -34,6 +34,7 @@ def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | 
     from huggingface_hub import ModelCard, ModelCardData
 
     opener = _opener(facts)
+    origin = _cleaned(origin)
     data = ModelCardData(
         base_model=origin.teacher_id,
         datasets=None if origin.data_id is None else [origin.data_id],
@@ -42,10 +43,16 @@ def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | 
         library_name="peft" if opener == "PeftModel" else "transformers",
         pipeline_tag=PIPELINES.get(opener),
         tags=["kdnas", "knowledge-distillation"],
-        model_name=f"A student of {facts['spec']['teacher']['model']}",
+        model_name=clean(f"A student of {facts['spec']['teacher']['model']}"),
         eval_results=_results(facts, origin, opener, results),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, origin, results)}"))
+
+
+def _cleaned(origin: Origin) -> Origin:
+    """YAML quotes whatever a name holds, but leaves marks of the reading direction as they are."""
+    one = {name: None if value is None else clean(value) for name, value in vars(origin).items() if name != "languages"}
+    return Origin(**one, languages=tuple(map(clean, origin.languages)))  # type: ignore[arg-type]
 
 
 def _opener(facts: Mapping[str, Any]) -> str:
@@ -79,8 +86,9 @@ def _results(
         for metric, value in entry["student"]["metrics"].items():
             found.append(
                 EvalResult(
-                    task_type="text-classification", dataset_type="glue", dataset_name=name, dataset_config=name,
-                    dataset_split="validation", metric_type=metric, metric_name=metric, metric_value=value,
+                    task_type="text-classification", dataset_type="glue", dataset_name=clean(name),
+                    dataset_config=clean(name), dataset_split="validation",
+                    metric_type=metric, metric_name=metric, metric_value=value,
                 )
             )  # fmt: skip
     return found

@@ -140,6 +140,12 @@ def test_noise_of_the_loss_shrinks_with_the_root_of_the_evaluations():
 def test_trials_without_repeats_take_the_root_mean_square_of_the_others_spreads():
     found = noises(figures(3, spread=[0.03, 0.04, np.nan]), np.ones(3), 0.0)
     assert found[2] == pytest.approx(1.96 * 0.25 * np.sqrt((0.03**2 + 0.04**2) / 2))
+    assert found[:2] == pytest.approx(1.96 * 0.25 * np.array([0.03, 0.04]))  # those with repeats keep their own
+
+
+def test_an_interval_without_end_adds_no_noise():
+    timed = figures(2, low_ms=[1.0, -np.inf], high_ms=[np.inf, 1.0])
+    assert noises(timed, np.ones(2), -1.0) == pytest.approx(noises(figures(2), np.ones(2), -1.0))
 
 
 def test_noise_above_the_knee_is_that_of_the_tail():
