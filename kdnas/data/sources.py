@@ -15,6 +15,7 @@ from kdnas.system.errors import UsageError, nearest
 Place = Literal["shipped", "disk", "hub"]
 
 GGUF = ".gguf"
+ADAPTER = "adapter_config.json"  # stands in a folder that holds a PEFT adapter
 MISSPELT = 0.8  # likeness to a shipped name from which a name without an owner is taken for a slip
 
 
@@ -26,8 +27,8 @@ def teacher(name: str) -> Place:
         return "shipped"
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not any(path.glob(f"*{GGUF}")):
-            raise UsageError(f"The folder {path} holds no config.json.", "Give the folder of a Hugging Face model.")
+        if not any(path.glob(f"*{GGUF}")):
+            require_whole(path)
         return "disk"
     if path.suffix == GGUF and path.is_file():
         return "disk"
@@ -39,3 +40,14 @@ def teacher(name: str) -> Place:
             f"Give a folder, a hub id, or a shipped one. {nearest(name, teachers)}",
         )
     return "hub"
+
+
+def require_whole(folder: Path) -> None:
+    """Raise UsageError for a folder that holds no configuration of a model, or an adapter alone."""
+    if (folder / ADAPTER).is_file():
+        raise UsageError(
+            f"The folder {folder} holds a PEFT adapter, no whole model.",
+            "Give its base as the teacher, and this folder as --teacher-checkpoint (teacher.checkpoint).",
+        )
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")

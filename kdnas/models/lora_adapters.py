@@ -21,14 +21,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from kdnas.data import hub
+from kdnas.data import hub, sources
 from kdnas.data.shipped import ASSETS, fetch
 from kdnas.models import classifier_head, encoders
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.system.errors import UsageError, first_line
 
-CONFIG, WEIGHTS, BASE = opening.ADAPTER, "adapter_model.safetensors", "base"
+CONFIG, WEIGHTS, BASE = sources.ADAPTER, "adapter_model.safetensors", "base"
 PARTS = ("query-value", "query-key-value", "attention", "all")  # what of a layer is adapted, the cheapest first
 
 

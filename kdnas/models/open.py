@@ -26,7 +26,6 @@ from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.system.progress import Progress
 
-ADAPTER = "adapter_config.json"
 OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
 POINTER = b"version https://git-lfs"
 # Tables that older checkpoints hold and that every model computes itself.
@@ -73,7 +72,7 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
         return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
-        require_whole(path)
+        sources.require_whole(path)
         return path
     if path.exists():  # a file, which only causal recipes take
         raise UsageError(
@@ -84,22 +83,11 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
         on_progress(f"looking for {spec.model}", None)
     fetch = hub.fetch_config if config_only else hub.fetch_model
     folder = fetch(spec.model, spec.revision)
-    require_whole(folder)
+    sources.require_whole(folder)
     return folder
 
 
 # ---------------------------------------------------------------- what a folder claims
-
-
-def require_whole(folder: Path) -> None:
-    """Raise UsageError for a folder that holds no configuration of a model, or an adapter alone."""
-    if (folder / ADAPTER).is_file():
-        raise UsageError(
-            f"The folder {folder} holds a PEFT adapter, no whole model.",
-            "Give its base as the teacher, and this folder as --teacher-checkpoint (teacher.checkpoint).",
-        )
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
 
 
 def open_config(folder: Path, name: str) -> PretrainedConfig:
@@ -189,7 +177,7 @@ def open_weights(
     The body must be whole: a weight that is missing, of another size, left over or not a number raises UsageError.
     Heads and poolers may be missing, and heads that the class does not have are left out.
     """
-    require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
+    sources.require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
     _require_no_pointers(folder, name)
     with loading(f"The weights of {name!r}", "Fetch the model again."):
         model, report = opener.from_pretrained(

@@ -9,7 +9,8 @@ import torch
 
 from kdnas.data import hub
 from kdnas.models import lora_adapters
-from kdnas.models.open import loading, open_config, open_tokenizer
+from kdnas.models.open import open_body, open_config
+from kdnas.models.tokenizer import open_tokenizer
 from kdnas.students import generate, predict
 from kdnas.students.model_folder import require_model
 
@@ -25,13 +26,11 @@ def open_student(folder: Path, device: torch.device) -> tuple[Any, Any]:
     hub.quiet()
     import kdnas.models.recurrent  # noqa: F401, registers its classes
 
-    declared = " ".join(open_config(folder, str(folder)).architectures or ())
+    config = open_config(folder, str(folder))
+    declared = " ".join(config.architectures or ())
     if "SequenceClassification" in declared:
         return predict.open_model(folder, device)
     if "CausalLM" in declared or "LMHead" in declared:
         return generate.open_model(folder, device)
-    from transformers import AutoModel
-
-    with loading(f"The model in {folder}", "Give a sound model folder."):
-        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    return model.to(device).eval(), open_tokenizer(folder, str(folder))
+    body = open_body(folder, str(folder), config, pooler=True).model
+    return body.to(device).eval(), open_tokenizer(folder, str(folder))

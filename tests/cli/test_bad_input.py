@@ -97,7 +97,10 @@ def refused(said: Said, *words: str, code: int = 2) -> None:
 
 
 def test_unknown_teacher(search: Search) -> None:
-    refused(search("teacher.model", "all-minilm-l6-v3"), "all-minilm-l6-v3", "hub cannot be reached", "folder")
+    name = "all-minilm-l6-v3"
+    refused(search("teacher.model", name), name, "Did you mean 'all-minilm-l6-v2'?", "folder")
+        search("teacher.model", "all-minilm-l6-v3"), "all-minilm-l6-v3", "Did you mean 'all-minilm-l6-v2'?", "folder"
+    )
     refused(search("teacher.model", "./nowhere"), "'./nowhere'", "Give a folder")
 
 
@@ -118,7 +121,7 @@ def test_unsupported_family(search: Search, shelf: Path, tmp_path: Path) -> None
     (other / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     refused(search("teacher.model", str(other)), "gpt2", "bert")
     (other / "config.json").write_text(json.dumps({**config, "model_type": "no-such-family"}))
-    refused(search("teacher.model", str(other)), "no-such-family", "BERT family")
+    refused(search("teacher.model", str(other)), "no-such-family", "a family that transformers knows", "bert")
 
 
 def test_a_folder_that_is_no_model(search: Search, tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_names_and_files_of_specs(quick: Quick, place: Place, unharmed: Path) ->
     refused(quick("search", "a b", "--spec", str(place.spec)), "'a b'", "letters")
     refused(quick("search", "--spec", "nowhere.toml"), "nowhere.toml", "cannot be read")
     place.spec.write_text("[teacher\n")
-    refused(quick("search", "--spec", str(place.spec)), "is not TOML", "Mend that line")
+    refused(quick("search", "--spec", str(place.spec)), "is not TOML", "Fix that line")
     assert names(unharmed) == ["kept"]
 
 

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from kdnas.cli.environment import latency
 from kdnas.data.glue import TASKS, Split
 from kdnas.measuring import device_lock, devices
-from kdnas.scores import finetuned_tasks, model_latency
+from kdnas.scores import finetuning, model_latency
 from tests.encoders import texts, tiny_encoder
 
 CPU = torch.device("cpu")
@@ -27,10 +27,10 @@ def test_a_fine_tuning_gives_way_between_its_steps_to_who_measures(
     monkeypatch.setattr(device_lock._Place, "step", lambda self: steps.append(torch.is_grad_enabled()))
     half = Split((texts(16, 4),), np.arange(16) % 2, "texts")
     task = TASKS["sst2"]
-    protocol = finetuned_tasks.Protocol(batch_size=8)
+    protocol = finetuning.FineTuning(batch_size=8)
     splits = dict.fromkeys(("train", *task.splits), half)
     folder = tiny_encoder(tmp_path / "m", num_hidden_layers=1)
-    finetuned_tasks.score_once(folder, task, splits, 0, protocol, CPU, lambda share: None)
+    finetuning.score_once(folder, task, splits, 0, protocol, CPU, lambda share: None)
     assert len(steps) == 2 * task.epochs + 1  # steps of the training, and one batch of the prediction
     assert not device_lock._places()
 
