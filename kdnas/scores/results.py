@@ -13,6 +13,7 @@ from typing import Any
 
 from kdnas.students.model_folder import RESULTS
 from kdnas.system.files import write_atomically
+from kdnas.system.text import markdown as markdown_of
 
 FORMAT = "kdnas-results"
 VERSION = 1
@@ -119,15 +120,10 @@ def _labels(entry: Mapping[str, Any]) -> list[str]:
     kept = f", {entry['kept']:.1f} % of the teacher's accuracy kept" if "kept" in entry else ""
     place = whose.get(entry["part"], entry["part"])
     lines += ["", f"As the models are, on {entry['examples']:,} examples ({place}), in percent{kept}.", ""]
-    names = [_in_a_cell(name) for name in entry["classes"]]
+    names = [markdown_of(name) for name in entry["classes"]]
     lines += [f"| the student's | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
     rows = zip(names, entry["student"]["confusion"], strict=True)
     return [*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows)]
-
-
-def _in_a_cell(text: str) -> str:
-    """A class's name inside a Markdown table, whose rows end at line breaks and whose cells at bars."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _perplexity(entry: Mapping[str, Any]) -> list[str]:

@@ -99,8 +99,6 @@ def refused(said: Said, *words: str, code: int = 2) -> None:
 def test_unknown_teacher(search: Search) -> None:
     name = "all-minilm-l6-v3"
     refused(search("teacher.model", name), name, "Did you mean 'all-minilm-l6-v2'?", "folder")
-        search("teacher.model", "all-minilm-l6-v3"), "all-minilm-l6-v3", "Did you mean 'all-minilm-l6-v2'?", "folder"
-    )
     refused(search("teacher.model", "./nowhere"), "'./nowhere'", "Give a folder")
 
 

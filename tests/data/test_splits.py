@@ -225,3 +225,17 @@ def test_documents_know_their_rows() -> None:
     some = Documents("d", ["a", "b"], "f", rows=[2, 5], left_out=documents.LeftOut(rows=3))
     assert [some.row(0), some.row(1)] == [2, 5] and some.empty == 3
     assert Documents("d", ["a"], "f").row(0) == 1
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_the_only_row_of_a_class_is_trained_on_and_a_class_of_two_is_scored_too(repeated: bool) -> None:
+    # A class whose only row is held out could not be learned; one without a held-out row would not be scored.
+    labels = np.array([0] * 40 + [1] + [2] * 2)
+    texts = [f"text {row}" for row in range(len(labels))]
+    if repeated:
+        texts[1] = texts[0]
+    held, train = splits.by_label(Documents("d", texts, "f"), labels, 0.1)
+    assert sorted([*held, *train]) == list(range(len(labels)))
+    assert labels[held].tolist().count(1) == 0 and labels[train].tolist().count(1) == 1
+    assert labels[held].tolist().count(2) == 1 and labels[train].tolist().count(2) == 1
+    assert labels[held].tolist().count(0) == 4
