@@ -388,9 +388,8 @@ def load_from_hub(source: str, config: str | None, split: str, what: str, connec
     import datasets
 
     datasets.disable_progress_bars()
-    reachable = hub.reachable()
-    if not reachable:
-        datasets.config.HF_HUB_OFFLINE = True
+    reachable, before = hub.reachable(), datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not reachable
     try:
         return datasets.load_dataset(source, config, split=split)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
@@ -401,6 +400,8 @@ def load_from_hub(source: str, config: str | None, split: str, what: str, connec
         raise UsageError(f"{what} is not there: {first_line(error)}.", check) from None
     except Exception as error:  # of any library that datasets reads a file with
         raise UsageError(f"{what} cannot be loaded: {first_line(error)}.", check) from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def hub_table(name: str, loaded: Any, wanted: set[Any]) -> Table:

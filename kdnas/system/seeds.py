@@ -18,7 +18,6 @@ class Purpose(IntEnum):
     EPISODE = 2  # by episode: the LSTM controller's pool and its random candidates
     CONTROLLER = 3  # by episode: the LSTM controller's weights and training
     STUDENT = 4  # by repetition, the same for all candidates: the seed of a student and its training
-    SPLIT = 5  # which part of the data is held out, which is the proxy set
 
 
 class Student(IntEnum):
