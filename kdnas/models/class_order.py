@@ -118,7 +118,8 @@ def reorder(model: Any, order: Sequence[int], names: Sequence[str]) -> None:
 
 def last_layer(model: Any, classes: int) -> torch.nn.Linear:
     """The linear layer that gives a classifier's logits. Raises UsageError for a model in which it is not found."""
-    body = {id(module) for module in model.base_model.modules()}
+    # A model without a body of its own, such as a recurrent one, is its own base model.
+    body = set() if model.base_model is model else {id(module) for module in model.base_model.modules()}
     found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and id(m) not in body]
     if not found or found[-1].out_features != classes:
         raise UsageError(

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from kdnas.data import hub, shipped, sources
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.models.encoders import body_arguments, position_offset
+from kdnas.models.tokenizer import count_ids
 from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
 from kdnas.models.tokenizer import pad_id as pad_id
 from kdnas.study.spec import TeacherSpec
@@ -241,7 +242,7 @@ def classifies(config: PretrainedConfig) -> bool:
 
 def require_vocabulary(tokenizer: Any, config: PretrainedConfig, name: str) -> None:
     """Raise UsageError for a tokenizer with ids that the model has no embeddings for."""
-    words = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    words = count_ids(tokenizer)
     if words > config.vocab_size:
         raise UsageError(
             f"The tokenizer of {name!r} has {words:,} words, its model only {config.vocab_size:,}.",

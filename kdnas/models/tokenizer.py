@@ -106,3 +106,8 @@ def pad_id(tokenizer: Any) -> int:
     """The token that batches are padded with: the tokenizer's, else its end of sequence, else the first."""
     found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(found or 0)
+
+
+def count_ids(tokenizer: Any) -> int:
+    """Rows that a table of embeddings needs: ids may have gaps, so that there can be more of them than tokens."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))

@@ -22,6 +22,7 @@ from kdnas.measuring import device_lock, latency
 from kdnas.models import compression, recurrent, word_vectors
 from kdnas.models.compression import Masks
 from kdnas.models.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
+from kdnas.models.tokenizer import count_ids
 from kdnas.recipes import classifiers
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
 from kdnas.recipes.contract import Description, Recipe
@@ -152,7 +153,7 @@ class RnnBench(ClassifierBench):
         super().__init__(spec, device, on_progress)
         self.part = part_of(spec)
         self.space = space_of(spec.space)
-        self.rows = word_vectors.rows_of(self.text.train, len(self.source.tokenizer))
+        self.rows = word_vectors.rows_of(self.text.train, count_ids(self.source.tokenizer))
         self._vectors: dict[int, word_vectors.Vectors] = {}
 
     def vectors(self, size: int) -> word_vectors.Vectors | None:

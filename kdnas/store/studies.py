@@ -15,7 +15,7 @@ from optuna.exceptions import DuplicatedStudyError
 from kdnas.store import changes, optuna_storage, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, creation_lock
-from kdnas.study.ground import ground_of, require_same_ground
+from kdnas.study.ground import SOURCE, ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_differences import differences
@@ -239,4 +239,6 @@ def _on_same_ground(row: Any, provenance: Mapping[str, Any]) -> dict[str, Any]:
         f"the study {row.name!r} was begun with",
         "Bring back what was there then, or begin another study.",
     )
-    return recorded | {name: now[name] for name in ground_of(now) if name not in recorded}
+    known = ground_of(recorded)
+    new = [name for name in (*ground_of(now), SOURCE) if name not in known and name in now]
+    return recorded | {name: now[name] for name in new}

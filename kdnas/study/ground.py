@@ -11,13 +11,20 @@ from typing import Any
 
 from kdnas.system.errors import UsageError
 
+SOURCE = "source_fingerprint"  # of the data as they were read, before anything was made of them
 _PARTS = ("teacher", "tokenizer", "student", "data")
 
 
 def ground_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Every fingerprint in a provenance by its name; empty where none was recorded."""
+    """Every fingerprint in a provenance by its name; empty where none was recorded.
+
+    A fingerprint of data without that of its source is of an earlier version, which read some files otherwise: the same data
+    may have another one now, so that it says nothing.
+    """
     plain = json.loads(json.dumps(dict(provenance), default=str))
-    found = {name: value for name, value in plain.items() if "fingerprint" in name}
+    found = {name: value for name, value in plain.items() if "fingerprint" in name and name != SOURCE}
+    if SOURCE not in plain:
+        found.pop("data_fingerprint", None)
     for part in _PARTS:
         if isinstance(plain.get(part), dict) and "fingerprint" in plain[part]:
             found[part] = plain[part]["fingerprint"]

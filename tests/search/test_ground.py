@@ -27,12 +27,13 @@ from tests import fakes
 from tests.recipes import tiny_causal
 
 GROUND = {"teacher_fingerprint": "t1", "tokenizer_fingerprint": "k1", "data_fingerprint": "d1"}
+READ = {"source_fingerprint": "s1"}
 
 
 def standing_on(**changes: Any) -> Prepare:
     class Bench(fakes.FakeBench):
         def provenance(self) -> dict[str, Any]:
-            return {"teacher": "a", "data": "b", "cache": {"place": "disk"}, **GROUND, **changes}
+            return {"teacher": "a", "data": "b", "cache": {"place": "disk"}, **READ, **GROUND, **changes}
 
     def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         return Bench(spec)
@@ -79,7 +80,7 @@ def test_a_second_worker_of_another_ground_joins(path: Path) -> None:
 
     class Bench(fakes.FakeBench):
         def provenance(self) -> dict[str, Any]:
-            return GROUND
+            return {**READ, **GROUND}
 
     begin(fakes.spec(budget={"trials": 2}), path)
     assert run_worker(str(path), "fake", prepare=lambda spec, *_: Bench(spec, join), measure=fakes.measure) == 0
@@ -108,9 +109,21 @@ def test_a_store_of_before_the_fingerprints_is_refused_or_never_learns_them(path
         connection.execute(sa.update(t.study).values(provenance=json.dumps(old)))
     assert work(path, 3, standing_on()) == 0
     with open_reader(path) as store:
-        assert queries.provenance(store, 1) == {**old, **GROUND}
+        assert queries.provenance(store, 1) == {**old, **READ, **GROUND}
     with pytest.raises(UsageError, match="The tokenizer is not the one"):
         work(path, 4, standing_on(tokenizer_fingerprint="k2"))
+
+
+def test_data_that_an_earlier_version_read_otherwise_are_not_called_changed(path: Path) -> None:
+    work(path, 2, standing_on())
+    old = {"teacher_fingerprint": "t1", "data_fingerprint": "as it was read then"}
+    with open_store(path) as store, store.begin() as connection:
+        connection.execute(sa.update(t.study).values(provenance=json.dumps(old)))
+    assert work(path, 3, standing_on()) == 0
+    with open_reader(path) as store:
+        assert queries.provenance(store, 1) == {**READ, **GROUND}
+    with pytest.raises(UsageError, match="The data are not those"):
+        work(path, 4, standing_on(data_fingerprint="d2"))
 
 
 def test_real_text_and_a_real_teacher_change_under_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,14 +280,16 @@ def test_a_head_that_is_taught_on_begins_with_its_rows_in_the_datas_order(
 
 def decoder(folder: Path, examples: list[tuple[str, str]]) -> Path:
     """A GPT-2 that was taught, one text at a time, which word a text ends with; without a pad token anywhere."""
-    words = ["so", "it", "was", "good", "bad"]
+    words = ["so", "it", "was", "good", "bad", *(f"film{place}" for place in range(160))]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*words, "<unk>", "<end>"])}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<end>", bos_token="<end>")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"vocab_size": 7, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
-    config = GPT2Config(**sizes, bos_token_id=6, eos_token_id=6, id2label={0: "neg", 1: "pos"})
+    sizes = {"vocab_size": len(words) + 2, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(
+        **sizes, bos_token_id=len(words) + 1, eos_token_id=len(words) + 1, id2label={0: "neg", 1: "pos"}
+    )
     model = GPT2ForSequenceClassification(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(4):
@@ -305,11 +307,14 @@ def decoder(folder: Path, examples: list[tuple[str, str]]) -> Path:
 def test_a_decoder_reads_the_last_word_of_short_texts_and_not_their_padding(
     place: Path, tmp_path: Path, longest: int
 ) -> None:
-    """With `longest` 0 all texts are one word: nothing stands between their first and last tokens."""
+    """With `longest` 0 all texts are two words: nothing stands between their first and last tokens."""
     rng = np.random.default_rng(0)
     ends = [("bad", "neg"), ("good", "pos")]
     rows = [
-        (" ".join([*rng.choice(["so", "it", "was"], rng.integers(0, longest + 1)), ends[i % 2][0]]), ends[i % 2][1])
+        (
+            " ".join([f"film{i}", *rng.choice(["so", "it", "was"], rng.integers(0, longest + 1)), ends[i % 2][0]]),
+            ends[i % 2][1],
+        )
         for i in range(160)
     ]
     folder = decoder(tmp_path / "m", rows)
