@@ -223,9 +223,7 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     other = replace(asked, text=str(place / "rows.csv"), teacher="")
     assert score(output, other, lambda words, share: None)["labels"]["examples"] == 36  # of 120: it learned from 84
     (tmp_path / "odd.csv").write_text("text,label\nw aa,z\n", encoding="utf-8")
-    with pytest.raises(
-        UsageError, match=r"has the label 'z' in row 1, which the model does not know. It knows 'a', 'b', 'c'"
-    ):
+    with pytest.raises(UsageError, match=r"the label 'z' in row 1, which .* It knows 'a', 'b', 'c'"):
         score(output, replace(other, text=str(tmp_path / "odd.csv")), lambda words, share: None)
     card = (output / folders.CARD).read_text(encoding="utf-8")
     assert "PeftModel.from_pretrained(base" in card and "| accuracy, 18 test examples |" in card
