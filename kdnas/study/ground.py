@@ -18,8 +18,8 @@ _PARTS = ("teacher", "tokenizer", "student", "data")
 def ground_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Every fingerprint in a provenance by its name; empty where none was recorded.
 
-    A fingerprint of data without that of its source is of an earlier version. That read some files otherwise, so that the
-    same data may have another fingerprint now: it is left out.
+    A fingerprint of data without that of its source is of an earlier version. That read some files otherwise: the same
+    data may have another fingerprint now, so that it is left out.
     """
     plain = json.loads(json.dumps(dict(provenance), default=str))
     found = {name: value for name, value in plain.items() if "fingerprint" in name and name != SOURCE}
