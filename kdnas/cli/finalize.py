@@ -137,7 +137,7 @@ def _telling(told: Told) -> Telling:
     def epoch(done: Epoch) -> None:
         told.line(
             f"epoch {done.epoch} of {done.epochs}: held-out loss {done.score.loss:.4f}, "
-            f"training {done.train_loss:.4g}, {frame.duration(done.seconds)}"
+            f"raw training loss {done.train_loss:.4g}, {frame.duration(done.seconds)} so far"
         )
 
     return Telling(told.on_progress, epoch)

@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -245,7 +246,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         )
     for row in cells:
         grid.add_row(*(Text(text) for text in row))
-    out().print(grid)
+    console = out()
+    with console.capture() as drawn:
+        console.print(grid)
+    click.echo(re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE), nl=False)
 
 
 def out() -> Console:

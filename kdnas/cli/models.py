@@ -201,8 +201,8 @@ def finetune(
 
         def epoch(done: training.Epoch) -> None:
             told.line(
-                f"epoch {done.epoch} of {epochs}: held-out {_figures(done.scores)}, training {done.train_loss:.4f}, "
-                f"{frame.duration(done.seconds)}"
+                f"epoch {done.epoch} of {epochs}: held-out {_figures(done.scores)}, "
+                f"training loss {done.train_loss:.4f}, {frame.duration(done.seconds)} so far"
             )
 
         about = {"model": model, "data": spec.data.model_dump(mode="json")}

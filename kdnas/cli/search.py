@@ -72,7 +72,7 @@ def search(
             frame.say(f"Stopped; what was finished is kept. Go on with: {_again(name, storage)}")
             return frame.INTERRUPTED
         if row.done > row.failed and not as_json:
-            _show_best(store, row)
+            _show_best(store, row, storage)
         error = _all_failed(store, row)
         if as_json:
             from kdnas.cli.tables import ranked, study_values, trial_values
@@ -163,12 +163,17 @@ def _again(name: str, storage: str | None) -> str:
     return shlex.join(["kdnas", "search", name, *(["--storage", frame.shown(storage)] if storage else [])])
 
 
-def _show_best(store: Store, row: StudyRow) -> None:
-    from kdnas.cli.tables import ranked, study_head, trial_table
+def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
+    from kdnas.cli.tables import MARKS, ranked, study_head, trial_table
 
+    scored = [s for s in ranked(store, row) if s.rank is not None]
     study_head(row)
     click.echo()
-    trial_table([s for s in ranked(store, row) if s.rank is not None][:BEST])
+    trial_table(scored[:BEST])
+    where = ["--storage", frame.shown(storage)] if storage else []
+    show, finalize = (shlex.join(["kdnas", command, row.name, *where]) for command in ("show", "finalize"))
+    shown = f"The best {BEST} of {len(scored)}; all of them: {show}. " if len(scored) > BEST else ""
+    frame.say(f"{shown}{MARKS} Make a model of the best: {finalize} --output DIR")
 
 
 def _all_failed(store: Store, row: StudyRow) -> str | None:

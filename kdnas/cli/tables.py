@@ -19,6 +19,7 @@ from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
 from kdnas.system.text import clean
 
+MARKS = "* is on the front of loss and latency, ~ ties with a better one."
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
 

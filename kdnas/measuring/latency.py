@@ -1,10 +1,9 @@
 """The measuring protocol: how long one forward pass takes, beside the teacher's, and how far to trust the figure.
 
 Interleaves teacher, student, teacher and divides by the teacher's bracketing passes, so that a drifting machine
-cancels. Each pass follows one of the other model and finds the caches as that left them: passes of one small model in a
-row live on the last cache, and so on what the machine's other guests leave of it, which changes from minute to minute
-and slows a student more than its teacher. Stops when the 95 % interval of the median ratio is narrow enough. The
-interval is of looks, the medians of some rounds in a row, since rounds of one moment share what the machine then does.
+cancels. Each pass follows a pass of the other model. Repeated passes of a small model stay in the L3 cache, whose share
+changes with neighbouring VMs; interleaving removes that bias. Stops when the 95 % interval of the median ratio is
+narrow enough. The interval is of looks, medians of some rounds in a row: rounds close in time are not independent.
 On a GPU the passes are replays of CUDA graphs where the spec wants them and they can be captured. Knows no recipe and
 no store: it is given two functions to call, and two more to look up and remember shapes already measured.
 """

@@ -1,9 +1,9 @@
-"""A student's cut weights solved anew, so that what was kept takes over what was cut: ridge regression, no gradient.
+"""`init = "fitted"`: after slicing, the remaining weights are re-solved to reproduce the teacher's block outputs.
 
-What a layer's matrices read (hidden dimensions, heads' outputs) varies together on real text, so that the kept part of
-an input predicts the cut part, and a matrix can take its product with the prediction along. Then each feed-forward
-part is solved, from the first layer on, for the student's block to give what the teacher's last block before the next
-kept one gives: it stands for the layers that are left out, too. Knows no loss, no store and no strategy.
+Ridge regression, no gradient. The dimensions that a matrix reads (hidden ones, heads' outputs) are correlated on real
+text, so the remaining ones predict the removed ones, and the matrix absorbs that prediction. Then each feed-forward
+part is solved, from the first layer upwards. Its target is the output of the teacher's last block before the next one
+that the student has, so that it also replaces the layers left out in between. Knows no loss, no store, no strategy.
 """
 
 from __future__ import annotations

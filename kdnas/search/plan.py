@@ -1,4 +1,4 @@
-"""What a study would do, told before anything runs: its space, what speed is worth, the cache, a rough time.
+"""What a study would do, before anything runs: its space, how much speed counts, the cache, a rough time.
 
 Reads the teacher's configuration and the text, loads no weights and writes nothing. Heavy all the same (it imports
 torch): screens ask it through `kdnas plan --json`.
@@ -38,7 +38,7 @@ class Plan:
     space_size: int
     dimensions: Mapping[str, tuple[Any, ...]]
     teacher: Mapping[str, Any]
-    exchange: str  # what speed is worth, in words
+    exchange: str  # how much speed counts, in words
     tokens: int | None  # of the whole text, estimated from its characters
     proxy_tokens: int | None
     cache_bytes: int | None

@@ -101,7 +101,9 @@ class SpaceSpec(Part):
 class RewardSpec(Part):
     """`(1 − loss) · (latency_S / (β · latency_T)) ^ α`."""
 
-    alpha: float = Field(-0.06, ge=-2, le=0, description="what speed is worth: 0 nothing, −0.06 a little, −0.3 a lot")
+    alpha: float = Field(
+        -0.06, ge=-2, le=0, description="how much speed counts: 0 not at all, −0.06 a little, −0.3 a lot"
+    )
     beta: float = Field(0.6, ge=FLOOR, le=10, description="latency target as a share of the teacher's")
     loss: Literal["normalised", "raw"] = Field("normalised", description="the loss that the reward sees")
 
