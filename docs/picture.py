@@ -1,7 +1,8 @@
-"""Draws docs/screen.svg from the running app: `python docs/picture.py [--storage URL STUDY]`.
+"""Draws docs/screen.svg from the running app: `python -m docs.picture [--storage URL STUDY]`.
 
-Without a study it takes the recorded table of benchmarks/tables: 360 students that were distilled and timed one by one,
-in a random order, as a finished random search. The picture is whatever the app shows of them at 120×36.
+Without a study it takes the recorded table of benchmarks/tables: 360 students that were distilled and timed one after
+the other, in the random order of `benchmarks.record_table`. That is what the strategy `random` does, and the app shows
+them as a finished search of it, at 120×36. Figures and order are those of the recording; the hours of the day are not.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import asyncio
 import csv
 import gzip
 import json
-import random
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record_table import order
 from kdnas.store import recording, tables
 from kdnas.study.reward import reward
-from kdnas.study.space import Dimension, SearchSpace
+from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import from_values
 from kdnas.study.spec_toml import to_toml
 from kdnas_tui.app import KdnasApp
@@ -35,15 +36,16 @@ def recorded(folder: Path) -> None:
     facts = json.loads(TABLE.with_name("minilm-sotu.json").read_text(encoding="utf-8"))
     with gzip.open(TABLE, "rt", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["seed"] == "0"]
-    random.Random(0).shuffle(rows)
     parts = ("name", "teacher", "data", "latency", "training")
     values: dict[str, Any] = {part: facts["spec"][part] for part in parts if part in facts["spec"]}
     spec = from_values({**values, "strategy": {"name": "random"}, "budget": {"trials": len(rows), "epochs": 1}})
     dimensions = [Dimension(d["name"], tuple(d["choices"]), d["ordered"]) for d in facts["space"]]
     space = SearchSpace(tuple(dimensions))
+    place = {space.key(candidate): place for place, (candidate, seed) in enumerate(order(space)) if seed == 0}
+    rows.sort(key=lambda row: place[space.key(_candidate(row, dimensions))])
     moment, trials = BEGAN, []
     for number, row in enumerate(rows):
-        candidate = {d.name: type(d.choices[0])(row[d.name]) for d in dimensions}
+        candidate = _candidate(row, dimensions)
         loss, ms, teacher_ms = float(row["loss"]), float(row["latency_ms"]), float(row["teacher_latency_ms"])
         half = ms * float(row["latency_spread"]) / 2
         begun, moment = moment, moment + float(row["seconds"]) + 5
@@ -66,6 +68,10 @@ def recorded(folder: Path) -> None:
     lines += [["worker", {**worker, "heartbeat": moment, "ended": moment}], *trials]
     (folder / recording.SPEC).write_text(to_toml(spec), encoding="utf-8")
     (folder / recording.ROWS).write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+
+
+def _candidate(row: dict[str, str], dimensions: list[Dimension]) -> Candidate:
+    return {d.name: type(d.choices[0])(row[d.name]) for d in dimensions}
 
 
 async def draw(storage: str, study: str) -> str:
