@@ -43,35 +43,34 @@ def changed(store: Store) -> int:
 def study_rows(store: Store) -> list[StudyRow]:
     """Every study, the one that changed last first."""
     with store.connect() as connection:
-        found = connection.execute(sa.select(t.study).order_by(t.study.c.updated.desc(), t.study.c.study_id)).all()
-        return study_rows_of(connection, found)
+        return study_rows_of(connection, sa.true())
 
 
 def find_study(store: Store, name: str) -> StudyRow | None:
     """One study; None where there is none of that name."""
     with store.connect() as connection:
-        found = connection.execute(sa.select(t.study).where(t.study.c.name == name)).all()
-        return study_rows_of(connection, found)[0] if found else None
+        found = study_rows_of(connection, t.study.c.name == name)
+        return found[0] if found else None
 
 
 def study_row(store: Store, name: str) -> StudyRow:
     """One study. Raises UsageError, with the nearest name, where there is none of that name."""
     with store.connect() as connection:
-        found = connection.execute(sa.select(t.study).where(t.study.c.name == name)).all()
+        found = study_rows_of(connection, t.study.c.name == name)
         if not found:
             names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
             hint = nearest(name, names) if names else "Begin one with `kdnas search`."
             raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
-        return study_rows_of(connection, found)[0]
+        return found[0]
 
 
 def study_of(store: Store, study_id: int) -> StudyRow:
     """One study by its number. Raises UsageError where it was deleted."""
     with store.connect() as connection:
-        found = connection.execute(sa.select(t.study).where(t.study.c.study_id == study_id)).all()
+        found = study_rows_of(connection, t.study.c.study_id == study_id)
         if not found:
             raise UsageError("The study was deleted.", "Begin another one.")
-        return study_rows_of(connection, found)[0]
+        return found[0]
 
 
 # ---------------------------------------------------------------------------- trials
@@ -208,7 +207,7 @@ def curves(store: Store, study_id: int, numbers: Iterable[int]) -> dict[int, lis
 def workers(store: Store, study_id: int) -> list[WorkerRow]:
     """Every worker that the study has had, oldest first."""
     with store.connect() as connection:
-        return workers_of(connection, [study_id]).get(study_id, [])
+        return workers_of(connection, study_id)
 
 
 def episodes(store: Store, study_id: int) -> list[EpisodeRow]:

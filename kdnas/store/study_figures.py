@@ -1,6 +1,8 @@
 """What is counted of a study for its row: its state, its slots, its best trial, the time that is left.
 
-Reads on the connection of whoever asks; `queries` is the face of it.
+All of it is one statement, whatever the number of studies. Only where trials have rewards of another α and β, or were
+repeated, are the trials of a study gone through, until one more has ended. Reads on the connection of whoever asks;
+`queries` is the face of it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,25 +47,18 @@ def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> 
     return Status.STOPPED
 
 
-def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow]:
-    ids = [row.study_id for row in found]
-    busy: dict[int, list[int | None]] = defaultdict(list)
-    running = sa.select(t.slot.c.study_id, t.slot.c.worker_id).where(
-        t.slot.c.study_id.in_(ids), t.slot.c.state == SlotState.RUNNING
-    )
-    for study_id, worker_id in connection.execute(running):
-        busy[study_id].append(worker_id)
-    of_study = workers_of(connection, ids)
+def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list[StudyRow]:
+    """The rows of the studies for which `those` holds, the one that changed last first."""
     rows = []
-    for row in found:
-        slots = _slots(connection, row.study_id)
-        ended = _ended(connection, row.study_id)
-        best_number, best_reward = _best(connection, row, ended)
-        here = [w for w in of_study.get(row.study_id, []) if w.task == "search"]
-        alive = [w for w in here if w.alive]
-        done = slots.done + slots.pruned + slots.failed
-        left = row.trials - done
-        living = {w.worker_id for w in alive}
+    for _, group in groupby(connection.execute(_statement(those)), key=lambda row: row.study_id):
+        of_study = list(group)  # a row for each of its workers, and one where there is none
+        row = of_study[0]
+        workers = [(_worker(one, "worker_"), one.busy or 0) for one in of_study if one.worker_worker_id is not None]
+        here = [worker for worker, _ in workers if worker.task == "search"]
+        alive = [worker for worker in here if worker.alive]
+        best_number, best_reward = _best(connection, row)
+        pruned, failed = row.slots_pruned or 0, row.slots_failed or 0
+        done = (row.slots_done or 0) + pruned + failed
         rows.append(
             StudyRow(
                 study_id=row.study_id,
@@ -71,10 +67,10 @@ def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow
                 status=status(row.wanted, row.finished is not None, here),
                 trials=row.trials,
                 done=done,
-                pruned=slots.pruned,
-                failed=slots.failed,
-                reused=ended.reused,
-                running=sum(1 for worker_id in busy[row.study_id] if worker_id in living),
+                pruned=pruned,
+                failed=failed,
+                reused=row.reused or 0,
+                running=sum(busy for worker, busy in workers if worker.task == "search" and worker.alive),
                 alpha=row.alpha,
                 beta=row.beta,
                 best_reward=best_reward,
@@ -88,33 +84,63 @@ def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
-                eta_s=_eta(ended, left, len(alive)),
+                eta_s=_eta(row, row.trials - done, len(alive)),
             )
         )
     return rows
 
 
+def _statement(those: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Each study with what is counted of it, beside each of its workers."""
+    ids = sa.select(t.study.c.study_id).where(those)
+    parts = [of_study(ids) for of_study in (_slots, _ended, _repeated)]
+    ended = parts[1]
+    parts.append(_first_best(ids, ended))
+    busy = (
+        sa.select(t.slot.c.study_id, t.slot.c.worker_id, sa.func.count().label("busy"))
+        .where(t.slot.c.study_id.in_(ids), t.slot.c.state == SlotState.RUNNING)
+        .group_by(t.slot.c.study_id, t.slot.c.worker_id)
+        .cte("busy_workers")
+    )
+    joined: sa.FromClause = t.study
+    for part in parts:
+        joined = joined.outerjoin(part, part.c.study_id == t.study.c.study_id)
+    joined = joined.outerjoin(t.worker, t.worker.c.study_id == t.study.c.study_id)
+    joined = joined.outerjoin(
+        busy, sa.and_(busy.c.study_id == t.worker.c.study_id, busy.c.worker_id == t.worker.c.worker_id)
+    )
+    counted = [column for part in parts for column in part.columns if column.name != "study_id"]
+    workers = [column.label(f"worker_{column.name}") for column in t.worker.columns]
+    return (
+        sa.select(t.study, *counted, *workers, busy.c.busy)
+        .select_from(joined)
+        .where(those)
+        .order_by(t.study.c.updated.desc(), t.study.c.study_id, t.worker.c.worker_id)
+    )
+
+
 # One look at every row for all that is counted: a study may have a hundred thousand, and a screen asks each second.
 
 
-def _slots(connection: Connection, study_id: int) -> Any:
-    """How many slots are `done`, `pruned`, `failed`."""
+def _slots(ids: sa.Select[Any]) -> sa.CTE:
+    """How many slots have ended, by how."""
     c = t.slot.c
-    counts = [sa.func.count().filter(c.state == state).label(state) for state in sorted(ENDED_SLOTS)]
-    return connection.execute(sa.select(*counts).where(c.study_id == study_id)).one()
+    counts = [sa.func.count().filter(c.state == state).label(f"slots_{state}") for state in sorted(ENDED_SLOTS)]
+    return sa.select(c.study_id, *counts).where(c.study_id.in_(ids)).group_by(c.study_id).cte("slots")
 
 
-def _ended(connection: Connection, study_id: int) -> Any:
-    """Trials `reused`, `finished` with the seconds `spent` on them, and `done`; of the done ones the highest `reward`
-    and the ends of `alpha` and `beta`."""
+def _ended(ids: sa.Select[Any]) -> sa.CTE:
+    """Trials `reused`, `ended` with the seconds `spent` on them, and `done_trials`; of the done ones the highest
+    `reward` and the ends of `alpha` and `beta`."""
     c = t.trial.c
     finished = c.state.in_((TrialState.DONE, TrialState.PRUNED, TrialState.FAILED))
     done = c.state == TrialState.DONE
     query = sa.select(
+        c.study_id,
         sa.func.count().filter(c.state == TrialState.REUSED).label("reused"),
-        sa.func.count().filter(finished).label("finished"),
+        sa.func.count().filter(finished).label("ended"),
         sa.func.sum(c.ended - c.started).filter(finished).label("spent"),
-        sa.func.count().filter(done).label("done"),
+        sa.func.count().filter(done).label("done_trials"),
         sa.func.max(c.reward).filter(done).label("reward"),
         *(
             end(column).filter(done).label(f"{word}_{column.name}")
@@ -122,39 +148,49 @@ def _ended(connection: Connection, study_id: int) -> Any:
             for column in (c.alpha, c.beta)
         ),
     )
-    return connection.execute(query.where(c.study_id == study_id)).one()
+    return query.where(c.study_id.in_(ids)).group_by(c.study_id).cte("ended_trials")
 
 
-def _eta(ended: Any, left: int, workers: int) -> float | None:
-    if not ended.finished or not workers:
+def _repeated(ids: sa.Select[Any]) -> sa.CTE:
+    """How many evaluations with other seeds there are."""
+    c = t.repeat.c
+    query = sa.select(c.study_id, sa.func.count().label("repeated"))
+    return query.where(c.study_id.in_(ids)).group_by(c.study_id).cte("repeats")
+
+
+def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
+    """The first trial with the highest reward."""
+    c = t.trial.c
+    query = sa.select(c.study_id, sa.func.min(c.number).label("first_best"))
+    query = query.join(ended, sa.and_(ended.c.study_id == c.study_id, ended.c.reward == c.reward))
+    return query.where(c.study_id.in_(ids), c.state == TrialState.DONE).group_by(c.study_id).cte("bests")
+
+
+def _eta(row: Any, left: int, workers: int) -> float | None:
+    if not row.ended or not workers:
         return None
-    return float(ended.spent or 0.0) / ended.finished * left / workers
+    return float(row.spent or 0.0) / row.ended * left / workers
 
 
-def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, float | None]:
+def _best(connection: Connection, row: Any) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
-    c, r = t.trial.c, t.repeat.c
-    done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
-    repeated = connection.execute(sa.select(sa.func.count()).where(r.study_id == row.study_id)).scalar_one()
-    told = (ended.least_alpha, ended.most_alpha, ended.least_beta, ended.most_beta)
-    if not repeated and told in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
-        if ended.reward is None:
-            return None, None
-        first = sa.select(c.number).where(done, c.reward == ended.reward).order_by(c.number).limit(1)
-        return connection.execute(first).scalar_one(), ended.reward
-    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, ended.done, repeated)
+    reported = (row.least_alpha, row.most_alpha, row.least_beta, row.most_beta)
+    if not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+        return row.first_best, row.reward
+    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, row.done_trials, row.repeated)
     if key not in _bests:
         if len(_bests) > 100:
             _bests.clear()
-        _bests[key] = _best_anew(connection, row, done)
+        _bests[key] = _best_anew(connection, row)
     return _bests[key]
 
 
 _bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
 
 
-def _best_anew(connection: Connection, row: Any, done: Any) -> tuple[int | None, float | None]:
+def _best_anew(connection: Connection, row: Any) -> tuple[int | None, float | None]:
     c, r = t.trial.c, t.repeat.c
+    done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
     raw = json.loads(row.spec)["reward"]["loss"] == "raw"
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
@@ -187,25 +223,31 @@ def _space_size(text: str | None) -> int | None:
     return _sizes[text]
 
 
-def workers_of(connection: Connection, study_ids: list[int]) -> dict[int, list[WorkerRow]]:
+def workers_of(connection: Connection, study_id: int) -> list[WorkerRow]:
+    """Every worker that the study has had, oldest first."""
     c = t.worker.c
-    found: dict[int, list[WorkerRow]] = defaultdict(list)
-    for row in connection.execute(sa.select(t.worker).where(c.study_id.in_(study_ids)).order_by(c.worker_id)):
-        lives = row.state in AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)
-        found[row.study_id].append(
-            WorkerRow(
-                worker_id=row.worker_id,
-                host=row.host,
-                pid=row.pid,
-                device=row.device,
-                state=row.state if lives or row.state not in AT_WORK else WorkerState.DEAD,
-                doing=row.doing if lives else None,
-                task=row.task,
-                error=row.error,
-                started=row.started,
-                heartbeat=row.heartbeat,
-                ended=row.ended,
-                alive=lives,
-            )
-        )
-    return found
+    return [
+        _worker(row)
+        for row in connection.execute(sa.select(t.worker).where(c.study_id == study_id).order_by(c.worker_id))
+    ]
+
+
+def _worker(row: Any, prefix: str = "") -> WorkerRow:
+    """From a row whose columns are those of the table, with `prefix` before their names."""
+    told = {name: getattr(row, prefix + name) for name in t.worker.columns.keys()}  # noqa: SIM118 - its names
+    at_work = told["state"] in AT_WORK
+    lives = at_work and liveness.alive(told["host"], told["lock"], told["heartbeat"])
+    return WorkerRow(
+        worker_id=told["worker_id"],
+        host=told["host"],
+        pid=told["pid"],
+        device=told["device"],
+        state=told["state"] if lives or not at_work else WorkerState.DEAD,
+        doing=told["doing"] if lives else None,
+        task=told["task"],
+        error=told["error"],
+        started=told["started"],
+        heartbeat=told["heartbeat"],
+        ended=told["ended"],
+        alive=lives,
+    )
