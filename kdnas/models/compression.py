@@ -170,7 +170,9 @@ def _narrow_transformer(old: TransformerLayer, new: TransformerLayer, count: int
 
 def int8(model: RecurrentForSequenceClassification) -> nn.Module:
     """The student with recurrent and linear weights in int8, activations quantised as they come, and embeddings in
-    8 bits a row: torch's dynamic quantisation, for the CPU. Convolutions stay as they are."""
+    8 bits a row: torch's dynamic quantisation, for the CPU. Convolutions stay as they are.
+
+    It is deprecated, but nothing replaces it: torchao 0.18 leaves LSTM and GRU in float, onnxruntime leaves GRU."""
     from torch.ao.quantization import (
         default_dynamic_qconfig,
         float_qparams_weight_only_qconfig,
