@@ -1,36 +1,27 @@
-"""Recipes by name; a recipe's module, and torch with it, is imported only when the recipe is asked for."""
+"""Recipes by name; a recipe's module, and torch with it, is imported only when the recipe is asked for.
+
+The recipe `rnn-hybrid` is the class `RnnHybrid` of the file `rnn_hybrid.py`, and so on.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
 
+from kdnas.study.spec_recipes import recipe_names
 from kdnas.system.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from kdnas.recipes.contract import Recipe
     from kdnas.study.spec import StudySpec
 
-_WHERE = {
-    "hidden-state": "kdnas.recipes.hidden_state:HiddenState",
-    "causal-divergence": "kdnas.recipes.causal_divergence:CausalDivergence",
-    "causal-policy-gradient": "kdnas.recipes.causal_policy_gradient:CausalPolicyGradient",
-    "rnn-hybrid": "kdnas.recipes.rnn_hybrid:RnnHybrid",
-    "lora": "kdnas.recipes.lora:Lora",
-}
-
-
-def names() -> list[str]:
-    """The recipes that can be run."""
-    return list(_WHERE)
-
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name. Raises UsageError for one that is not there."""
-    if name not in _WHERE:
-        raise UsageError(f"There is no recipe {name!r}.", nearest(name, _WHERE))
-    module, _, cls = _WHERE[name].partition(":")
-    made: Recipe = getattr(importlib.import_module(module), cls)()
+    if name not in recipe_names():
+        raise UsageError(f"There is no recipe {name!r}.", nearest(name, recipe_names()))
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    made: Recipe = getattr(module, "".join(word.capitalize() for word in name.split("-")))()
     return made
 
 

@@ -1,31 +1,24 @@
 """Who proposes the next candidate: one file a strategy, all of them Optuna samplers, chosen by the spec.
 
+The file has the strategy's name and a function `sampler`, which is given what was `Asked`.
+
 A sampler lives for one slot. What it proposes follows from the finished trials, the candidates that are taken
 and the study's seed with the slot's number, so a study taken up again goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Collection
 from typing import Literal
 
 from optuna.samplers import BaseSampler
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.optuna_space import candidate, distributions, from_parameters, parameters
-from kdnas.strategies.without_replacement import Planned, SpaceExhausted, Unseen, check_room
+from kdnas.strategies.without_replacement import Planned, SpaceExhausted, check_room
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
-from kdnas.study.spec_strategies import (
-    EvolutionStrategy,
-    GpStrategy,
-    GridStrategy,
-    LstmStrategy,
-    Nsga2Strategy,
-    RandomStrategy,
-    TpeStrategy,
-)
-from kdnas.system.errors import UsageError
 from kdnas.system.seeds import Purpose, generator, number
 
 __all__ = [
@@ -62,36 +55,8 @@ def sampler(
     if planned is not None:
         return Planned(space, planned)
     check_room(space, taken)
-    options = spec.strategy
-    rng = generator(spec.seed, Purpose.PROPOSAL, slot)
-    seed = number(spec.seed, Purpose.PROPOSAL, slot)
+    seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
-    match options:
-        case TpeStrategy():
-            from kdnas.strategies import tpe
-
-            return Unseen(tpe.sampler(options, seed), space, taken, rng)
-        case Nsga2Strategy():
-            from kdnas.strategies import nsga2
-
-            return Unseen(nsga2.sampler(options, seed), space, taken, rng)
-        case GpStrategy():
-            if importlib.util.find_spec("scipy") is None:
-                raise UsageError("The strategy gp needs scipy.", "Install it (pip install scipy), or take tpe or lstm.")
-            from kdnas.strategies import gp
-
-            return Unseen(gp.FiniteGPSampler(options, space, taken, rng, seed), space, taken, rng)
-        case RandomStrategy():
-            from kdnas.strategies import random
-
-            return random.RandomSampler(space, taken, rng)
-        case GridStrategy():
-            from kdnas.strategies import grid
-
-            return grid.GridSampler(space, taken)
-        case EvolutionStrategy():
-            from kdnas.strategies import evolution
-
-            return evolution.EvolutionSampler(options, space, taken, rng)
-        case LstmStrategy():
-            raise ValueError(f"slot {slot} of an LSTM study was asked for before its episode was planned")
+    module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
+    made: BaseSampler = module.sampler(Asked(spec.strategy, space, taken, rng, seed))
+    return made

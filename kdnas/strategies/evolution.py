@@ -6,28 +6,29 @@ every complete one; failed trials do not, and no candidate of theirs is proposed
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.optuna_space import from_parameters
 from kdnas.strategies.without_replacement import WholeSampler, draw
-from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import EvolutionStrategy
 
 STEPS = 16  # changes in a row, each of one dimension, before chance decides
 
 
+def sampler(asked: Asked[EvolutionStrategy]) -> EvolutionSampler:
+    return EvolutionSampler(asked)
+
+
 class EvolutionSampler(WholeSampler):
-    def __init__(
-        self, options: EvolutionStrategy, space: SearchSpace, taken: Collection[str], rng: np.random.Generator
-    ) -> None:
-        super().__init__(space, taken)
-        self.options = options
-        self.rng = rng
+    def __init__(self, asked: Asked[EvolutionStrategy]) -> None:
+        super().__init__(asked.space, asked.taken)
+        self.options = asked.options
+        self.rng = asked.rng
 
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

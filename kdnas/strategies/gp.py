@@ -6,7 +6,6 @@ why the spec allows it budgets up to 200 only. Pruned and failed trials are not 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,28 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.optuna_space import from_parameters, parameters
-from kdnas.strategies.without_replacement import draw
-from kdnas.study.space import Candidate, SearchSpace
+from kdnas.strategies.without_replacement import Unseen, draw
+from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import GpStrategy
 
 POOL = 2048  # candidates among which the acquisition is maximised; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
 
 
+def sampler(asked: Asked[GpStrategy]) -> Unseen:
+    return Unseen(FiniteGPSampler(asked), asked.space, asked.taken, asked.rng)
+
+
 class FiniteGPSampler(GPSampler):
     """Optuna's sampler on a finite space: its continuous optimiser would return to evaluated points."""
 
-    def __init__(
-        self,
-        options: GpStrategy,
-        space: SearchSpace,
-        taken: Collection[str],
-        rng: np.random.Generator,
-        seed: int,
-    ) -> None:
-        super().__init__(seed=seed, n_startup_trials=options.startup, warn_independent_sampling=False)
-        self.space = space
-        self.taken = taken
-        self.candidate_rng = rng
+    def __init__(self, asked: Asked[GpStrategy]) -> None:
+        super().__init__(seed=asked.seed, n_startup_trials=asked.options.startup, warn_independent_sampling=False)
+        self.space = asked.space
+        self.taken = asked.taken
+        self.candidate_rng = asked.rng
         self.finished: list[FrozenTrial] = []
 
     def sample_relative(

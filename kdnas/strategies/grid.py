@@ -5,8 +5,14 @@ from __future__ import annotations
 from optuna import Study
 from optuna.trial import FrozenTrial
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.without_replacement import SpaceExhausted, WholeSampler
 from kdnas.study.space import Candidate
+from kdnas.study.spec_strategies import StrategyOptions
+
+
+def sampler(asked: Asked[StrategyOptions]) -> GridSampler:
+    return GridSampler(asked.space, asked.taken)
 
 
 class GridSampler(WholeSampler):

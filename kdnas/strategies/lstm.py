@@ -3,7 +3,7 @@ Knowledge Transfer in Language Models"): it foresees a candidate's reward from t
 other, the previous episode's best, the best so far and the candidate. Plans one episode at a time; knows no store.
 
 `paper` follows the publication. `ours` keeps the network and changes what it learns from and how it chooses: see
-docs/strategies.md for what each change is worth.
+docs/strategies.md for what each change brings.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.without_replacement import SpaceExhausted, draw
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec_strategies import LstmStrategy
@@ -30,6 +31,11 @@ BATCH = 64  # rewarded candidates in one of them
 EMBEDDING_SCALE = 0.3  # of `ours`: small, so that the learnt directions speak first
 CONFIDENCE = 0.5  # spreads by which `ours` raises what its controllers disagree on
 NEAR = 8  # the best candidates whose neighbours join the pool of `ours`
+
+
+def sampler(asked: Asked[LstmStrategy]) -> NoReturn:
+    """There is none: kdnas.search.episodes writes the candidates of an episode to its slots before one is claimed."""
+    raise ValueError("a slot of an LSTM study was asked for before its episode was planned")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ Only complete trials form a population: failed ones are not seen, and a search f
 
 from __future__ import annotations
 
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import NSGAIISampler
 
+from kdnas.strategies.asked import Asked
+from kdnas.strategies.without_replacement import Unseen
 from kdnas.study.spec_strategies import Nsga2Strategy
 
 
-def sampler(options: Nsga2Strategy, seed: int) -> BaseSampler:
-    """`seed` below 2³²; a sampler for one slot."""
-    return NSGAIISampler(population_size=options.population, seed=seed)
+def sampler(asked: Asked[Nsga2Strategy]) -> Unseen:
+    inner = NSGAIISampler(population_size=asked.options.population, seed=asked.seed)
+    return Unseen(inner, asked.space, asked.taken, asked.rng)

@@ -1,4 +1,4 @@
-"""Random search without replacement: the yardstick for all the others. Sees no result."""
+"""Random search without replacement: the baseline of all others. Sees no result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
 
+from kdnas.strategies.asked import Asked
 from kdnas.strategies.without_replacement import WholeSampler, draw
 from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec_strategies import StrategyOptions
+
+
+def sampler(asked: Asked[StrategyOptions]) -> RandomSampler:
+    return RandomSampler(asked.space, asked.taken, asked.rng)
 
 
 class RandomSampler(WholeSampler):

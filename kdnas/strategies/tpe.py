@@ -11,11 +11,16 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 
+from kdnas.strategies.asked import Asked
+from kdnas.strategies.without_replacement import Unseen
 from kdnas.study.spec_strategies import TpeStrategy
 
 
-def sampler(options: TpeStrategy, seed: int) -> BaseSampler:
-    """`seed` below 2³²; a sampler for one slot."""
+def sampler(asked: Asked[TpeStrategy]) -> Unseen:
+    return Unseen(_tpe(asked.options, asked.seed), asked.space, asked.taken, asked.rng)
+
+
+def _tpe(options: TpeStrategy, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Constant liar: what other workers are at counts as bad, so that two of them look in different places.

@@ -25,7 +25,6 @@ from kdnas.study.spec_strategies import (
     PAPER,
     GpStrategy,
     LstmStrategy,
-    Nsga2Strategy,
     StrategySpec,
     TpeStrategy,
     strategy_names,
@@ -176,9 +175,7 @@ class StudySpec(Part):
     @property
     def two_objectives(self) -> bool:
         """Whether the strategy minimises loss and latency rather than maximising the reward."""
-        return isinstance(self.strategy, Nsga2Strategy) or (
-            isinstance(self.strategy, TpeStrategy) and self.strategy.two_objectives
-        )
+        return self.strategy.for_the_front()
 
     @model_validator(mode="before")
     @classmethod

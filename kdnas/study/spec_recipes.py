@@ -1,16 +1,19 @@
-"""The recipes' options as parts of a spec. How students learn with them stands in `kdnas.recipes`."""
+"""The recipes and their options as parts of a spec. How students learn stands in `kdnas.recipes`, a file for each.
+
+A recipe is a line in `RECIPES`, at the end, and the file of its name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
-from kdnas.study.spec_part import FLOOR, Part, by_name
+from kdnas.study.spec_part import FLOOR, Choice, by_name
 
 
-class HiddenStateRecipe(Part):
+class HiddenStateRecipe(Choice):
     """Hidden states of an encoder, Uniform+Last layer mapping."""
 
     name: Literal["hidden-state"] = "hidden-state"
@@ -22,7 +25,7 @@ class HiddenStateRecipe(Part):
     )
 
 
-class CausalDivergenceRecipe(Part):
+class CausalDivergenceRecipe(Choice):
     """Token-level divergence on the logits of a causal model."""
 
     name: Literal["causal-divergence"] = "causal-divergence"
@@ -39,7 +42,7 @@ class CausalDivergenceRecipe(Part):
     top_k: int = Field(64, ge=0, description="log-probabilities cached per token; 0: all of them, computed live")
 
 
-class CausalPolicyGradientRecipe(Part):
+class CausalPolicyGradientRecipe(Choice):
     """Reward-based distillation of a causal model on its own samples."""
 
     name: Literal["causal-policy-gradient"] = "causal-policy-gradient"
@@ -57,7 +60,7 @@ class CausalPolicyGradientRecipe(Part):
     entropy_penalty: float = Field(0.0, ge=0, description="weight of the entropy penalty")
 
 
-class ClassifierRecipe(Part):
+class ClassifierRecipe(Choice):
     """What the recipes of classifiers share: how a teacher without a classification head gets one."""
 
     teacher_epochs: int = Field(3, ge=1, le=100, description="most epochs in which a teacher without a head is taught")
@@ -123,12 +126,7 @@ class LoraRecipe(ClassifierRecipe):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before its adapters")
 
 
-RecipeSpec = Annotated[
-    HiddenStateRecipe | CausalDivergenceRecipe | CausalPolicyGradientRecipe | RnnHybridRecipe | LoraRecipe,
-    Field(discriminator="name"),
-]
-
-RECIPES: tuple[type[Part], ...] = (
+RECIPES: tuple[type[Choice], ...] = (
     HiddenStateRecipe,
     CausalDivergenceRecipe,
     CausalPolicyGradientRecipe,
@@ -136,8 +134,13 @@ RECIPES: tuple[type[Part], ...] = (
     LoraRecipe,
 )
 
+if TYPE_CHECKING:
+    RecipeSpec = Choice
+else:
+    RecipeSpec = Annotated[Union[RECIPES], Field(discriminator="name")]  # noqa: UP007 - of a tuple
 
-def recipe_parts() -> dict[str, type[Part]]:
+
+def recipe_parts() -> dict[str, type[Choice]]:
     """Recipe name → the model of its options; the docstring's first line says what it is."""
     return by_name(RECIPES)
 

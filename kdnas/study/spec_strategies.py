@@ -1,16 +1,27 @@
-"""The strategies' options as parts of a spec. How they propose candidates stands in `kdnas.strategies`."""
+"""The strategies and their options as parts of a spec. How they propose stands in `kdnas.strategies`, a file for each.
+
+A strategy is a line in `STRATEGIES`, at the end, and the file of its name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from kdnas.study.spec_part import FLOOR, Part, by_name
+from kdnas.study.spec_part import FLOOR, Choice, by_name
 
 
-class TpeStrategy(Part):
+class StrategyOptions(Choice):
+    """What every strategy is asked."""
+
+    def for_the_front(self) -> bool:
+        """Whether it minimises loss and latency, rather than maximising the reward."""
+        return False
+
+
+class TpeStrategy(StrategyOptions):
     """Optuna's multivariate TPE: a good start for most studies."""
 
     name: Literal["tpe"] = "tpe"
@@ -18,30 +29,21 @@ class TpeStrategy(Part):
     pool: int = Field(24, ge=1, description="candidates drawn per proposal")
     two_objectives: bool = Field(False, description="search the Pareto front of loss and latency")
 
-
-class RandomStrategy(Part):
-    """Every candidate equally likely, none twice."""
-
-    name: Literal["random"] = "random"
-
-
-class GridStrategy(Part):
-    """Every candidate in the order of the space."""
-
-    name: Literal["grid"] = "grid"
+    def for_the_front(self) -> bool:
+        return self.two_objectives
 
 
 GP_TRIALS = 200  # above, one proposal of `gp` takes seconds
 
 
-class GpStrategy(Part):
+class GpStrategy(StrategyOptions):
     """Optuna's Gaussian process: few, costly evaluations; slow past 200 trials."""
 
     name: Literal["gp"] = "gp"
     startup: int = Field(10, ge=1, description="random candidates first")
 
 
-class EvolutionStrategy(Part):
+class EvolutionStrategy(StrategyOptions):
     """Regularised evolution: the oldest of a small population dies."""
 
     name: Literal["evolution"] = "evolution"
@@ -55,11 +57,14 @@ class EvolutionStrategy(Part):
         return self
 
 
-class Nsga2Strategy(Part):
+class Nsga2Strategy(StrategyOptions):
     """Optuna's NSGA-II on loss and latency: the Pareto front rather than one best."""
 
     name: Literal["nsga2"] = "nsga2"
     population: int = Field(20, ge=2, description="candidates in one generation")
+
+    def for_the_front(self) -> bool:
+        return True
 
 
 PAPER = {  # KD-NAS's settings of its controller
@@ -73,7 +78,7 @@ PAPER = {  # KD-NAS's settings of its controller
 }
 
 
-class LstmStrategy(Part):
+class LstmStrategy(StrategyOptions):
     """The LSTM controller after KD-NAS: learns to predict rewards from the history."""
 
     name: Literal["lstm"] = "lstm"
@@ -100,23 +105,23 @@ class LstmStrategy(Part):
         return values
 
 
-StrategySpec = Annotated[
-    TpeStrategy | RandomStrategy | GridStrategy | GpStrategy | EvolutionStrategy | Nsga2Strategy | LstmStrategy,
-    Field(discriminator="name"),
-]
-
-STRATEGIES: tuple[type[Part], ...] = (
+STRATEGIES: tuple[type[StrategyOptions], ...] = (
     TpeStrategy,
     LstmStrategy,
     EvolutionStrategy,
     GpStrategy,
-    RandomStrategy,
-    GridStrategy,
+    StrategyOptions.of("random", "Every candidate equally likely, none twice."),
+    StrategyOptions.of("grid", "Every candidate in the order of the space."),
     Nsga2Strategy,
 )
 
+if TYPE_CHECKING:
+    StrategySpec = StrategyOptions
+else:
+    StrategySpec = Annotated[Union[STRATEGIES], Field(discriminator="name")]  # noqa: UP007 - of a tuple
 
-def strategy_parts() -> dict[str, type[Part]]:
+
+def strategy_parts() -> dict[str, type[StrategyOptions]]:
     """Strategy name → the model of its options; the docstring's first line says what it is."""
     return by_name(STRATEGIES)
 
