@@ -2,14 +2,13 @@
 
     python -m kdnas.reports.parameter_importance STUDY --storage URL [--json]
 
-fANOVA (Hutter et al., 2014) where scikit-learn is installed, else PED-ANOVA (Watanabe et al., 2023). Rewards are
-those of the study's present α and β, so that it agrees with the ranking shown. Writes nothing.
+By fANOVA (Hutter et al., 2014). Rewards are those of the study's present α and β, so that it agrees with the ranking
+shown. Writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ MOST = 1500  # finished trials looked at, evenly chosen from all of them
 class Importance:
     """Shares of the reward's variance by dimension, the largest first; they add up to 1."""
 
-    evaluator: str  # fanova | ped-anova
+    evaluator: str  # fanova
     trials: int  # looked at
     shares: tuple[tuple[str, float], ...]
 
@@ -74,15 +73,11 @@ def importance(
                 value=s.reward,
             )
         )
-    exact = importlib.util.find_spec("sklearn") is not None
-    evaluator: optuna.importance.BaseImportanceEvaluator
-    if exact:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    else:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    found = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
     shares = sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: (-pair[1], pair[0]))
-    return Importance("fanova" if exact else "ped-anova", len(scored), tuple(shares))
+    return Importance("fanova", len(scored), tuple(shares))
 
 
 def of_study(name: str, storage: str) -> Importance:
