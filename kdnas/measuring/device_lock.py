@@ -6,7 +6,6 @@ Locks are files of this host. Knows no protocol and no training.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -16,6 +15,7 @@ import torch
 
 from kdnas.measuring import devices, gpus
 from kdnas.measuring.lock_files import lock_file
+from kdnas.system import locks
 from kdnas.system.progress import Progress
 
 _shared = threading.local()  # the device's place that this thread has, and how often it was entered
@@ -27,8 +27,8 @@ def device_lock(device: torch.device) -> Iterator[None]:
     if _place_of(device) in _places():
         raise RuntimeError(f"a thread that trains on {device} would wait for itself")
     with _file(device, "gate") as gate, _file(device, "room") as room:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX)
+        locks.take(gate)
+        locks.take(room)
         yield
 
 
@@ -92,19 +92,17 @@ class _Place:
         self.entered = 0
 
     def take(self) -> None:
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
-        fcntl.flock(self._room, fcntl.LOCK_SH)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        locks.take(self._gate, shared=True)
+        locks.take(self._room, shared=True)
+        locks.drop(self._gate)
 
     def step(self) -> None:
-        try:
-            fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            devices.synchronise(self._device)  # else what is queued would run into the other's measurement
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-            self.take()
-        else:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        if locks.take(self._gate, shared=True, wait=False):
+            locks.drop(self._gate)
+            return
+        devices.synchronise(self._device)  # else what is queued would run into the other's measurement
+        locks.drop(self._room)
+        self.take()
 
     def close(self) -> None:
         self._gate.close()

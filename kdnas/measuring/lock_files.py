@@ -6,14 +6,13 @@ Also which processes have which GPU: a file of each, locked for as long as the p
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kdnas.system import paths
+from kdnas.system import locks, paths
 from kdnas.system.errors import UsageError
 
 _claimed: dict[str, IO[bytes]] = {}  # what this process holds until it ends, by the GPU's name
@@ -35,7 +34,7 @@ def lock_file(name: str) -> IO[bytes]:
 def choosing() -> Iterator[None]:
     """One process of this host at a time chooses a GPU, so that two that begin together see each other."""
     with lock_file("choice") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.take(file)
         yield
 
 
@@ -43,7 +42,7 @@ def claim(gpu: str) -> None:
     """This process uses the GPU of that name until it ends."""
     if gpu not in _claimed:
         file = lock_file(f"{gpu}.{os.getpid()}-{secrets.token_hex(4)}.claim")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.take(file)
         _claimed[gpu] = file
 
 
@@ -64,9 +63,7 @@ def in_use() -> list[str]:
 
 def _living(path: Path) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.take(file, wait=False):
             return True
         path.unlink(missing_ok=True)
     return False

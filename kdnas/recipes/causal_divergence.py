@@ -104,17 +104,18 @@ class CausalDivergenceBench(CausalBench):
             cache, k = None, min(self.part.top_k, self.vocabulary - 1)
             if k:
                 what = f"{'the training part' if whole else 'the proxy set'} of {self.spec.data.source}"
-                cache = logit_cache.open_or_build(
-                    self.teacher.name,
-                    self.teacher.fingerprint,
-                    self.teacher.next_logits,
+                teacher = self.teacher
+                wanted = logit_cache.Predictions(
+                    teacher.name,
+                    teacher.fingerprint,
+                    teacher.next_logits,
+                    teacher.device,
                     ids,
-                    k=k,
-                    temperature=self.part.temperature,
-                    device=self.teacher.device,
-                    on_progress=self.on_progress,
-                    what=what,
+                    what,
+                    k,
+                    self.part.temperature,
                 )
+                cache = logit_cache.open_or_build(wanted, self.on_progress)
             live = Live(self.teacher, ids, self.part.temperature, k, self.device)
             self._sources[whole] = live if cache is None else Cached(cache, self.device)
         return self._sources[whole]

@@ -7,7 +7,6 @@ What a process has open is never thrown out. Knows nothing of what the entries h
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kdnas.system import paths
+from kdnas.system import locks, paths
 from kdnas.system.errors import UsageError
 
 GIB = 2**30
@@ -136,7 +135,7 @@ def _hold(name: str, marker: Path) -> bool:
     """Lock an entry for as long as this process lives; False where it is not there."""
     if name not in _held:
         file = lock_file(name)
-        fcntl.flock(file, fcntl.LOCK_SH)
+        locks.take(file, shared=True)
         _held[name] = file
     if not marker.is_file():
         _held.pop(name).close()
@@ -164,12 +163,7 @@ def lock_file(name: str) -> IO[bytes]:
 def locked(name: str, *, wait: bool) -> Iterator[bool]:
     """The exclusive lock on an entry; False where others have it and `wait` is not wanted."""
     with lock_file(name) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield locks.take(file, wait=wait)
 
 
 def _free_bytes() -> int:

@@ -1,4 +1,5 @@
-"""Locks on files of this host. The kernel drops a lock with its process, so a death leaves none behind.
+"""Locks on files of this host, the only place that calls `flock`. The kernel drops a lock with its process, so a death
+leaves none behind.
 
 `flock` rather than a library: readers share, which the portable ones do not offer, and the file is never removed
 under somebody who waits for it.
@@ -11,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 def opened(path: Path) -> int:
@@ -18,7 +20,7 @@ def opened(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
 
-def take(file: int, *, shared: bool = False, wait: bool = True) -> bool:
+def take(file: int | IO[bytes], *, shared: bool = False, wait: bool = True) -> bool:
     """Takes the lock of an open file, alone or shared with others; False where it is not to `wait` and another has it.
     Held until the file is closed."""
     try:
@@ -26,6 +28,11 @@ def take(file: int, *, shared: bool = False, wait: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def drop(file: int | IO[bytes]) -> None:
+    """Gives the lock of an open file up; the file stays open."""
+    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

@@ -7,15 +7,16 @@ those of system/disk_cache.py. Knows nothing of tensors; imports nothing heavy, 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kdnas.system import disk_cache, paths
+from kdnas.system import disk_cache, locks, paths
+from kdnas.system.errors import KdnasError
 
 MANIFEST = disk_cache.FOLDERS["teacher"]
 GIB = disk_cache.GIB
@@ -44,9 +45,8 @@ def entries() -> list[Entry]:
         if item.path.parent != root() or item.name is None:
             continue
         with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((item.path / MANIFEST).read_text(encoding="utf-8"))
             key = item.path.name
-            found.append(Entry(key, item.path, item.bytes, item.used, _in_use(key), facts))
+            found.append(Entry(key, item.path, item.bytes, item.used, _in_use(key), manifest(key)))
     return found
 
 
@@ -83,7 +83,7 @@ def opened(key: str) -> IO[bytes] | None:
     """A shared lock on an entry, held until the file is closed: nobody throws it out meanwhile. Marks it as just used.
     None where there is no such entry."""
     file = disk_cache.lock_file(key)
-    fcntl.flock(file, fcntl.LOCK_SH)
+    locks.take(file, shared=True)
     if not finished(key):
         file.close()
         return None
@@ -110,6 +110,43 @@ def building(key: str) -> Iterator[None]:
     """The exclusive lock under which one worker builds an entry and the others wait."""
     with disk_cache.locked(key, wait=True):
         yield
+
+
+@contextlib.contextmanager
+def written(key: str, facts: dict[str, Any]) -> Iterator[Path]:
+    """A working folder, which becomes the entry when all is in it: a killed build leaves nothing that looks finished.
+
+    `facts` is the manifest, completed by the time that the block ends. Raises KdnasError where the disk refuses."""
+    work = root() / f".build-{key}-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+        yield work
+        (work / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        work.rename(root() / key)
+    except OSError as error:
+        raise unwritable(error) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def manifest(key: str) -> dict[str, Any]:
+    """What was written of an entry that is there."""
+    found: dict[str, Any] = json.loads((root() / key / MANIFEST).read_text(encoding="utf-8"))
+    return found
+
+
+def on_disk(file: IO[bytes]) -> None:
+    """Return when all that was written to an open file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def unwritable(error: OSError) -> KdnasError:
+    return KdnasError(
+        f"The teacher cache in {root()} cannot be written: {error.strerror}.",
+        "Free some space, or set KDNAS_CACHE to a folder with room.",
+    )
 
 
 def finished(key: str) -> bool:

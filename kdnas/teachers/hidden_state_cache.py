@@ -6,10 +6,10 @@ or to compute them again. Knows no student and no loss.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoders import Importance, importance
 from kdnas.models.least_squares_init import Moments, moments, sample
 from kdnas.system import disk_cache
-from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import cache_folder
@@ -145,7 +144,7 @@ def hidden_states(
             statistics = _live_statistics(teacher, ids, layers, on_progress, what)
             return HiddenStates(teacher, ids, layers, decision, {}, statistics, None)
         lock = cache_folder.opened_or_built(key, lambda: _build(key, teacher, ids, layers, on_progress, what))
-    manifest = json.loads((cache_folder.root() / key / cache_folder.MANIFEST).read_text(encoding="utf-8"))
+    manifest = cache_folder.manifest(key)
     timing = manifest["timing"]
     place, reason = _place(size, teacher.device)
     decision = Decision(place, reason, size, timing["teacher_ms_per_chunk"], timing["read_ms_per_chunk"])
@@ -208,15 +207,14 @@ def _cold_read(states: Sequence[torch.Tensor]) -> float:
         with path.open("wb") as file:
             for state in states:
                 file.write(state.contiguous().view(torch.uint8).numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
+            cache_folder.on_disk(file)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         begin = time.perf_counter()
         path.read_bytes()
         return (time.perf_counter() - begin) * 1000
     except OSError as error:
-        raise _disk(error) from None
+        raise cache_folder.unwritable(error) from None
     finally:
         path.unlink(missing_ok=True)
 
@@ -294,24 +292,29 @@ def _live_statistics(
 def _build(
     key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str
 ) -> None:
-    """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
-    hidden = teacher.hidden
-    work = cache_folder.root() / f".build-{key}-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    moments = _Moments(layers, hidden)
-    files: dict[int, IO[bytes]] = {}
-    try:
-        work.mkdir(parents=True)
-        files = {layer: _layer_file(work, layer).open("wb") for layer in layers}
-        begin = time.perf_counter()
-        for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}"):
-            moments.add(states)
-            for layer, state in states.items():
-                files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
-        seconds = time.perf_counter() - begin
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
+    facts: dict[str, Any] = {
+        "version": VERSION,
+        "teacher": teacher.name,
+        "fingerprint": teacher.fingerprint,
+        "text": what,
+        "layers": list(layers),
+        "chunks": len(ids),
+        "length": ids.shape[1],
+        "hidden": teacher.hidden,
+        "dtype": "bfloat16",
+    }
+    moments = _Moments(layers, teacher.hidden)
+    with cache_folder.written(key, facts) as work:
+        with contextlib.ExitStack() as opened:
+            files = {layer: opened.enter_context(_layer_file(work, layer).open("wb")) for layer in layers}
+            begin = time.perf_counter()
+            for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}"):
+                moments.add(states)
+                for layer, state in states.items():
+                    files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
+            seconds = time.perf_counter() - begin
+            for file in files.values():
+                cache_folder.on_disk(file)
         statistics = moments.statistics()
         save_file(
             {f"mean.{layer}": statistics.mean[layer] for layer in layers}
@@ -322,33 +325,7 @@ def _build(
         sample = _layer_file(work, layers[0]).read_bytes()
         read = (time.perf_counter() - begin) * 1000 * len(layers) / len(ids)
         del sample
-        manifest = {
-            "version": VERSION,
-            "teacher": teacher.name,
-            "fingerprint": teacher.fingerprint,
-            "text": what,
-            "layers": list(layers),
-            "chunks": len(ids),
-            "length": ids.shape[1],
-            "hidden": hidden,
-            "dtype": "bfloat16",
-            "timing": {"teacher_ms_per_chunk": seconds * 1000 / len(ids), "read_ms_per_chunk": read},
-        }
-        (work / cache_folder.MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        work.rename(cache_folder.root() / key)
-    except OSError as error:
-        raise _disk(error) from None
-    finally:
-        for file in files.values():
-            file.close()
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _disk(error: OSError) -> KdnasError:
-    return KdnasError(
-        f"The teacher cache in {cache_folder.root()} cannot be written: {error.strerror}.",
-        "Free some space, or set KDNAS_CACHE to a folder with room.",
-    )
+        facts["timing"] = {"teacher_ms_per_chunk": seconds * 1000 / len(ids), "read_ms_per_chunk": read}
 
 
 def _mib(size: int) -> str:

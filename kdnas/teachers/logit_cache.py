@@ -1,6 +1,6 @@
 """What a causal teacher says about every token of fixed chunks: the k likeliest tokens and the mass of the rest.
 
-On disk, built once for a teacher, a text, a k and a temperature, shared by trials, workers and studies; cache.py
+On disk, built once for a teacher, a text, a k and a temperature, shared by trials, workers and studies; cache_folder.py
 looks after the folder that it lies in. Knows no student.
 """
 
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +20,6 @@ from torch import Tensor
 
 from kdnas.measuring import devices, memory
 from kdnas.measuring.device_lock import Turn
-from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.teachers import cache_folder
 from kdnas.training.losses.divergences import Signal, between, full_signal, top_signal
@@ -50,12 +47,7 @@ class Lost:
     rounding_nats: float
 
     def facts(self) -> dict[str, float]:
-        return {
-            "tail_mass": self.tail_mass,
-            "unseen_nats": self.unseen_nats,
-            "rounding": self.rounding,
-            "rounding_nats": self.rounding_nats,
-        }
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.tail_mass:.1%} of the mass in the tail, {self.unseen_nats:.3f} nats of it unseen"
@@ -103,59 +95,66 @@ def bytes_per_token(k: int) -> int:
     return 4 * k + 2 * (k + 1)
 
 
-def open_or_build(
-    name: str,
-    fingerprint: str,
-    logits: Logits,
-    ids: Tensor,
-    *,
-    k: int,
-    temperature: float,
-    device: torch.device,
-    on_progress: Progress,
-    what: str,
-) -> LogitCache | None:
-    """The entry for `ids` [chunks, length] (on the CPU), built if need be; None where it does not fit.
+@dataclass(frozen=True)
+class Predictions:
+    """What an entry holds: whose predictions, on which text, and how much of them."""
 
-    `device` is the teacher's.
-    """
-    key = entry_key(fingerprint, ids, k, temperature, device)
+    name: str  # of the teacher
+    fingerprint: str
+    logits: Logits
+    device: torch.device  # the teacher's
+    ids: Tensor  # [chunks, length], on the CPU
+    what: str  # the text, in words
+    k: int
+    temperature: float
+
+    @property
+    def key(self) -> str:
+        return entry_key(self.fingerprint, self.ids, self.k, self.temperature, self.device)
+
+    @property
+    def positions(self) -> int:
+        return self.ids.shape[1] - 1
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest, without what only the building shows."""
+        return {
+            "version": VERSION,
+            "kind": "logits",
+            "teacher": self.name,
+            "fingerprint": self.fingerprint,
+            "text": self.what,
+            "chunks": len(self.ids),
+            "length": self.ids.shape[1],
+            "positions": self.positions,
+            "k": self.k,
+            "temperature": self.temperature,
+            "dtype": "int32, float16",
+        }
+
+
+def open_or_build(wanted: Predictions, on_progress: Progress) -> LogitCache | None:
+    """The entry, built if need be; None where it does not fit."""
+    key = wanted.key
     lock = cache_folder.opened(key)
     if lock is None:
-        if not cache_folder.make_room(len(ids) * (ids.shape[1] - 1) * bytes_per_token(k)):
+        if not cache_folder.make_room(len(wanted.ids) * wanted.positions * bytes_per_token(wanted.k)):
             return None
-        lock = cache_folder.opened_or_built(
-            key, lambda: _build(key, name, fingerprint, logits, ids, k, temperature, device, on_progress, what)
-        )
-    folder = cache_folder.root() / key
-    facts = json.loads((folder / cache_folder.MANIFEST).read_text(encoding="utf-8"))
-    return LogitCache(folder, facts, lock)
+        lock = cache_folder.opened_or_built(key, lambda: _build(key, wanted, on_progress))
+    return LogitCache(cache_folder.root() / key, cache_folder.manifest(key), lock)
 
 
-def _build(
-    key: str,
-    name: str,
-    fingerprint: str,
-    logits: Logits,
-    ids: Tensor,
-    k: int,
-    temperature: float,
-    device: torch.device,
-    on_progress: Progress,
-    what: str,
-) -> None:
-    """Fill a working folder and rename it when all is written: a killed build leaves nothing that looks finished."""
-    work = cache_folder.root() / f".build-{key}-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
+def _build(key: str, wanted: Predictions, on_progress: Progress) -> None:
+    ids, device, k, temperature = wanted.ids, wanted.device, wanted.k, wanted.temperature
     batch = max(1, BUILD_TOKENS // ids.shape[1])
     done = 0
+    facts = wanted.facts()
     begin = time.perf_counter()
 
     def signal_of(part: Tensor) -> Signal:
-        return top_signal(logits(part), temperature, k)
+        return top_signal(wanted.logits(part), temperature, k)
 
-    try:
-        work.mkdir(parents=True)
+    with cache_folder.written(key, facts) as work:
         with (work / "indices.i32").open("wb") as indices, (work / "log_probs.f16").open("wb") as log_probs:
             with Turn(device) as turn:
                 for part, signal in memory.halving(ids, batch, device, signal_of):
@@ -164,38 +163,15 @@ def _build(
                     log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
                     done += len(part)
                     turn.step()
-                    on_progress(f"caching the teacher's predictions on {what}", done / len(ids))
+                    on_progress(f"caching the teacher's predictions on {wanted.what}", done / len(ids))
                 error = memory.whole(
-                    min(SAMPLE_CHUNKS, batch), device, lambda rows: lost(logits(ids[:rows]), temperature, k)
+                    min(SAMPLE_CHUNKS, batch), device, lambda rows: lost(wanted.logits(ids[:rows]), temperature, k)
                 )
             for file in (indices, log_probs):
-                file.flush()
-                os.fsync(file.fileno())
+                cache_folder.on_disk(file)
         seconds = time.perf_counter() - begin
-        manifest = {
-            "version": VERSION,
-            "kind": "logits",
-            "teacher": name,
-            "fingerprint": fingerprint,
-            "text": what,
-            "chunks": len(ids),
-            "length": ids.shape[1],
-            "positions": ids.shape[1] - 1,
-            "k": k,
-            "temperature": temperature,
-            "dtype": "int32, float16",
-            "lost": error.facts(),
-            "timing": {"teacher_ms_per_chunk": seconds * 1000 / len(ids)},
-        }
-        (work / cache_folder.MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        work.rename(cache_folder.root() / key)
-    except OSError as error:
-        raise KdnasError(
-            f"The teacher cache in {cache_folder.root()} cannot be written: {error.strerror}.",
-            "Free some space, or set KDNAS_CACHE to a folder with room.",
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        facts["lost"] = error.facts()
+        facts["timing"] = {"teacher_ms_per_chunk": seconds * 1000 / len(ids)}
 
 
 def lost(logits: Tensor, temperature: float, k: int) -> Lost:

@@ -51,3 +51,20 @@ def test_readers_shut_each_other_out_or_let_a_writer_in(tmp_path: Path) -> None:
     process.communicate()
     with locks.held(path) as mine:
         assert mine
+
+
+def test_a_lock_that_is_dropped_is_free_while_its_file_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("ab") as file:
+        assert locks.take(file, wait=False)
+        with locks.held(path, wait=False) as mine:
+            assert not mine
+        locks.drop(file)
+        with locks.held(path, wait=False) as mine:
+            assert mine
+
+
+def test_one_file_of_kdnas_calls_flock() -> None:
+    root = Path(locks.__file__).parents[1]
+    calling = [file for file in root.rglob("*.py") if "fcntl" in file.read_text(encoding="utf-8")]
+    assert calling == [Path(locks.__file__)]
