@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import state_folder
@@ -63,29 +63,27 @@ def add_worker(name: str, storage: str) -> None:
     """One more worker of a study, left to itself."""
     log = _folder(logs_folder()) / f"{name}.{int(time.time())}.log"
     with log.open("ab") as output:
-        subprocess.Popen(
-            [*KDNAS, "worker", name, "--storage", storage],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        _start(["worker", name, "--storage", storage], output)
 
 
 def run(arguments: Sequence[str], name: str) -> None:
     """A `kdnas` command that ends soon, in its own session; what it starts outlives it and us."""
     log = _folder(logs_folder()) / f"{name}.{arguments[0]}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*KDNAS, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        code = process.wait()
+        code = _start(arguments, output).wait()
     if code != 0:
         raise _said(log.read_text(encoding="utf-8", errors="replace"), code, arguments[0])
+
+
+def _start(arguments: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A `kdnas` command in a session of its own, which reads nothing and says everything into `output`."""
+    return subprocess.Popen(
+        [*KDNAS, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 EARLY_S = 20.0  # a command that cannot work says so within its first seconds
@@ -95,13 +93,7 @@ def launch(arguments: Sequence[str], name: str) -> None:
     """A long `kdnas` command left to itself. Waits a little: raises what it said where it failed at once."""
     log = _folder(logs_folder()) / f"{name}.{arguments[0]}.{time.time_ns() // 1_000_000}.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*KDNAS, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start(arguments, output)
     try:
         code = process.wait(EARLY_S)
     except subprocess.TimeoutExpired:

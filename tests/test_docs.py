@@ -23,7 +23,11 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
     (ROOT / "docs").glob("*.md")
 )
 MOST_WORDS = 35
-HOUSEHOLD = re.compile(r"\b(mends?|mended|mending|dearest|dearer|tells? apart|told by|guests)\b", re.IGNORECASE)
+HOUSEHOLD = re.compile(
+    r"\b(mend|mends|mended|mending|dearest|dearer|tells? apart|told by|guests"
+    r"|anew|yardsticks?|foresee[ns]?|kept by|made-up)\b",
+    re.IGNORECASE,
+)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

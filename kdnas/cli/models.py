@@ -68,10 +68,10 @@ def generate(
     import json
 
     from kdnas.cli.progress import Told
+    from kdnas.cli.spec_options import data_part
     from kdnas.data.causal_text import SEPARATOR
     from kdnas.measuring.devices import resolve_device
     from kdnas.students import generate as writing
-    from kdnas.study.spec import from_values
     from kdnas.system.files import write_atomically
 
     settings = writing.Settings(
@@ -84,8 +84,7 @@ def generate(
         seed=seed,
         separator=separator if separator is not None else SEPARATOR if reference_column else "",
     )
-    asked = {"source": source, "config": config, "split": split, "text_column": prompt_column}
-    data = from_values({"data": {**asked, "label_column": reference_column}}).data
+    data = data_part(source, config, split, prompt_column, label_column=reference_column)
     with Told("generating") as told:
         model, tokenizer = writing.open_model(folder, resolve_device(device))
         given = writing.prompts(data, told.on_progress)[:limit]

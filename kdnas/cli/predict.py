@@ -55,17 +55,17 @@ def predict(
     import json
 
     from kdnas.cli.progress import Told
+    from kdnas.cli.spec_options import data_part
     from kdnas.data import documents as reading
     from kdnas.measuring.devices import resolve_device
     from kdnas.students import predict as predicting
-    from kdnas.study.spec import from_values
     from kdnas.system.files import write_atomically
 
     given = list(texts)
     with Told(f"predicting with {folder}") as told:
         if source is not None:
-            asked = {"source": source, "config": config, "split": split, "text_column": text_column}
-            documents = reading.read(from_values({"data": asked}).data, on_progress=told.on_progress)
+            asked = data_part(source, config, split, text_column)
+            documents = reading.read(asked, on_progress=told.on_progress)
             given = predicting.every_row(documents)
         model, tokenizer = predicting.open_model(folder, resolve_device(device))
         found = predicting.predict(model, tokenizer, given[:limit], told.on_progress, batch_size=batch_size)

@@ -10,7 +10,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from kdnas.cli import frame
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import DataSpec, StudySpec, from_values
 from kdnas.study.spec_flags import FLAGS, assigned, overlay
 from kdnas.study.spec_recipes import recipe_names
 from kdnas.study.spec_strategies import strategy_names
@@ -55,6 +55,12 @@ OF_A_SEARCH = {
     "budget.pruner",
     "space.preset",
 }
+
+
+def data_part(source: str, config: str | None, split: str, text_column: str, **others: Any) -> DataSpec:
+    """The data of a command that has no study. Raises BadOptionError."""
+    asked = {"source": source, "config": config, "split": split, "text_column": text_column, **others}
+    return from_values({"data": asked}).data
 
 
 def _choices(field: str) -> Callable[[], list[str]] | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdnas.system.errors import UsageError
-from kdnas.system.files import explained, umask
+from kdnas.system.files import explained, sync, umask
 
 MODEL_FACTS = "kdnas.json"  # what a model folder of ours says of itself
 
@@ -51,17 +51,9 @@ def whole(output: Path) -> Iterator[Path]:
             for path in [*work.rglob("*"), work]:
                 # Some writers make files for their owner alone; a model folder is for whom the umask says.
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
-                _sync(path)
+                sync(path)
             work.rename(output)
-            _sync(output.parent)
+            sync(output.parent)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

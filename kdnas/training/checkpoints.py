@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from kdnas.system import locks
 from kdnas.system.errors import UsageError
-from kdnas.system.files import explained
+from kdnas.system.files import explained, sync
 
 FORMAT = "kdnas-checkpoint-1"
 
@@ -75,20 +75,12 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str,
     with explained(path):
         try:
             save_file(whole, temporary, metadata={"format": FORMAT, **header})
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def last(folder: Path) -> Saved | None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui.desk import Desk
@@ -190,33 +191,30 @@ class Steering(Frame):
             mark(self.watched, self.desk, self.watched.cursor)
 
     def action_tags(self) -> None:
-        scored = self.watched.current()
-        if scored is None or self.still_reading():
-            return
-        from kdnas.store import changes
-
-        number = scored.number
-
-        def answered(value: str | None) -> None:
-            if value is not None:
-                self.change(lambda store, study: changes.set_remark(store, study, number, tags=value.split()))
-
-        detail = "Words separated by spaces; tag:word finds them."
-        self.app.push_screen(Write(f"Tags of trial {number}", " ".join(scored.row.tags), detail=detail), answered)
+        if (scored := self._remarkable()) is not None:
+            detail = "Words separated by spaces; tag:word finds them."
+            question = Write(f"Tags of trial {scored.number}", " ".join(scored.row.tags), detail=detail)
+            self._ask_remark(question, scored.number, lambda value: {"tags": value.split()})
 
     def action_note(self) -> None:
-        scored = self.watched.current()
-        if scored is None or self.still_reading():
-            return
-        from kdnas.store import changes
+        if (scored := self._remarkable()) is not None:
+            question = Write(f"A note to trial {scored.number}", scored.row.note)
+            self._ask_remark(question, scored.number, lambda value: {"note": value.strip()})
 
-        number = scored.number
+    def _remarkable(self) -> Scored | None:
+        """The trial under the cursor, unless what was said of it is still being read."""
+        scored = self.watched.current()
+        return None if scored is None or self.still_reading() else scored
+
+    def _ask_remark(self, question: Write, number: int, remark: Callable[[str], dict[str, Any]]) -> None:
+        """Ask, and write what `remark` makes of the answer beside the trial."""
+        from kdnas.store import changes
 
         def answered(value: str | None) -> None:
             if value is not None:
-                self.change(lambda store, study: changes.set_remark(store, study, number, note=value.strip()))
+                self.change(lambda store, study: changes.set_remark(store, study, number, **remark(value)))
 
-        self.app.push_screen(Write(f"A note to trial {number}", scored.row.note), answered)
+        self.app.push_screen(question, answered)
 
     def action_copy(self) -> None:
         if not self.still_reading():
