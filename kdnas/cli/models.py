@@ -201,7 +201,7 @@ def finetune(
         def epoch(done: training.Epoch) -> None:
             told.line(
                 f"epoch {done.epoch} of {epochs}: held-out {_figures(done.scores)}, "
-                f"training loss {done.train_loss:.4f}, {frame.duration(done.seconds)} so far"
+                f"training loss {done.train_loss:.4f}, in {frame.duration(done.seconds)}"
             )
 
         about = {"model": model, "data": spec.data.model_dump(mode="json")}

@@ -131,7 +131,7 @@ def _heads_default(
     if not fitting:
         raise BadOptionError(
             "space.choices",
-            f"No usual head size divides hidden_size = {', '.join(map(str, widths))}.",
+            f"No default head size divides hidden_size = {', '.join(map(str, widths))}.",
             "Give space.choices.num_attention_heads too.",
         )
     return fitting
