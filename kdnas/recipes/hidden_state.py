@@ -303,7 +303,8 @@ class HiddenStateBench(Workbench):
         own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
         if own:
             return taken_over(own["weight"], own["bias"])
-        return torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * 0.02, torch.zeros(width)
+        drawn = torch.Generator().manual_seed(seeds.fixed_number(seeds.Fixed.POOLER))
+        return torch.randn(width, width, generator=drawn) * 0.02, torch.zeros(width)
 
     @torch.no_grad()
     def _taken_over(

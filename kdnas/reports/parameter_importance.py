@@ -25,6 +25,7 @@ from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import LossKind
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import SearchSpace
+from kdnas.system import seeds
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import default_storage
 
@@ -77,7 +78,7 @@ def importance(
     exact = importlib.util.find_spec("sklearn") is not None
     evaluator: optuna.importance.BaseImportanceEvaluator
     if exact:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seeds.fixed_number(seeds.Fixed.FOREST))
     else:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)

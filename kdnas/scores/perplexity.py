@@ -20,11 +20,11 @@ from torch import nn
 
 from kdnas.data import hub
 from kdnas.data.chunks import chunks
-from kdnas.data.splits import HEAD, MASKS, SPLIT, generator
 from kdnas.models import open as opening
 from kdnas.models.open import longest
 from kdnas.scores.training_texts import seen_by, tokenizer_of
 from kdnas.study.spec import DataSpec
+from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Note, Progress
 
@@ -142,7 +142,7 @@ def _one(
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return head(body(input_ids=ids).last_hidden_state[hidden])
 
-    rng = generator(MASKS)
+    rng = seeds.split(seeds.Split.MASKS)
     held_out = text.held_out[: protocol.chunks]
     loss, count = 0.0, 0
     with torch.inference_mode():
@@ -233,9 +233,9 @@ def _trained_head(
     on_progress: Progress,
 ) -> TiedHead:
     body.requires_grad_(False)
-    rng = generator(HEAD)
+    rng = seeds.split(seeds.Split.HEAD)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SPLIT)
+        torch.manual_seed(seeds.fixed_number(seeds.Fixed.TOKEN_HEAD))
         head = TiedHead(int(body.config.hidden_size), body.get_input_embeddings().weight.detach()).to(device)
     # The unigram frequencies are where any head would go first.
     counts = np.bincount(np.asarray(train[:2000]).ravel(), minlength=len(head.bias))[: len(head.bias)] + 0.5
