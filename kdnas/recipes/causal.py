@@ -21,7 +21,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedM
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.measuring import devices, passes
+from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import decoders
@@ -44,6 +44,7 @@ from kdnas.training.contract import Score, Student
 from kdnas.training.loop import Stepwise
 
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
+WEIGHED_BATCH = 8  # of them at a time, as long as they fit
 CHECKED = 4  # chunks on which a full-size student is held against its teacher
 
 
@@ -238,8 +239,12 @@ class CausalBench(Workbench):
 
             def weigh() -> dict[str, Tensor]:
                 self.on_progress("measuring the importance of the teacher's parts", None)
+
+                def measure(rows: int) -> dict[str, Tensor]:
+                    return decoders.importance(self.base.model, sample, rows).tensors()
+
                 with Turn(self.base.device):
-                    return decoders.importance(self.base.model, sample).tensors()
+                    return memory.whole(WEIGHED_BATCH, self.base.device, measure)
 
             self._importance = Importance(**computed_once(path, weigh))
         return self._importance

@@ -18,7 +18,7 @@ import torch
 
 from kdnas.data import chunks as chunking
 from kdnas.data import tokens as tokenising
-from kdnas.measuring import devices, passes
+from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.passes import Once
 from kdnas.models import classifier_head, encoders, least_squares_init
 from kdnas.models import open as opening
@@ -178,9 +178,14 @@ class HiddenStateBench(Workbench):
         if self._moments is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
         weights = least_squares_init.taken_over(self._weights, cut, self._moments)
-        body = encoders.inherit(values, weights, self._buffers).to(self.device)
-        least_squares_init.solve_blocks(body, self.teacher.body, cut, least_squares_init.sample(self._proxy_ids))
-        return body
+        chunks = least_squares_init.sample(self._proxy_ids)
+
+        def solved(rows: int) -> torch.nn.Module:
+            body = encoders.inherit(values, weights, self._buffers).to(self.device)
+            least_squares_init.solve_blocks(body, self.teacher.body, cut, chunks, rows)
+            return body
+
+        return memory.whole(least_squares_init.BATCH, self.device, solved)
 
     def _both_states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states of the teacher and of a student that is all of it, on the first chunks."""
@@ -276,7 +281,11 @@ class HiddenStateBench(Workbench):
         whole = self._classifier()
         if whole is not None:
             ids = torch.from_numpy(self.chunks.train)
-            made = classifier_head.classifier(whole, self.family, config, weights, taken_over, ids)
+
+            def solved(rows: int) -> Any:
+                return classifier_head.classifier(whole, self.family, config, weights, taken_over, ids, rows)
+
+            made = memory.whole(classifier_head.BATCH, self.device, solved)
             weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
         config.save_pretrained(folder)
         from safetensors.torch import save_file
@@ -295,7 +304,11 @@ class HiddenStateBench(Workbench):
         on_progress("scoring its head", None)
         made = classifier_head.opened(folder, self.device)
         labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
-        return {"head": {"labels": labels, "agreement": classifier_head.agreement(made, whole, self._held_ids)}}
+
+        def agreement(rows: int) -> float:
+            return classifier_head.agreement(made, whole, self._held_ids, rows)
+
+        return {"head": {"labels": labels, "agreement": memory.whole(classifier_head.BATCH, self.device, agreement)}}
 
     def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random

@@ -27,7 +27,7 @@ def require_repeated(name: str, fingerprint: str, states: Callable[[], tuple[Ten
 
     def compared() -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):  # whoever draws afterwards draws what it would have drawn
-            own, cut = (state.double().cpu() for state in states())
+            own, cut = (state.to("cpu", torch.float64) for state in states())
         return {"difference": (own - cut).square().mean().sqrt() / own.std().clamp_min(1e-12)}
 
     difference = float(computed_once(path, compared)["difference"])

@@ -35,7 +35,7 @@ from kdnas.teachers.encoder import Teacher
 VERSION = 1  # of what an entry holds
 SAMPLE_CHUNKS = 16  # of the proxy set, for timing and for the importance
 BUILD_BATCH = 32  # chunks at a time, as long as they fit
-IMPORTANCE_BATCH = 8
+IMPORTANCE_BATCH, MOMENTS_BATCH = 8, 32  # chunks at a time, likewise
 
 
 @dataclass(frozen=True)
@@ -378,8 +378,11 @@ def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
     chunks = sample(ids)
     path = cache_folder.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
 
+    def measure(rows: int) -> dict[str, torch.Tensor]:
+        return moments(teacher.body, teacher.family, chunks, rows).tensors()
+
     def make() -> dict[str, torch.Tensor]:
         with Turn(teacher.device):
-            return moments(teacher.body, teacher.family, chunks).tensors()
+            return memory.whole(MOMENTS_BATCH, teacher.device, measure)
 
     return Moments(**computed_once(path, make))
