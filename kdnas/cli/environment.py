@@ -204,10 +204,9 @@ def latency(
 
     given = {"batch_size": batch_size, "length": length, "threads": threads, "max_seconds": max_seconds}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
-    from kdnas.measuring.devices import resolve_device, set_up_torch
+    from kdnas.measuring.devices import resolve_device
     from kdnas.scores.model_latency import measure_model
 
-    set_up_torch()
     where = resolve_device(spec.device)
     measured, parameters = measure_model(model, spec.latency, where, against)
     if as_json:

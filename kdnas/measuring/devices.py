@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -157,3 +157,22 @@ def set_up_torch() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products on a GPU need
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+
+
+@contextlib.contextmanager
+def as_studies() -> Iterator[None]:
+    """Inside, torch is set up as in a study's process; afterwards it is as it was: for what programs of other people
+    call, too."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    with warnings.catch_warnings():
+        set_up_torch()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_deterministic_debug_mode(mode)
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+            if workspace is None:
+                os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

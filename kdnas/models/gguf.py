@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -78,14 +77,15 @@ def _key(file: Path) -> str:
 
 
 def _rebuild(file: Path, folder: Path) -> None:
-    hub.quiet()
+    with hub.hushed():
+        _rebuild_quietly(file, folder)
+
+
+def _rebuild_quietly(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
-    from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
     try:
         read = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True

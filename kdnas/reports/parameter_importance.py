@@ -48,7 +48,8 @@ def importance(
     """What the done trials say. Raises UsageError where they are too few or all alike."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    from kdnas.store.optuna_storage import hushed
+
     scored = sorted((s for s in rank(rows, alpha, beta, loss) if s.rank is not None), key=lambda s: s.number)
     if len(scored) < LEAST:
         raise UsageError(
@@ -65,23 +66,24 @@ def importance(
         else optuna.distributions.CategoricalDistribution(d.choices)
         for d in used
     }
-    study = optuna.create_study(direction="maximize")
-    for s in scored:
-        values = {d.name: s.row.candidate[d.name] for d in used}
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={d.name: d.choices.index(values[d.name]) if d.ordered else values[d.name] for d in used},
-                distributions=distributions,
-                value=s.reward,
-            )
-        )
     exact = importlib.util.find_spec("sklearn") is not None
-    evaluator: optuna.importance.BaseImportanceEvaluator
-    if exact:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seeds.fixed_number(seeds.Fixed.FOREST))
-    else:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    with hushed(optuna.logging.ERROR):
+        study = optuna.create_study(direction="maximize")
+        for s in scored:
+            values = {d.name: s.row.candidate[d.name] for d in used}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={d.name: d.choices.index(values[d.name]) if d.ordered else values[d.name] for d in used},
+                    distributions=distributions,
+                    value=s.reward,
+                )
+            )
+        evaluator: optuna.importance.BaseImportanceEvaluator
+        if exact:
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seeds.fixed_number(seeds.Fixed.FOREST))
+        else:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     shares = sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: (-pair[1], pair[0]))
     return Importance("fanova" if exact else "ped-anova", len(scored), tuple(shares))
 

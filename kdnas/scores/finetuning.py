@@ -5,11 +5,13 @@ Opens the folder, trains, predicts, computes the metrics; caches nothing and wri
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import getstate, setstate
 from typing import Any
 
 import numpy as np
@@ -69,10 +71,20 @@ def score_once(
     step: Callable[[float], None],
 ) -> dict[str, float]:
     """Metric → value on the validation splits after fine-tuning (or as the model is, where the protocol says so)."""
-    _quiet()
-    import transformers
+    _require()
+    with hub.hushed(), _drawing(seed, device):
+        return _scored(folder, task, splits, seed, protocol, device, step)
 
-    transformers.set_seed(seed)
+
+def _scored(
+    folder: Path,
+    task: Task,
+    splits: Mapping[str, Split],
+    seed: int,
+    protocol: FineTuning,
+    device: torch.device,
+    step: Callable[[float], None],
+) -> dict[str, float]:
     tokenizer = tokenizer_of(folder)
     turn = Turn(device)  # others may measure between the steps
     model = _classifier(folder, task, protocol)
@@ -96,19 +108,29 @@ def score_once(
     return metrics
 
 
-def _quiet() -> None:
-    """No bars and reports of transformers. Raises UsageError where accelerate is missing."""
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the Trainer draws from the seed, by every generator that it uses; afterwards they go on as before."""
+    import transformers
+
+    pythons, numpys = getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        transformers.set_seed(seed)
+        try:
+            yield
+        finally:
+            setstate(pythons)
+            np.random.set_state(numpys)
+
+
+def _require() -> None:
+    """Raise UsageError where accelerate is missing."""
     hub.quiet()
     try:
         import accelerate  # noqa: F401, the Trainer asks for it late and at length
     except ImportError:
         raise UsageError("Task scores need the package accelerate.", "Install it: pip install 'kdnas[eval]'.") from None
-    import transformers
-
     import kdnas.models.recurrent  # noqa: F401, registers its classes
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _trainer(

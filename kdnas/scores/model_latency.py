@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kdnas.data import hub
+from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import Measured, measure
 from kdnas.measuring.passes import Once, one_pass
 from kdnas.study.spec import LatencySpec
@@ -12,6 +13,7 @@ from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 
 
+@as_studies()
 def measure_model(
     model: str, settings: LatencySpec, device: torch.device, against: str | None = None
 ) -> tuple[Measured, int]:

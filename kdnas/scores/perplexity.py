@@ -86,7 +86,8 @@ def perplexity(
                 return
             on_progress(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
 
-        result[who] = _one(folder, data, device, chosen, tell, seen)
+        with hub.hushed():
+            result[who] = _one(folder, data, device, chosen, tell, seen)
     if all(result[who].get("causal") for who in subjects):
         how = f"Every next token of {chosen.chunks} held-out chunks of {chosen.length} tokens of {data.source} at most."
         return {**result, "how": how, "protocol": asdict(chosen), "data": data.model_dump(mode="json")}
@@ -111,12 +112,8 @@ def _one(
     on_progress: Progress,
     seen: frozenset[str],
 ) -> dict[str, Any]:
-    hub.quiet()
-    import transformers
     from transformers import AutoModelForMaskedLM
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     config = opening.open_config(folder, str(folder))
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))

@@ -57,9 +57,8 @@ def test_the_latency_of_a_folder_is_measured_with_the_studies_torch(
     monkeypatch.setattr(model_latency, "measure", measured)
     try:
         CliRunner().invoke(latency, [str(tiny_encoder(tmp_path / "m")), "--length", "16", "--device", "cpu"])
-        after = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
         devices.set_up_torch()
-        assert seen == [after] == [(3, True)]
+        assert seen == [(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())] == [(3, True)]
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
