@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from kdnas.data import hub
@@ -51,17 +49,9 @@ def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
         )
     if on_progress is not None:
         on_progress(f"unpacking {file.name} (once)", None)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
+    with disk_cache.filled(folder) as made:
         _rebuild(file, made)
         (made / MARK).write_text(json.dumps({"file": file.name, "layout": LAYOUT}), encoding="utf-8")
-        try:
-            made.rename(folder)
-        except OSError:  # another process was quicker, or an unfinished folder is in the way
-            if not (folder / MARK).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                made.rename(folder)
 
 
 def _key(file: Path) -> str:

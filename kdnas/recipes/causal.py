@@ -6,6 +6,7 @@ no store and no screen.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, TeacherSpec
 from kdnas.study.spec_recipes import CausalDivergenceRecipe, CausalPolicyGradientRecipe
-from kdnas.system import paths, seeds
+from kdnas.system import disk_cache, paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
 from kdnas.system.fingerprint import digest
@@ -217,13 +218,16 @@ class CausalBench(Workbench):
         said = digest(self.teacher.fingerprint, devices.numerics(self.teacher.device))
         fingerprint = f"{said}-{ids_fingerprint(self.held_ids)}"
         path = paths.cache_folder() / "causal" / f"{fingerprint}.json"
-        if path.is_file():
-            return float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
+        with contextlib.suppress(FileNotFoundError):  # unless it is thrown out at this moment
+            known = float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
+            disk_cache.used(path)
+            return known
         self.on_progress("scoring the teacher on the held-out part", None)
         with Turn(self.teacher.device):
             found = cross_entropy(self.teacher.model, self.held_ids)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"cross_entropy": found}))
+        disk_cache.trim()
         return found
 
     def importance(self) -> Importance:

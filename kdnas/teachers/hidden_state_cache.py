@@ -188,7 +188,7 @@ def decide(
         teacher_ms = (time.perf_counter() - begin) * 1000 / len(sample)
     if passes <= 1:
         return Decision("recompute", "the text is read only once", size, teacher_ms, None)
-    if not cache_folder.make_room(size):
+    if not disk_cache.make_room(size):
         limit = _mib(disk_cache.limit_bytes())
         return Decision("recompute", f"{_mib(size)} do not fit into the cache's {limit}", size, teacher_ms, None)
     read_ms = _cold_read([states[layer].cpu() for states in parts for layer in layers]) / len(sample)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kdnas.measuring import devices, memory
 from kdnas.measuring.device_lock import Turn
+from kdnas.system import disk_cache
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Progress
 from kdnas.teachers import cache_folder
@@ -122,7 +123,7 @@ def open_or_build(
     key = entry_key(fingerprint, ids, k, temperature, device)
     lock = cache_folder.opened(key)
     if lock is None:
-        if not cache_folder.make_room(len(ids) * (ids.shape[1] - 1) * bytes_per_token(k)):
+        if not disk_cache.make_room(len(ids) * (ids.shape[1] - 1) * bytes_per_token(k)):
             return None
         lock = cache_folder.opened_or_built(
             key, lambda: _build(key, name, fingerprint, logits, ids, k, temperature, device, on_progress, what)
