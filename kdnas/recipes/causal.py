@@ -196,7 +196,7 @@ class CausalBench(Workbench):
         self._timed_ids = torch.from_numpy(ids).to(device)
 
         if self.recipe.init == "inherit":
-            full_cut.require_repeated(self.base.name, self.base.fingerprint, self._both_states)
+            full_cut.require_repeated(self.base.name, self.base.fingerprint, self.base.device, self._both_states)
 
     def _both_states(self) -> tuple[Tensor, Tensor]:
         """Last states of the model that students are cut from and of a student that is all of it, on the first
@@ -301,7 +301,7 @@ class CausalBench(Workbench):
         ids = self._timed_ids.to(where)
         token = ids[:, -1:]
         past = DynamicCache(config=model.config)
-        with torch.inference_mode():
+        with Turn(where), torch.inference_mode():
             model(input_ids=ids, past_key_values=past, logits_to_keep=1)
         # Taken back before each pass rather than cropped after it: a sliding window cannot be cropped.
         filled = [dict(vars(layer)) for layer in past.layers]

@@ -19,6 +19,7 @@ import torch
 from kdnas.data import chunks as chunking
 from kdnas.data import tokens as tokenising
 from kdnas.measuring import devices, memory, passes
+from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import classifier_head, encoders, least_squares_init
 from kdnas.models import open as opening
@@ -130,7 +131,7 @@ class HiddenStateBench(Workbench):
             name: buffer.cpu() for name, buffer in self.teacher.body.named_buffers() if name not in self._weights
         }
         if self._init != "random":
-            full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, self._both_states)
+            full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, device, self._both_states)
         statistics = self.proxy.statistics
         self._variance = {layer: float(statistics.variance[layer].mean()) for layer in self.layers}
         ids = latency_tokens.drawn(self.chunks.train[:64, 1:-1].reshape(-1), spec.latency)
@@ -285,7 +286,8 @@ class HiddenStateBench(Workbench):
             def solved(rows: int) -> Any:
                 return classifier_head.classifier(whole, self.family, config, weights, taken_over, ids, rows)
 
-            made = memory.whole(classifier_head.BATCH, self.device, solved)
+            with Turn(self.device):
+                made = memory.whole(classifier_head.BATCH, self.device, solved)
             weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
         config.save_pretrained(folder)
         from safetensors.torch import save_file
@@ -308,7 +310,9 @@ class HiddenStateBench(Workbench):
         def agreement(rows: int) -> float:
             return classifier_head.agreement(made, whole, self._held_ids, rows)
 
-        return {"head": {"labels": labels, "agreement": memory.whole(classifier_head.BATCH, self.device, agreement)}}
+        with Turn(self.device):
+            share = memory.whole(classifier_head.BATCH, self.device, agreement)
+        return {"head": {"labels": labels, "agreement": share}}
 
     def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random

@@ -177,9 +177,7 @@ def _trainer(
         dataloader_pin_memory=device.type == "cuda",
     )
     if device.type == "cuda":
-        # Else the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another.
-        arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
-        torch.cuda.set_device(device)
+        _keep_on(arguments, device)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -192,6 +190,12 @@ def _trainer(
     for callback in (transformers.trainer_callback.PrinterCallback, transformers.trainer_callback.ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
+
+
+def _keep_on(arguments: Any, device: torch.device) -> None:
+    """Of itself the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another."""
+    arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
+    torch.cuda.set_device(device)
 
 
 def _metrics(trainer: Any, data: Encoded, name: str, task: Task, order: list[int] | None) -> dict[str, float]:

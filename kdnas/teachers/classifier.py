@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification
 from kdnas.data import labelled
 from kdnas.data.labelled import Batch, Examples, LabelledText
 from kdnas.measuring import devices, memory, metrics
+from kdnas.measuring.device_lock import Turn
 from kdnas.models import class_order, classifier_head, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.open import files_fingerprint, longest
@@ -220,23 +221,25 @@ def logits_of(
     model.eval()
     found: Tensor | None = None
     done, rows = 0, SCORE_BATCH
-    for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
-        places, fitted = torch.from_numpy(batch.rows), 0
-        inputs = tensors(batch, torch.device("cpu"))
+    with Turn(device) as turn:  # other workers may measure between the batches
+        for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
+            places, fitted = torch.from_numpy(batch.rows), 0
+            inputs = tensors(batch, torch.device("cpu"))
 
-        def ask(part: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
-                logits = model(**{name: table[part].to(device) for name, table in inputs.items()}).logits
-            return logits.float().cpu()
+            def ask(part: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
+                with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
+                    logits = model(**{name: table[part].to(device) for name, table in inputs.items()}).logits
+                return logits.float().cpu()
 
-        for part, said in memory.halving(torch.arange(len(places)), rows, device, ask):
-            if found is None:
-                found = torch.empty(len(examples), said.shape[1])
-            found[places[part]] = said
-            fitted = max(fitted, len(part))
-        rows = fitted if fitted < min(rows, len(places)) else rows
-        done += len(places)
-        on_progress(done / len(examples))
+            for part, said in memory.halving(torch.arange(len(places)), rows, device, ask):
+                if found is None:
+                    found = torch.empty(len(examples), said.shape[1])
+                found[places[part]] = said
+                fitted = max(fitted, len(part))
+            rows = fitted if fitted < min(rows, len(places)) else rows
+            done += len(places)
+            turn.step()
+            on_progress(done / len(examples))
     return torch.empty(0, 0) if found is None else found
 
 

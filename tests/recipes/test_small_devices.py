@@ -192,6 +192,6 @@ def test_decoders_are_weighed_without_float64_on_the_device(tmp_path: Path, fami
 def test_a_cut_is_compared_without_float64_on_the_device() -> None:
     states = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     with NoFloat64():
-        full_cut.require_repeated("m", "fingerprint", lambda: (states, states + 0))
+        full_cut.require_repeated("m", "fingerprint", CPU, lambda: (states, states + 0))
         with pytest.raises(TypeError):
             states.double()
