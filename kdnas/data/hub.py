@@ -1,16 +1,14 @@
 """The Hugging Face hub: asked quietly, and given up on quickly where there is no network.
 
-Finds models and single files in the local hub cache first. Loads nothing itself, and importing it loads neither torch
-nor transformers.
+Finds models and single files in the local hub cache first. Loads nothing itself and imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,23 +30,6 @@ def quiet() -> None:
         "TOKENIZERS_PARALLELISM": "true",
     }.items():
         os.environ.setdefault(name, value)
-
-
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Inside, transformers gives no warnings and draws no bars; afterwards it does as the program around it wants."""
-    quiet()
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def offline() -> bool:

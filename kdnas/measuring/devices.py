@@ -58,16 +58,31 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
-        index = int(name.split(":")[1]) if ":" in name else None
-        if index is not None and index >= count:
-            raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
-        return _own_gpu(index)
+        return _own_gpu(_index(name))
     if name == "mps" and not torch.backends.mps.is_available():
         raise UsageError("The device mps is not there.", "Give --device cpu or auto.")
     return torch.device(name)
+
+
+def device_beside(name: str) -> torch.device:
+    """A device that a spec names beside the process's own, which stays the one that torch works on. Others see that
+    this process uses it. Raises UsageError for a device that is not there."""
+    index = _index(name) if name.startswith("cuda") else None
+    if index is None:
+        return resolve_device(name)
+    lock_files.claim(gpus.name_of(index))
+    return torch.device("cuda", index)
+
+
+def _index(name: str) -> int | None:
+    """The number in `cuda:N`, None for `cuda`. Raises UsageError where torch finds no such GPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
+    index = int(name.split(":")[1]) if ":" in name else None
+    if index is not None and index >= count:
+        raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
+    return index
 
 
 def _own_gpu(index: int | None) -> torch.device:
@@ -120,7 +135,10 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def autocasts(device: torch.device) -> bool:
     """Whether training and teacher run in bf16 there."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # torch answers for the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def numerics(device: torch.device) -> str:

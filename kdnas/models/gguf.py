@@ -11,7 +11,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from kdnas.data import hub
+from kdnas.models.quiet_transformers import hushed
 from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError, first_line
 from kdnas.system.progress import Progress
@@ -67,7 +67,7 @@ def _key(file: Path) -> str:
 
 
 def _rebuild(file: Path, folder: Path) -> None:
-    with hub.hushed():
+    with hushed():
         _rebuild_quietly(file, folder)
 
 

@@ -165,7 +165,7 @@ class CausalBench(Workbench):
     def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
         self.spec, self.device, self.on_progress = spec, device, on_progress
         self.recipe = causal_part(spec)
-        own_device = device if spec.teacher.device is None else torch.device(spec.teacher.device)
+        own_device = device if spec.teacher.device is None else devices.device_beside(spec.teacher.device)
         self.teacher = load(spec.teacher, own_device, on_progress)
         self.base = self.teacher
         if self.recipe.student is not None:

@@ -24,6 +24,7 @@ from kdnas.measuring.metrics import METRICS
 from kdnas.models import class_order, classifier_head
 from kdnas.models import open as opening
 from kdnas.models.open import longest
+from kdnas.models.quiet_transformers import hushed
 from kdnas.scores.training_texts import tokenizer_of
 from kdnas.system.errors import KdnasError, UsageError
 
@@ -72,7 +73,7 @@ def score_once(
 ) -> dict[str, float]:
     """Metric → value on the validation splits after fine-tuning (or as the model is, where the protocol says so)."""
     _require()
-    with hub.hushed(), _drawing(seed, device):
+    with hushed(), _drawing(seed, device):
         return _scored(folder, task, splits, seed, protocol, device, step)
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdnas.data import hub
 from kdnas.data.chunks import chunks
 from kdnas.models import open as opening
 from kdnas.models.open import longest
+from kdnas.models.quiet_transformers import hushed
 from kdnas.scores.training_texts import seen_by, tokenizer_of
 from kdnas.study.spec import DataSpec
 from kdnas.system import seeds
@@ -86,7 +86,7 @@ def perplexity(
                 return
             on_progress(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
 
-        with hub.hushed():
+        with hushed():
             result[who] = _one(folder, data, device, chosen, tell, seen)
     if all(result[who].get("causal") for who in subjects):
         how = f"Every next token of {chosen.chunks} held-out chunks of {chosen.length} tokens of {data.source} at most."

@@ -15,9 +15,9 @@ import pytest
 import torch
 from transformers.utils import logging
 
-from kdnas.data import hub
 from kdnas.data.glue import TASKS, Split
 from kdnas.measuring import devices
+from kdnas.models.quiet_transformers import hushed
 from kdnas.reports import parameter_importance
 from kdnas.scores import finetuning, model_latency, score_folder
 from kdnas.scores.perplexity import PerplexityProtocol, perplexity
@@ -157,7 +157,7 @@ def test_beginning_a_study_and_weighing_its_dimensions_leaves_optunas_verbosity_
 
 
 def test_hushed_libraries_speak_again_after_a_failure() -> None:
-    with pytest.raises(ZeroDivisionError), hub.hushed():
+    with pytest.raises(ZeroDivisionError), hushed():
         assert logging.get_verbosity() == logging.ERROR and not logging.is_progress_bar_enabled()
         raise ZeroDivisionError
     assert logging.get_verbosity() == logging.INFO
