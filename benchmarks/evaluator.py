@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
@@ -40,7 +39,7 @@ from kdnas.study import reward
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_toml import read_toml
-from kdnas.system import paths
+from kdnas.system import paths, seeds
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -153,7 +152,7 @@ def _paragraphs(bench: HiddenStateBench, spec: StudySpec) -> tuple[torch.Tensor,
     """The data set as its files hold it: one example a paragraph, padded."""
     documents = reading.read(spec.data)
     paragraphs = [line for text in documents.texts for line in text.splitlines() if line.strip()]
-    rng = np.random.default_rng(0)
+    rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     taken = [paragraphs[i] for i in rng.choice(len(paragraphs), size=2000, replace=False)]
     return padded(taken, bench.teacher.tokenizer, spec.data.length)
 
@@ -252,7 +251,7 @@ def search(quick: bool) -> Result:
                 "latency": spec.latency.model_copy(update={"max_seconds": 1.0}),
             }
         )
-    rng = np.random.default_rng(0)
+    rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     bench = prepare(spec)
     count = 2 if quick else spec.budget.trials
     taken: dict[str, Candidate] = {}

@@ -34,7 +34,7 @@ from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study import reward
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec, from_values
-from kdnas.system import paths
+from kdnas.system import paths, seeds
 
 CPU = torch.device("cpu")
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 def spread_over(space: SearchSpace, count: int, seed: int) -> list[Candidate]:
     """Different candidates that use each choice of each dimension as evenly as can be."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 7]))
+    rng = seeds.generator(seed, seeds.Benchmark.SPREAD)
     chosen: dict[str, Candidate] = {}
     while len(chosen) < min(count, space.size):
         columns = [rng.permutation(np.arange(count) * n // count) for n in space.shape]
@@ -211,7 +211,7 @@ def _pruners(
     }
     rewards = [[worth(row["losses"][SHARES.index(look)], row) for look in LOOKS] for row in rows]
     best = max(range(len(rows)), key=lambda i: rewards[i][-1])
-    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, 8]))
+    rng = seeds.generator(spec.seed, seeds.Benchmark.ORDERS)
     orders = [rng.permutation(len(rows)) for _ in range(ORDERS)]
     lines, figures = [], {}
     for name in ("none", "median", "asha", "hyperband"):

@@ -33,6 +33,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Workbench
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.system import seeds
 from kdnas.system.files import write_atomically
 from kdnas.teachers import encoder, hidden_state_cache
 from tests import encoders
@@ -49,6 +50,8 @@ WIDE: dict[str, Any] = {
 }
 STATES_BOUND = 0.03  # relative distance of bf16 states from those in fp32
 PARTS_BOUND = 0.05  # relative distance of importance, moments and fitted weights
+AGAIN_BOUND = 1e-3  # distance of what the same GPU gives twice
+REPLAY_BOUND = 1.1  # of an eager pass's time that a replay may take
 LOSS_BOUND = 0.05  # distance of held-out losses, GPU from CPU, of 1 for no better than a constant prediction
 
 Figures = Mapping[str, Any]
@@ -174,7 +177,7 @@ def caching(ground: Ground) -> Figures:
     spec = ground.spec("hidden-state")
     reads, hidden_state_cache._cold_read = hidden_state_cache._cold_read, lambda states: 0.0
     try:
-        ids = torch.randint(5, 60, (40, 16), generator=torch.Generator().manual_seed(0))
+        ids = torch.from_numpy(seeds.generator(0, seeds.Benchmark.SAMPLE).integers(5, 60, (40, 16)))
         found = []
         for where in (CPU, ground.device):
             teacher = encoder.load(spec.teacher, where)
@@ -244,6 +247,9 @@ def timing(way: str) -> Callable[[Ground], Figures]:
             )
             with ground.bench(spec, ground.device) as bench:
                 student = bench.build(bench.space.from_ordinal(0), 1)
+                half = {p.dtype for p in passes.served(student.body).parameters()}
+                wanted_dtype = torch.float32 if not ground.on_gpu else _half(ground.device)
+                require(half == {wanted_dtype}, f"{name}: {half} are timed")
                 pairs = {"pass": (bench.timed(student), bench.timed(None))}
                 theirs = bench.asides(None)
                 pairs |= {part: (once, theirs[part]) for part, once in bench.asides(student).items()}
@@ -251,6 +257,8 @@ def timing(way: str) -> Callable[[Ground], Figures]:
                     made = latency.measure(once, teacher, spec.latency, ground.device)
                     found[f"{name} {part}"] = asdict(made)
                     require(0 < made.low <= made.p50 <= made.high, f"{name}: {made}")
+                    if made.way == "graph" and made.eager_p50 is not None:
+                        require(made.p50 <= REPLAY_BOUND * made.eager_p50, f"{name} {part}: a replay is slower")
                     wanted = way if ground.on_gpu else "eager"
                     recurrent = name == "rnn-hybrid"  # cuDNN may refuse the capture: then eager, and flagged
                     require(made.way == wanted or (recurrent and made.flag is not None), f"{name} {part}: {made.way}")
@@ -258,6 +266,10 @@ def timing(way: str) -> Callable[[Ground], Figures]:
 
     check.__doc__ = timing.__doc__
     return check
+
+
+def _half(where: torch.device) -> torch.dtype:
+    return torch.bfloat16 if devices.autocasts(where) else torch.float16
 
 
 def broken_capture(ground: Ground) -> Figures:
@@ -276,6 +288,39 @@ def broken_capture(ground: Ground) -> Figures:
         require(passes.captured(lambda: layer(ones), ground.device) is not None, "nothing can be captured any more")
     require(bool(torch.isfinite(layer.weight.grad).all()), "gradients are wrong")  # type: ignore[arg-type]
     return {"captured": False}
+
+
+CROWD = """
+import sys, torch
+from pathlib import Path
+device = torch.device(sys.argv[1])
+weight = torch.full((4096, 4096), 1e-3, device=device)
+Path(sys.argv[2]).touch()
+while not Path(sys.argv[3]).exists():
+    for _ in range(20):
+        weight = torch.nn.functional.normalize(weight @ weight)
+    torch.cuda.synchronize(device)
+"""
+
+
+def contention(ground: Ground) -> Figures:
+    """A latency that is measured while another process, which knows no lock, keeps the GPU busy is flagged."""
+    once = passes.one_pass(torch.nn.Linear(512, 512, device=ground.device), ground.device, input=torch.ones(8, 512))
+    settings = ground.spec("hidden-state").latency.model_copy(update={"max_seconds": max(1.0, ground.seconds)})
+    if not ground.on_gpu:
+        return {"flag": latency.measure(once, once, settings, ground.device).flag}
+    begun, stop = ground.folder / "crowd", ground.folder / "crowd-stop"
+    other = subprocess.Popen([sys.executable, "-c", CROWD, str(ground.device), str(begun), str(stop)])
+    try:
+        _until(begun.exists, other)
+        made = latency.measure(once, once, settings, ground.device)
+    finally:
+        stop.touch()
+        other.wait(60)
+    # In a container NVML may know this process by another number; then nobody can tell who the others are.
+    seen = gpus.busy_with_others(ground.device.index or 0, 0)
+    require(seen is None or "contended" in (made.flag or ""), f"not flagged: {made.flag}")
+    return {"flag": made.flag, "contended": made.contended, "told_apart": seen is not None}
 
 
 TRAINER = """
@@ -323,6 +368,95 @@ def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], seconds: 
         require(process.poll() is None, f"the other process ended with {process.poll()}")
         require(time.monotonic() - begin < seconds, f"nothing happened for {seconds:g} s")
         time.sleep(0.05)
+
+
+PLACED = """
+import os, sys
+from pathlib import Path
+from kdnas.measuring import devices
+print(devices.resolve_device(sys.argv[1]), flush=True)
+sys.stdin.read()
+"""
+
+
+def second_gpu(ground: Ground) -> Figures:
+    """Of several GPUs a process takes the one that no other has, its events are timed there, and one whose process has
+    died is taken again. One GPU shows nothing of this."""
+    if not ground.on_gpu or torch.cuda.device_count() < 2:
+        return {"gpus": torch.cuda.device_count() if ground.on_gpu else 0}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    taken: list[str] = []
+    others = []
+    try:
+        for _ in range(torch.cuda.device_count() - 1):
+            others.append(subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes))
+            taken.append(others[-1].stdout.readline().strip())
+        require(len({*taken, str(ground.device)}) == torch.cuda.device_count(), f"taken: {taken} and {ground.device}")
+        others[0].communicate("")
+        successor = subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes)
+        others.append(successor)
+        again = successor.stdout.readline().strip()
+        require(again == taken[0], f"the successor is on {again}, its predecessor was on {taken[0]}")
+    finally:
+        for other in others:
+            other.kill()
+    elsewhere = torch.device(taken[0])
+    with torch.cuda.device(elsewhere):
+        once = passes.one_pass(torch.nn.Linear(64, 64, device=elsewhere), elsewhere, input=torch.ones(8, 64))
+        made = latency.measure(once, once, ground.spec("hidden-state").latency, elsewhere)
+    require(0 < made.p50 < 1e3, f"a pass there takes {made.p50} ms")
+    return {"taken": taken, "again": again, "ms": made.p50}
+
+
+def teacher_elsewhere(ground: Ground) -> Figures:
+    """A causal teacher on a device of its own (the CPU) teaches and is timed beside students on another."""
+    losses: list[float] = []
+    for where in (None, "cpu"):
+        spec = ground.spec("causal-divergence", teacher={"model": str(ground.causal), "device": where})
+        with ground.bench(spec, ground.device) as bench:
+            student = bench.build(bench.space.from_ordinal(0), 1)
+            made = latency.measure(bench.timed(student), bench.timed(None), spec.latency, ground.device)
+            require(made.p50 > 0 and made.teacher_p50 > 0, f"timed as {made}")
+            bench.asides(None)["token_ms"]()
+            losses.append(bench.training(student, epochs=1, seed=1).run_epoch().score.loss)
+    require(abs(losses[0] - losses[1]) <= LOSS_BOUND, f"losses {losses}")
+    return {"losses": losses, "bound": LOSS_BOUND}
+
+
+def determinism(ground: Ground) -> Figures:
+    """New tensors are not filled, and two trainings of one seed end at the same loss."""
+    require(torch.are_deterministic_algorithms_enabled(), "torch is not deterministic")
+    require(not torch.utils.deterministic.fill_uninitialized_memory, "new tensors are filled")  # type: ignore[attr-defined]
+    losses = []
+    with ground.bench(ground.spec("hidden-state"), ground.device) as bench:
+        for _ in range(2):
+            student = bench.build(bench.space.from_ordinal(0), 1)
+            losses.append(bench.training(student, epochs=1, seed=1).run_epoch().score.loss)
+    require(abs(losses[0] - losses[1]) <= (AGAIN_BOUND if ground.on_gpu else 0.0), f"losses {losses}")
+    return {"losses": losses, "bound": AGAIN_BOUND}
+
+
+def sliding_window(ground: Ground) -> Figures:
+    """A text longer than the teacher's sliding window: every timed token comes after the same text."""
+    teacher = tiny_causal.folder(ground.folder / "mistral", "mistral")
+    spec = ground.spec(
+        "causal-divergence",
+        teacher={"model": str(teacher)},
+        latency={"length": 24, "max_seconds": ground.seconds, "precision": 0.2},
+    )
+    seen: list[torch.Tensor] = []
+    with ground.bench(spec, ground.device) as bench:
+        token = bench.asides(None)["token_ms"]
+        served = passes.served(bench.teacher.model, frozen=True)  # type: ignore[attr-defined]
+        hook = served.register_forward_hook(lambda _module, _given, out: seen.append(out.logits.float().cpu()))
+        for _ in range(3):
+            token()
+        hook.remove()
+        made = latency.measure(token, token, spec.latency, ground.device)
+    furthest = max(float((other - seen[0]).abs().max()) for other in seen)
+    require(len(seen) == 3 and furthest <= (AGAIN_BOUND if ground.on_gpu else 0.0), f"logits differ by {furthest}")
+    require(0.5 < made.ratio < 2.0, f"the same pass takes {made.ratio:.2f} times its own time")
+    return {"furthest": furthest, "way": made.way, "ms": made.p50}
 
 
 def workers(ground: Ground) -> Figures:
@@ -400,7 +534,7 @@ def evaluate(ground: Ground) -> Figures:
     from kdnas.data.glue import TASKS, Split
     from kdnas.scores.finetuning import FineTuning, score_once
 
-    rng = np.random.default_rng(0)
+    rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     labels = np.arange(64) % 2
     texts = [" ".join(rng.choice(encoders.WORDS[32 * label : 32 * label + 32], 8)) for label in labels]
     half = Split((texts,), labels, "a check")
@@ -429,7 +563,12 @@ CHECKS: dict[str, Callable[[Ground], Figures]] = {
     "latency-eager": timing("eager"),
     "latency-graph": timing("graph"),
     "failed-capture": broken_capture,
+    "contention": contention,
     "lock": lock,
+    "second-gpu": second_gpu,
+    "teacher-elsewhere": teacher_elsewhere,
+    "determinism": determinism,
+    "sliding-window": sliding_window,
     "two-workers": workers,
     "out-of-memory": out_of_memory,
     "finalize": finalize,

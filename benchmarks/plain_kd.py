@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedModel
+
+from kdnas.system import seeds
 
 States = Sequence[torch.Tensor] | Mapping[int, torch.Tensor]  # the teacher's block outputs by layer
 
@@ -83,7 +84,7 @@ def padded(texts: list[str], tokenizer: Any, length: int) -> tuple[torch.Tensor,
 
 def batches(ids: torch.Tensor, mask: torch.Tensor, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless shuffled batches."""
-    rng = np.random.default_rng(seed)
+    rng = seeds.generator(seed, seeds.Benchmark.SAMPLE)
     while True:
         for rows in torch.from_numpy(rng.permutation(len(ids))).split(size):
             if len(rows) == size:

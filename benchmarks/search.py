@@ -27,6 +27,7 @@ from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_strategies import GP_TRIALS
+from kdnas.system import seeds
 
 TABLES = Path(__file__).resolve().parent / "tables"
 DEFAULT = TABLES / "minilm-sotu.csv.gz"
@@ -174,7 +175,8 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
     space = recorded.space
     rows = {space.key(c): i for i, c in enumerate(recorded.candidates)}
-    initial = [recorded.candidates[i] for i in np.random.default_rng(seed).permutation(len(rows))[:INITIAL]]
+    order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(rows))
+    initial = [recorded.candidates[i] for i in order[:INITIAL]]
 
     def evaluate(candidate: Candidate) -> tuple[float, float, float]:
         i = rows[space.key(candidate)]
@@ -274,7 +276,7 @@ def _local_search(space: SearchSpace, evaluate: Evaluate, initial: Sequence[Cand
     """First improvement: from the best so far to any better neighbour; from a random candidate where there is none."""
     from kdnas.strategies.without_replacement import draw
 
-    rng = np.random.default_rng([seed, 1])
+    rng = seeds.generator(seed, seeds.Benchmark.NEIGHBOURS)
     seen: dict[str, float] = {}
     for candidate in initial:
         seen[space.key(candidate)] = evaluate(candidate)[2]
@@ -310,7 +312,7 @@ def proposal_ms(name: str) -> float:
     )
     spec = from_values({"strategy": STRATEGIES[name]})
     finished = GP_TRIALS if name == "gp" else FINISHED
-    rng = np.random.default_rng(0)
+    rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     known = [space.from_ordinal(int(o)) for o in rng.permutation(space.size)[:finished]]
     value = [float(1 - 0.1 * ((space.encode(c) - 2) ** 2).mean() + 0.01 * rng.normal()) for c in known]
     taken = {space.key(c) for c in known}

@@ -36,6 +36,7 @@ from kdnas.store import tables as t
 from kdnas.store.database import open_store
 from kdnas.study.reward import reward
 from kdnas.study.spec import from_values
+from kdnas.system import seeds
 
 TRIALS = 100_000
 SIZE = (120, 36)
@@ -56,7 +57,7 @@ BUDGETS = {  # from the design of the screens; reported, not asserted
 
 def generate(path: Path, trials: int) -> None:
     """A study as a long search would leave it: all but two trials ended, the last two running."""
-    rng = np.random.default_rng(0)
+    rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     layers, heads = rng.integers(1, 13, trials), rng.integers(1, 13, trials)
     inner, act = rng.integers(1, 13, trials) * 256, rng.integers(0, 3, trials)
     work = layers * (heads / 6) ** 1.3
@@ -120,9 +121,11 @@ def trial(
 
 
 WRITER = """
-import random, sqlite3, sys, time
+import sqlite3, sys, time
+from kdnas.system import seeds
 path, trials, seconds, pause, seed = sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:6])
-rng, database, end = random.Random(seed), sqlite3.connect(path, timeout=60, isolation_level=None), time.time() + seconds
+rng = seeds.generator(int(seed), seeds.Benchmark.SAMPLE)
+database, end = sqlite3.connect(path, timeout=60, isolation_level=None), time.time() + seconds
 database.execute("PRAGMA synchronous=NORMAL")
 while time.time() < end:
     database.execute("BEGIN IMMEDIATE")
@@ -130,7 +133,7 @@ while time.time() < end:
     [(revision,)] = database.execute("SELECT revision FROM kdnas_study WHERE study_id = 1")
     database.execute(
         "UPDATE kdnas_trial SET progress = ?, epoch = ?, revision = ? WHERE study_id = 1 AND number = ?",
-        (rng.random(), rng.randrange(4), revision, trials - 1 - rng.randrange(2)),
+        (rng.random(), int(rng.integers(4)), revision, trials - 1 - int(rng.integers(2))),
     )
     if rng.random() < 0.2:
         database.execute(

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "recipes": ("kdnas.cli.environment:recipes", "List the recipes, how students learn, and their options"),
     "strategies": ("kdnas.cli.environment:strategies", "List the search strategies and their options"),
     "assets": ("kdnas.cli.environment:assets", "List or fetch the models and texts that ship"),
-    "cache": ("kdnas.cli.environment:cache", "List or clear the teachers' cached outputs"),
+    "cache": ("kdnas.cli.environment:cache", "List or clear what is cached on disk"),
     "latency": ("kdnas.cli.environment:latency", "Measure a model by the studies' protocol"),
     "doctor": ("kdnas.cli.environment:doctor", "Say what is found here, what is missing, and the hint"),
 }

@@ -130,52 +130,56 @@ def doctor(storage: str | None, as_json: bool) -> int:
 @click.argument("action", type=click.Choice(["list", "clear"]), default="list")
 @frame.as_json
 def cache(action: str, as_json: bool) -> None:
-    """List the teachers' outputs that are kept on disk, or delete those that no worker uses."""
+    """List what is cached on disk (teachers' outputs, tokens, taught classifiers, scores …), or delete what no process
+    uses."""
     from kdnas.system import disk_cache, paths
     from kdnas.teachers import cache_folder as shelf
 
     if action == "clear":
-        count, freed = shelf.clear()
-        frame.say(f"Deleted {count} of the teachers' caches, {freed / 2**20:,.0f} MiB.")
+        count, freed = disk_cache.clear()
+        frame.say(f"Deleted {count} cached entries, {freed / 2**20:,.0f} MiB.")
         return
-    entries = shelf.entries()
+    items = disk_cache.items()
+    facts = {entry.folder: entry.facts for entry in shelf.entries()}
     if as_json:
         frame.print_json(
             [
                 {
-                    "key": e.key,
-                    "folder": str(e.folder),
-                    "bytes": e.bytes,
-                    "used": e.used,
-                    "in_use": e.in_use,
-                    "facts": e.facts,
+                    "key": item.path.stem if item.name is None else item.path.name,
+                    "kind": item.kind,
+                    "folder": str(item.path),
+                    "bytes": item.bytes,
+                    "used": item.used,
+                    "in_use": item.in_use,
+                    "facts": facts.get(item.path, {}),
                 }
-                for e in entries
+                for item in items
             ]
         )
         return
-    if entries:
-        frame.table(
-            ["key", "MiB", "last used", "in use", "teacher", "chunks"],
-            [
-                (
-                    e.key[:12],
-                    f"{e.bytes / 2**20:,.1f}",
-                    frame.ago(e.used),
-                    "yes" if e.in_use else "no",
-                    e.facts.get("teacher"),
-                    e.facts.get("chunks"),
-                )
-                for e in entries
-            ],
+    rows = [
+        (
+            item.kind,
+            item.path.name[:12],
+            f"{item.bytes / 2**20:,.1f}",
+            frame.ago(item.used),
+            "yes" if item.in_use else "no",
+            facts.get(item.path, {}).get("teacher"),
+            facts.get(item.path, {}).get("chunks"),
         )
-    whole = sum(item.bytes for item in disk_cache.items())
+        for item in items
+        if item.name is not None
+    ]
+    # Of small files there may be thousands.
+    for kind in sorted({item.kind for item in items if item.name is None}):
+        files = [item for item in items if item.name is None and item.kind == kind]
+        size, used = sum(item.bytes for item in files), max(item.used for item in files)
+        rows.append((kind, f"{len(files):,} files", f"{size / 2**20:,.1f}", frame.ago(used), "no", None, None))
+    if rows:
+        frame.table(["kind", "key", "MiB", "last used", "in use", "teacher", "chunks"], rows)
+    whole = sum(item.bytes for item in items)
     limit = disk_cache.limit_bytes()
-    where = paths.cache_folder()
-    frame.say(
-        f"{whole / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {where} (KDNAS_CACHE_GIB), with tokens, taught "
-        f"classifiers, unpacked models and scores."
-    )
+    frame.say(f"{whole / 2**20:,.0f} MiB of at most {limit / 2**20:,.0f} in {paths.cache_folder()} (KDNAS_CACHE_GIB).")
 
 
 @click.command()
@@ -204,10 +208,9 @@ def latency(
 
     given = {"batch_size": batch_size, "length": length, "threads": threads, "max_seconds": max_seconds}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
-    from kdnas.measuring.devices import resolve_device, set_up_torch
+    from kdnas.measuring.devices import resolve_device
     from kdnas.scores.model_latency import measure_model
 
-    set_up_torch()
     where = resolve_device(spec.device)
     measured, parameters = measure_model(model, spec.latency, where, against)
     if as_json:

@@ -167,7 +167,7 @@ def finetune(
     the same result.
     """
     from kdnas.cli.progress import Told
-    from kdnas.measuring.devices import resolve_device, set_up_torch
+    from kdnas.measuring.devices import as_studies, resolve_device
     from kdnas.search.heartbeat import interruptible
     from kdnas.study.spec import from_values
     from kdnas.training import finetune as training
@@ -193,8 +193,7 @@ def finetune(
     asked |= {"limit": limit, "held_out": held_out, "length": length}
     asked |= {} if max_held_out is None else {"max_held_out": max_held_out}
     spec = from_values({"teacher": {"model": model}, "data": asked})
-    with Told("finetuning") as told, interruptible():
-        set_up_torch()
+    with Told("finetuning") as told, interruptible(), as_studies():
         make = _classification if classify else _language
         learned = make(spec, resolve_device(device), told.on_progress, seed)
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from kdnas.data.documents import Documents, read, tell_repeats
-from kdnas.data.splits import CHUNKS, by_tokens, generator, without
+from kdnas.data.splits import by_tokens, without
 from kdnas.data.tokens import Tokens, special_tokens, tokenise
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import digest
 from kdnas.system.progress import Progress
+from kdnas.system.seeds import Split, split
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def cut(
             "Give text that it has not seen.",
         )
     body = data.length - (frame.first is not None) - (frame.last is not None)
-    rng = generator(CHUNKS)
+    rng = split(Split.CHUNKS)
     sides = []
     for rows in (train, scored):
         side = _joined(tokens, rows, frame, data.length)

@@ -387,8 +387,8 @@ def load_from_hub(source: str, config: str | None, split: str, what: str, connec
     hub.quiet()
     import datasets
 
+    bars, reachable, before = datasets.are_progress_bars_disabled(), hub.reachable(), datasets.config.HF_HUB_OFFLINE
     datasets.disable_progress_bars()
-    reachable, before = hub.reachable(), datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = before or not reachable
     try:
         return datasets.load_dataset(source, config, split=split)
@@ -402,6 +402,8 @@ def load_from_hub(source: str, config: str | None, split: str, what: str, connec
         raise UsageError(f"{what} cannot be loaded: {first_line(error)}.", check) from None
     finally:
         datasets.config.HF_HUB_OFFLINE = before
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 def hub_table(name: str, loaded: Any, wanted: set[Any]) -> Table:

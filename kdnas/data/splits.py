@@ -13,17 +13,7 @@ import numpy as np
 
 from kdnas.data.documents import Documents
 from kdnas.system.errors import UsageError
-from kdnas.system.seeds import generator_of
-
-SPLIT = 20_231  # begins the path of every random number that a split takes; the same for every study
-GROUPS, CHUNKS, DOCUMENTS = 0, 1, 2  # what a number is for: groups drawn, the order of chunks and of documents
-HEAD, MASKS = 3, 4  # of the perplexity: the head's batches, which tokens are masked
-ORDER, SIDES = 6, 7  # of labelled examples
-
-
-def generator(purpose: int) -> np.random.Generator:
-    """The random numbers of one purpose of a split."""
-    return generator_of(SPLIT, purpose)
+from kdnas.system.seeds import Split, split
 
 
 def by_tokens(lengths: np.ndarray, documents: Documents, held_out: float) -> tuple[np.ndarray, np.ndarray]:
@@ -31,15 +21,15 @@ def by_tokens(lengths: np.ndarray, documents: Documents, held_out: float) -> tup
     units = _units(documents)
     count = int(units.max()) + 1 if len(units) else 0
     weight = np.bincount(units, weights=lengths, minlength=count)
-    chosen = _drawn(generator(GROUPS).permutation(count), weight, _tied(units, documents), held_out * weight.sum())
-    shuffled = generator(DOCUMENTS).permutation(len(units))
+    chosen = _drawn(split(Split.GROUPS).permutation(count), weight, _tied(units, documents), held_out * weight.sum())
+    shuffled = split(Split.DOCUMENTS).permutation(len(units))
     held = chosen[units] if count else np.zeros(0, dtype=bool)
     return shuffled[held[shuffled]], shuffled[~held[shuffled]]
 
 
 def by_label(documents: Documents, labels: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """(held-out, training) row numbers. Whole groups where there are any, else the same share of each class."""
-    rng = generator(SIDES)
+    rng = split(Split.SIDES)
     if documents.groups is not None:
         units = _units(documents)
         weight = np.bincount(units).astype(np.float64)
@@ -58,7 +48,7 @@ def by_label(documents: Documents, labels: np.ndarray, held_out: float) -> tuple
 
 def evenly(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The rows in random order with the classes spread evenly, so that every head of them has each class's share."""
-    rng = generator(ORDER)
+    rng = split(Split.ORDER)
     place = np.empty(len(rows))
     for label in np.unique(labels[rows]):
         mine = rng.permutation(np.flatnonzero(labels[rows] == label))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +73,9 @@ def _tokenise_into(folder: Path, texts: Sequence[str], tokenizer: Any, on_progre
         start = stop
         if on_progress is not None:
             on_progress("tokenising", start / total)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tokens-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    with disk_cache.filled(folder) as made:
         np.save(made / "ids.npy", np.concatenate(pieces) if pieces else np.zeros(0, np.int32))
         np.save(made / "ends.npy", np.cumsum([len(p) for p in pieces], dtype=np.int64))
-        try:
-            made.rename(folder)
-        except OSError:
-            if not (folder / "ends.npy").is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                made.rename(folder)
 
 
 def special_tokens(tokenizer: Any) -> tuple[int, int]:

@@ -16,7 +16,6 @@ import torch
 from kdnas.measuring import devices, gpus
 from kdnas.measuring.lock_files import lock_file
 from kdnas.system import locks
-from kdnas.system.progress import Progress
 
 _shared = threading.local()  # the device's place that this thread has, and how often it was entered
 
@@ -71,16 +70,6 @@ class Turn:
                 devices.synchronise(self._device)
         finally:
             place.close()
-
-
-def stepping(turn: Turn, on_progress: Progress) -> Progress:
-    """`on_progress`, and a step of the turn each time: for what reports its batches and knows no turn."""
-
-    def both(words: str, share: float | None) -> None:
-        turn.step()
-        on_progress(words, share)
-
-    return both
 
 
 class _Place:

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -58,16 +58,31 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
-        index = int(name.split(":")[1]) if ":" in name else None
-        if index is not None and index >= count:
-            raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
-        return _own_gpu(index)
+        return _own_gpu(_index(name))
     if name == "mps" and not torch.backends.mps.is_available():
         raise UsageError("The device mps is not there.", "Give --device cpu or auto.")
     return torch.device(name)
+
+
+def device_beside(name: str) -> torch.device:
+    """A device that a spec names beside the process's own, which stays the one that torch works on. Others see that
+    this process uses it. Raises UsageError for a device that is not there."""
+    index = _index(name) if name.startswith("cuda") else None
+    if index is None:
+        return resolve_device(name)
+    lock_files.claim(gpus.name_of(index))
+    return torch.device("cuda", index)
+
+
+def _index(name: str) -> int | None:
+    """The number in `cuda:N`, None for `cuda`. Raises UsageError where torch finds no such GPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UsageError(f"The device {name} is not there: torch finds no GPU.", "Give --device cpu or auto.")
+    index = int(name.split(":")[1]) if ":" in name else None
+    if index is not None and index >= count:
+        raise UsageError(f"The device {name} is not there: torch finds {count} GPU(s).", "Count from cuda:0.")
+    return index
 
 
 def _own_gpu(index: int | None) -> torch.device:
@@ -120,7 +135,10 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def autocasts(device: torch.device) -> bool:
     """Whether training and teacher run in bf16 there."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # torch answers for the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def numerics(device: torch.device) -> str:
@@ -157,3 +175,22 @@ def set_up_torch() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products on a GPU need
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+
+
+@contextlib.contextmanager
+def as_studies() -> Iterator[None]:
+    """Inside, torch is set up as in a study's process; afterwards it is as it was: for what programs of other people
+    call, too."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    with warnings.catch_warnings():
+        set_up_torch()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_deterministic_debug_mode(mode)
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+            if workspace is None:
+                os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

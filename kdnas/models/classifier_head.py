@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 from kdnas.models import class_order
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family
+from kdnas.models.least_squares_init import BATCH as WATCHED
 from kdnas.models.least_squares_init import watched
 
 CHUNKS = 2048  # most of them that the last layer is solved from
@@ -77,13 +78,19 @@ def _begin_afresh(model: Any, names: Collection[str]) -> None:
 
 @torch.no_grad()
 def classifier(
-    whole: Any, family: Family, config: PretrainedConfig, body: Mapping[str, Tensor], taken_over: TakenOver, ids: Tensor
+    whole: Any,
+    family: Family,
+    config: PretrainedConfig,
+    body: Mapping[str, Tensor],
+    taken_over: TakenOver,
+    ids: Tensor,
+    batch: int = BATCH,
 ) -> Any:
     """A student's classifier, on the CPU, in eval mode.
 
     `whole` is the teacher's. `body` holds the student's weights and its pooler's, named as in the body; `config` is the
     student's, and becomes the classifier's. The last layer is solved from the first tokens of the chunks `ids` [chunks,
-    length].
+    length], `batch` of them at a time.
     """
     class_order.rename(config, [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)])
     config.problem_type = whole.config.problem_type
@@ -100,22 +107,22 @@ def classifier(
     last = family.head[-1]
     inputs: list[Tensor] = []
     ids = ids[:CHUNKS]
-    watched(made, ids, {last: lambda rows: inputs.append(rows.cpu().double())})
-    weight, bias = regression(torch.cat(inputs), logits(whole, ids))
+    watched(made, ids, {last: lambda rows: inputs.append(rows.cpu().double())}, batch=min(batch, WATCHED))
+    weight, bias = regression(torch.cat(inputs), logits(whole, ids, batch))
     made.get_submodule(last).weight.copy_(weight)
     made.get_submodule(last).bias.copy_(bias)
     return made.cpu()
 
 
 @torch.no_grad()
-def agreement(made: Any, whole: Any, ids: Tensor) -> float:
+def agreement(made: Any, whole: Any, ids: Tensor, batch: int = BATCH) -> float:
     """Share of the chunks `ids` [chunks, length] that the student's classifier labels as its teacher does."""
-    return float((logits(made, ids).argmax(-1) == logits(whole, ids).argmax(-1)).double().mean())
+    return float((logits(made, ids, batch).argmax(-1) == logits(whole, ids, batch).argmax(-1)).double().mean())
 
 
-def logits(model: Any, ids: Tensor) -> Tensor:
-    """float64 [chunks, labels] of whole chunks [chunks, length], on the CPU."""
-    parts = [model(input_ids=rows.to(model.device)).logits.cpu().double() for rows in ids.split(BATCH)]
+def logits(model: Any, ids: Tensor, batch: int = BATCH) -> Tensor:
+    """float64 [chunks, labels] of whole chunks [chunks, length], `batch` at a time, on the CPU."""
+    parts = [model(input_ids=rows.to(model.device)).logits.cpu().double() for rows in ids.split(batch)]
     return torch.cat(parts)
 
 

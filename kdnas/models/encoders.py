@@ -302,8 +302,8 @@ def importance(body: torch.nn.Module, family: Family, ids: torch.Tensor, batch_s
         q, k = calls[prefix + family.query + at] / tokens, calls[prefix + family.key + at] / tokens
         context, activation = calls[prefix + family.out + at] / tokens, calls[prefix + family.down + at] / tokens
         query.append((q * k).sqrt().view(shape))
-        value.append((context.sqrt() * weights[prefix + family.out + ".weight"].double().norm(dim=0).cpu()).view(shape))
-        inner.append(activation * weights[prefix + family.down + ".weight"].double().norm(dim=0).cpu())
+        value.append((context.sqrt() * weights[prefix + family.out + ".weight"].cpu().double().norm(dim=0)).view(shape))
+        inner.append(activation * weights[prefix + family.down + ".weight"].cpu().double().norm(dim=0))
     return Importance(width, torch.stack(inner), torch.stack(query), torch.stack(value))
 
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
-import shutil
-import tempfile
 from pathlib import Path
 
-from kdnas.data import hub
+from kdnas.models.quiet_transformers import hushed
 from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError, first_line
 from kdnas.system.progress import Progress
@@ -52,17 +49,9 @@ def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
         )
     if on_progress is not None:
         on_progress(f"unpacking {file.name} (once)", None)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
+    with disk_cache.filled(folder) as made:
         _rebuild(file, made)
         (made / MARK).write_text(json.dumps({"file": file.name, "layout": LAYOUT}), encoding="utf-8")
-        try:
-            made.rename(folder)
-        except OSError:  # another process was quicker, or an unfinished folder is in the way
-            if not (folder / MARK).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                made.rename(folder)
 
 
 def _key(file: Path) -> str:
@@ -78,14 +67,15 @@ def _key(file: Path) -> str:
 
 
 def _rebuild(file: Path, folder: Path) -> None:
-    hub.quiet()
+    with hushed():
+        _rebuild_quietly(file, folder)
+
+
+def _rebuild_quietly(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
-    from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
     try:
         read = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True

@@ -76,9 +76,14 @@ class _Seen(Exception):  # noqa: N818 - no error: the rest of a pass is of no us
 
 @torch.inference_mode()
 def watched(
-    body: torch.nn.Module, ids: Tensor, inputs: Mapping[str, Callable[[Tensor], None]], last: str | None = None
+    body: torch.nn.Module,
+    ids: Tensor,
+    inputs: Mapping[str, Callable[[Tensor], None]],
+    last: str | None = None,
+    batch: int = BATCH,
 ) -> None:
-    """Run the body over chunks, and give each named module's input, as rows [tokens, size], to its listener.
+    """Run the body over chunks, `batch` at a time, and give each named module's input, as rows [tokens, size], to its
+    listener.
 
     Each pass ends at the module `last`, where one is named: what comes after it is not computed.
     """
@@ -94,21 +99,22 @@ def watched(
     hooks = [body.get_submodule(name).register_forward_pre_hook(hook(name, listen)) for name, listen in inputs.items()]
     device = next(body.parameters()).device
     try:
-        for batch in ids.split(BATCH):
+        for part in ids.split(batch):
             with contextlib.suppress(_Seen):
-                body(input_ids=batch.to(device))
+                body(input_ids=part.to(device))
     finally:
         for handle in hooks:
             handle.remove()
 
 
-def moments(body: torch.nn.Module, family: Family, ids: Tensor) -> Moments:
-    """Measured on the chunks `ids` [chunks, length], on the body's device."""
+def moments(body: torch.nn.Module, family: Family, ids: Tensor, batch: int = BATCH) -> Moments:
+    """Measured on the chunks `ids` [chunks, length], on the body's device, `batch` at a time."""
     config: PretrainedConfig = body.config  # type: ignore[assignment]
     layers = range(1 if family.shared_layers else family.sizes(config).layers)
     names = {"hidden": family.query, "context": family.out, "read": family.up, "inner": family.down}
     sums = {(part, layer): _Sums() for part in names for layer in layers}
-    watched(body, ids, {family.layer_prefix(layer) + names[part]: s.add for (part, layer), s in sums.items()})
+    heard = {family.layer_prefix(layer) + names[part]: s.add for (part, layer), s in sums.items()}
+    watched(body, ids, heard, batch=batch)
     outgoing = [body.get_parameter(f"{family.layer_prefix(layer)}{family.down}.weight") for layer in layers]
     found: dict[str, Tensor] = {}
     for part in ("hidden", "context", "read"):
@@ -187,9 +193,12 @@ def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -
 
 
 @torch.no_grad()
-def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor) -> None:
+def solve_blocks(
+    student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor, batch: int = BATCH
+) -> None:
     """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
-    enters the norm of the teacher's last layer before the next kept one; and take that norm. In place.
+    enters the norm of the teacher's last layer before the next kept one; and take that norm. In place, the chunks `ids`
+    [chunks, length] `batch` at a time.
 
     Each is solved on what the student itself gives by then, held to its present weights where the text does not tell.
     Shared layers are left as they are: one weight cannot be solved for one depth after the other.
@@ -202,9 +211,9 @@ def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: Encode
     wanted: dict[int, list[Tensor]] = {end: [] for end in ends}
 
     def keep(end: int) -> Callable[[Tensor], None]:
-        return lambda rows: wanted[end].append(rows.index_select(1, width))
+        return lambda rows: wanted[end].append(rows.index_select(1, width).cpu())  # a device need not hold all layers'
 
-    watched(teacher, ids, {family.layer_prefix(end) + family.norm: keep(end) for end in ends})
+    watched(teacher, ids, {family.layer_prefix(end) + family.norm: keep(end) for end in ends}, batch=batch)
     student.eval()
     for index, end in enumerate(ends):
         prefix = family.layer_prefix(index)
@@ -216,7 +225,8 @@ def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: Encode
         neurons: list[Tensor] = []
         entering: list[Tensor] = []
         into_norm = prefix + family.norm
-        watched(student, ids, {prefix + family.down: neurons.append, into_norm: entering.append}, last=into_norm)
+        heard = {prefix + family.down: neurons.append, into_norm: entering.append}
+        watched(student, ids, heard, last=into_norm, batch=batch)
         inner, given = torch.cat(neurons), torch.cat(entering)
         both = _Sums()
         both.add(torch.cat([inner, torch.cat(wanted[end]).to(given.device) - given], dim=1))

@@ -21,6 +21,7 @@ import torch
 from kdnas.models import lora_adapters
 from kdnas.models import open as opening
 from kdnas.study.spec import LatencySpec
+from kdnas.system import seeds
 from kdnas.system.errors import KdnasError, UsageError, first_line
 
 FILE = "model.onnx"
@@ -132,7 +133,7 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
 
 
 def _sample(config: Any, rows: int, tokens: int, *, padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(rows * 1000 + tokens)
+    generator = torch.Generator().manual_seed(seeds.fixed_number(seeds.Fixed.EXPORT_TOKENS, rows * 1000 + tokens))
     vocabulary = int(config.vocab_size)
     ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, tokens), generator=generator)
     mask = torch.ones_like(ids)

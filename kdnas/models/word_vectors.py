@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdnas.data.labelled import Examples
-from kdnas.system import paths
+from kdnas.system import paths, seeds
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import run_key
 from kdnas.system.progress import Progress
@@ -84,7 +84,7 @@ def _trained(examples: Examples, rows: Rows, size: int) -> dict[str, Tensor]:
         sg=1,
         negative=NEGATIVE,
         epochs=PASSES,
-        seed=1,
+        seed=seeds.fixed_number(seeds.Fixed.WORD_VECTORS),
         workers=1,
     )
     table, there = torch.zeros(len(rows.used), size), torch.zeros(len(rows.used), dtype=torch.bool)

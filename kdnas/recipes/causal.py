@@ -6,6 +6,7 @@ no store and no screen.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedM
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.measuring import devices, passes
+from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import decoders
@@ -32,7 +33,7 @@ from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, TeacherSpec
 from kdnas.study.spec_recipes import CausalDivergenceRecipe, CausalPolicyGradientRecipe
-from kdnas.system import paths, seeds
+from kdnas.system import disk_cache, paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
 from kdnas.system.fingerprint import digest
@@ -44,6 +45,7 @@ from kdnas.training.contract import Score, Student
 from kdnas.training.loop import Stepwise
 
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
+WEIGHED_BATCH = 8  # of them at a time, as long as they fit
 CHECKED = 4  # chunks on which a full-size student is held against its teacher
 
 
@@ -163,7 +165,7 @@ class CausalBench(Workbench):
     def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
         self.spec, self.device, self.on_progress = spec, device, on_progress
         self.recipe = causal_part(spec)
-        own_device = device if spec.teacher.device is None else torch.device(spec.teacher.device)
+        own_device = device if spec.teacher.device is None else devices.device_beside(spec.teacher.device)
         self.teacher = load(spec.teacher, own_device, on_progress)
         self.base = self.teacher
         if self.recipe.student is not None:
@@ -194,7 +196,7 @@ class CausalBench(Workbench):
         self._timed_ids = torch.from_numpy(ids).to(device)
 
         if self.recipe.init == "inherit":
-            full_cut.require_repeated(self.base.name, self.base.fingerprint, self._both_states)
+            full_cut.require_repeated(self.base.name, self.base.fingerprint, self.base.device, self._both_states)
 
     def _both_states(self) -> tuple[Tensor, Tensor]:
         """Last states of the model that students are cut from and of a student that is all of it, on the first
@@ -216,13 +218,16 @@ class CausalBench(Workbench):
         said = digest(self.teacher.fingerprint, devices.numerics(self.teacher.device))
         fingerprint = f"{said}-{ids_fingerprint(self.held_ids)}"
         path = paths.cache_folder() / "causal" / f"{fingerprint}.json"
-        if path.is_file():
-            return float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
+        with contextlib.suppress(FileNotFoundError):  # unless it is thrown out at this moment
+            known = float(json.loads(path.read_text(encoding="utf-8"))["cross_entropy"])
+            disk_cache.used(path)
+            return known
         self.on_progress("scoring the teacher on the held-out part", None)
         with Turn(self.teacher.device):
             found = cross_entropy(self.teacher.model, self.held_ids)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"cross_entropy": found}))
+        disk_cache.trim()
         return found
 
     def importance(self) -> Importance:
@@ -238,8 +243,12 @@ class CausalBench(Workbench):
 
             def weigh() -> dict[str, Tensor]:
                 self.on_progress("measuring the importance of the teacher's parts", None)
+
+                def measure(rows: int) -> dict[str, Tensor]:
+                    return decoders.importance(self.base.model, sample, rows).tensors()
+
                 with Turn(self.base.device):
-                    return decoders.importance(self.base.model, sample).tensors()
+                    return memory.whole(WEIGHED_BATCH, self.base.device, measure)
 
             self._importance = Importance(**computed_once(path, weigh))
         return self._importance
@@ -292,7 +301,7 @@ class CausalBench(Workbench):
         ids = self._timed_ids.to(where)
         token = ids[:, -1:]
         past = DynamicCache(config=model.config)
-        with torch.inference_mode():
+        with Turn(where), torch.inference_mode():
             model(input_ids=ids, past_key_values=past, logits_to_keep=1)
         # Taken back before each pass rather than cropped after it: a sliding window cannot be cropped.
         filled = [dict(vars(layer)) for layer in past.layers]

@@ -20,7 +20,6 @@ from kdnas.data import labelled
 from kdnas.data.labelled import Examples, LabelledText
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices, passes
-from kdnas.measuring.device_lock import Turn, stepping
 from kdnas.measuring.passes import Once
 from kdnas.models import class_order
 from kdnas.models import open as opening
@@ -120,9 +119,8 @@ class ClassifierBench(Workbench):
 
     def teacher_logits(self, examples: Examples, what: str) -> Tensor:
         """float32 [examples, classes] on the CPU, in the data's order of classes; asked for once."""
-        with Turn(self.device) as turn:  # other workers may measure between the batches
-            told = stepping(turn, self.on_progress)
-            return self.teacher.logits(examples, self.text.pad_id, told, f"{what} of {self.spec.data.source}")
+        what = f"{what} of {self.spec.data.source}"
+        return self.teacher.logits(examples, self.text.pad_id, self.on_progress, what)
 
     @cached_property
     def proxy_logits(self) -> Tensor:

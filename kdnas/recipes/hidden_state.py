@@ -18,7 +18,8 @@ import torch
 
 from kdnas.data import chunks as chunking
 from kdnas.data import tokens as tokenising
-from kdnas.measuring import devices, passes
+from kdnas.measuring import devices, memory, passes
+from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import classifier_head, encoders, least_squares_init
 from kdnas.models import open as opening
@@ -130,7 +131,7 @@ class HiddenStateBench(Workbench):
             name: buffer.cpu() for name, buffer in self.teacher.body.named_buffers() if name not in self._weights
         }
         if self._init != "random":
-            full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, self._both_states)
+            full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, device, self._both_states)
         statistics = self.proxy.statistics
         self._variance = {layer: float(statistics.variance[layer].mean()) for layer in self.layers}
         ids = latency_tokens.drawn(self.chunks.train[:64, 1:-1].reshape(-1), spec.latency)
@@ -178,9 +179,14 @@ class HiddenStateBench(Workbench):
         if self._moments is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
         weights = least_squares_init.taken_over(self._weights, cut, self._moments)
-        body = encoders.inherit(values, weights, self._buffers).to(self.device)
-        least_squares_init.solve_blocks(body, self.teacher.body, cut, least_squares_init.sample(self._proxy_ids))
-        return body
+        chunks = least_squares_init.sample(self._proxy_ids)
+
+        def solved(rows: int) -> torch.nn.Module:
+            body = encoders.inherit(values, weights, self._buffers).to(self.device)
+            least_squares_init.solve_blocks(body, self.teacher.body, cut, chunks, rows)
+            return body
+
+        return memory.whole(least_squares_init.BATCH, self.device, solved)
 
     def _both_states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states of the teacher and of a student that is all of it, on the first chunks."""
@@ -276,7 +282,12 @@ class HiddenStateBench(Workbench):
         whole = self._classifier()
         if whole is not None:
             ids = torch.from_numpy(self.chunks.train)
-            made = classifier_head.classifier(whole, self.family, config, weights, taken_over, ids)
+
+            def solved(rows: int) -> Any:
+                return classifier_head.classifier(whole, self.family, config, weights, taken_over, ids, rows)
+
+            with Turn(self.device):
+                made = memory.whole(classifier_head.BATCH, self.device, solved)
             weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
         config.save_pretrained(folder)
         from safetensors.torch import save_file
@@ -295,7 +306,13 @@ class HiddenStateBench(Workbench):
         on_progress("scoring its head", None)
         made = classifier_head.opened(folder, self.device)
         labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
-        return {"head": {"labels": labels, "agreement": classifier_head.agreement(made, whole, self._held_ids)}}
+
+        def agreement(rows: int) -> float:
+            return classifier_head.agreement(made, whole, self._held_ids, rows)
+
+        with Turn(self.device):
+            share = memory.whole(classifier_head.BATCH, self.device, agreement)
+        return {"head": {"labels": labels, "agreement": share}}
 
     def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random
@@ -303,7 +320,8 @@ class HiddenStateBench(Workbench):
         own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
         if own:
             return taken_over(own["weight"], own["bias"])
-        return torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * 0.02, torch.zeros(width)
+        drawn = torch.Generator().manual_seed(seeds.fixed_number(seeds.Fixed.POOLER))
+        return torch.randn(width, width, generator=drawn) * 0.02, torch.zeros(width)
 
     @torch.no_grad()
     def _taken_over(

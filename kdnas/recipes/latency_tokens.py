@@ -18,7 +18,7 @@ EXAMPLES = 256  # texts that ids are drawn from
 
 def drawn(pool: np.ndarray, settings: LatencySpec) -> np.ndarray:
     """int64 [batch, length] of the ids `pool` [n]."""
-    return seeds.latency_tokens().choice(pool, size=(settings.batch_size, settings.length))
+    return seeds.fixed(seeds.Fixed.LATENCY_TOKENS).choice(pool, size=(settings.batch_size, settings.length))
 
 
 def of_texts(texts: Sequence[np.ndarray], settings: LatencySpec, source: str) -> np.ndarray:

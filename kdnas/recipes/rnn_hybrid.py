@@ -237,7 +237,7 @@ class RnnBench(ClassifierBench):
         forms = [self._form("as trained", body)]
         if self.device.type == "cpu":
             on_progress("measuring the student in int8", None)
-            forms.append(self._form("int8", compression.int8(body), body))
+            forms.append(self._form("int8", self._int8(body), body))
         if self.part.remove:
             on_progress(f"taking {self.part.remove:.0%} of the hidden units out", None)
             less = Student(compression.narrowed(body, self.part.remove))
@@ -246,7 +246,7 @@ class RnnBench(ClassifierBench):
             forms.append(self._form("fewer units, learned on", _body(less)))
             write(_body(less), self.source.tokenizer, folder / SMALLER)
             if self.device.type == "cpu":
-                forms.append(self._form("fewer units, in int8", compression.int8(_body(less)), _body(less)))
+                forms.append(self._form("fewer units, in int8", self._int8(_body(less)), _body(less)))
         on_progress("profiling student and teacher", None)
         return {
             **found,
@@ -262,6 +262,10 @@ class RnnBench(ClassifierBench):
         for _ in range(RECOVERY):
             with device_lock.Turn(self.device) as turn:  # other workers may measure between the steps
                 training.run_epoch(lambda *_: turn.step())
+
+    def _int8(self, body: RecurrentForSequenceClassification) -> torch.nn.Module:
+        with device_lock.Turn(self.device):
+            return compression.int8(body)
 
     def _form(self, name: str, body: torch.nn.Module, of: torch.nn.Module | None = None) -> dict[str, Any]:
         """Size, latency and scores of one form; a quantised one is counted by what it was made `of`."""
@@ -290,12 +294,13 @@ class RnnBench(ClassifierBench):
 
         once, cuda = self.pass_of(body), self.device.type == "cuda"
         body.eval()
-        for _ in range(3):
-            once()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        with profile(activities=activities, profile_memory=True) as seen:
-            for _ in range(PROFILED):
+        with device_lock.Turn(self.device):
+            for _ in range(3):
                 once()
+            with profile(activities=activities, profile_memory=True) as seen:
+                for _ in range(PROFILED):
+                    once()
         rows = seen.key_averages()
         asked = sum(max(0, row.self_device_memory_usage if cuda else row.self_cpu_memory_usage) for row in rows)
         return {

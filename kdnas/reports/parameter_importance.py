@@ -24,6 +24,7 @@ from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import LossKind
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import SearchSpace
+from kdnas.system import seeds
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import default_storage
 
@@ -46,7 +47,8 @@ def importance(
     """What the done trials say. Raises UsageError where they are too few or all alike."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    from kdnas.store.optuna_storage import hushed
+
     scored = sorted((s for s in rank(rows, alpha, beta, loss) if s.rank is not None), key=lambda s: s.number)
     if len(scored) < LEAST:
         raise UsageError(
@@ -63,19 +65,19 @@ def importance(
         else optuna.distributions.CategoricalDistribution(d.choices)
         for d in used
     }
-    study = optuna.create_study(direction="maximize")
-    for s in scored:
-        values = {d.name: s.row.candidate[d.name] for d in used}
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={d.name: d.choices.index(values[d.name]) if d.ordered else values[d.name] for d in used},
-                distributions=distributions,
-                value=s.reward,
+    with hushed(optuna.logging.ERROR):
+        study = optuna.create_study(direction="maximize")
+        for s in scored:
+            values = {d.name: s.row.candidate[d.name] for d in used}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={d.name: d.choices.index(values[d.name]) if d.ordered else values[d.name] for d in used},
+                    distributions=distributions,
+                    value=s.reward,
+                )
             )
-        )
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
+        forest = optuna.importance.FanovaImportanceEvaluator(seed=seeds.fixed_number(seeds.Fixed.FOREST))
+        found = optuna.importance.get_param_importances(study, evaluator=forest)
     shares = sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: (-pair[1], pair[0]))
     return Importance("fanova", len(scored), tuple(shares))
 

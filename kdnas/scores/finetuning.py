@@ -5,11 +5,13 @@ Opens the folder, trains, predicts, computes the metrics; caches nothing and wri
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import getstate, setstate
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from kdnas.measuring.metrics import METRICS
 from kdnas.models import class_order, classifier_head
 from kdnas.models import open as opening
 from kdnas.models.open import longest
+from kdnas.models.quiet_transformers import hushed
 from kdnas.scores.training_texts import tokenizer_of
 from kdnas.system.errors import KdnasError, UsageError
 
@@ -69,10 +72,20 @@ def score_once(
     step: Callable[[float], None],
 ) -> dict[str, float]:
     """Metric → value on the validation splits after fine-tuning (or as the model is, where the protocol says so)."""
-    _quiet()
-    import transformers
+    _require()
+    with hushed(), _drawing(seed, device):
+        return _scored(folder, task, splits, seed, protocol, device, step)
 
-    transformers.set_seed(seed)
+
+def _scored(
+    folder: Path,
+    task: Task,
+    splits: Mapping[str, Split],
+    seed: int,
+    protocol: FineTuning,
+    device: torch.device,
+    step: Callable[[float], None],
+) -> dict[str, float]:
     tokenizer = tokenizer_of(folder)
     turn = Turn(device)  # others may measure between the steps
     model = _classifier(folder, task, protocol)
@@ -96,19 +109,29 @@ def score_once(
     return metrics
 
 
-def _quiet() -> None:
-    """No bars and reports of transformers. Raises UsageError where accelerate is missing."""
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the Trainer draws from the seed, by every generator that it uses; afterwards they go on as before."""
+    import transformers
+
+    pythons, numpys = getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        transformers.set_seed(seed)
+        try:
+            yield
+        finally:
+            setstate(pythons)
+            np.random.set_state(numpys)
+
+
+def _require() -> None:
+    """Raise UsageError where accelerate is missing."""
     hub.quiet()
     try:
         import accelerate  # noqa: F401, the Trainer asks for it late and at length
     except ImportError:
         raise UsageError("Task scores need the package accelerate.", "Install it: pip install 'kdnas[eval]'.") from None
-    import transformers
-
     import kdnas.models.recurrent  # noqa: F401, registers its classes
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _trainer(
@@ -155,9 +178,7 @@ def _trainer(
         dataloader_pin_memory=device.type == "cuda",
     )
     if device.type == "cuda":
-        # Else the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another.
-        arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
-        torch.cuda.set_device(device)
+        _keep_on(arguments, device)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -170,6 +191,12 @@ def _trainer(
     for callback in (transformers.trainer_callback.PrinterCallback, transformers.trainer_callback.ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
+
+
+def _keep_on(arguments: Any, device: torch.device) -> None:
+    """Of itself the Trainer takes cuda:0, or spreads a batch over every GPU, and the protocol's batch is another."""
+    arguments.__dict__["_setup_devices"], arguments._n_gpu = device, 1
+    torch.cuda.set_device(device)
 
 
 def _metrics(trainer: Any, data: Encoded, name: str, task: Task, order: list[int] | None) -> dict[str, float]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from kdnas.data import hub
+from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import Measured, measure
 from kdnas.measuring.passes import Once, one_pass
 from kdnas.study.spec import LatencySpec
+from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 
 
+@as_studies()
 def measure_model(
     model: str, settings: LatencySpec, device: torch.device, against: str | None = None
 ) -> tuple[Measured, int]:
@@ -36,7 +39,7 @@ def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tupl
     if settings.length > limit:
         raise UsageError(f"{model!r} takes at most {limit} tokens, not {settings.length}.", "Lower the length.")
     body.to(device)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seeds.fixed_number(seeds.Fixed.FOLDER_TOKENS))
     shape = (settings.batch_size, settings.length)
     low = min(1000, int(config.vocab_size) // 2)
     ids = torch.randint(low, int(config.vocab_size), shape, generator=generator)

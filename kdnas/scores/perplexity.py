@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdnas.data import hub
 from kdnas.data.chunks import chunks
-from kdnas.data.splits import HEAD, MASKS, SPLIT, generator
 from kdnas.models import open as opening
 from kdnas.models.open import longest
+from kdnas.models.quiet_transformers import hushed
 from kdnas.scores.training_texts import seen_by, tokenizer_of
 from kdnas.study.spec import DataSpec
+from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Note, Progress
 
@@ -86,7 +86,8 @@ def perplexity(
                 return
             on_progress(f"perplexity: {who}, {words}", None if share is None else (base + share) / len(subjects))
 
-        result[who] = _one(folder, data, device, chosen, tell, seen)
+        with hushed():
+            result[who] = _one(folder, data, device, chosen, tell, seen)
     if all(result[who].get("causal") for who in subjects):
         how = f"Every next token of {chosen.chunks} held-out chunks of {chosen.length} tokens of {data.source} at most."
         return {**result, "how": how, "protocol": asdict(chosen), "data": data.model_dump(mode="json")}
@@ -111,12 +112,8 @@ def _one(
     on_progress: Progress,
     seen: frozenset[str],
 ) -> dict[str, Any]:
-    hub.quiet()
-    import transformers
     from transformers import AutoModelForMaskedLM
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     config = opening.open_config(folder, str(folder))
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
@@ -142,7 +139,7 @@ def _one(
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return head(body(input_ids=ids).last_hidden_state[hidden])
 
-    rng = generator(MASKS)
+    rng = seeds.split(seeds.Split.MASKS)
     held_out = text.held_out[: protocol.chunks]
     loss, count = 0.0, 0
     with torch.inference_mode():
@@ -233,9 +230,9 @@ def _trained_head(
     on_progress: Progress,
 ) -> TiedHead:
     body.requires_grad_(False)
-    rng = generator(HEAD)
+    rng = seeds.split(seeds.Split.HEAD)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SPLIT)
+        torch.manual_seed(seeds.fixed_number(seeds.Fixed.TOKEN_HEAD))
         head = TiedHead(int(body.config.hidden_size), body.get_input_embeddings().weight.detach()).to(device)
     # The unigram frequencies are where any head would go first.
     counts = np.bincount(np.asarray(train[:2000]).ravel(), minlength=len(head.bias))[: len(head.bias)] + 0.5

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kdnas.data.glue import OWN, TASKS, chosen
-from kdnas.measuring.devices import resolve_device
+from kdnas.measuring.devices import as_studies, resolve_device
 from kdnas.scores import finetuned_tasks, results
 from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.perplexity import perplexity
@@ -46,6 +46,7 @@ class Wanted:
     output: Path | None = None
 
 
+@as_studies()
 def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | None = None) -> dict[str, Any]:
     """Score a folder beside its teacher; what `results.json` holds.
 

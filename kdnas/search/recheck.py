@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kdnas.measuring import memory
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import EvaluationError, Measure, evaluate
 from kdnas.search.heartbeat import Steering, at_work
@@ -58,7 +59,8 @@ def recheck(
                 def on_progress(words: str, share: float | None) -> None:
                     steering.doing = words if share is None else f"{words} {share:.0%}"
 
-                bench = (prepare or recipe_of(spec))(spec, where, on_progress)
+                with memory.one_line(where):
+                    bench = (prepare or recipe_of(spec))(spec, where, on_progress)
                 try:
                     studies.require_ground(store, row.study_id, bench.provenance())
                     _evaluate(store, row.study_id, bench, measure or latency_protocol(store), steering, missing, say)

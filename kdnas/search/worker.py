@@ -416,9 +416,10 @@ def run_worker(
 
 
 def place(steering: Steering, name: str) -> torch.device:
-    """Sets torch up in this process and finds the device that a spec names; others see which. Of several GPUs a worker
-    takes the least used one. Raises UsageError for a device that is not there."""
+    """Sets torch and Optuna up in this process and finds the device that a spec names; others see which. Of several
+    GPUs a worker takes the least used one. Raises UsageError for a device that is not there."""
     set_up_torch()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = resolve_device(name)
     steering.device = f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
     steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")

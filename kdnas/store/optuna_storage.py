@@ -41,9 +41,19 @@ def explained(store: Store) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def hushed(level: int = optuna.logging.WARNING) -> Iterator[None]:
+    """Inside, Optuna says nothing below `level`; afterwards it does as the program around it wants."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(level)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def optuna_storage(store: Store) -> RDBStorage:
     """Optuna's storage in this store, its tables made where they are missing."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with explained(store):
         if not _has_tables(store):
             with creation_lock(store):

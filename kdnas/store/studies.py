@@ -54,7 +54,7 @@ def delete_study(store: Store, name: str) -> None:
     storage = optuna_storage.optuna_storage(store)
     with store.begin() as connection:
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
-    with optuna_storage.explained(store):
+    with optuna_storage.explained(store), optuna_storage.hushed():
         optuna.delete_study(study_name=name, storage=storage)
     storage.engine.dispose()
 
@@ -82,7 +82,7 @@ def refuse_other_spec(name: str, differing: Mapping[str, tuple[object, object]])
 def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int | None:
     """None where another process was faster."""
     storage = optuna_storage.optuna_storage(store)
-    with optuna_storage.explained(store):
+    with optuna_storage.explained(store), optuna_storage.hushed():
         try:
             study_id = storage.create_new_study(optuna_storage.directions(spec), spec.name)
         except DuplicatedStudyError:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
-from kdnas.measuring.devices import resolve_device
+from kdnas.measuring.devices import as_studies, resolve_device
 from kdnas.measuring.latency import measure
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
@@ -96,8 +97,6 @@ def distil(
     Goes on from the checkpoints beside `output` where there are some. Raises UsageError where they belong to another
     run, or where something else is under the folder's name.
     """
-    from kdnas.measuring.devices import set_up_torch
-
     wanted = extras or Extras()
     output = output.absolute()
     if wanted.push is not None:
@@ -118,7 +117,7 @@ def distil(
             telling.on_progress(f"{output} is finished already", 1.0)
             facts = model_folder.read_facts(output)
         else:
-            set_up_torch()
+            stack.enter_context(as_studies())
             where = resolve_device(device)
             facts = _distil(job, key, output, partial_folder, telling, where, wanted, prepare, measure)
             shutil.rmtree(partial_folder, ignore_errors=True)
@@ -153,7 +152,8 @@ def _distil(
         raise UsageError(
             f"{partial_folder} holds the checkpoints of another run.", "Remove it, or name another --output."
         )
-    bench = prepare(job.spec, device, lambda words, share: telling.on_progress(words, PREPARED * (share or 0.0)))
+    with memory.one_line(device):
+        bench = prepare(job.spec, device, lambda words, share: telling.on_progress(words, PREPARED * (share or 0.0)))
     try:
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
@@ -197,7 +197,8 @@ def _distil(
         best_number = best_epoch(history)
         student.modules().load_state_dict(checkpoints.best(partial_folder, best_number))
         telling.on_progress(f"scoring the student of epoch {best_number}", TRAINED)
-        score = bench.score(student)
+        with Turn(device):
+            score = bench.score(student)
         telling.on_progress("measuring its latency", TRAINED)
         timed = (measure or _plain_measure)(bench, student, job.candidate)
         facts = {

@@ -15,6 +15,7 @@ import torch
 
 from kdnas.data import documents as reading
 from kdnas.data import hub
+from kdnas.measuring.devices import as_studies
 from kdnas.students.model_folder import require_model
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
@@ -89,6 +90,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     return model.to(device), tokenizer
 
 
+@as_studies()
 @torch.inference_mode()
 def generate(
     model: Any, tokenizer: Any, given: Sequence[Prompt], settings: Settings, on_progress: Progress

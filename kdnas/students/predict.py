@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdnas.data import hub
 from kdnas.data.documents import Documents
+from kdnas.measuring.devices import as_studies
 from kdnas.models import lora_adapters
 from kdnas.students.model_folder import require_model
 from kdnas.system.errors import UsageError
@@ -69,6 +70,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     return opening.padded(opened.model, tokenizer).to(device), tokenizer
 
 
+@as_studies()
 @torch.inference_mode()
 def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, on_progress: Progress) -> Tensor:
     """float32 [texts, labels] on the CPU, in batches of like length. Texts are cut at the model's positions, and

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +30,17 @@ FOLDERS = {  # kind → the file that makes a folder of it whole, and whose time
 FILES = (
     "teacher/importance/*.safetensors",
     "teacher/moments/*.safetensors",
+    "teacher/repeats/*.safetensors",
     "classifiers/logits/*.safetensors",
     "classifiers/word2vec/*.safetensors",
     "causal/*.json",
     "scores/*.json",
 )
+UNFINISHED = "classifiers/*.partial"  # checkpoints of trainings that were interrupted: the next call goes on from them
+
+YOUNG_S = 60.0  # what was made so recently may not be locked yet
+HALF_WRITTEN_S = 3600.0  # a file that nobody renamed for so long was left by a death
+GIVEN_UP_S = 7 * 86_400.0  # a training that nobody went on with for so long
 
 _held: dict[str, IO[bytes]] = {}  # locks on what this process uses until it ends, by name
 
@@ -45,6 +53,18 @@ class Item:
     name: str | None
     bytes: int
     used: float  # UTC seconds
+
+    @property
+    def kind(self) -> str:
+        """Where it lies in the cache: teacher, teacher/importance, scores …"""
+        return self.path.parent.relative_to(paths.cache_folder()).as_posix()
+
+    @property
+    def in_use(self) -> bool:
+        if self.name is None:
+            return False
+        with locked(self.name, wait=False) as mine:
+            return not mine
 
 
 def items() -> list[Item]:
@@ -80,6 +100,7 @@ def limit_bytes() -> int:
 
 def make_room(needed: int) -> bool:
     """Throw out entries, the longest unused first, until `needed` bytes fit in the limit; False where they cannot."""
+    sweep()
     limit = limit_bytes()
     if needed > limit:
         return False
@@ -96,6 +117,50 @@ def make_room(needed: int) -> bool:
 def trim() -> None:
     """Throw out what is over the limit and not in use, the longest unused first."""
     make_room(0)
+
+
+def clear() -> tuple[int, int]:
+    """Delete every entry that no process has open, and what is unfinished; returns (entries, bytes) freed."""
+    sweep(given_up_s=0.0)
+    gone = [item for item in items() if remove(item)]
+    return len(gone), sum(item.bytes for item in gone)
+
+
+def sweep(given_up_s: float = GIVEN_UP_S) -> None:
+    """Delete what killed processes left behind, and trainings that nobody went on with for so many seconds."""
+    root, now = paths.cache_folder(), time.time()
+    for kind in FOLDERS:
+        for folder in root.glob(f"{kind}/.*"):
+            with contextlib.suppress(OSError):
+                if folder.name.startswith(".gone-"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                elif folder.name.startswith(".build-"):
+                    with locked(folder.name.removeprefix(".build-").rpartition("-")[0], wait=False) as mine:
+                        if mine:
+                            shutil.rmtree(folder, ignore_errors=True)
+                elif folder.is_dir() and now - folder.stat().st_mtime > YOUNG_S:
+                    _remove_unlocked(folder, folder)
+    for folder in root.glob(UNFINISHED):
+        with contextlib.suppress(OSError, ValueError):
+            newest = max(file.stat().st_mtime for file in folder.rglob("*"))
+            if now - newest >= given_up_s:
+                _remove_unlocked(folder, folder / "lock")
+    for place in {(root / pattern).parent for pattern in FILES}:
+        for file in [*place.glob(".*.part"), *place.glob("*.[0-9]*")]:
+            with contextlib.suppress(OSError):
+                if now - file.stat().st_mtime > HALF_WRITTEN_S:
+                    file.unlink()
+
+
+def _remove_unlocked(folder: Path, lock: Path) -> None:
+    """Delete a folder unless a living process holds its lock, a file of it or itself."""
+    file = os.open(lock, os.O_RDONLY) if lock.exists() else None
+    try:
+        if file is None or locks.take(file, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if file is not None:
+            os.close(file)
 
 
 def remove(item: Item) -> bool:
@@ -123,6 +188,29 @@ def kept_while_used(folder: Path, make: Callable[[], None]) -> None:
         made = True
     if made:
         trim()
+
+
+@contextlib.contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A working folder that becomes the entry `folder` when the block ends well, unless another process was quicker.
+    It is locked meanwhile; a death leaves it unlocked for `sweep`."""
+    kind = folder.parent.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=folder.parent) as scratch:
+        lock = os.open(scratch, os.O_RDONLY)
+        try:
+            locks.take(lock)
+            made = Path(scratch) / "made"
+            made.mkdir()
+            yield made
+            try:
+                made.rename(folder)
+            except OSError:  # another process was quicker, or something unfinished is in the way
+                if not (folder / FOLDERS[kind]).is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    made.rename(folder)
+        finally:
+            os.close(lock)
 
 
 def used(path: Path) -> None:

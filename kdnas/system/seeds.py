@@ -10,6 +10,8 @@ from enum import IntEnum
 
 import numpy as np
 
+_SPLIT = 20_231  # begins the path of every random number that a split takes
+
 
 class Purpose(IntEnum):
     """What random numbers under a study's seed are for. A changed number changes every study: only append."""
@@ -18,6 +20,41 @@ class Purpose(IntEnum):
     EPISODE = 2  # by episode: the LSTM controller's pool and its random candidates
     CONTROLLER = 3  # by episode: the LSTM controller's weights and training
     STUDENT = 4  # by repetition, the same for all candidates: the seed of a student and its training
+
+
+class Split(IntEnum):
+    """What random numbers are for that divide and order data: the same in every study, so that studies share caches and
+    held-out parts."""
+
+    GROUPS = 0  # documents or groups, as they are drawn
+    CHUNKS = 1  # the order of chunks
+    DOCUMENTS = 2  # the order of documents
+    HEAD = 3  # of the perplexity: the batches of a head
+    MASKS = 4  # of the perplexity: which tokens are masked
+    ORDER = 6  # of labelled examples
+    SIDES = 7  # which labelled examples are held out
+
+
+class Fixed(IntEnum):
+    """What random numbers are for that are the same in every study and on every machine."""
+
+    ESTIMATE = 0  # candidates whose arithmetic tells a rough time
+    LATENCY_TOKENS = 4  # the token ids that a study's latency is measured on, so that times compare
+    FOLDER_TOKENS = 5  # those that a model folder's is measured on
+    EXPORT_TOKENS = 6  # by shape: the token ids that an exported file is compared on
+    POOLER = 7  # the pooler of a student whose teacher has none
+    TOKEN_HEAD = 8  # the weights of the head that a perplexity needs
+    FOREST = 9  # the trees that weigh a study's dimensions
+    WORD_VECTORS = 10  # how word vectors begin
+
+
+class Benchmark(IntEnum):
+    """What random numbers under a benchmark's seed are for."""
+
+    SAMPLE = 0  # candidates, rows and texts that are drawn, figures that are made up
+    NEIGHBOURS = 1  # the steps of a local search
+    SPREAD = 7  # candidates that use all choices evenly
+    ORDERS = 8  # in which pruners see the candidates
 
 
 class Student(IntEnum):
@@ -36,18 +73,21 @@ class Tuning(IntEnum):
     NOISE = 2  # by epoch: dropout
 
 
-def generator_of(*path: int) -> np.random.Generator:
-    """Of a path of whole numbers, for what no study's seed decides: the split of the data, for one."""
-    return np.random.default_rng(np.random.SeedSequence(list(path)))
-
-
 def generator(seed: int, purpose: IntEnum, index: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, int(purpose), index]))
 
 
-def latency_tokens() -> np.random.Generator:
-    """Draws the token ids that latency is measured on: the same for all studies, so that their times compare."""
-    return np.random.default_rng(np.random.SeedSequence([0, 4]))
+def split(purpose: Split) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([_SPLIT, int(purpose)]))
+
+
+def fixed(purpose: Fixed) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([0, int(purpose)]))
+
+
+def fixed_number(purpose: Fixed, index: int = 0) -> int:
+    """One seed below 2³¹ for what takes only a number."""
+    return _OLDER.get(purpose, number(0, purpose, index))
 
 
 def number(seed: int, purpose: IntEnum, index: int = 0) -> int:
@@ -58,3 +98,7 @@ def number(seed: int, purpose: IntEnum, index: int = 0) -> int:
 def long_number(seed: int, purpose: IntEnum, index: int = 0) -> int:
     """One seed below 2⁶³. Students of hidden states have had their weights from it since the first study."""
     return int(np.random.SeedSequence([seed, int(purpose), index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# Seeds of what was drawn before it had a purpose: other ones would change students and scores that exist.
+_OLDER = {Fixed.POOLER: 0, Fixed.TOKEN_HEAD: _SPLIT, Fixed.FOREST: 0, Fixed.WORD_VECTORS: 1}

@@ -50,33 +50,9 @@ def entries() -> list[Entry]:
     return found
 
 
-def clear() -> tuple[int, int]:
-    """Delete every entry that no worker has open, and what killed builds left; returns (entries, bytes) freed."""
-    sweep()
-    gone = [entry for entry in entries() if remove(entry)]
-    return len(gone), sum(entry.bytes for entry in gone)
-
-
 def remove(entry: Entry) -> bool:
     """Delete one entry unless it is in use."""
     return disk_cache.remove(disk_cache.Item(entry.folder, entry.key, entry.bytes, entry.used))
-
-
-def make_room(needed: int) -> bool:
-    """Throw out what is cached, the longest unused first, until `needed` bytes fit; False where they cannot."""
-    sweep()
-    return disk_cache.make_room(needed)
-
-
-def sweep() -> None:
-    """Delete what killed builds left behind: working folders whose lock nobody holds."""
-    for folder in root().glob(".build-*"):
-        key = folder.name.removeprefix(".build-").rpartition("-")[0]
-        with disk_cache.locked(key, wait=False) as mine:
-            if mine:
-                shutil.rmtree(folder, ignore_errors=True)
-    for folder in root().glob(".gone-*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def opened(key: str) -> IO[bytes] | None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.data import shipped
 from kdnas.data.tokens import tokenizer_fingerprint
+from kdnas.measuring import memory
 from kdnas.measuring.devices import autocast
 from kdnas.models import decoders, gguf
 from kdnas.models import open as opening
@@ -127,13 +128,15 @@ def cross_entropy(model: PreTrainedModel, ids: Tensor) -> float:
     model.eval()
     body, head = body_and_head(model)
     device = model.device
-    total = 0.0
-    for part in ids.split(max(1, SCORE_TOKENS // ids.shape[1])):
+
+    def loss(part: Tensor) -> float:
         part = part.to(device)
         labels = part[:, 1:].flatten()
         with autocast(device):
             hidden = body(input_ids=part, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-            total += float(head_loss(hidden, head.weight, hard_loss(labels), bias=head.bias))
+            return float(head_loss(hidden, head.weight, hard_loss(labels), bias=head.bias))
+
+    total = sum(found for _, found in memory.halving(ids, max(1, SCORE_TOKENS // ids.shape[1]), device, loss))
     model.train(training)
     return total / (len(ids) * (ids.shape[1] - 1))
 

@@ -20,7 +20,8 @@ from transformers import AutoModelForSequenceClassification
 
 from kdnas.data import labelled
 from kdnas.data.labelled import Batch, Examples, LabelledText
-from kdnas.measuring import devices, metrics
+from kdnas.measuring import devices, memory, metrics
+from kdnas.measuring.device_lock import Turn
 from kdnas.models import class_order, classifier_head, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.open import files_fingerprint, longest
@@ -219,15 +220,26 @@ def logits_of(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))  # quantised models have none
     model.eval()
     found: Tensor | None = None
-    done = 0
-    for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
-        with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
-            part = model(**tensors(batch, device)).logits.float().cpu()
-        if found is None:
-            found = torch.empty(len(examples), part.shape[1])
-        found[torch.from_numpy(batch.rows)] = part
-        done += len(batch.rows)
-        on_progress(done / len(examples))
+    done, rows = 0, SCORE_BATCH
+    with Turn(device) as turn:  # other workers may measure between the batches
+        for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
+            places, fitted = torch.from_numpy(batch.rows), 0
+            inputs = tensors(batch, torch.device("cpu"))
+
+            def ask(part: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
+                with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
+                    logits = model(**{name: table[part].to(device) for name, table in inputs.items()}).logits
+                return logits.float().cpu()
+
+            for part, said in memory.halving(torch.arange(len(places)), rows, device, ask):
+                if found is None:
+                    found = torch.empty(len(examples), said.shape[1])
+                found[places[part]] = said
+                fitted = max(fitted, len(part))
+            rows = fitted if fitted < min(rows, len(places)) else rows
+            done += len(places)
+            turn.step()
+            on_progress(done / len(examples))
     return torch.empty(0, 0) if found is None else found
 
 

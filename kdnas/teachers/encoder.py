@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from kdnas.measuring.device_lock import Turn
 from kdnas.models import classifier_head, lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, family_of, takes_pooler
@@ -96,7 +97,7 @@ def load(spec: TeacherSpec, device: torch.device, on_progress: Progress | None =
 
 def require_finite(teacher: Teacher, ids: torch.Tensor) -> None:
     """Raise UsageError where the teacher's states on real text, `ids` [chunks, length], are not finite numbers."""
-    with torch.inference_mode():
+    with Turn(teacher.device), torch.inference_mode():
         states = teacher.body(input_ids=ids.to(teacher.device), output_hidden_states=True).hidden_states
     odd = next((layer for layer, state in enumerate(states) if not bool(state.isfinite().all())), None)
     if odd is not None:

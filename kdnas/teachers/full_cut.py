@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kdnas.measuring.device_lock import Turn
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
 from kdnas.system.tensor_files import computed_once
@@ -18,16 +19,18 @@ LAYOUT = 1  # of the check; part of its file's name
 TOLERANCE = 1e-2  # of the states' standard deviation; rounding is far below it, a lost part far above
 
 
-def require_repeated(name: str, fingerprint: str, states: Callable[[], tuple[Tensor, Tensor]]) -> None:
+def require_repeated(
+    name: str, fingerprint: str, device: torch.device, states: Callable[[], tuple[Tensor, Tensor]]
+) -> None:
     """Raise UsageError where the two differ: last states of the teacher and of its cut of full size, on real text.
 
-    `states` is asked once for each fingerprint of a teacher; what it found is cached.
+    `states`, computed on `device`, is asked once for each fingerprint of a teacher; what it found is cached.
     """
     path = paths.cache_folder() / "teacher" / "repeats" / f"{fingerprint}-{LAYOUT}.safetensors"
 
     def compared() -> dict[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):  # whoever draws afterwards draws what it would have drawn
-            own, cut = (state.double().cpu() for state in states())
+        with Turn(device), torch.random.fork_rng(devices=[]):  # whoever draws afterwards draws what it would have drawn
+            own, cut = (state.to("cpu", torch.float64) for state in states())
         return {"difference": (own - cut).square().mean().sqrt() / own.std().clamp_min(1e-12)}
 
     difference = float(computed_once(path, compared)["difference"])

@@ -34,7 +34,7 @@ from kdnas.teachers.encoder import Teacher
 VERSION = 1  # of what an entry holds
 SAMPLE_CHUNKS = 16  # of the proxy set, for timing and for the importance
 BUILD_BATCH = 32  # chunks at a time, as long as they fit
-IMPORTANCE_BATCH = 8
+IMPORTANCE_BATCH, MOMENTS_BATCH = 8, 32  # chunks at a time, likewise
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def decide(
         teacher_ms = (time.perf_counter() - begin) * 1000 / len(sample)
     if passes <= 1:
         return Decision("recompute", "the text is read only once", size, teacher_ms, None)
-    if not cache_folder.make_room(size):
+    if not disk_cache.make_room(size):
         limit = _mib(disk_cache.limit_bytes())
         return Decision("recompute", f"{_mib(size)} do not fit into the cache's {limit}", size, teacher_ms, None)
     read_ms = _cold_read([states[layer].cpu() for states in parts for layer in layers]) / len(sample)
@@ -355,8 +355,11 @@ def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
     chunks = sample(ids)
     path = cache_folder.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
 
+    def measure(rows: int) -> dict[str, torch.Tensor]:
+        return moments(teacher.body, teacher.family, chunks, rows).tensors()
+
     def make() -> dict[str, torch.Tensor]:
         with Turn(teacher.device):
-            return moments(teacher.body, teacher.family, chunks).tensors()
+            return memory.whole(MOMENTS_BATCH, teacher.device, measure)
 
     return Moments(**computed_once(path, make))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kdnas.measuring import devices, memory
 from kdnas.measuring.device_lock import Turn
+from kdnas.system import disk_cache
 from kdnas.system.progress import Progress
 from kdnas.teachers import cache_folder
 from kdnas.training.losses.divergences import Signal, between, full_signal, top_signal
@@ -138,7 +139,7 @@ def open_or_build(wanted: Predictions, on_progress: Progress) -> LogitCache | No
     key = wanted.key
     lock = cache_folder.opened(key)
     if lock is None:
-        if not cache_folder.make_room(len(wanted.ids) * wanted.positions * bytes_per_token(wanted.k)):
+        if not disk_cache.make_room(len(wanted.ids) * wanted.positions * bytes_per_token(wanted.k)):
             return None
         lock = cache_folder.opened_or_built(key, lambda: _build(key, wanted, on_progress))
     return LogitCache(cache_folder.root() / key, cache_folder.manifest(key), lock)

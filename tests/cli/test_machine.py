@@ -33,6 +33,15 @@ def test_caches_are_listed_and_cleared(quick: Quick, tmp_path: Path, monkeypatch
     assert said.code == 0 and "0 MiB of at most" in said.err
     said = quick("cache", "clear")
     assert said.code == 0 and "Deleted 0" in said.err
+    for name in ("tokens/cc/ends.npy", "scores/a.json", "scores/b.json"):
+        file = tmp_path / "empty" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"0" * 1000)
+    listed = {entry["key"]: (entry["kind"], entry["bytes"]) for entry in quick("cache", "--json").data}
+    assert listed == {"cc": ("tokens", 1000), "a": ("scores", 1000), "b": ("scores", 1000)}
+    assert all(words in quick("cache").out for words in ("tokens", "cc", "scores", "2 files"))
+    said = quick("cache", "clear")
+    assert said.code == 0 and "Deleted 3" in said.err and quick("cache", "--json").data == []
     monkeypatch.setenv("KDNAS_CACHE_GIB", "plenty")
     refused = quick("cache")
     assert refused.code == 2 and "KDNAS_CACHE_GIB = 'plenty'" in refused.line

@@ -22,8 +22,9 @@ class Stream:
 class FakeCuda:
     """So many GPUs, of which torch would know the UUIDs; `calls` holds what was asked of them in order."""
 
-    def __init__(self, count: int = 2, bf16: bool = True) -> None:
-        self.count, self.bf16 = count, bf16
+    def __init__(self, count: int = 2) -> None:
+        self.count = count
+        self.bf16: bool | dict[int, bool] = True  # or by GPU
         self.calls: list[tuple[Any, ...]] = []
         self.current = Stream("default")
         self.index = 0
@@ -43,6 +44,12 @@ class FakeCuda:
         self.index = device if isinstance(device, int) else device.index
         self.calls.append(("set_device", self.index))
 
+    @contextlib.contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        before, self.index = self.index, self.index if device.index is None else device.index
+        yield
+        self.index = before
+
     def get_device_properties(self, index: int) -> Any:
         return SimpleNamespace(uuid=f"uuid-{index}")
 
@@ -50,7 +57,7 @@ class FakeCuda:
         return "Fake"
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
-        return self.bf16
+        return self.bf16 if isinstance(self.bf16, bool) else self.bf16[self.index]
 
     def synchronize(self, device: Any = None) -> None:
         self.calls.append(("synchronize", str(device)))

@@ -18,6 +18,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import least_used, resolve_device
 from kdnas.measuring.gpus import Gpu
 from kdnas.study.spec import LatencySpec
+from kdnas.system.errors import UsageError
 from tests.measuring.fake_cuda import FakeCuda, cuda
 
 __all__ = ["cuda"]
@@ -48,6 +49,26 @@ def other_worker(gpu: str, name: str = "other") -> Any:
 def test_the_resolved_gpu_is_the_one_that_torch_works_on(cuda: FakeCuda) -> None:
     assert resolve_device("cuda:1") == GPU
     assert cuda.calls == [("set_device", 1)]
+
+
+def test_a_gpu_of_another_kind_is_asked_for_itself(cuda: FakeCuda) -> None:
+    cuda.bf16 = {0: True, 1: False}
+    assert [devices.autocasts(torch.device(name)) for name in ("cuda", "cuda:0", "cuda:1", "cpu")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert devices.numerics(GPU) == "float32" and cuda.index == 0
+
+
+def test_a_teachers_own_gpu_is_claimed_and_does_not_become_the_current_one(cuda: FakeCuda) -> None:
+    own = resolve_device("cuda:0")
+    assert devices.device_beside("cuda:1") == GPU and cuda.index == own.index
+    assert set(lock_files.own_claims()) == {"GPU-uuid-0", "GPU-uuid-1"}
+    assert devices.device_beside("cuda") == own and devices.device_beside("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"The device cuda:7 is not there: torch finds 2 GPU"):
+        devices.device_beside("cuda:7")
 
 
 def test_a_successor_takes_the_gpu_of_the_worker_that_died(cuda: FakeCuda) -> None:

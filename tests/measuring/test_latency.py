@@ -134,9 +134,9 @@ def test_a_pass_that_follows_the_rule_counts_for_neither_model(monkeypatch: pyte
     def slow_after_the_rule(usual: float) -> Any:
         return lambda: (usual * (3 if script.rule and script.rule[-1] == len(script.passes) else 1), 1.0)
 
-    script.seconds |= {"student": slow_after_the_rule(0.02), "teacher": slow_after_the_rule(0.02)}
+    script.seconds |= {"student": slow_after_the_rule(0.1), "teacher": slow_after_the_rule(0.1)}  # five rounds a look
     made = script.run()
-    assert made.p50 == pytest.approx(20) == made.p90 and made.spread == pytest.approx(0)
+    assert made.p50 == pytest.approx(100) == made.p90 and made.spread == pytest.approx(0)
 
 
 def test_the_figure_is_the_median_over_looks_and_not_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -386,7 +386,7 @@ def test_a_teacher_on_another_device_gets_its_ids_there_and_is_waited_for(
     made.timed(None)()
     once = made.timed_token(None)
     once()
-    assert seen == [elsewhere] * 5  # a pass and a wait, the text, a pass and a wait
+    assert seen == [elsewhere] * 6  # a pass, the text and a pass, and a wait after each
 
 
 # ---------------------------------------------------------------------------- latencies in one store

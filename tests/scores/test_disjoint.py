@@ -96,7 +96,7 @@ def test_a_film_students_default_score_is_of_films_that_its_study_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = put_films(tmp_path / "cache", monkeypatch)
-    student, trained = labelled_student(tmp_path, OWN, label_column="category", held_out=0.12, max_held_out=8)
+    student, trained = labelled_student(tmp_path, OWN, label_column="category", held_out=0.3, max_held_out=8)
     seen = Recorded(monkeypatch)
     result = score_folder.score(student, Wanted(protocol=QUICK, device="cpu"), quiet)
     assert seen.scored and not seen.scored & trained and not seen.scored & seen.trained
@@ -143,6 +143,15 @@ def test_the_teacher_beside_a_student_of_a_checkpoint_is_that_checkpoint(
     wanted = Wanted(tasks=("sst2",), protocol=QUICK, device="cpu", data_dir=tmp_path / "data")
     score_folder.score(student, wanted, quiet)
     assert seen.folders == {student, headed}
+
+
+def test_the_teacher_beside_a_student_of_hidden_states_is_the_studys_checkpoint_too(tmp_path: Path) -> None:
+    spec = from_values({"teacher": {"model": str(tmp_path / "base"), "checkpoint": str(tmp_path / "taught")}})
+    tiny_folder(tmp_path / "base")
+    tiny_folder(tmp_path / "taught", seed=5)
+    facts = {"spec": spec.model_dump(mode="json")}
+    assert score_folder._teacher(None, facts, CPU, quiet) == tmp_path / "taught"
+    assert score_folder._teacher(str(tmp_path / "base"), facts, CPU, quiet) == tmp_path / "base"
 
 
 def test_rows_of_a_csv_that_a_student_was_trained_on_are_not_scored_and_are_counted(

@@ -16,7 +16,9 @@ from kdnas.data.glue import TASKS, Split
 from kdnas.measuring import device_lock, devices
 from kdnas.scores import finetuning, model_latency
 from tests.encoders import texts, tiny_encoder
+from tests.measuring.fake_cuda import FakeCuda, cuda
 
+__all__ = ["cuda"]
 CPU = torch.device("cpu")
 
 
@@ -35,11 +37,11 @@ def test_a_fine_tuning_gives_way_between_its_steps_to_who_measures(
     assert not device_lock._places()
 
 
-def test_the_trainers_device_can_be_set(tmp_path: Path) -> None:
-    # score_once does so on a GPU: of itself the Trainer takes cuda:0.
+def test_the_trainer_stays_on_the_gpu_that_was_asked_for(tmp_path: Path, cuda: FakeCuda) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    arguments.__dict__["_setup_devices"], arguments._n_gpu = torch.device("meta"), 1
-    assert arguments.device == torch.device("meta") and arguments.n_gpu == 1
+    finetuning._keep_on(arguments, torch.device("cuda", 1))
+    assert arguments.device == torch.device("cuda", 1) and arguments.n_gpu == 1
+    assert ("set_device", 1) in cuda.calls
 
 
 def test_the_latency_of_a_folder_is_measured_with_the_studies_torch(
@@ -57,9 +59,8 @@ def test_the_latency_of_a_folder_is_measured_with_the_studies_torch(
     monkeypatch.setattr(model_latency, "measure", measured)
     try:
         CliRunner().invoke(latency, [str(tiny_encoder(tmp_path / "m")), "--length", "16", "--device", "cpu"])
-        after = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
         devices.set_up_torch()
-        assert seen == [after] == [(3, True)]
+        assert seen == [(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())] == [(3, True)]
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)

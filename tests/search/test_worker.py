@@ -20,6 +20,7 @@ from kdnas.search.worker import Prepare, run_worker
 from kdnas.store import changes, queries
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.students.distil import Job, Telling, distil
 from kdnas.study.reward import reward
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.space import Candidate
@@ -292,6 +293,25 @@ def test_what_fails_in_preparing_fails_the_worker_with_its_line(path: Path, look
     # Once that is mended, nothing of it is left.
     assert work(path, fakes.spec()) == 0
     assert look()[0].status == Status.FINISHED
+
+
+@pytest.mark.parametrize("step", ["search", "recheck", "finalize"])
+def test_preparing_that_runs_out_of_memory_is_one_line_with_the_hint(path: Path, look: Look, step: str) -> None:
+    def too_large(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    with pytest.raises(KdnasError, match=r"The memory of cpu ran out\. Give a smaller data\.batch_size") as caught:
+        if step == "search":
+            work(path, fakes.spec(), too_large)
+        else:
+            work(path, fakes.spec())
+            if step == "recheck":
+                recheck(str(path), "fake", top=1, seeds=1, device="cpu", say=lambda line: None, prepare=too_large)
+            else:
+                job = Job(fakes.spec(), look()[1][0].candidate)
+                telling = Telling(lambda words, share: None)
+                distil(job, path.parent / "student", telling, device="cpu", prepare=too_large)
+    assert "fault" not in str(caught.value) and not any("Traceback" in line for line in lines(path, "error"))
 
 
 def test_a_fault_of_ours_is_told_as_one(path: Path, look: Look) -> None:

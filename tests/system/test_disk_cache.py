@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from kdnas.system import disk_cache
 from kdnas.system.tensor_files import computed_once
+from kdnas.training import checkpoints
 
 MIB = 2**20
 KINDS = (
@@ -25,6 +28,7 @@ KINDS = (
     "classifiers/word2vec/hh.safetensors",
     "causal/ii.json",
     "scores/jj.json",
+    "teacher/repeats/kk.safetensors",
 )
 
 
@@ -65,7 +69,7 @@ def test_every_kind_counts_and_goes_when_it_is_the_longest_unused(
 def test_nothing_goes_that_fits_and_fetched_models_never_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, 2.5)
     fetched = put(cache, "assets/all-minilm/model.safetensors", 1)
-    unfinished = put(cache, "classifiers/zz.partial/state-00001.safetensors", 1)
+    unfinished = put(cache, "classifiers/zz.partial/state-00001.safetensors", int(time.time()))
     two = [put(cache, name, 1000) for name in KINDS[:2]]
     disk_cache.trim()
     assert all(path.exists() for path in (fetched, unfinished, *two))
@@ -144,3 +148,85 @@ def test_what_is_made_under_a_full_limit_is_given_out_all_the_same(
     path = cache / "classifiers" / "logits" / "key.safetensors"
     assert computed_once(path, lambda: {"a": torch.ones(2)})["a"].tolist() == [1, 1]
     assert not path.exists()
+
+
+def test_every_place_that_the_source_caches_in_is_bounded() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in Path(disk_cache.__file__).parents[1].rglob("*.py"))
+    named = re.findall(r'paths\.cache_folder\(\) / "(\w+)"(?: / "(\w+)")?', source)
+    named += [("teacher", place) for place in re.findall(r'cache_folder\.root\(\) / "(\w+)"', source)]
+    places = {"/".join(filter(None, parts)) for parts in named}
+    known = {*disk_cache.FOLDERS, *(str(Path(pattern).parent) for pattern in disk_cache.FILES)}
+    assert places - known == {"assets", "teacher/locks"} and len(places) >= 12
+
+
+# ---------------------------------------------------------------- what deaths leave
+
+
+def old(path: Path, seconds: float) -> Path:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def test_scratch_folders_of_killed_processes_are_swept_and_those_of_living_ones_are_not(cache: Path) -> None:
+    for kind in ("tokens", "gguf"):
+        entry = cache / kind / "key"
+        with disk_cache.filled(entry) as made:
+            (made / disk_cache.FOLDERS[kind]).write_text("x")
+            old(made.parent, 1000)
+            killed, young = cache / kind / f".{kind}-killed", cache / kind / f".{kind}-young"
+            for folder in (killed, young):
+                (folder / "made").mkdir(parents=True)
+            old(killed, 1000)
+            disk_cache.sweep()
+            assert made.exists() and young.exists() and not killed.exists()
+        assert (entry / disk_cache.FOLDERS[kind]).is_file() and not made.parent.exists()
+    for kind in disk_cache.FOLDERS:
+        gone = cache / kind / ".gone-key-1"
+        gone.mkdir(parents=True)
+        disk_cache.trim()
+        assert not gone.exists()
+
+
+def test_of_two_that_fill_an_entry_at_once_the_first_ones_stays(cache: Path) -> None:
+    entry = cache / "tokens" / "key"
+    with disk_cache.filled(entry) as slow:
+        (slow / "ends.npy").write_text("slow")
+        with disk_cache.filled(entry) as quick:
+            (quick / "ends.npy").write_text("quick")
+    assert (entry / "ends.npy").read_text() == "quick" and len(list((cache / "tokens").iterdir())) == 1
+
+
+def test_half_written_files_are_swept_once_they_are_old(cache: Path) -> None:
+    halves = [put(cache, name, 1) for name in ("scores/.a.json.x1.part", "teacher/moments/key.4711")]
+    fresh = put(cache, "causal/.b.json.x2.part", int(time.time()))
+    disk_cache.sweep()
+    assert fresh.exists() and not any(half.exists() for half in halves)
+
+
+def test_a_training_that_nobody_goes_on_with_is_given_up_after_a_week_or_when_all_is_cleared(cache: Path) -> None:
+    days = 86_400
+    state = "state-00001.safetensors"
+    for name, age in (("old", 8), ("recent", 6), ("alone", 8)):
+        put(cache, f"classifiers/{name}.partial/{state}", int(time.time()) - age * days)
+        old(cache / "classifiers" / f"{name}.partial", age * days)
+    alone = cache / "classifiers/alone.partial"
+    with checkpoints.alone(alone, "it"):
+        old(alone / "lock", 8 * days)
+        disk_cache.trim()
+        assert {path.name for path in (cache / "classifiers").iterdir()} == {"recent.partial", "alone.partial"}
+        disk_cache.clear()
+        assert [path.name for path in (cache / "classifiers").iterdir()] == ["alone.partial"]
+    disk_cache.clear()
+    assert not list((cache / "classifiers").iterdir())
+
+
+def test_clearing_deletes_every_kind_that_nobody_uses(cache: Path) -> None:
+    for name in KINDS:
+        put(cache, name, 1000)
+    kinds = {item.kind for item in disk_cache.items()}
+    assert kinds == {str(Path(name).parents[1 if name.count("/") == 2 and "safe" not in name else 0]) for name in KINDS}
+    disk_cache.kept_while_used(cache / "tokens" / "cc", lambda: None)
+    assert [item.in_use for item in disk_cache.items() if item.kind == "tokens"] == [True]
+    assert disk_cache.clear() == (len(KINDS) - 1, (len(KINDS) - 1) * MIB)
+    assert [item.kind for item in disk_cache.items()] == ["tokens"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from kdnas.measuring import device_lock, devices
 from kdnas.study.spec import TeacherSpec
+from kdnas.system import disk_cache
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.teachers import cache_folder, encoder, hidden_state_cache, logit_cache
 from tests.encoders import FAMILIES, VOCABULARY, tiny_encoder
@@ -294,10 +295,10 @@ def test_the_longest_unused_entry_makes_room_and_one_in_use_stays(
     assert {e.key for e in cache_folder.entries()} == {
         hidden_state_cache.entry_key(model, ids, [1]) for ids in (used, new)
     }
-    assert cache_folder.clear() == (0, 0)
+    assert disk_cache.clear() == (0, 0)
     held.close()
     fresh.close()
-    count, freed = cache_folder.clear()
+    count, freed = disk_cache.clear()
     assert count == 2 and freed >= 2 * 20 * 16 * 32 * 2 and not cache_folder.entries()
 
 

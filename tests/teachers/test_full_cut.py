@@ -89,13 +89,13 @@ def test_what_enters_the_first_layer_is_the_teachers_at_every_width(width: int, 
 
 def test_a_cut_that_loses_something_is_refused_once_for_all(tmp_path: Path) -> None:
     state = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-    full_cut.require_repeated("m", "same", lambda: (state, state + 1e-6))
+    full_cut.require_repeated("m", "same", torch.device("cpu"), lambda: (state, state + 1e-6))
     with pytest.raises(UsageError, match="cannot cut students out of 'm'"):
-        full_cut.require_repeated("m", "other", lambda: (state, state.roll(1, 0)))
+        full_cut.require_repeated("m", "other", torch.device("cpu"), lambda: (state, state.roll(1, 0)))
     with pytest.raises(UsageError):
-        full_cut.require_repeated("m", "other", lambda: pytest.fail("asked twice"))
+        full_cut.require_repeated("m", "other", torch.device("cpu"), lambda: pytest.fail("asked twice"))
     with pytest.raises(UsageError):
-        full_cut.require_repeated("m", "nan", lambda: (state, state * float("nan")))
+        full_cut.require_repeated("m", "nan", torch.device("cpu"), lambda: (state, state * float("nan")))
 
 
 LLAMA = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
