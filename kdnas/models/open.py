@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from kdnas.data import hub, shipped, sources
+from kdnas.data.files import POINTER
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.models.encoders import body_arguments, position_offset
 from kdnas.models.tokenizer import count_ids
@@ -28,7 +29,6 @@ from kdnas.system.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.system.progress import Progress
 
 OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
-POINTER = b"version https://git-lfs"
 # Tables that older checkpoints hold and that every model computes itself.
 COMPUTED = ("position_ids", "token_type_ids", "attn.bias", "attn.masked_bias", "attention.bias", "rotary_emb.inv_freq")
 
