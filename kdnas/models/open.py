@@ -21,7 +21,7 @@ from kdnas.data import hub, shipped, sources
 from kdnas.data.files import POINTER
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.models.encoders import body_arguments, position_offset
-from kdnas.models.tokenizer import count_ids
+from kdnas.models.tokenizer import count_ids, ends_no_text
 from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
 from kdnas.models.tokenizer import pad_id as pad_id
 from kdnas.study.spec import TeacherSpec
@@ -46,13 +46,16 @@ def loading(what: str, hint: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, safetensors, pickle and torch raise types of their own
         damaged = ", the file is damaged" if type(error).__name__ in ("SafetensorError", "UnpicklingError") else ""
-        raise UsageError(f"{what} cannot be loaded{damaged}: {first_line(error)}.", hint) from None
+        said = first_line(error)
+        if "weights_only" in str(error):  # torch explains at length how to run what the file holds
+            damaged, said = "", "the file is damaged, or holds more than tensors"
+        raise UsageError(f"{what} cannot be loaded{damaged}: {said}.", hint) from None
 
 
 def files_fingerprint(folder: Path) -> str:
     """Of everything in a model folder that decides its outputs: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
-    wanted = ["*.safetensors", "base/*.safetensors", "*.bin", "config.json", "adapter_config.json"]
+    wanted = ["*.safetensors", "base/*.safetensors", "*.bin", "*.gguf", "config.json", "adapter_config.json"]
     wanted += ["tokenizer*", "vocab*", "merges.txt", "*.model", "special_*"]
     for path in sorted({p for pattern in wanted for p in folder.glob(pattern) if p.is_file()}):
         digest.update(path.name.encode())
@@ -103,7 +106,7 @@ def open_config(folder: Path, name: str) -> PretrainedConfig:
                 f"The teacher {name!r} is a causal model in a GGUF file, which this recipe does not take.",
                 "Take an encoder of the BERT family.",
             )
-        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
+        raise UsageError(f"The folder {folder} holds no config.json.", sources.model_below(folder))
     _require_no_pointers(folder, name)
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -180,6 +183,7 @@ def open_weights(
     """
     sources.require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
     _require_no_pointers(folder, name)
+    sources.require_weights(folder)
     with loading(f"The weights of {name!r}", "Fetch the model again."):
         model, report = opener.from_pretrained(
             folder,
@@ -188,16 +192,25 @@ def open_weights(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=other_head,
+            ignore_mismatched_sizes=True,  # so that the sizes can be said
             **arguments,
         )
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     fresh = frozenset({*report["missing_keys"], *mismatched})
     of_head = None if model.base_model is model else f"{model.base_model_prefix}."
     lacking = sorted(n for n in fresh if "pooler" not in n and (of_head is None or n.startswith(of_head)))
-    if lacking or (mismatched and not other_head):
+    sized = sorted(mismatched.intersection(lacking) if other_head else mismatched)
+    if sized:
+        shapes = next((key[1:] for key in report["mismatched_keys"] if key[0] == sized[0]), ())
+        both = " and ".join(" × ".join(map(str, shape)) for shape in shapes)
         raise UsageError(
-            f"The weights of {name!r} do not fit its configuration; missing: {(lacking or sorted(mismatched))[0]}.",
+            f"The weights of {name!r} do not fit its configuration; {sized[0]} has another size"
+            + (f" ({both})." if len(shapes) == 2 else "."),
+            "Give the config.json and the weights that belong together.",
+        )
+    if lacking:
+        raise UsageError(
+            f"The weights of {name!r} do not fit its configuration; missing: {lacking[0]}.",
             "Give a complete checkpoint.",
         )
     unused = _unused(model, report["unexpected_keys"], with_head=not other_head)
@@ -251,12 +264,25 @@ def require_vocabulary(tokenizer: Any, config: PretrainedConfig, name: str) -> N
 
 
 def padded(model: Any, tokenizer: Any) -> Any:
-    """A classifier whose head reads the last token of a text knows which tokens are padding: those that fill batches
-    of this tokenizer's texts. Others are as they were."""
-    reads_last = hasattr(model, "score")
-    if model.config.pad_token_id is None or (reads_last and tokenizer is not None):
-        model.config.pad_token_id = 0 if tokenizer is None else pad_id(tokenizer)
+    """A classifier that knows which token is padding.
+
+    A head on the last token reads the last one that is not `pad_token_id`, and the very last where that is None. What
+    the folder says is kept, so that each text is read as transformers reads it alone. Where it says nothing, the
+    padding is a token that ends no text of the tokenizer.
+    """
+    own = model.config.pad_token_id
+    if own is None or (_reads_last(model) and not 0 <= own < model.config.vocab_size):
+        model.config.pad_token_id = 0 if tokenizer is None else ends_no_text(tokenizer)
     return model
+
+
+def padding(model: Any, otherwise: int) -> int:
+    """The id that batches for this classifier are filled with; `otherwise` where any will do, since it is masked."""
+    return int(model.config.pad_token_id) if _reads_last(model) else otherwise
+
+
+def _reads_last(model: Any) -> bool:
+    return hasattr(model, "score")
 
 
 def _unused(model: Any, unexpected: Iterable[str], *, with_head: bool) -> list[str]:

@@ -220,7 +220,7 @@ def logits_of(
     model.eval()
     found: Tensor | None = None
     done = 0
-    for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
+    for batch in labelled.batches(examples, SCORE_BATCH, opening.padding(model, pad_id)):
         with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
             part = model(**tensors(batch, device)).logits.float().cpu()
         if found is None:
@@ -273,7 +273,7 @@ class Classification(finetune.Task):
         return len(rows)
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        batch = labelled.padded(self.text.train, rows, self.text.pad_id)
+        batch = labelled.padded(self.text.train, rows, opening.padding(self.model, self.text.pad_id))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=devices.autocasts(self.device)):
             logits = self.model(**tensors(batch, self.device)).logits
         return F.cross_entropy(logits.float(), torch.from_numpy(batch.labels).to(self.device), reduction="sum")
