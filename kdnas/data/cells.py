@@ -48,7 +48,7 @@ def column(
             ) from None
         if text is not None and not text.isascii():
             text = text.lstrip("\ufeff")  # the mark of a file that was joined to another
-            whole = _without_halves(text)
+            whole = without_halves(text)
             repaired += whole != text
             text = whole
         if text is not None and role == "label":
@@ -119,7 +119,8 @@ def _number(value: bool | int | float, role: Role, classes: Sequence[str] | None
     return classes[value]
 
 
-def _without_halves(text: str) -> str:
+def without_halves(text: str) -> str:
+    """The text with REPLACED for every half of a surrogate pair, which no tokenizer and no terminal takes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

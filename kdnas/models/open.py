@@ -31,6 +31,8 @@ from kdnas.system.progress import Progress
 OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
 # Tables that older checkpoints hold and that every model computes itself.
 COMPUTED = ("position_ids", "token_type_ids", "attn.bias", "attn.masked_bias", "attention.bias", "rotary_emb.inv_freq")
+FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of weights, as safetensors calls them
+MOST_HEADER = 100 << 20  # bytes, the limit of safetensors
 
 
 @contextmanager
@@ -76,9 +78,13 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
         return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
+        if not (path / "config.json").is_file() and any(path.glob("*.gguf")):
+            raise _of_gguf(spec.model)
         sources.require_whole(path)
         return path
-    if path.exists():  # a file, which only causal recipes take
+    if path.suffix == ".gguf" and path.exists():  # a file, which only causal recipes take
+        raise _of_gguf(spec.model)
+    if path.exists():
         raise UsageError(
             f"There is no model at {spec.model!r}.",
             f"Give a folder, a hub id, or a shipped one. {nearest(spec.model, shipped.names('teacher'))}",
@@ -89,6 +95,13 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
     folder = fetch(spec.model, spec.revision)
     sources.require_whole(folder)
     return folder
+
+
+def _of_gguf(name: str) -> UsageError:
+    return UsageError(
+        f"The teacher {name!r} is a causal model in a GGUF file, which this recipe does not take.",
+        "Take an encoder of the BERT family.",
+    )
 
 
 # ---------------------------------------------------------------- what a folder claims
@@ -102,10 +115,7 @@ def open_config(folder: Path, name: str) -> PretrainedConfig:
     """
     if not (folder / "config.json").is_file():
         if any(folder.glob("*.gguf")):
-            raise UsageError(
-                f"The teacher {name!r} is a causal model in a GGUF file, which this recipe does not take.",
-                "Take an encoder of the BERT family.",
-            )
+            raise _of_gguf(name)
         raise UsageError(f"The folder {folder} holds no config.json.", sources.model_below(folder))
     _require_no_pointers(folder, name)
     try:
@@ -165,6 +175,26 @@ def _require_no_pointers(folder: Path, name: str) -> None:
 # ---------------------------------------------------------------- weights
 
 
+def _require_floats(folder: Path, name: str) -> None:
+    """Raise UsageError for weights of whole numbers or of eight bits: what quantising makes, whose scales transformers
+    knows nothing of where the configuration does not speak of them. Files that are damaged are left to who opens them.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                kept = json.loads(file.read(size)) if size <= MOST_HEADER else {}
+            dtypes = {tensor: about["dtype"] for tensor, about in kept.items() if tensor != "__metadata__"}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        odd = next((t for t, d in sorted(dtypes.items()) if d not in FLOATS and t.endswith("weight")), None)
+        if odd is not None:
+            raise UsageError(
+                f"The weights of {name!r} are quantised: {odd} is of {dtypes[odd]}.",
+                "Give the unquantised model that it was made of.",
+            )
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model in fp32 on the CPU, in eval mode. `fresh` names the parameters that the folder has no weights for."""
@@ -184,6 +214,7 @@ def open_weights(
     sources.require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
     _require_no_pointers(folder, name)
     sources.require_weights(folder)
+    _require_floats(folder, name)
     with loading(f"The weights of {name!r}", "Fetch the model again."):
         model, report = opener.from_pretrained(
             folder,
@@ -245,6 +276,10 @@ def open_causal(folder: Path, name: str, config: PretrainedConfig) -> Any:
             f"The weights of {name!r} do not fit its configuration: {len(opened.fresh)} are missing.",
             "Give a complete checkpoint of a causal model.",
         )
+    # Where a file holds a head of its own, transformers keeps the two apart whatever the configuration says.
+    ends = opened.model.get_input_embeddings(), opened.model.get_output_embeddings()
+    if config.tie_word_embeddings and ends[0].weight is not ends[1].weight:
+        opened.model.config.tie_word_embeddings = False
     return opened.model
 
 

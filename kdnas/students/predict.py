@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kdnas.data import hub
+from kdnas.data.cells import without_halves
 from kdnas.data.documents import Documents
 from kdnas.models import class_order, lora_adapters
 from kdnas.students.model_folder import require_model
@@ -103,6 +104,7 @@ def predict(
     model: Any, tokenizer: Any, texts: Sequence[str], on_progress: Progress, *, batch_size: int = 32
 ) -> list[Prediction]:
     """One prediction for each text, in their order; an empty one for a text without anything in it."""
+    texts = [without_halves(text) for text in texts]  # what a terminal hands over may hold halves of characters
     there = [place for place, text in enumerate(texts) if text.strip()]
     made = [Prediction(text, None, None, None) for text in texts]
     if not there:
