@@ -7,15 +7,17 @@ is refused with its row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from kdnas.data.label_forms import kind
 from kdnas.system.errors import UsageError
 
 Role = Literal["text", "label", "group", "summary"]
+EXACT = 2**53  # from where on floats do not tell neighbouring whole numbers apart
 REPLACED = "\ufffd"  # stands for half a surrogate pair
 
 
@@ -26,6 +28,7 @@ class Column:
     values: list[str | None]
     repaired: int = 0  # rows with half a surrogate pair, which REPLACED stands for
     trimmed: int = 0  # labels with blanks around them
+    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # of labels: one of each kind, and its place
 
 
 def column(
@@ -35,6 +38,7 @@ def column(
     numbers, under which −1 is no label. Raises UsageError with the row of a cell that is neither text nor missing."""
     found: list[str | None] = []
     repaired = trimmed = 0
+    kinds: dict[str, tuple[str, str]] = {}
     for row, value in enumerate(values):
         try:
             text = cell(value, role, classes)
@@ -44,16 +48,18 @@ def column(
             ) from None
         if text is not None and not text.isascii():
             text = text.lstrip("\ufeff")  # the mark of a file that was joined to another
-            whole = _without_halves(text)
+            whole = without_halves(text)
             repaired += whole != text
             text = whole
         if text is not None and role == "label":
             bare = text.strip()
             trimmed += bare != text and bool(bare)
             text = bare
+            if text and (sort := kind(value)) not in kinds:
+                kinds[sort] = repr(text) if sort == "text" else text, place(row)
         # A blank text is a row without text; a blank label, group or summary is none.
         found.append(None if text is None or (role != "text" and not text.strip()) else text)
-    return Column(found, repaired, trimmed)
+    return Column(found, repaired, trimmed, kinds)
 
 
 def cell(value: Any, role: Role, classes: Sequence[str] | None = None) -> str | None:
@@ -63,6 +69,8 @@ def cell(value: Any, role: Role, classes: Sequence[str] | None = None) -> str | 
     if value is None:
         return None
     if isinstance(value, str):
+        if role == "label" and "\0" in value:
+            raise _RefusedError("a text with a NUL character", "Write it without that.")
         return value
     if isinstance(value, bytes):
         try:
@@ -71,7 +79,9 @@ def cell(value: Any, role: Role, classes: Sequence[str] | None = None) -> str | 
             raise _RefusedError(f"bytes that are not UTF-8 (0x{value[error.start]:02x})", "Save it as UTF-8.") from None
     if isinstance(value, bool | int | float):
         return _number(value, role, classes)
-    raise _RefusedError(_indefinite(value), "Give one text a row." if role in _TEXTS else "Give one value a row.")
+    several = isinstance(value, list | tuple | dict | set)
+    hint = "Give one value a row." if several else "Write it as a text, or as a whole number."
+    raise _RefusedError(_indefinite(value), "Give one text a row." if role in _TEXTS else hint)
 
 
 _TEXTS = ("text", "summary")
@@ -93,6 +103,9 @@ def _number(value: bool | int | float, role: Role, classes: Sequence[str] | None
     if isinstance(value, float):
         if math.isinf(value):
             raise _RefusedError(f"the number {value}", "Give a text or a finite number.")
+        if abs(value) >= EXACT:
+            hint = "Write such numbers as texts or whole numbers."
+            raise _RefusedError(f"the number {value}, of which a float holds no single digits,", hint)
         # What a table of numbers with gaps makes of 0 and 1.
         value = int(value) if value.is_integer() else value
     if classes is None or isinstance(value, bool):
@@ -106,7 +119,8 @@ def _number(value: bool | int | float, role: Role, classes: Sequence[str] | None
     return classes[value]
 
 
-def _without_halves(text: str) -> str:
+def without_halves(text: str) -> str:
+    """The text with REPLACED for every half of a surrogate pair, which no tokenizer and no terminal takes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

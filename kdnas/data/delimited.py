@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from kdnas.data.table import Table, require_unique
+from kdnas.data.table import Table, other_dialect, require_unique
 from kdnas.system.errors import UsageError
 
 QUOTES = "Write a quotation mark inside quotes twice, and close every quote."
+LINE_ENDS = "Save it with one kind of line end."
 
 
 def read_csv(name: str, text: str, wanted: Sequence[str]) -> Table:
@@ -48,7 +49,8 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UsageError(_unquoted(name, begins, reader.line_num, str(error)), QUOTES) from None
+            hint = LINE_ENDS if "new-line character" in str(error) else QUOTES
+            raise UsageError(_unquoted(name, begins, reader.line_num, str(error)), hint) from None
         if row:
             yield begins, row
 
@@ -56,12 +58,15 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
 def _unquoted(name: str, begins: int, ends: int, said: str) -> str:
     if "unexpected end of data" in said:
         return f"{name} has a quote in the row that begins in line {begins:,} that is never closed."
+    if "new-line character" in said:
+        said = "a carriage return alone stands outside quotes, where other lines end with line feeds"
     reach = f"line {begins:,}" if ends == begins else f"line {begins:,} (read up to line {ends:,})"
     return f"{name} is no CSV in the row that begins in {reach}: {said}."
 
 
 def _table(name: str, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[str], hint: str) -> Table:
-    header = [column.lstrip("\ufeff") for column in next(rows, (0, []))[1]]
+    first = next(rows, (0, []))[1]
+    header = [column.lstrip("\ufeff") for column in first]
     require_unique(name, header)
     places = {column: header.index(column) for column in wanted if column in header}
     found: dict[str, list[str]] = {column: [] for column in places}
@@ -71,7 +76,11 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[st
             raise UsageError(
                 f"{name} has {_fields(len(row))} in line {line:,} (row {len(lines) + 1:,}); its header has "
                 f"{len(header):,}.",
-                hint,
+                other_dialect(name, header) or hint,
+            )
+        if places and len(header) > 1 and row in (header, first):
+            raise UsageError(
+                f"{name} names its columns again in line {line:,} (row {len(lines) + 1:,}).", "Remove that line."
             )
         lines.append(line)
         for column, place in places.items():

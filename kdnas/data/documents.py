@@ -11,16 +11,17 @@ import bz2
 import csv
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdnas.data import cells, files, hub, shipped
+from kdnas.data import cells, files, hub, label_forms, shipped
 from kdnas.data.cells import Role
 from kdnas.data.files import FILE_KINDS as FILE_KINDS
-from kdnas.data.table import Table, listed
+from kdnas.data.table import Table, listed, near_column, other_dialect
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import BadOptionError, UsageError, first_line, nearest
 from kdnas.system.fingerprint import digest
@@ -39,6 +40,7 @@ class LeftOut:
     trimmed: int = 0  # labels with blanks around them
     minus_one: int = 0  # labels −1 beside 0 and 1
     files: tuple[str, ...] = ()  # of a folder, not read
+    doubts: tuple[str, ...] = ()  # about labels and texts that may not be meant as they stand, a line each
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ class LeftOut:
             (self.minus_one, f"{self.minus_one:,} row(s) are of the class −1; leave them out if it means no label."),
             (len(self.files), f"{len(self.files):,} file(s) of the folder are not read: {listed(self.files[:5])}."),
         ]
-        return tuple(words for count, words in said if count)
+        return tuple(words for count, words in said if count) + self.doubts
 
     @property
     def counts(self) -> dict[str, int]:
@@ -110,8 +112,8 @@ class Documents:
 
 
 def same_text(text: str) -> str:
-    """Equal for texts that differ in blanks and case alone."""
-    return " ".join(text.split()).casefold()
+    """Equal for texts that differ in blanks, case and how Unicode composes their characters alone."""
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split()).casefold()
 
 
 # ---------------------------------------------------------------- sources
@@ -268,6 +270,9 @@ def _of_tables(
     """One table or the shards of one, row after row."""
     wanted = [c for c in (data.text_column, data.label_column if role else None, data.group_column) if c is not None]
     tables = [files.read_table(path, raw, wanted) for path, raw in zip(paths, raws, strict=True)]
+    nothing = next((table for table in tables if not table.header), None)
+    if nothing is not None and len(tables) > 1:
+        raise UsageError(f"The file {nothing.name} is empty.", "Remove it, or fetch it again.")
     if not any(table.rows for table in tables):
         raise UsageError(f"The data set {paths[0] if len(paths) == 1 else name} is empty.", "Give at least a few rows.")
     taken = digest("file", READING, identity, data.text_column, data.label_column, data.group_column)
@@ -282,6 +287,7 @@ def _of_cells(
     places: list[tuple[Table, int]] = []
     repaired = trimmed = 0
     classes: Sequence[str] | None = None
+    kinds: dict[str, tuple[str, str]] = {}
     for table in tables:
         shown = name if len(tables) == 1 else table.name
         _check_columns(shown, table.header, data, role is not None)
@@ -296,6 +302,9 @@ def _of_cells(
             read_cells = cells.column(table.columns[column], meaning, shown, table.place, names)
             columns[part] += read_cells.values
             repaired, trimmed = repaired + read_cells.repaired, trimmed + read_cells.trimmed
+            of_file = "" if len(tables) == 1 else f" of {Path(table.name).name}"
+            for what, (one, row) in read_cells.kinds.items():
+                kinds.setdefault(what, (one, row + of_file))
         places += [(table, row) for row in range(table.rows)]
     keep = [i for i, text in enumerate(columns["text"]) if text is not None and text.strip()]
 
@@ -304,16 +313,21 @@ def _of_cells(
         return table.place(row) if len(tables) == 1 else f"{table.place(row)} of {Path(table.name).name}"
 
     labels, minus_one = None, 0
+    doubts = tuple(note for table in tables for note in table.notes)
+    doubts += label_forms.words_for_no_text(columns["text"])
     if role is not None:
+        label_forms.require_one_kind(kinds, name)
         labels = _complete([columns["label"][i] for i in keep], role, name, place)
-        minus_one = cells.require_no_minus_one(labels, name, place) if role == "label" else 0
+        if role == "label":
+            minus_one = cells.require_no_minus_one(labels, name, place)
+            doubts += label_forms.require_one_form(labels, name, place)
     documents = Documents(
         name,
         [columns["text"][i] or "" for i in keep],
         fingerprint,
         labels,
         [columns["group"][i] for i in keep] if data.group_column is not None else None,
-        LeftOut(len(places) - len(keep), repaired, trimmed, minus_one, left_out.files),
+        LeftOut(len(places) - len(keep), repaired, trimmed, minus_one, left_out.files, doubts),
         classes,
         [i + 1 for i in keep] if len(keep) < len(places) else None,
     )
@@ -333,8 +347,6 @@ def _complete(labels: list[str | None], role: Role, name: str, place: Callable[[
 
 def _check_columns(name: str, columns: Sequence[str], data: DataSpec, labelled: bool) -> None:
     there = f"There are: {listed(columns)}."
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";|\t"):
-        there += " Separate the fields by commas."
     if labelled and data.label_column is None:
         raise BadOptionError(
             "data.label_column", f"This recipe needs labels, and no column of {name!r} is named.", there
@@ -344,7 +356,12 @@ def _check_columns(name: str, columns: Sequence[str], data: DataSpec, labelled: 
         wanted["label_column"] = data.label_column
     for field_name, column in wanted.items():
         if column is not None and column not in columns:
-            raise BadOptionError(f"data.{field_name}", f"The data set {name!r} has no column {column!r}.", there)
+            hint = " ".join(filter(None, (near_column(column, columns), there, other_dialect(name, columns))))
+            raise BadOptionError(f"data.{field_name}", f"The data set {name!r} has no column {column!r}.", hint)
+    if labelled and data.label_column == data.text_column:
+        raise BadOptionError(
+            "data.label_column", f"The column {data.text_column!r} is asked for as text and as label.", there
+        )
 
 
 def _with_text(documents: Documents) -> Documents:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from kdnas.system.errors import UsageError, first_line
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 FILE_KINDS = (*TABLES, ".txt")
 PACKED = (".gz", ".bz2")
+POINTER = b"version https://git-lfs"  # begins what git leaves in place of a large file that was not fetched
 MAGIC = {b"\x1f\x8b": "a gzip file", b"BZh": "a bzip2 file", b"PK\x03\x04": "a zip file", b"PAR1": "a Parquet file"}
+MAGIC |= {b"%PDF-": "a PDF", b"ARROW1": "an Arrow file", b"SQLite format 3": "an SQLite database"}
 MAGIC |= {b"\xfd7zXZ": "an xz file", b"\x28\xb5\x2f\xfd": "a Zstandard file"}
 # Files that people and tools lay beside data.
 ABOUT = re.compile(
@@ -85,6 +88,11 @@ def read_text(path: Path, raw: bytes) -> str:
 
 
 def unpacked(raw: bytes, path: Path) -> bytes:
+    if raw.startswith(POINTER) and len(raw) < 1024:
+        raise UsageError(
+            f"{path} is a git-lfs pointer, not the file itself.",
+            "Fetch the file: run git lfs pull in its folder, or download it again.",
+        )
     suffix = path.suffix.lower()
     if suffix not in PACKED:
         return raw
@@ -96,11 +104,11 @@ def unpacked(raw: bytes, path: Path) -> bytes:
 
 def decoded(raw: bytes, path: Path) -> str:
     """UTF-8 without a byte-order mark. Raises UsageError that names what the file is instead."""
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[:400].count(0) > 0.3 * len(raw[:400]):
-        raise UsageError(f"{path} is UTF-16 or binary, not UTF-8.", "Save it as UTF-8.")
     packed = next((what for mark, what in MAGIC.items() if raw.startswith(mark)), None)
     if packed is not None:
         raise UsageError(f"{path} is {packed}, which its name does not say.", "Name it so, or unpack it.")
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[:400].count(0) > 0.3 * len(raw[:400]):
+        raise UsageError(f"{path} is UTF-16 or binary, not UTF-8.", "Save it as UTF-8.")
     try:
         return raw.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
@@ -119,9 +127,10 @@ def data_files(folder: Path, split: str) -> Found:
     Raises UsageError for a folder without data, and where files of several kinds leave it open which are meant.
     """
     try:
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+        files = sorted(p for p in _below(folder) if not _hidden(p.relative_to(folder)))
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}.", "Check the folder's permissions.") from None
+        where = error.filename or folder
+        raise UsageError(f"{where} cannot be read: {error.strerror}.", "Check the folder's permissions.") from None
     about = {path for path in files if ABOUT.fullmatch(path.name)}
     data = {path: kind_of(path) for path in files if path not in about and kind_of(path) in FILE_KINDS}
     kinds = sorted(set(data.values()))
@@ -142,6 +151,29 @@ def data_files(folder: Path, split: str) -> Found:
         chosen = _of_split(folder, chosen, split)
     passed = [str(path.relative_to(folder)) for path in files if path not in set(chosen)]
     return Found(kinds[0], tuple(chosen), tuple(passed))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links followed, each folder once. Raises OSError for a folder that cannot be listed,
+    and UsageError for a data file that is a link to nothing."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = Path(place) / name
+            if path.is_file():
+                yield path
+            elif path.is_symlink() and kind_of(path) in FILE_KINDS and not _hidden(path.relative_to(folder)):
+                raise UsageError(f"{path} is a link to a file that is not there.", "Fetch it, or remove the link.")
 
 
 def _hidden(path: Path) -> bool:

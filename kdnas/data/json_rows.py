@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kdnas.data.delimited import lines_of
@@ -111,6 +113,11 @@ def _of_whole(name: str, value: Any, wanted: Sequence[str]) -> Table:
         return _rows(name, value, wanted, None)
     if not isinstance(value, dict):
         raise UsageError(f"{name} holds {_kind(value)} and no objects.", SHAPES)
+    below = _rows_below(name, value, wanted)
+    if below is not None:
+        key, rows = below
+        said = f"The rows of {Path(name).name} are the list under the key {_clean(key)!r}."
+        return replace(_rows(name, rows, wanted, None), notes=(said,))
     columns = _columns(value)
     if columns is not None:
         header = tuple(map(_clean, value))
@@ -120,6 +127,35 @@ def _of_whole(name: str, value: Any, wanted: Sequence[str]) -> Table:
     if value and not any(isinstance(part, list | dict) for part in value.values()):
         return _rows(name, [value], wanted, None)
     raise UsageError(f"{name} holds one object with the keys {listed([_clean(key) for key in value])}.", SHAPES)
+
+
+def _rows_below(name: str, value: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, list[dict[str, Any]]] | None:
+    """The one list of rows that an object wraps, and its key; None where the object is itself a row or columns.
+
+    Raises UsageError for an object that holds rows in a way that leaves open which are meant.
+    """
+    if any(column in value for column in wanted):
+        return None
+    lists = {key: part for key, part in value.items() if isinstance(part, list) and part}
+    ofrows = [key for key, part in lists.items() if all(isinstance(row, dict) for row in part)]
+    if len(ofrows) == 1 and len(lists) == 1:
+        return ofrows[0], lists[ofrows[0]]
+    if len(ofrows) > 1:
+        raise UsageError(
+            f"{name} holds several lists of rows, under the keys {listed([_clean(key) for key in ofrows])}.",
+            "Write one of them to a file of its own.",
+        )
+    if {"columns", "data"} <= lists.keys() and all(isinstance(row, list) for row in lists["data"]):
+        raise UsageError(
+            f"{name} holds names of columns apart from lists of values (orient='split' of pandas).",
+            "Write it with orient='records'.",
+        )
+    rows = list(value.values())
+    if rows and all(isinstance(row, dict) and any(column in row for column in wanted) for row in rows):
+        raise UsageError(
+            f"{name} holds one object whose keys stand for rows: {listed([_clean(key) for key in value])}.", SHAPES
+        )
+    return None
 
 
 def _columns(value: Mapping[str, Any]) -> dict[str, list[Any]] | None:
@@ -158,6 +194,8 @@ def _broken(name: str, error: Exception, line: int | None) -> UsageError:
     if isinstance(error, _TwiceError):
         return UsageError(f"{name} cannot be read{place}: {error}.", "Rename or remove one of the two.")
     said = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+    if "integer string conversion" in said:
+        said = "it has a whole number of too many digits"
     if isinstance(error, RecursionError):
         said = "it is nested too deeply"
     return UsageError(f"{name} is no JSON{place}: {said.rstrip('.')}.", "Fix that line.")

@@ -16,6 +16,7 @@ Place = Literal["shipped", "disk", "hub"]
 
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"  # stands in a folder that holds a PEFT adapter
+FOREIGN = (".h5", ".msgpack", ".onnx", ".tflite", ".ot", ".gguf", ".pb", ".mlmodel")  # files of weights
 MISSPELT = 0.8  # likeness to a shipped name from which a name without an owner is taken for a slip
 
 
@@ -50,4 +51,29 @@ def require_whole(folder: Path) -> None:
             "Give its base as the teacher, and this folder as --teacher-checkpoint (teacher.checkpoint).",
         )
     if not (folder / "config.json").is_file():
-        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
+        raise UsageError(f"The folder {folder} holds no config.json.", model_below(folder))
+
+
+def model_below(folder: Path) -> str:
+    """The hint for a folder without a configuration: the model that lies one level below it, where one does."""
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not found:
+        return "Give the folder of a Hugging Face model."
+    if len(found) == 1:
+        return f"Give {found[0]}, where a model lies."
+    return f"Give one of the models below it: {', '.join(path.name for path in found[:5])}."
+
+
+def require_weights(folder: Path) -> None:
+    """Raise UsageError for a folder without weights that torch reads, naming those of other frameworks."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in FOREIGN or ".ckpt" in path.name)
+    if others:
+        raise UsageError(
+            f"The weights in {folder} are of another framework: {', '.join(others[:3])}.",
+            "Give the model with model.safetensors, or convert it.",
+        )
+    raise UsageError(
+        f"The folder {folder} is not a model: it has no weights.", "Give a folder with model.safetensors in it."
+    )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdnas.data.label_forms import look
 from kdnas.system.errors import UsageError
 
 MOST_NAMES = 30  # column names that a message lists
@@ -25,6 +26,7 @@ class Table:
     rows: int
     lines: Sequence[int] | None = None  # where each row begins, in formats that have lines
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names that the file declares for a column
+    notes: tuple[str, ...] = ()  # what people must know of how the file was read, a line each
 
     def place(self, row: int) -> str:
         """Where row `row`, counted from 0, stands: `row 3 (line 4)`."""
@@ -46,5 +48,32 @@ def require_unique(name: str, header: Sequence[str]) -> None:
 
 def listed(names: Sequence[str]) -> str:
     """Column names for a message, on one line."""
-    words = [name if name.isprintable() and len(name) <= 60 else repr(name[:60]) for name in names[:MOST_NAMES]]
+    plain = [name.isprintable() and len(name) <= 60 and name == name.strip() for name in names[:MOST_NAMES]]
+    words = [name if ok else repr(name[:60]) for ok, name in zip(plain, names, strict=False)]
     return ", ".join(words) + (f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else "")
+
+
+def near_column(wanted: str, header: Sequence[str]) -> str:
+    """`Did you mean 'Text'?` for a name that differs in blanks, case or unseen characters alone; else nothing."""
+    alike = next((name for name in header if look(name).casefold() == look(wanted).casefold()), None)
+    return "" if alike is None else f"Did you mean {alike!r}?"
+
+
+def other_dialect(name: str, header: Sequence[str]) -> str | None:
+    """The hint for a first line that is of another dialect, or is no header; None where it looks like one."""
+    if header and header[0].lower().startswith("sep="):
+        return "Remove its first line, 'sep=…', which is for spreadsheets alone."
+    if len(header) != 1:
+        return None
+    only = header[0]
+    if only.startswith("#"):
+        return f"Remove its first line, {only[:60]!r}: the first line must name the columns."
+    if only.lstrip().lower().startswith(("<!doctype html", "<html")):
+        return "It is a web page; fetch the file itself."
+    marks = {";": "semicolons", "|": "vertical bars", "\t": "tabs", ",": "commas"}
+    found = next((mark for mark in marks if mark in only), None)
+    if found is None:
+        return None
+    wanted, kind = ("tabs", ".tsv") if name.lower().endswith((".tsv", ".tsv.gz", ".tsv.bz2")) else ("commas", ".csv")
+    named = {"\t": " Or name it .tsv.", ",": " Or name it .csv."}.get(found, "")
+    return f"Separate the fields by {wanted}, as {kind} has them; here they are separated by {marks[found]}.{named}"

@@ -15,7 +15,9 @@ from kdnas.data.documents import Documents
 from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import digest
-from kdnas.system.progress import Progress
+from kdnas.system.progress import Note, Progress
+
+UNKNOWN = 0.1  # share of unknown tokens from which on people hear of it
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ def tokenise(documents: Documents, tokenizer: Any, on_progress: Progress | None 
     disk_cache.kept_while_used(folder, lambda: _tokenise_into(folder, documents.texts, tokenizer, on_progress))
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     ends = np.load(folder / "ends.npy", allow_pickle=False)
+    unknown = 0 if tokenizer.unk_token_id is None else int(np.count_nonzero(ids == tokenizer.unk_token_id))
+    if on_progress is not None and unknown > UNKNOWN * len(ids):
+        share = f"{unknown / len(ids):.0%} of the tokens"
+        on_progress(Note(f"{share} are unknown to the tokenizer; check its language and its case."), None)
     return Tokens(ids, ends, key)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from kdnas.data.label_forms import look
 from kdnas.system.errors import UsageError
 
 NAMELESS = re.compile(r"label_\d+", re.IGNORECASE)
@@ -29,10 +30,16 @@ def class_names(config: Any) -> tuple[str, ...] | None:
     return None
 
 
+def shown_names(config: Any) -> tuple[str, ...]:
+    """The head's classes by place, for people; LABEL_0 and so on where it names none."""
+    return class_names(config) or tuple(str(config.id2label[place]) for place in range(int(config.num_labels)))
+
+
 def require_one_of_several(config: Any, name: str) -> None:
-    """Raise UsageError for a head that does not choose exactly one of several labels."""
+    """Raise UsageError for a head that does not choose exactly one of several labels, or does not say which."""
     kind = config.problem_type
     if config.num_labels >= 2 and kind not in ("regression", "multi_label_classification"):
+        _require_sound_names(config, name)
         return
     why = f"problem_type is {kind}" if kind else f"it has {config.num_labels} label"
     raise UsageError(
@@ -41,15 +48,43 @@ def require_one_of_several(config: Any, name: str) -> None:
     )
 
 
+def _require_sound_names(config: Any, name: str) -> None:
+    """Raise UsageError for an id2label that leaves open which class an output stands for. A label2id that says
+    otherwise is stale: transformers names outputs by id2label."""
+    count, own = int(config.num_labels), config.id2label or {}
+
+    def refuse(why: str) -> None:
+        raise UsageError(
+            f"The head of {name!r} does not say which class is which: {why}.",
+            "Correct id2label in its config.json.",
+        )
+
+    if sorted(map(int, own)) != list(range(count)):
+        refuse(f"id2label names the places {', '.join(map(str, sorted(map(int, own))[:8]))}, not 0 to {count - 1}")
+    names = [own[place] for place in range(count)]
+    nameless = next((place for place, label in enumerate(names) if label is None or not str(label).strip()), None)
+    if nameless is not None:
+        refuse(f"id2label has no name at place {nameless}")
+    twice = next((label for place, label in enumerate(names) if label in names[:place]), None)
+    if twice is not None:
+        refuse(f"id2label names {twice!r} twice")
+
+
 def places(own: Sequence[str], names: Sequence[str]) -> tuple[int, ...] | None:
-    """The place in `own` of each of `names`, by their letters and else without regard to case; None where the two do
-    not name the same classes. Names that are all numbers below their count, or LABEL_ and such a number, are places."""
-    for fold in (str, str.casefold):
+    """The place in `own` of each of `names`, by their letters and else without regard to case and blanks; None where
+    the two do not name the same classes. Names that are all numbers below their count, or LABEL_ and such a number,
+    are places."""
+    for fold in (str, same_name):
         table = {fold(label): place for place, label in enumerate(own)}
         wanted = [fold(name) for name in names]
         if len(table) == len(own) and set(wanted) == set(table) and len(set(wanted)) == len(names) == len(own):
             return tuple(table[name] for name in wanted)
     return _numbered(names) if len(own) == len(names) else None
+
+
+def same_name(label: str) -> str:
+    """Equal for names that differ in case, blanks and unseen characters alone."""
+    return look(str(label)).casefold()
 
 
 def _numbered(names: Sequence[str]) -> tuple[int, ...] | None:

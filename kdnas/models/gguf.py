@@ -11,6 +11,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from kdnas.data.files import POINTER
 from kdnas.models.quiet_transformers import hushed
 from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError, first_line
@@ -59,6 +60,12 @@ def _key(file: Path) -> str:
     digest = hashlib.sha256(str(LAYOUT).encode())
     try:
         with file.open("rb") as source:
+            if source.read(len(POINTER)) == POINTER:
+                raise UsageError(
+                    f"{file} is a git-lfs pointer, not the file itself.",
+                    "Fetch the file: run git lfs pull in its folder, or download the model again.",
+                )
+            source.seek(0)
             while block := source.read(1 << 22):
                 digest.update(block)
     except OSError as error:

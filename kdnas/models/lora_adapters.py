@@ -29,6 +29,7 @@ from kdnas.models.encoders import Family, Sizes
 from kdnas.system.errors import UsageError, first_line
 
 CONFIG, WEIGHTS, BASE = sources.ADAPTER, "adapter_model.safetensors", "base"
+UNMERGED = ("PREFIX_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT", "XLORA")
 PARTS = ("query-value", "query-key-value", "attention", "all")  # what of a layer is adapted, the cheapest first
 
 
@@ -266,6 +267,11 @@ def read(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder / CONFIG} cannot be read: {first_line(error)}.", "Save the adapter again.") from None
     if not isinstance(values, dict) or not values.get("peft_type"):
         raise UsageError(f"{folder / CONFIG} is no adapter's configuration.", "Give a folder that PEFT saved.")
+    if str(values["peft_type"]).upper() in UNMERGED:
+        raise UsageError(
+            f"The adapter {folder} is of the kind {values['peft_type']}, which cannot be merged into its base.",
+            "Give a LoRA adapter, or a whole model.",
+        )
     if not (folder / WEIGHTS).is_file():
         raise UsageError(f"The adapter {folder} has no {WEIGHTS}.", "Save it with PEFT as safetensors.")
     return values
@@ -280,6 +286,7 @@ def base_of(folder: Path, given: Path | None = None) -> Path:
     if (folder / BASE / "config.json").is_file():
         return folder / BASE
     if given is not None:
+        _require_like_named(folder, str(values.get("base_model_name_or_path") or ""), given)
         return given
     named = str(values.get("base_model_name_or_path") or "")
     shipped = next((asset.name for asset in ASSETS.values() if named in (asset.name, asset.hub_id)), None)
@@ -294,6 +301,21 @@ def base_of(folder: Path, given: Path | None = None) -> Path:
             f"Bring it back, or correct base_model_name_or_path in {CONFIG}.",
         )
     return hub.fetch_model(named, values.get("revision"))
+
+
+def _require_like_named(folder: Path, named: str, given: Path) -> None:
+    """Raise UsageError where an adapter names a base that is there, and is of another family or vocabulary."""
+    path = Path(named).expanduser()
+    if not named or not (path / "config.json").is_file():
+        return
+    theirs, ours = (opening.open_config(place, str(place)) for place in (path, given))
+    for what in ("model_type", "vocab_size"):
+        if getattr(theirs, what, None) != getattr(ours, what, None):
+            raise UsageError(
+                f"The adapter {folder} was trained on {named}, whose {what} is {getattr(theirs, what, None)}; that of "
+                f"{given} is {getattr(ours, what, None)}.",
+                "Give the base that it was trained on.",
+            )
 
 
 def public_name(model: str) -> str:
@@ -360,10 +382,21 @@ def _over(model: Any, folder: Path) -> Any:
             raise ValueError(f"{min(kept ^ found)} stands on one side alone")
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise UsageError(
-            f"The adapter {folder} does not fit its base {type(model).__name__}: {first_line(error)}.",
+            f"The adapter {folder} does not fit its base {type(model).__name__}: {_why(error)}.",
             "Give the base that it was trained on.",
         ) from None
+    odd = next((n for n, p in made.named_parameters() if "lora_" in n and not bool(p.isfinite().all())), None)
+    if odd is not None:
+        raise UsageError(
+            f"The adapter {folder} holds values that are not finite numbers, in {odd}.", "Check how it was trained."
+        )
     return made.requires_grad_(False).eval()
+
+
+def _why(error: Exception) -> str:
+    """The line of an error that says which sizes differ, else its first."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if "size mismatch" in line]
+    return lines[0] if lines else first_line(error)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

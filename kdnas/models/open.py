@@ -18,9 +18,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from kdnas.data import hub, shipped, sources
+from kdnas.data.files import POINTER
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.models.encoders import body_arguments, position_offset
-from kdnas.models.tokenizer import count_ids
+from kdnas.models.tokenizer import count_ids, ends_no_text
 from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
 from kdnas.models.tokenizer import pad_id as pad_id
 from kdnas.study.spec import TeacherSpec
@@ -28,9 +29,10 @@ from kdnas.system.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.system.progress import Progress
 
 OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
-POINTER = b"version https://git-lfs"
 # Tables that older checkpoints hold and that every model computes itself.
 COMPUTED = ("position_ids", "token_type_ids", "attn.bias", "attn.masked_bias", "attention.bias", "rotary_emb.inv_freq")
+FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of weights, as safetensors calls them
+MOST_HEADER = 100 << 20  # bytes, the limit of safetensors
 
 
 @contextmanager
@@ -46,13 +48,16 @@ def loading(what: str, hint: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, safetensors, pickle and torch raise types of their own
         damaged = ", the file is damaged" if type(error).__name__ in ("SafetensorError", "UnpicklingError") else ""
-        raise UsageError(f"{what} cannot be loaded{damaged}: {first_line(error)}.", hint) from None
+        said = first_line(error)
+        if "weights_only" in str(error):  # torch explains at length how to run what the file holds
+            damaged, said = "", "the file is damaged, or holds more than tensors"
+        raise UsageError(f"{what} cannot be loaded{damaged}: {said}.", hint) from None
 
 
 def files_fingerprint(folder: Path) -> str:
     """Of everything in a model folder that decides its outputs: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
-    wanted = ["*.safetensors", "base/*.safetensors", "*.bin", "config.json", "adapter_config.json"]
+    wanted = ["*.safetensors", "base/*.safetensors", "*.bin", "*.gguf", "config.json", "adapter_config.json"]
     wanted += ["tokenizer*", "vocab*", "merges.txt", "*.model", "special_*"]
     for path in sorted({p for pattern in wanted for p in folder.glob(pattern) if p.is_file()}):
         digest.update(path.name.encode())
@@ -73,9 +78,13 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
         return shipped.fetch(spec.model, on_progress)
     path = Path(spec.model).expanduser()
     if path.is_dir():
+        if not (path / "config.json").is_file() and any(path.glob("*.gguf")):
+            raise _of_gguf(spec.model)
         sources.require_whole(path)
         return path
-    if path.exists():  # a file, which only causal recipes take
+    if path.suffix == ".gguf" and path.exists():  # a file, which only causal recipes take
+        raise _of_gguf(spec.model)
+    if path.exists():
         raise UsageError(
             f"There is no model at {spec.model!r}.",
             f"Give a folder, a hub id, or a shipped one. {nearest(spec.model, shipped.names('teacher'))}",
@@ -86,6 +95,13 @@ def locate(spec: TeacherSpec, on_progress: Progress | None = None, *, config_onl
     folder = fetch(spec.model, spec.revision)
     sources.require_whole(folder)
     return folder
+
+
+def _of_gguf(name: str) -> UsageError:
+    return UsageError(
+        f"The teacher {name!r} is a causal model in a GGUF file, which this recipe does not take.",
+        "Take an encoder of the BERT family.",
+    )
 
 
 # ---------------------------------------------------------------- what a folder claims
@@ -99,11 +115,8 @@ def open_config(folder: Path, name: str) -> PretrainedConfig:
     """
     if not (folder / "config.json").is_file():
         if any(folder.glob("*.gguf")):
-            raise UsageError(
-                f"The teacher {name!r} is a causal model in a GGUF file, which this recipe does not take.",
-                "Take an encoder of the BERT family.",
-            )
-        raise UsageError(f"The folder {folder} holds no config.json.", "Give the folder of a Hugging Face model.")
+            raise _of_gguf(name)
+        raise UsageError(f"The folder {folder} holds no config.json.", sources.model_below(folder))
     _require_no_pointers(folder, name)
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -162,6 +175,26 @@ def _require_no_pointers(folder: Path, name: str) -> None:
 # ---------------------------------------------------------------- weights
 
 
+def _require_floats(folder: Path, name: str) -> None:
+    """Raise UsageError for weights of whole numbers or of eight bits: what quantising makes, whose scales transformers
+    knows nothing of where the configuration does not speak of them. Files that are damaged are left to who opens them.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                kept = json.loads(file.read(size)) if size <= MOST_HEADER else {}
+            dtypes = {tensor: about["dtype"] for tensor, about in kept.items() if tensor != "__metadata__"}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        odd = next((t for t, d in sorted(dtypes.items()) if d not in FLOATS and t.endswith("weight")), None)
+        if odd is not None:
+            raise UsageError(
+                f"The weights of {name!r} are quantised: {odd} is of {dtypes[odd]}.",
+                "Give the unquantised model that it was made of.",
+            )
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model in fp32 on the CPU, in eval mode. `fresh` names the parameters that the folder has no weights for."""
@@ -180,6 +213,8 @@ def open_weights(
     """
     sources.require_whole(folder)  # transformers would open an adapter's base by the name that stands in it
     _require_no_pointers(folder, name)
+    sources.require_weights(folder)
+    _require_floats(folder, name)
     with loading(f"The weights of {name!r}", "Fetch the model again."):
         model, report = opener.from_pretrained(
             folder,
@@ -188,16 +223,25 @@ def open_weights(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=other_head,
+            ignore_mismatched_sizes=True,  # so that the sizes can be said
             **arguments,
         )
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     fresh = frozenset({*report["missing_keys"], *mismatched})
     of_head = None if model.base_model is model else f"{model.base_model_prefix}."
     lacking = sorted(n for n in fresh if "pooler" not in n and (of_head is None or n.startswith(of_head)))
-    if lacking or (mismatched and not other_head):
+    sized = sorted(mismatched.intersection(lacking) if other_head else mismatched)
+    if sized:
+        shapes = next((key[1:] for key in report["mismatched_keys"] if key[0] == sized[0]), ())
+        both = " and ".join(" × ".join(map(str, shape)) for shape in shapes)
         raise UsageError(
-            f"The weights of {name!r} do not fit its configuration; missing: {(lacking or sorted(mismatched))[0]}.",
+            f"The weights of {name!r} do not fit its configuration; {sized[0]} has another size"
+            + (f" ({both})." if len(shapes) == 2 else "."),
+            "Give the config.json and the weights that belong together.",
+        )
+    if lacking:
+        raise UsageError(
+            f"The weights of {name!r} do not fit its configuration; missing: {lacking[0]}.",
             "Give a complete checkpoint.",
         )
     unused = _unused(model, report["unexpected_keys"], with_head=not other_head)
@@ -232,6 +276,10 @@ def open_causal(folder: Path, name: str, config: PretrainedConfig) -> Any:
             f"The weights of {name!r} do not fit its configuration: {len(opened.fresh)} are missing.",
             "Give a complete checkpoint of a causal model.",
         )
+    # Where a file holds a head of its own, transformers keeps the two apart whatever the configuration says.
+    ends = opened.model.get_input_embeddings(), opened.model.get_output_embeddings()
+    if config.tie_word_embeddings and ends[0].weight is not ends[1].weight:
+        opened.model.config.tie_word_embeddings = False
     return opened.model
 
 
@@ -251,12 +299,25 @@ def require_vocabulary(tokenizer: Any, config: PretrainedConfig, name: str) -> N
 
 
 def padded(model: Any, tokenizer: Any) -> Any:
-    """A classifier whose head reads the last token of a text knows which tokens are padding: those that fill batches
-    of this tokenizer's texts. Others are as they were."""
-    reads_last = hasattr(model, "score")
-    if model.config.pad_token_id is None or (reads_last and tokenizer is not None):
-        model.config.pad_token_id = 0 if tokenizer is None else pad_id(tokenizer)
+    """A classifier that knows which token is padding.
+
+    A head on the last token reads the last one that is not `pad_token_id`, and the very last where that is None. What
+    the folder says is kept, so that each text is read as transformers reads it alone. Where it says nothing, the
+    padding is a token that ends no text of the tokenizer.
+    """
+    own = model.config.pad_token_id
+    if own is None or (_reads_last(model) and not 0 <= own < model.config.vocab_size):
+        model.config.pad_token_id = 0 if tokenizer is None else ends_no_text(tokenizer)
     return model
+
+
+def padding(model: Any, otherwise: int) -> int:
+    """The id that batches for this classifier are filled with; `otherwise` where any will do, since it is masked."""
+    return int(model.config.pad_token_id) if _reads_last(model) else otherwise
+
+
+def _reads_last(model: Any) -> bool:
+    return hasattr(model, "score")
 
 
 def _unused(model: Any, unexpected: Iterable[str], *, with_head: bool) -> list[str]:

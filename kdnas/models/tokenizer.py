@@ -42,6 +42,17 @@ def open_tokenizer(folder: Path, name: str) -> Any:
     return tokenizer if described is None else _as_described(tokenizer, described, folder, name)
 
 
+def opener(folder: Path) -> str:
+    """The class of transformers that opens a folder's tokenizer as its tokenizer.json describes it: AutoTokenizer,
+    save where that rebuilds the tokenizer of the model's family."""
+    described = _described(folder, str(folder))
+    try:
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception:  # a folder with code of its own, which names its own classes
+        return "AutoTokenizer"
+    return "AutoTokenizer" if described is None or _reads_alike(found, described) else "PreTrainedTokenizerFast"
+
+
 def _described(folder: Path, name: str) -> Tokenizer | None:
     """What tokenizer.json says, with the settings of tokenizer_config.json that have always stood above it."""
     path = folder / FILE
@@ -106,6 +117,14 @@ def pad_id(tokenizer: Any) -> int:
     """The token that batches are padded with: the tokenizer's, else its end of sequence, else the first."""
     found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(found or 0)
+
+
+def ends_no_text(tokenizer: Any) -> int:
+    """`pad_id`, or another token where the tokenizer ends every text with that one."""
+    pad, last = pad_id(tokenizer), tokenizer("a", truncation=False, padding=False)["input_ids"][-1:]
+    others = (pad, tokenizer.unk_token_id, 0, 1)
+    bare = tokenizer("a", add_special_tokens=False, truncation=False, padding=False)["input_ids"][-1:]
+    return pad if last == bare else next(int(other) for other in others if other is not None and [other] != last)
 
 
 def count_ids(tokenizer: Any) -> int:

@@ -277,7 +277,8 @@ class ClassifierTraining(Stepwise[Tensor]):
 
     def step_loss(self, rows: Tensor, step: int) -> Tensor:
         device = self.bench.device
-        batch = labelled.padded(self.examples, rows.numpy(), self.text.pad_id)
+        pad = opening.padding(self.student.body, self.text.pad_id)
+        batch = labelled.padded(self.examples, rows.numpy(), pad)
         with torch.autocast(device.type, torch.bfloat16, enabled=devices.autocasts(device)):
             logits = self.student.body(**classifiers.tensors(batch, device)).logits
         labels = torch.from_numpy(batch.labels).to(device)

@@ -6,17 +6,20 @@ as its yardstick; but latency is held against the first variant's teacher throug
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdnas.measuring.passes import Once
+from kdnas.models.open import files_fingerprint, locate
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.study.space import Candidate, Dimension, SearchSpace
-from kdnas.study.spec import StudySpec, from_values, variant
+from kdnas.study.spec import StudySpec, TeacherSpec, from_values, variant
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Score, Student, Training
 
@@ -30,6 +33,17 @@ def resolved(spec: StudySpec, name: str) -> tuple[StudySpec, Candidate]:
     values = own.model_dump(mode="json")
     values["space"] = {"choices": {dimension: [value] for dimension, value in student.items()}}
     return from_values(values), student
+
+
+def _files(spec: TeacherSpec, on_progress: Progress) -> str:
+    """A fingerprint of the files of a model, and of what is loaded over it. Raises UsageError for what is not there."""
+    path = Path(spec.model).expanduser()
+    if path.is_file():
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        own = files_fingerprint(path if path.is_dir() else locate(spec, on_progress))
+    return own if spec.checkpoint is None else f"{own}-{files_fingerprint(Path(spec.checkpoint).expanduser())}"
 
 
 class Variants(Recipe):
@@ -115,7 +129,24 @@ class VariantsBench(Workbench):
         return self._own.finished(student, folder, on_progress)
 
     def provenance(self) -> dict[str, Any]:
-        return {**self._bench(self._first).provenance(), "variants": self.spec.space.variants}
+        first = self._bench(self._first).provenance()
+        return {**first, "variants": self.spec.space.variants, **self._other_grounds}
+
+    @cached_property
+    def _other_grounds(self) -> dict[str, str]:
+        """Fingerprints of the models of the other variants, where they are others than the first one's: of their
+        files, since their benches are made one at a time. The data are the same for all."""
+        mine = self._study(self._first)[0]
+        found: dict[str, str] = {}
+        for name in self.spec.space.variants:
+            own = self._study(name)[0]
+            if own.teacher != mine.teacher:
+                found[f"teacher_of_variant_{name}_fingerprint"] = _files(own.teacher, self._on_progress)
+            student = getattr(own.recipe, "student", None)
+            if student not in (None, getattr(mine.recipe, "student", None)):
+                model = TeacherSpec.model_validate({"model": student})
+                found[f"student_of_variant_{name}_fingerprint"] = _files(model, self._on_progress)
+        return found
 
     def close(self) -> None:
         for bench in self._benches.values():

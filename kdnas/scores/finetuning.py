@@ -25,6 +25,7 @@ from kdnas.models import class_order, classifier_head
 from kdnas.models import open as opening
 from kdnas.models.open import longest
 from kdnas.models.quiet_transformers import hushed
+from kdnas.models.tokenizer import ends_no_text
 from kdnas.scores.training_texts import tokenizer_of
 from kdnas.system.errors import KdnasError, UsageError
 
@@ -89,9 +90,7 @@ def _scored(
     tokenizer = tokenizer_of(folder)
     turn = Turn(device)  # others may measure between the steps
     model = _classifier(folder, task, protocol)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
+    _pad_alike(model, tokenizer)
     length = longest(model.config, protocol.length)
     data = {name: Encoded(tokenizer, split, length) for name, split in splits.items()}
     with tempfile.TemporaryDirectory(prefix="kdnas-scores-") as scratch:
@@ -244,6 +243,15 @@ def _classifier(folder: Path, task: Task, protocol: FineTuning) -> Any:
         return classifier_head.opened_for(folder, str(folder), config, task.labels)[0]
     config.num_labels, config.problem_type = count, None
     return opening.open_weights(AutoModelForSequenceClassification, folder, str(folder), config, other_head=True).model
+
+
+def _pad_alike(model: Any, tokenizer: Any) -> None:
+    """The tokenizer pads with the token that the model takes for padding."""
+    opening.padded(model, tokenizer)
+    wanted = opening.padding(model, opening.pad_id(tokenizer))
+    if tokenizer.convert_ids_to_tokens(wanted) is None:  # a row of the embeddings that no text has
+        wanted = model.config.pad_token_id = ends_no_text(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(wanted)
 
 
 def _label_order(model: Any, task: Task) -> list[int] | None:

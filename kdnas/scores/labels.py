@@ -54,7 +54,7 @@ def label_scores(
     pad = int(tokenizer.pad_token_id or 0)
     left_out = 0
     if source is not None:
-        names = bench.text.names if bench is not None else tuple(str(n) for n in student.config.id2label.values())
+        names = bench.text.names if bench is not None else class_order.shown_names(student.config)
         seen = seen_by([model], on_progress).trained
         rows = labelled.whole(source, tokenizer, names, on_progress, seen)
         part, examples, left_out = "all rows", rows.examples, rows.seen

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from kdnas.data.chunks import chunks
+from kdnas.models import lora_adapters
 from kdnas.models import open as opening
 from kdnas.models.open import longest
 from kdnas.models.quiet_transformers import hushed
@@ -114,14 +115,22 @@ def _one(
 ) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM
 
-    config = opening.open_config(folder, str(folder))
+    adapter = lora_adapters.is_adapter(folder)
+    base = lora_adapters.base_of(folder) if adapter else folder
+    config = opening.open_config(base, str(base))
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
-    if any("CausalLM" in name or "LMHead" in name for name in config.architectures or ()):
+    if adapter and _is_causal(config):
+        raise UsageError(
+            f"{folder} is an adapter on a causal model, whose perplexity kdnas does not score.",
+            "Merge it into its base with PEFT (merge_and_unload), and give that folder.",
+        )
+    if _is_causal(config):
         return _causal(folder, tokenizer, data, device, protocol, on_progress, seen)
     if tokenizer.mask_token_id is None:
         raise UsageError(f"{folder} has no mask token and is no causal model.", "Give one that predicts tokens.")
-    own_head = any("MaskedLM" in name or "PreTraining" in name for name in config.architectures or ())
+    # An adapter changes the body under a masked-language head, which then no longer fits it.
+    own_head = not adapter and any("MaskedLM" in name or "PreTraining" in name for name in config.architectures or ())
     on_progress("reading the text", 0.0)
     text = chunks(data.model_copy(update={"length": longest(config, protocol.length)}), 1.0, tokenizer, None, seen)
     _tell(text.unscored, on_progress)
@@ -133,7 +142,8 @@ def _one(
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             return whole(input_ids=ids).logits[hidden]
     else:
-        body = opening.open_body(folder, str(folder), config).model.to(device)
+        body = opening.open_body(base, str(base), config).model
+        body = (lora_adapters.into_body(body, folder, base) if adapter else body).to(device)
         head = _trained_head(body, text.train, special, mask_id, device, protocol, on_progress)
 
         def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -162,6 +172,10 @@ def _one(
         "own_head": own_head,
         "left_out": text.unscored,
     }
+
+
+def _is_causal(config: Any) -> bool:
+    return any("CausalLM" in name or "LMHead" in name for name in config.architectures or ())
 
 
 def _tell(unscored: int, on_progress: Progress) -> None:

@@ -23,6 +23,7 @@ from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import as_studies, resolve_device
 from kdnas.measuring.latency import measure
+from kdnas.models.tokenizer import opener
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
 from kdnas.students import model_folder
@@ -378,7 +379,9 @@ def _saved_as(work: Path) -> dict[str, Any]:
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         return {"dtype": str(dtype), "opens_with": "PeftModel", "base": str(base)}
     own_code = {"own_code": True} if declared.get("auto_map") else {}
-    return {"dtype": str(dtype), "opens_with": f"AutoModel{head}", **own_code}
+    reader = opener(work)
+    other = {} if reader == "AutoTokenizer" else {"tokenizer_opens_with": reader}
+    return {"dtype": str(dtype), "opens_with": f"AutoModel{head}", **own_code, **other}
 
 
 def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:

@@ -156,12 +156,14 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     opener = _opener(facts)
     if opener == "PeftModel":
         return _adapter_usage(facts)
+    reader = facts.get("tokenizer_opens_with", "AutoTokenizer")
     code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     lines = [
-        f"from transformers import {opener}, AutoTokenizer",
+        f"from transformers import {opener}, {reader}",
         "",
         FOLDER,
-        f"tokenizer = AutoTokenizer.from_pretrained(folder{code})",
+        f"tokenizer = {reader}.from_pretrained(folder{code})"
+        + ("" if reader == "AutoTokenizer" else "  # AutoTokenizer reads other tokens than tokenizer.json describes"),
         f"model = {opener}.from_pretrained(folder{code})",
     ]
     if opener != "AutoModelForCausalLM":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas import __version__
+from kdnas.data import sources
 from kdnas.students.model_card import card
 from kdnas.students.origin import origin
 from kdnas.system import folders
@@ -80,14 +81,8 @@ def require_model(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Give a model folder.")
     if not (folder / "config.json").is_file():
-        raise UsageError(
-            f"The folder {folder} is not a model: it has no config.json.",
-            "Give the folder that kdnas finalize wrote, or one of save_pretrained.",
-        )
-    if not any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
-        raise UsageError(
-            f"The folder {folder} is not a model: it has no weights.", "Give a folder with model.safetensors in it."
-        )
+        raise UsageError(f"The folder {folder} is not a model: it has no config.json.", sources.model_below(folder))
+    sources.require_weights(folder)
 
 
 # ------------------------------------------------------------------------------------------------ model card

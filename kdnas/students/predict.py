@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from kdnas.data import hub
+from kdnas.data.cells import without_halves
 from kdnas.data.documents import Documents
 from kdnas.measuring.devices import as_studies
-from kdnas.models import lora_adapters
+from kdnas.models import class_order, lora_adapters
 from kdnas.students.model_folder import require_model
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Note, Progress
@@ -43,7 +44,6 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
 
     import kdnas.models.recurrent  # noqa: F401, registers its classes
-    from kdnas.models import class_order
     from kdnas.models import open as opening
 
     if lora_adapters.is_adapter(folder):
@@ -75,7 +75,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
 def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, on_progress: Progress) -> Tensor:
     """float32 [texts, labels] on the CPU, in batches of like length. Texts are cut at the model's positions, and
     `on_progress` hears how many."""
-    from kdnas.models.open import longest
+    from kdnas.models.open import longest, pad_id, padding
 
     most = longest(model.config, 512)
     coded = tokenizer(list(texts), truncation=True, max_length=most, padding=False, return_overflowing_tokens=True)
@@ -85,7 +85,7 @@ def probabilities(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: 
     cut = len({text for piece, text in enumerate(coded["overflow_to_sample_mapping"]) if piece != first[text]})
     if cut:
         on_progress(Note(f"{cut:,} text(s) are cut at {most} tokens."), None)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    pad = padding(model, pad_id(tokenizer))
     order = np.argsort([len(row) for row in ids], kind="stable")
     found = torch.empty(len(ids), model.config.num_labels)
     for start in range(0, len(order), batch_size):
@@ -106,12 +106,13 @@ def predict(
     model: Any, tokenizer: Any, texts: Sequence[str], on_progress: Progress, *, batch_size: int = 32
 ) -> list[Prediction]:
     """One prediction for each text, in their order; an empty one for a text without anything in it."""
+    texts = [without_halves(text) for text in texts]  # what a terminal hands over may hold halves of characters
     there = [place for place, text in enumerate(texts) if text.strip()]
     made = [Prediction(text, None, None, None) for text in texts]
     if not there:
         return made
     shares = probabilities(model, tokenizer, [texts[place] for place in there], batch_size, on_progress)
-    names = [str(model.config.id2label[place]) for place in range(shares.shape[1])]
+    names = class_order.shown_names(model.config)
     for place, row in zip(there, shares.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         made[place] = Prediction(texts[place], names[best], row[best], dict(zip(names, row, strict=True)))

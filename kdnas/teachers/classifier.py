@@ -222,7 +222,7 @@ def logits_of(
     found: Tensor | None = None
     done, rows = 0, SCORE_BATCH
     with Turn(device) as turn:  # other workers may measure between the batches
-        for batch in labelled.batches(examples, SCORE_BATCH, pad_id):
+        for batch in labelled.batches(examples, SCORE_BATCH, opening.padding(model, pad_id)):
             places, fitted = torch.from_numpy(batch.rows), 0
             inputs = tensors(batch, torch.device("cpu"))
 
@@ -285,7 +285,7 @@ class Classification(finetune.Task):
         return len(rows)
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        batch = labelled.padded(self.text.train, rows, self.text.pad_id)
+        batch = labelled.padded(self.text.train, rows, opening.padding(self.model, self.text.pad_id))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=devices.autocasts(self.device)):
             logits = self.model(**tensors(batch, self.device)).logits
         return F.cross_entropy(logits.float(), torch.from_numpy(batch.labels).to(self.device), reduction="sum")

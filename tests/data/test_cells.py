@@ -95,8 +95,8 @@ def test_a_number_is_a_label_and_never_a_summary(tmp_path: Path) -> None:
 def test_numbers_with_gaps_and_strings_are_labels_as_they_are(tmp_path: Path) -> None:
     path = parquet(tmp_path, {"text": TEXTS, "label": [1.0, 0.0, 1.0, 2.5]})
     assert read(path, labelled=True, label_column="label").labels == ["1", "0", "1", "2.5"]
-    path = put(tmp_path, "d.csv", "text,label\na,01\nb,1.0\nc,true\nd,NULL\n")
-    assert read(path, labelled=True, label_column="label").labels == ["01", "1.0", "true", "NULL"]
+    path = put(tmp_path, "d.csv", "text,label\na,01\nb,2.0\nc,true\nd,NULL\n")
+    assert read(path, labelled=True, label_column="label").labels == ["01", "2.0", "true", "NULL"]
 
 
 def test_rows_without_a_group_are_not_one_group(tmp_path: Path) -> None:

@@ -137,8 +137,10 @@ def test_pretty_printed_objects_are_rows(tmp_path: Path, name: str) -> None:
 
 def test_sound_json_of_another_shape_is_refused_by_its_keys(tmp_path: Path) -> None:
     for value, said in (
-        ({"version": "1", "data": [{"text": "a"}]}, "one object with the keys version, data"),
-        ({"columns": ["text"], "index": [0, 1], "data": [["a"], ["b"]]}, "keys columns, index, data"),
+        ({"version": "1", "data": ["a"]}, "one object with the keys version, data"),
+        ({"columns": ["text"], "index": [0, 1], "data": [["a"], ["b"]]}, "orient='split'"),
+        ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, "several lists of rows, under the keys train, test"),
+        ({"7": {"text": "a"}, "9": {"text": "b"}}, "keys stand for rows: 7, 9"),
         (["a", "b"], "no objects: a text in row 1"),
         ([{"text": "a"}, None], "no objects: null in row 2"),
         (17, "a number and no objects"),

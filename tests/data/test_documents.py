@@ -180,3 +180,16 @@ def test_one_text_file_is_split_by_its_paragraphs(tmp_path: Path) -> None:
     assert list(reading.read(spec(path)).texts) == texts(5)
     path.write_text("\n".join(texts(5)))
     assert list(reading.read(spec(path)).texts) == texts(5)
+
+
+def test_text_that_the_tokenizer_does_not_know_is_told(tmp_path: Path, tokenizer: Any) -> None:
+    def notes(*texts: str) -> list[str]:
+        heard: list[str] = []
+        documents = reading.Documents("d", texts, "\0".join(texts))
+        tokenising.tokenise(documents, tokenizer, lambda words, share: heard.append(str(words)))
+        return [words for words in heard if "unknown to the tokenizer" in words]
+
+    assert notes(*[WORDS[0]] * 3, "Привет") == [
+        "25% of the tokens are unknown to the tokenizer; check its language and its case."
+    ]
+    assert not notes(*WORDS[:20])

@@ -132,6 +132,7 @@ def test_equal_texts_with_two_summaries_stay_on_one_side() -> None:
 def test_texts_are_the_same_whatever_their_blanks_and_case() -> None:
     assert same_text(" The  Film\n") == same_text("the film") != same_text("the films")
     assert same_text("Straße") == same_text("STRASSE")
+    assert same_text("caf\u00e9") == same_text("Cafe\u0301")
 
 
 # ---------------------------------------------------------------- what is said

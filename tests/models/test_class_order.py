@@ -46,6 +46,8 @@ def test_the_heads_places_of_the_datas_classes() -> None:
     assert class_order.order_of(config(), NAMES) is None
     assert class_order.order_of(config(), ("0", "1", "2")) == (0, 1, 2)
     assert class_order.order_of(config(), ("LABEL_2", "LABEL_0", "LABEL_1")) == (2, 0, 1)
+    blank = config({0: "sad ", 1: " glad", 2: "m\u200bad"})
+    assert class_order.order_of(blank, NAMES) == (1, 2, 0)
     with pytest.raises(UsageError, match="'Sad', 'GLAD', 'mad'; the data's are 'glad', 'mad', 'odd'"):
         class_order.order_of(own, ("glad", "mad", "odd"))
 
@@ -64,6 +66,29 @@ def test_heads_that_do_not_choose_one_label_are_refused(kind: str) -> None:
     with pytest.raises(UsageError, match="it has 1 label"):
         class_order.require_one_of_several(BertConfig(num_labels=1), "m")
     class_order.require_one_of_several(config(problem_type="single_label_classification"), "m")
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({0: "glad", 1: "glad", 2: "sad"}, "names 'glad' twice"),
+        ({0: "glad", 1: "mad", 3: "sad"}, "names the places 0, 1, 3, not 0 to 2"),
+        ({1: "glad", 2: "mad", 3: "sad"}, "names the places 1, 2, 3, not 0 to 2"),
+        ({0: "glad", 1: None, 2: "sad"}, "no name at place 1"),
+    ],
+)
+def test_tables_that_do_not_say_which_class_is_which_are_refused(own: Any, said: str) -> None:
+    made = config()
+    made.id2label = own
+    with pytest.raises(UsageError, match=said):
+        class_order.require_one_of_several(made, "m")
+
+
+def test_tables_of_which_one_says_nothing_are_fine() -> None:
+    for own, back in (({0: "sad", 1: "glad", 2: "mad"}, None), (None, {"mad": 0, "sad": 1, "glad": 2}), (None, None)):
+        class_order.require_one_of_several(config(own, back), "m")
+    assert class_order.shown_names(config(back={"mad": 0, "sad": 1, "glad": 2})) == ("mad", "sad", "glad")
+    assert class_order.shown_names(config()) == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
 def test_examples_show_the_order_of_a_head_without_names() -> None:

@@ -137,7 +137,7 @@ def test_old_layouts_open_and_damaged_pickles_are_one_line(tmp_path: Path) -> No
         (folder / "pytorch_model.bin").write_bytes(content)
         assert "cannot be loaded" in refusal(folder)
     (folder / "pytorch_model.bin").unlink()
-    assert "cannot be loaded" in refusal(folder)
+    assert "it has no weights" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -270,3 +270,37 @@ def test_a_classifier_whose_head_lacks_weights_does_not_predict(tmp_path: Path) 
     with pytest.raises(UsageError, match=r"head in .* has no weights"):
         predict.open_model(folder, CPU)
     assert AutoModelForSequenceClassification.from_pretrained(folder).num_labels == 2  # as transformers alone would
+
+
+@pytest.mark.parametrize(("field", "value"), [("vocab_size", 20), ("max_position_embeddings", 8)])
+def test_weights_of_another_size_are_said_with_both(tmp_path: Path, field: str, value: int) -> None:
+    said = refusal(change(tiny_encoder(tmp_path / "m"), **{field: value}))
+    assert "has another size (" in said and f"and {value} × 32)" in said
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "model.onnx", "model.ckpt.index"])
+def test_weights_of_another_framework_are_named(tmp_path: Path, name: str) -> None:
+    folder = tiny_folder(tmp_path / "m", labels=2)
+    (folder / "model.safetensors").rename(folder / name)
+    assert f"of another framework: {name}" in refusal(folder)
+    with pytest.raises(UsageError, match=f"of another framework: {name}"):
+        predict.open_model(folder, CPU)
+
+
+def test_a_model_one_level_below_is_pointed_at(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "m" / "0_Transformer", labels=2)
+    assert "0_Transformer, where a model lies" in refusal(tmp_path / "m")
+    with pytest.raises(UsageError, match="0_Transformer, where a model lies"):
+        predict.open_model(tmp_path / "m", CPU)
+    tiny_folder(tmp_path / "m" / "checkpoint-2", labels=2)
+    assert "models below it: 0_Transformer, checkpoint-2" in refusal(tmp_path / "m")
+
+
+def test_nobody_is_told_how_to_run_what_a_pickle_holds(tmp_path: Path) -> None:
+    import pickle
+
+    folder = tiny_folder(tmp_path / "m", labels=2)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Path("x")}, protocol=2))
+    said = refusal(folder)
+    assert "holds more than tensors" in said and "weights_only" not in said

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer
 
-from kdnas.models.tokenizer import PROBES, open_tokenizer, pad_id
+from kdnas.models.tokenizer import PROBES, open_tokenizer, opener, pad_id
 from kdnas.system.errors import UsageError
 from tests.encoders import tiny_encoder
 
@@ -51,6 +52,18 @@ def test_transformers_alone_would_read_other_tokens(tmp_path: Path) -> None:
     described = numbers_in_threes(tmp_path / "m", "qwen2", "PreTrainedTokenizerFast")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "m")
     assert theirs(TEXT, add_special_tokens=False)["input_ids"] != described.encode(TEXT).ids  # else drop our own way
+
+
+def test_a_saved_tokenizer_is_opened_by_the_class_that_reads_it_right(tmp_path: Path) -> None:
+    """What a student's card names: saving keeps tokenizer.json, but transformers rebuilds that of some families."""
+    for model_type, expected in (("qwen2", "PreTrainedTokenizerFast"), ("bert", "AutoTokenizer")):
+        described = numbers_in_threes(tmp_path / model_type, model_type, "PreTrainedTokenizerFast")
+        place = tmp_path / f"student-{model_type}"
+        open_tokenizer(tmp_path / model_type, "m").save_pretrained(place)
+        AutoConfig.for_model(model_type).save_pretrained(place)
+        assert opener(place) == expected
+        read = getattr(transformers, expected).from_pretrained(place)
+        assert read(TEXT, add_special_tokens=False)["input_ids"] == described.encode(TEXT).ids
 
 
 def test_what_stands_above_tokenizer_json_stays_above_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kdnas.scores.score_folder import Wanted, score
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_reader, open_store
-from kdnas.store.studies import create_study
+from kdnas.store.studies import create_study, require_ground
 from kdnas.students import model_folder as folders
 from kdnas.students.distil import Telling
 from kdnas.students.finalize import finalize
@@ -246,6 +246,16 @@ def test_variants_of_a_spec_run_as_a_grid_and_each_can_be_finalized(place: Path,
     assert trials[0].extra["teacher_accuracy"] == trials[1].extra["teacher_accuracy"]
     facts = finalize(str(database), "pairs", tmp_path / "out", Telling(lambda words, share: None), trial=1)
     assert facts["spec"]["recipe"]["weight"] == 0.7 and facts["candidate"]["r"] == 8
+    with open_store(str(database)) as store:
+        study_id = queries.study_row(store, "pairs").study_id
+        bench = recipe_of(spec).prepare(spec, torch.device("cpu"), lambda words, share: None)
+        require_ground(store, study_id, bench.provenance())
+        bench.close()
+        tiny_encoder(place / "narrow", "distilbert", seed=5, dim=16, n_heads=2, hidden_dim=32)
+        bench = recipe_of(spec).prepare(spec, torch.device("cpu"), lambda words, share: None)
+        with pytest.raises(UsageError, match="The student of variant other-base is not the one that the study"):
+            require_ground(store, study_id, bench.provenance())
+        bench.close()
     with pytest.raises(UsageError, match=r"recipe\.layers = 9 is more than"):
         bad = spec_of(place, {}, space={"variants": {"deep": {"recipe": {"layers": 9}}}})
         recipe_of(bad).describe(bad)

@@ -177,6 +177,13 @@ def test_the_snippet_of_an_encoder_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_snippet(with_card(tmp_path, opens_with="AutoModel")).strip() == "BertModel"
 
 
+def test_the_card_names_the_class_that_reads_the_tokenizer_right() -> None:
+    said = card(facts(tokenizer_opens_with="PreTrainedTokenizerFast"), NOTHING)
+    assert "from transformers import AutoModel, PreTrainedTokenizerFast\n" in said
+    assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)" in said and "AutoTokenizer.from" not in said
+    assert "tokenizer = AutoTokenizer.from_pretrained(folder)\n" in card(facts(), NOTHING)
+
+
 def test_the_snippet_of_a_causal_model_generates(tmp_path: Path) -> None:
     tiny_causal.folder(tmp_path, steps=0)
     said = run_snippet(with_card(tmp_path, opens_with="AutoModelForCausalLM", config={"model_type": "llama"}))
