@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kdnas.measuring import devices
 from kdnas.training.losses.divergences import (
+    Signal,
+    between,
     bucket_log_probs,
     divergence,
     full_signal,
@@ -123,6 +125,24 @@ def test_sequences_say_the_same_as_their_positions_one_by_one_and_warn_of_nothin
                 grads.append((value.detach().flatten(), z.grad.flatten()))
             for one, other in zip(*grads, strict=True):
                 torch.testing.assert_close(one, other)
+
+
+def test_without_a_temperature_nothing_is_softened_and_the_mixing_weight_is_the_given_one() -> None:
+    teacher, student = drawn(5, 3, VOCABULARY), drawn(6, 3, VOCABULARY)
+    p, q = teacher.log_softmax(-1), student.log_softmax(-1)
+    for beta in (0.2, 0.5, 0.9):
+        found = divergence(student, full_signal(teacher, 1.0), "js", js_beta=beta)
+        torch.testing.assert_close(found, between(p, q, "js", beta))
+    torch.testing.assert_close(divergence(student, full_signal(teacher, 1.0), "js"), between(p, q, "js", 0.5))
+
+
+def test_a_signal_kept_in_half_precision_is_compared_in_full() -> None:
+    student = drawn(6, 3, VOCABULARY)
+    for signal in (full_signal(drawn(5, 3, VOCABULARY), 2.0), top_signal(drawn(5, 3, VOCABULARY), 2.0, 4)):
+        kept = Signal(signal.log_probs.to(torch.bfloat16), signal.indices)
+        found = divergence(student, kept, "forward", temperature=2.0)
+        wanted = divergence(student, Signal(kept.log_probs.float(), kept.indices), "forward", temperature=2.0)
+        assert torch.equal(found, wanted)
 
 
 def test_where_the_others_have_no_mass_at_all_nothing_pulls_at_them() -> None:
