@@ -159,9 +159,14 @@ def _timed(student: Once, teacher: Once | None, settings: LatencySpec, device: t
     clock, crowd = clock_of(device), Crowd(device)
     _warm(student, teacher, clock, settings)
     rounds = _rounds(student, teacher, clock, settings, begin)
+    made = _figures(rounds, settings, crowd.busy())
+    return replace(made, share=None if device.type == "mps" else made.share, seconds=time.perf_counter() - begin)
+
+
+def _figures(rounds: Sequence[_Round], settings: LatencySpec, others: float | None) -> Measured:
+    """What rounds say, as of when the last one ended; `others` is the share of the GPU that other processes had."""
     fair = [r for r in rounds if r.share >= FAIR]
     contended = 1 - len(fair) / len(rounds)
-    others = crowd.busy()
     counted = fair if len(fair) >= FEWEST else sorted(rounds, key=lambda r: -r.share)[:FEWEST]
     ratios = sorted(_ratios(counted))
     looks = _looks(counted, settings.max_seconds / LOOKS)
@@ -185,9 +190,9 @@ def _timed(student: Once, teacher: Once | None, settings: LatencySpec, device: t
         count=len(counted),
         flag=flag,
         teacher_p50=scale,
-        share=None if device.type == "mps" else statistics.median(r.share for r in rounds),
+        share=statistics.median(r.share for r in rounds),
         contended=max(contended, others or 0.0),
-        seconds=time.perf_counter() - begin,
+        seconds=rounds[-1].at,
     )
 
 

@@ -192,6 +192,18 @@ def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -
     return made
 
 
+def correction(inner: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+    """What a linear layer's weight [outputs, n] and bias [outputs] must gain for it to give what is `missing` [tokens,
+    outputs] on its inputs `inner` [tokens, n]: ridge regression, held to no change where the text does not tell."""
+    both = _Sums()
+    both.add(torch.cat([inner, missing], dim=1))
+    size, covariance, mean = inner.shape[1], both.covariance(), both.mean()
+    own = covariance[:size, :size]
+    own.diagonal().add_(HOLD * own.diagonal().mean())
+    change = torch.linalg.solve(own, covariance[:size, size:]).t()
+    return change, mean[size:] - change @ mean[:size]
+
+
 @torch.no_grad()
 def solve_blocks(
     student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor, batch: int = BATCH
@@ -227,12 +239,7 @@ def solve_blocks(
         into_norm = prefix + family.norm
         heard = {prefix + family.down: neurons.append, into_norm: entering.append}
         watched(student, ids, heard, last=into_norm, batch=batch)
-        inner, given = torch.cat(neurons), torch.cat(entering)
-        both = _Sums()
-        both.add(torch.cat([inner, torch.cat(wanted[end]).to(given.device) - given], dim=1))
-        size, covariance, mean = inner.shape[1], both.covariance(), both.mean()
-        own = covariance[:size, :size]
-        own.diagonal().add_(HOLD * own.diagonal().mean())
-        change = torch.linalg.solve(own, covariance[:size, size:]).t()
+        given = torch.cat(entering)
+        change, shift = correction(torch.cat(neurons), torch.cat(wanted[end]).to(given.device) - given)
         down.weight.add_(change.to(down.weight))
-        down.bias.add_((mean[size:] - change @ mean[:size]).to(down.bias))
+        down.bias.add_(shift.to(down.bias))

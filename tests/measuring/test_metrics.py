@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdnas.measuring.metrics import METRICS
+from kdnas.measuring.metrics import METRICS, confusion
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
@@ -40,3 +40,34 @@ def test_a_constant_side_gives_zero_and_no_warning(name: str, recwarn: pytest.Wa
         assert metric(np.full(4, 0.1), np.array([0.1, 0.4, 0.2, 0.3])) == 0.0
         assert metric(np.array([0.5]), np.array([0.5])) == 0.0
     assert not recwarn.list
+
+
+def test_confusion_counts_labels_by_row_and_predictions_by_column_and_keeps_classes_that_never_occur() -> None:
+    found = confusion(np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2]), 4)
+    assert found.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert confusion(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_two_examples_are_enough_for_a_correlation() -> None:
+    for name in ("pearson", "spearman"):
+        assert METRICS[name](np.array([1.0, 2.0]), np.array([3.0, 5.0])) == pytest.approx(1)
+        assert METRICS[name](np.array([1.0, 2.0]), np.array([5.0, 3.0])) == pytest.approx(-1)
+    assert METRICS["matthews"](np.array([0, 1]), np.array([0, 1])) == 1
+
+
+def test_a_student_that_answers_no_number_correlates_with_nothing() -> None:
+    for name in ("pearson", "spearman"):
+        assert METRICS[name](np.array([np.nan, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])) == 0.0
+
+
+def test_figures_of_half_the_digits_are_correlated_in_full_ones() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(0, 1, 500).astype(np.float32) + np.float32(1000)
+    other = (one + rng.normal(0, 1, 500)).astype(np.float32)
+    wanted = np.corrcoef(one.astype(np.float64), other.astype(np.float64))[0, 1]
+    whole = np.round(other).astype(np.float64)
+    for given in ((one, other), (one, other.astype(np.float64)), (one.astype(np.float64), other)):
+        assert METRICS["pearson"](*given) == pytest.approx(wanted, rel=1e-12)
+    assert METRICS["pearson"](whole.astype(np.int64), whole.astype(np.int64)[::-1]) == pytest.approx(
+        np.corrcoef(whole, whole[::-1])[0, 1], rel=1e-12
+    )

@@ -207,12 +207,32 @@ def test_what_reads_the_cut_inputs_reads_their_least_squares_prediction(family: 
             assert_alike(made[f"{target}{name}.bias"], shifted, bias)
 
 
+def test_queries_of_narrower_heads_are_softened_together_with_what_they_take_over(tmp_path: Path) -> None:
+    body, own = opened(tmp_path, "bert")
+    cut, found = cut_of(body, own, Sizes(layers=2, width=24, heads=12, inner=40, act="gelu")), moments(body, own, IDS)
+    weights = body.state_dict()
+    made = taken_over(weights, cut, found)
+    for parts in kept_parts(cut, found):
+        given, offset = predicted(found.hidden[parts.source], found.mean_hidden[parts.source], cut.width)
+        for name, factor in ((own.query, 0.5), (own.key, 1.0)):  # heads of 2 for heads of 8
+            prefix, target = own.layer_prefix(parts.source) + name, own.layer_prefix(parts.index) + name
+            weight, bias = (weights[f"{prefix}.{leaf}"].double()[parts.logits] for leaf in ("weight", "bias"))
+            torch.testing.assert_close(made[f"{target}.weight"].double(), factor * weight @ given, rtol=1e-4, atol=1e-6)
+            shifted = factor * (weight @ offset + bias)
+            torch.testing.assert_close(made[f"{target}.bias"].double(), shifted, rtol=1e-4, atol=1e-6)
+
+
 # ---------------------------------------------------------------- blocks solved
 
 
 def unsolved(place: Path, family: str) -> tuple[Any, EncoderCut, Any]:
     """Teacher, cut and the student before its blocks are solved."""
     body, own = opened(place, family)
+    with torch.no_grad():  # no layer's last norm is that of another
+        for layer in range(own.sizes(body.config).layers):
+            norm = body.get_submodule(own.layer_prefix(layer) + own.norm)
+            norm.weight.add_(0.05 * layer)
+            norm.bias.add_(0.05 * layer)
     cut = cut_of(body, own, CUT)
     return body, cut, built(body, cut, taken_over(body.state_dict(), cut, moments(body, own, IDS)))
 

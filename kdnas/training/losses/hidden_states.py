@@ -58,7 +58,6 @@ class Projections(torch.nn.Module):
         )
         return loss / len(outputs)
 
-    @torch.no_grad()
     def solve(self, layer: int, gram: torch.Tensor, cross: torch.Tensor, tokens: int) -> None:
         """The least-squares projection from normal equations with a constant column: [H+1, H+1] and [H+1, 2·H_T].
 
@@ -68,8 +67,9 @@ class Projections(torch.nn.Module):
         gram = gram.clone()
         gram.diagonal()[:-1] += ridge
         found = torch.linalg.solve(gram, cross)
-        self.weight[layer].copy_(found[:-1])
-        self.bias[layer].copy_(found[-1])
+        with torch.no_grad():
+            self.weight[layer].copy_(found[:-1])
+            self.bias[layer].copy_(found[-1])
 
 
 class _Fit(torch.autograd.Function):
