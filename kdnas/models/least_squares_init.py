@@ -1,9 +1,8 @@
 """A student's cut weights solved anew, so that what was kept takes over what was cut: ridge regression, no gradient.
 
 What a layer's matrices read (hidden dimensions, heads' outputs) varies together on real text, so that the kept part of
-an input predicts the cut part, and a matrix can take its product with the prediction along. Then each feed-forward
-part is solved, from the first layer on, for the student's block to give what the teacher's last block before the next
-kept one gives: it stands for the layers that are left out, too. Knows no loss, no store and no strategy.
+an input predicts the cut part, and a matrix can take its product with the prediction along. What follows, the blocks
+solved on what the student gives, is in solved_blocks.py. Knows no loss, no store and no strategy.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from kdnas.models.encoders import EncoderCut, Family, sliced
+from kdnas.models.kept_results import KeptResults
 
 TOKENS = 16_384  # most tokens that anything is solved on
 BATCH = 32
 RIDGE = 1e-3  # of the mean variance, towards nothing: a direction that hardly varies is not trusted
-HOLD = 0.1  # of the mean variance, towards the weights as they are
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,16 @@ def reading(weight: Tensor, bias: Tensor, given: Tensor, offset: Tensor) -> tupl
     return (own @ given.double()).to(weight.dtype), (own @ offset.double() + bias.double()).to(bias.dtype)
 
 
-def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -> dict[str, Tensor]:
+Prediction = tuple[Tensor, Tensor]
+"""What `predicted` gives."""
+
+
+def taken_over(
+    weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments, known: KeptResults[Prediction] | None = None
+) -> dict[str, Tensor]:
     """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
-    hidden dimensions and heads reads their prediction from the kept ones."""
+    hidden dimensions and heads reads their prediction from the kept ones. `known` keeps predictions of one teacher."""
+    known = KeptResults(0) if known is None else known
     places = torch.argsort(found.order, dim=1)
     cut = replace(cut, importance=replace(cut.importance, inner=(places.shape[1] - places).double()))
     family, width = cut.family, cut.width
@@ -179,50 +184,13 @@ def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -
             moment: Tensor = getattr(found, part)[at]
             if len(kept) == len(moment):
                 continue
-            given, offset = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
+            named = (part, at, tuple(kept.tolist()))
+            prediction = known.get(named)
+            if prediction is None:
+                prediction = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
+                known.put(named, prediction, sum(tensor.nbytes for tensor in prediction))
+            given, offset = prediction
             weight, bias = weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
             read, shifted = reading(weight[rows] * scale, bias[rows] * scale, given, offset)
             made[f"{target}{name}.weight"], made[f"{target}{name}.bias"] = read, shifted
     return made
-
-
-@torch.no_grad()
-def solve_blocks(student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor) -> None:
-    """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
-    enters the norm of the teacher's last layer before the next kept one; and take that norm. In place.
-
-    Each is solved on what the student itself gives by then, held to its present weights where the text does not tell.
-    Shared layers are left as they are: one weight cannot be solved for one depth after the other.
-    """
-    family = cut.family
-    if family.shared_layers or cut.sizes == cut.own:
-        return
-    width = cut.width.to(next(teacher.parameters()).device)
-    ends = [source - 1 for source in cut.sources[1:]] + [cut.own.layers - 1]
-    wanted: dict[int, list[Tensor]] = {end: [] for end in ends}
-
-    def keep(end: int) -> Callable[[Tensor], None]:
-        return lambda rows: wanted[end].append(rows.index_select(1, width))
-
-    watched(teacher, ids, {family.layer_prefix(end) + family.norm: keep(end) for end in ends})
-    student.eval()
-    for index, end in enumerate(ends):
-        prefix = family.layer_prefix(index)
-        down: Any = student.get_submodule(prefix + family.down)
-        norm: Any = student.get_submodule(prefix + family.norm)
-        theirs: Any = teacher.get_submodule(family.layer_prefix(end) + family.norm)
-        norm.weight.copy_(theirs.weight[width])
-        norm.bias.copy_(theirs.bias[width])
-        neurons: list[Tensor] = []
-        entering: list[Tensor] = []
-        into_norm = prefix + family.norm
-        watched(student, ids, {prefix + family.down: neurons.append, into_norm: entering.append}, last=into_norm)
-        inner, given = torch.cat(neurons), torch.cat(entering)
-        both = _Sums()
-        both.add(torch.cat([inner, torch.cat(wanted[end]).to(given.device) - given], dim=1))
-        size, covariance, mean = inner.shape[1], both.covariance(), both.mean()
-        own = covariance[:size, :size]
-        own.diagonal().add_(HOLD * own.diagonal().mean())
-        change = torch.linalg.solve(own, covariance[:size, size:]).t()
-        down.weight.add_(change.to(down.weight))
-        down.bias.add_((mean[size:] - change @ mean[:size]).to(down.bias))
