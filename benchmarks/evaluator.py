@@ -1,6 +1,6 @@
 """What an evaluation costs beside the plain method and beside the student's bare arithmetic; how steady latency is.
 
-    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,causal,search,memory,latency]
+    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,fitted,causal,search,memory,latency]
 
 CPU time of one thread throughout, ratios within one run, all-MiniLM-L6-v2 on State of the Union addresses. `--quick`
 runs fewer steps and rounds, and reckons the search from the quickstart's candidates without running the plain one.
@@ -26,6 +26,7 @@ import psutil
 import torch
 
 from benchmarks import causal
+from benchmarks.fitted import fitted
 from benchmarks.plain_kd import PlainKD, batches, padded
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import documents as reading
@@ -61,7 +62,14 @@ FIGURED = "middle"  # the candidate whose figures count; the others stand in the
 
 def measure(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
-    parts = {"cost": cost, "causal": causal.costs, "search": search, "memory": alone(memory), "latency": spread}
+    parts = {
+        "cost": cost,
+        "fitted": fitted,
+        "causal": causal.costs,
+        "search": search,
+        "memory": alone(memory),
+        "latency": spread,
+    }
     chosen = options.only.split(",") if options.only else list(parts)
     tables: list[Table] = []
     figures: dict[str, float] = {}
@@ -493,7 +501,9 @@ def _burn(bursting: bool) -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", metavar="PARTS", help="some of cost, causal, search, memory, latency, with commas")
+    parser.add_argument(
+        "--only", metavar="PARTS", help="some of cost, fitted, causal, search, memory, latency, with commas"
+    )
 
 
 if __name__ == "__main__":

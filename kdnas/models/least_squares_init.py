@@ -1,9 +1,8 @@
 """`init = "fitted"`: after slicing, the remaining weights are re-solved to reproduce the teacher's block outputs.
 
 Ridge regression, no gradient. The dimensions that a matrix reads (hidden ones, heads' outputs) are correlated on real
-text, so the remaining ones predict the removed ones, and the matrix absorbs that prediction. Then each feed-forward
-part is solved, from the first layer upwards. Its target is the output of the teacher's last block before the next one
-that the student has, so that it also replaces the layers left out in between. Knows no loss, no store, no strategy.
+text, so the remaining ones predict the removed ones, and the matrix absorbs that prediction. What follows, each
+feed-forward part solved on the student's own states, is in solved_blocks.py. Knows no loss, no store, no strategy.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from kdnas.models.encoders import EncoderCut, Family, sliced
+from kdnas.models.kept_results import KeptResults
 
 TOKENS = 16_384  # most tokens that anything is solved on
 BATCH = 32
 RIDGE = 1e-3  # of the mean variance, towards nothing: a direction that hardly varies is not trusted
-HOLD = 0.1  # of the mean variance, towards the weights as they are
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,16 @@ def reading(weight: Tensor, bias: Tensor, given: Tensor, offset: Tensor) -> tupl
     return (own @ given.double()).to(weight.dtype), (own @ offset.double() + bias.double()).to(bias.dtype)
 
 
-def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -> dict[str, Tensor]:
+Prediction = tuple[Tensor, Tensor]
+"""What `predicted` gives."""
+
+
+def taken_over(
+    weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments, known: KeptResults[Prediction] | None = None
+) -> dict[str, Tensor]:
     """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
-    hidden dimensions and heads reads their prediction from the kept ones."""
+    hidden dimensions and heads reads their prediction from the kept ones. `known` keeps predictions of one teacher."""
+    known = KeptResults(0) if known is None else known
     places = torch.argsort(found.order, dim=1)
     cut = replace(cut, importance=replace(cut.importance, inner=(places.shape[1] - places).double()))
     family, width = cut.family, cut.width
@@ -185,61 +190,13 @@ def taken_over(weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments) -
             moment: Tensor = getattr(found, part)[at]
             if len(kept) == len(moment):
                 continue
-            given, offset = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
+            named = (part, at, tuple(kept.tolist()))
+            prediction = known.get(named)
+            if prediction is None:
+                prediction = predicted(moment, getattr(found, f"mean_{part}")[at], kept)
+                known.put(named, prediction, sum(tensor.nbytes for tensor in prediction))
+            given, offset = prediction
             weight, bias = weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
             read, shifted = reading(weight[rows] * scale, bias[rows] * scale, given, offset)
             made[f"{target}{name}.weight"], made[f"{target}{name}.bias"] = read, shifted
     return made
-
-
-def correction(inner: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-    """What a linear layer's weight [outputs, n] and bias [outputs] must gain for it to give what is `missing` [tokens,
-    outputs] on its inputs `inner` [tokens, n]: ridge regression, held to no change where the text does not tell."""
-    both = _Sums()
-    both.add(torch.cat([inner, missing], dim=1))
-    size, covariance, mean = inner.shape[1], both.covariance(), both.mean()
-    own = covariance[:size, :size]
-    own.diagonal().add_(HOLD * own.diagonal().mean())
-    change = torch.linalg.solve(own, covariance[:size, size:]).t()
-    return change, mean[size:] - change @ mean[:size]
-
-
-@torch.no_grad()
-def solve_blocks(
-    student: torch.nn.Module, teacher: torch.nn.Module, cut: EncoderCut, ids: Tensor, batch: int = BATCH
-) -> None:
-    """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
-    enters the norm of the teacher's last layer before the next kept one; and take that norm. In place, the chunks `ids`
-    [chunks, length] `batch` at a time.
-
-    Each is solved on what the student itself gives by then, held to its present weights where the text does not tell.
-    Shared layers are left as they are: one weight cannot be solved for one depth after the other.
-    """
-    family = cut.family
-    if family.shared_layers or cut.sizes == cut.own:
-        return
-    width = cut.width.to(next(teacher.parameters()).device)
-    ends = [source - 1 for source in cut.sources[1:]] + [cut.own.layers - 1]
-    wanted: dict[int, list[Tensor]] = {end: [] for end in ends}
-
-    def keep(end: int) -> Callable[[Tensor], None]:
-        return lambda rows: wanted[end].append(rows.index_select(1, width).cpu())  # a device need not hold all layers'
-
-    watched(teacher, ids, {family.layer_prefix(end) + family.norm: keep(end) for end in ends}, batch=batch)
-    student.eval()
-    for index, end in enumerate(ends):
-        prefix = family.layer_prefix(index)
-        down: Any = student.get_submodule(prefix + family.down)
-        norm: Any = student.get_submodule(prefix + family.norm)
-        theirs: Any = teacher.get_submodule(family.layer_prefix(end) + family.norm)
-        norm.weight.copy_(theirs.weight[width])
-        norm.bias.copy_(theirs.bias[width])
-        neurons: list[Tensor] = []
-        entering: list[Tensor] = []
-        into_norm = prefix + family.norm
-        heard = {prefix + family.down: neurons.append, into_norm: entering.append}
-        watched(student, ids, heard, last=into_norm, batch=batch)
-        given = torch.cat(entering)
-        change, shift = correction(torch.cat(neurons), torch.cat(wanted[end]).to(given.device) - given)
-        down.weight.add_(change.to(down.weight))
-        down.bias.add_(shift.to(down.bias))

@@ -21,12 +21,13 @@ from kdnas.data import tokens as tokenising
 from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import classifier_head, encoders, least_squares_init
+from kdnas.models import classifier_head, encoders, least_squares_init, solved_blocks
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
 from kdnas.recipes.spaces.encoder import sizes_of, space_of
 from kdnas.study.space import Candidate
@@ -37,10 +38,11 @@ from kdnas.system.errors import BadOptionError
 from kdnas.system.progress import Progress
 from kdnas.teachers import encoder, full_cut, hidden_state_cache
 from kdnas.training.contract import Score, Student
-from kdnas.training.losses.hidden_states import Projections
+from kdnas.training.losses.hidden_states import Projections, ProjectionSums
 
 CUTS = {"spread": spread, "every-kth": uniform}
-SCORE_BATCH = 32
+SCORE_TOKENS = {"cpu": 1024}  # that are scored at a time: what a layer leaves stays in the processor's cache
+MORE_SCORE_TOKENS = 4096  # on other devices
 CHECKED = 8  # chunks on which the teacher's values are looked at before anything is built on them
 
 
@@ -107,6 +109,7 @@ class HiddenStateBench(Workbench):
         self.spec, self.device, self._on_progress = spec, device, on_progress
         assert isinstance(spec.recipe, HiddenStateRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
+        self._scored_as_built = spec.budget.epochs == 0
         self.teacher = encoder.load(spec.teacher, device, on_progress)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
@@ -118,13 +121,16 @@ class HiddenStateBench(Workbench):
         self._proxy_ids = torch.from_numpy(self.chunks.proxy)
         self._held_ids = torch.from_numpy(self.chunks.held_out)
         encoder.require_finite(self.teacher, self._proxy_ids[:CHECKED])
-        readings = spec.budget.epochs * spec.budget.trials
+        readings = max(1, spec.budget.epochs) * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, readings, "the proxy set")
         self.held_out = self._states(self._held_ids, readings, "the held-out part")
         self._configured: tuple[Candidate, dict[str, Any]] | None = None
         self._full: hidden_state_cache.HiddenStates | None = None
         self._importance = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
-        self._moments = hidden_state_cache.moments_of(self.teacher, self._proxy_ids) if self._init == "fitted" else None
+        self.fitted: FittedStudents | None = None
+        if self._init == "fitted":
+            what = f"the proxy set of {spec.data.source}"
+            self.fitted = FittedStudents(self.teacher, self._proxy_ids, spec.budget.trials, on_progress, what)
         self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
         self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
         self._buffers = {
@@ -141,14 +147,17 @@ class HiddenStateBench(Workbench):
     def _states(
         self, ids: torch.Tensor, readings: int, what: str, layers: Sequence[int] | None = None
     ) -> hidden_state_cache.HiddenStates:
-        return hidden_state_cache.hidden_states(
+        where = f"{what} of {self.spec.data.source}"
+        states = hidden_state_cache.hidden_states(
             self.teacher,
             ids,
             self.layers if layers is None else layers,
             passes=readings,
             on_progress=self._on_progress,
-            what=f"{what} of {self.spec.data.source}",
+            what=where,
         )
+        hidden_state_cache.require_finite(states, where)
+        return states
 
     def _sources(self, layers: int) -> list[int]:
         return [*uniform(layers, self.own.layers), *last(layers, self.own.layers)]
@@ -164,29 +173,38 @@ class HiddenStateBench(Workbench):
         """The body, cut out of the teacher or fresh, and one projection a layer."""
         sizes = sizes_of(candidate)
         values = self.config(candidate)
+        aids = Projections(sizes.layers, sizes.width, 2 * self.own.width).to(self.device)
         if self._init == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seeds.long_number(seed, seeds.Student.WEIGHTS))
                 body = encoders.build_body(encoders.configure(values)).to(self.device)
         else:
-            body = self._cut_out(values, sizes)
-        aids = Projections(sizes.layers, sizes.width, 2 * self.own.width).to(self.device)
+            body = self._cut_out(values, sizes, aids)
         return Student(body, aids)
 
-    def _cut_out(self, values: dict[str, Any], sizes: Sizes) -> torch.nn.Module:
+    def _cut_out(self, values: dict[str, Any], sizes: Sizes, aids: Projections) -> torch.nn.Module:
         sources = CUTS[self._cut](sizes.layers, self.own.layers)
         cut = encoders.EncoderCut(self.family, self.teacher.config, sizes, self._importance, sources)
-        if self._moments is None:
+        if self.fitted is None:
             return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
-        weights = least_squares_init.taken_over(self._weights, cut, self._moments)
-        chunks = least_squares_init.sample(self._proxy_ids)
+        fitted = self.fitted
 
         def solved(rows: int) -> torch.nn.Module:
-            body = encoders.inherit(values, weights, self._buffers).to(self.device)
-            least_squares_init.solve_blocks(body, self.teacher.body, cut, chunks, rows)
+            if not self._scored_as_built:
+                return fitted.body(values, cut, self._weights, self._buffers, rows=rows)
+            # The projections of a score before any step come from the states that the fit passes by.
+            first, second = uniform(sizes.layers, self.own.layers), last(sizes.layers, self.own.layers)
+            targets = self.proxy.first(len(fitted.ids), sorted({*first, *second}))
+            sums = ProjectionSums(aids)
+
+            def listen(layer: int, part: slice, states: torch.Tensor) -> None:
+                sums.add(layer, states, targets[first[layer]][part], targets[second[layer]][part])
+
+            body = fitted.body(values, cut, self._weights, self._buffers, listen, rows)
+            sums.solve()
             return body
 
-        return memory.whole(least_squares_init.BATCH, self.device, solved)
+        return memory.whole(solved_blocks.rows_of(self.spec.data.length), self.device, solved)
 
     def _both_states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states of the teacher and of a student that is all of it, on the first chunks."""
@@ -238,7 +256,8 @@ class HiddenStateBench(Workbench):
         first, second = self.targets_of(body)
         total = torch.zeros(len(first), 2, dtype=torch.float64)
         body.eval()
-        for rows in torch.arange(len(self._held_ids)).split(SCORE_BATCH):
+        at_once = SCORE_TOKENS.get(self.device.type, MORE_SCORE_TOKENS)
+        for rows in torch.arange(len(self._held_ids)).split(max(1, at_once // self._held_ids.shape[1])):
             outputs = forward(body, self.device, input_ids=self._held_ids[rows].to(self.device))
             targets = self.held_out.batch(rows, sorted({*first, *second}))
             known = dict(zip(sorted({*first, *second}), targets, strict=True))
@@ -362,6 +381,8 @@ class HiddenStateBench(Workbench):
     def close(self) -> None:
         self.proxy.close()
         self.held_out.close()
+        if self.fitted is not None:
+            self.fitted.close()
         if self._full is not None:
             self._full.close()
             self._full = None

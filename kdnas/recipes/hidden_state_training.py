@@ -5,6 +5,7 @@ Knows no space and no store; what a candidate is and how it is scored stands in 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -16,11 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdnas.measuring import devices
+from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.system import seeds
 from kdnas.teachers.hidden_state_cache import HiddenStates
-from kdnas.training.contract import Bench, Score, Student
+from kdnas.training.contract import Bench, Epoch, Score, Student
 from kdnas.training.loop import Stepwise
-from kdnas.training.losses.hidden_states import Projections
+from kdnas.training.losses.hidden_states import Projections, ProjectionSums
 from kdnas.training.prefetch import ahead
 
 STRIDE = 2  # each step scores every second token, from a random first one: see Projections.loss
@@ -92,6 +94,13 @@ class HiddenStateTraining(Stepwise[Ready]):
     def tokens(self, batch: Ready) -> int:
         return batch.ids.numel()
 
+    def begin(self) -> Epoch:
+        began = time.perf_counter()
+        if not bool(projections(self.student).weight.any()):  # else they were solved as the student was built
+            self._solve(FIT_TOKENS)
+        score = self.bench.score(self.student)
+        return Epoch(0, self.epochs, score, score.raw_loss, time.perf_counter() - began, 0)
+
     def before_epoch(self) -> None:
         if self.done == 0:
             self._solve()
@@ -123,27 +132,18 @@ class HiddenStateTraining(Stepwise[Ready]):
         return score
 
     @torch.no_grad()
-    def _solve(self) -> None:
+    def _solve(self, most: int = SOLVE_TOKENS) -> None:
         """The projections by least squares on the first chunks, for the student's body as it is."""
-        body, aids = self.student.body, projections(self.student)
+        body = self.student.body
         first, second = self._targets
-        device = self.bench.device
         body.eval()
-        width, outputs = aids.weight.shape[1], aids.weight.shape[2]
-        grams = torch.zeros(len(first), width + 1, width + 1, device=device)
-        crosses = torch.zeros(len(first), width + 1, outputs, device=device)
-        count = min(len(self._ids), max(1, SOLVE_TOKENS // self._ids.shape[1]))
+        sums = ProjectionSums(projections(self.student))
+        count = min(len(self._ids), max(1, most // self._ids.shape[1]))
         for rows in torch.arange(count).split(self._batch):
-            hidden = forward(body, device, input_ids=self._ids[rows].to(device))
+            hidden = forward(body, self.bench.device, input_ids=self._ids[rows].to(self.bench.device))
             for i, output in enumerate(hidden):
-                one, two = self._states.batch(rows, [first[i], second[i]])
-                flat = output.flatten(0, 1).float()
-                flat = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)
-                target = torch.cat([one.flatten(0, 1), two.flatten(0, 1)], dim=1).to(device).float()
-                grams[i] += flat.t() @ flat
-                crosses[i] += flat.t() @ target
-        for i in range(len(first)):
-            aids.solve(i, grams[i], crosses[i], count * self._ids.shape[1])
+                sums.add(i, output, *self._states.batch(rows, [first[i], second[i]]))
+        sums.solve()
 
     def feed(self, generator: np.random.Generator) -> tuple[Iterable[Ready], int]:
         return self._batches(generator), ceil(len(self._ids) / self._batch)

@@ -75,16 +75,18 @@ def evaluate(
     on_epoch: Callable[[Epoch, Timed], bool],
     on_step: OnStep | None = None,
     aside: Aside | None = None,
+    as_built: bool = False,
 ) -> Measurement:
     """Evaluates one candidate. `on_timed` gets the latency and the number of parameters before the training begins;
-    `on_epoch` says after each epoch whether to go on.
+    `on_epoch` says after each epoch whether to go on. With `as_built`, or without any epoch, the student is scored
+    before its first step, too, as epoch 0.
 
     Raises EvaluationError where memory runs out or the loss is no number; whatever else goes wrong passes through.
     """
     device = bench.device
     try:
         return _evaluated(
-            bench, candidate, measure, aside or no_asides, seed, epochs, on_phase, on_timed, on_epoch, on_step
+            bench, candidate, measure, aside or no_asides, seed, epochs, on_phase, on_timed, on_epoch, on_step, as_built
         )
     except Exception as error:
         if not memory.ran_out(error):
@@ -113,6 +115,7 @@ def _evaluated(
     on_timed: Callable[[Timed, int], None],
     on_epoch: Callable[[Epoch, Timed], bool],
     on_step: OnStep | None,
+    as_built: bool,
 ) -> Measurement:
     peak = PeakMemory(bench.device)
     on_phase("building")
@@ -122,19 +125,22 @@ def _evaluated(
     timed = measure(bench, student, candidate)
     further = {**_eager(timed), **aside(bench, student, candidate)}
     on_timed(timed, student.size)
-    on_phase("training")
     training = bench.training(student, epochs=epochs, seed=seed)
-    while True:
+    epoch, go_on = None, True
+    if as_built or not epochs:
+        on_phase("scoring")
+        with Turn(bench.device):
+            epoch = training.begin()
+        _require_number(epoch, "Check the teacher and the text.")
+        go_on = on_epoch(epoch, timed)
+    if go_on and epochs:
+        on_phase("training")
+    while epoch is None or (go_on and epoch.epoch < epochs):
         # Not held while `on_epoch` waits in a pause, so that other workers can measure meanwhile.
         with Turn(bench.device) as turn:
             epoch = training.run_epoch(partial(_step, turn, on_step))
-        if not (abs(epoch.score.loss) < float("inf") and abs(epoch.score.raw_loss) < float("inf")):
-            raise EvaluationError(
-                f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
-            )
+        _require_number(epoch, "Try a lower training.learning_rate.")
         go_on = on_epoch(epoch, timed)
-        if not go_on or epoch.epoch >= epoch.epochs:
-            break
     return Measurement(
         loss=epoch.score.loss,
         raw_loss=epoch.score.raw_loss,
@@ -143,8 +149,15 @@ def _evaluated(
         memory_mib=peak.mib(),
         extra={**epoch.score.extra, **further},
         epoch=epoch.epoch,
-        pruned=not go_on and epoch.epoch < epoch.epochs,
+        pruned=not go_on and epoch.epoch < epochs,
     )
+
+
+def _require_number(epoch: Epoch, hint: str) -> None:
+    """Raises EvaluationError for a loss that is none."""
+    if not (abs(epoch.score.loss) < float("inf") and abs(epoch.score.raw_loss) < float("inf")):
+        when = f"after epoch {epoch.epoch}" if epoch.epoch else "before any step"
+        raise EvaluationError(f"The loss is {epoch.score.loss} {when}.", hint)
 
 
 def _eager(timed: Timed) -> dict[str, float]:

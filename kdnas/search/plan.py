@@ -16,6 +16,7 @@ import torch
 
 from kdnas.data import documents as reading
 from kdnas.measuring.devices import resolve_device
+from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.study.reward import exchange
@@ -106,12 +107,14 @@ def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
 
 
 def _seconds(spec: StudySpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:
-    """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch."""
+    """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch. Without
+    epochs, what a fit costs: the products of its Gram matrices are about two forward passes over the sample."""
     if described.flops_per_token is None:
         return None
     rng = seeds.fixed(seeds.Fixed.ESTIMATE)
     forward = statistics.median(described.flops_per_token(described.space.sample(rng)) for _ in range(SAMPLES))
-    work = spec.budget.epochs * forward * (3 * proxy + held)
+    fitted = 0 if spec.budget.epochs else 3 * min(proxy, FIT_TOKENS) + held
+    work = forward * (spec.budget.epochs * (3 * proxy + held) + fitted)
     return OVERHEAD_S + work / (SHARE_OF_PEAK * _flops_per_second(device))
 
 

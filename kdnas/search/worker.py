@@ -265,6 +265,8 @@ class Worker:
         def on_epoch(epoch: Epoch, timed: Timed) -> bool:
             nonlocal done
             done = epoch.epoch
+            if not done:  # scored as built: nothing that a curve of epochs could show
+                return True
             slots.epoch(
                 self.store,
                 self.study_id,

@@ -27,7 +27,7 @@ def pruner(budget: BudgetSpec, slot: int) -> BasePruner:
         case "asha":
             return Asha(min_resource=1, reduction_factor=2)
         case "hyperband":
-            return Hyperband(slot, min_resource=1, max_resource=budget.epochs, reduction_factor=2)
+            return Hyperband(slot, min_resource=1, max_resource=max(1, budget.epochs), reduction_factor=2)
         case "none":
             return NopPruner()
 

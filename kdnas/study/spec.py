@@ -19,6 +19,7 @@ from kdnas.study.spec_recipes import (
     RecipeSpec,
     recipe_names,
     recipe_parts,
+    scored_as_built,
 )
 from kdnas.study.spec_strategies import (
     GP_TRIALS,
@@ -111,7 +112,7 @@ class BudgetSpec(Part):
     """How much the search may spend."""
 
     trials: int = Field(100, ge=1, le=1_000_000, description="candidates to evaluate")
-    epochs: int = Field(4, ge=1, le=1000, description="epochs of mini-KD")
+    epochs: int = Field(4, ge=0, le=1000, description="epochs of mini-KD; 0 scores students as they are fitted")
     proxy_fraction: float = Field(0.3, ge=FLOOR, le=1, description="share of the training data that mini-KD sees")
     pruner: Literal["none", "median", "asha", "hyperband"] = Field("none", description="who stops hopeless candidates")
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
@@ -210,6 +211,11 @@ class StudySpec(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudySpec:
+        if not self.budget.epochs and not scored_as_built(self.recipe):
+            raise ValueError(
+                "budget.epochs is 0, which scores students before they learn, and those of this recipe begin with "
+                "nothing to score; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
+            )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(
                 f"gp is for budgets up to {GP_TRIALS} trials, since a proposal then takes seconds "

@@ -147,3 +147,8 @@ def recipe_parts() -> dict[str, type[Choice]]:
 
 def recipe_names() -> list[str]:
     return list(recipe_parts())
+
+
+def scored_as_built(recipe: RecipeSpec) -> bool:
+    """Whether a student's loss before any step says something of it: not where it begins with fresh weights."""
+    return isinstance(recipe, HiddenStateRecipe) and recipe.init != "random"

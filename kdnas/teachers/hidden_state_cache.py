@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import psutil
 import torch
@@ -24,8 +24,9 @@ from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoders import Importance, importance
-from kdnas.models.least_squares_init import Moments, moments, sample
+from kdnas.models.least_squares_init import Moments, moments, sample, watched
 from kdnas.system import disk_cache
+from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import cache_folder
@@ -81,8 +82,9 @@ class HiddenStates:
         maps: Mapping[int, torch.Tensor],
         statistics: LayerStatistics,
         lock: IO[bytes] | None,
+        kind: Kind,
     ) -> None:
-        self.teacher, self.ids, self.layers = teacher, ids, tuple(layers)
+        self.teacher, self.ids, self.layers, self._kind = teacher, ids, tuple(layers), kind
         self.decision, self.statistics = decision, statistics
         self._maps, self._lock = dict(maps), lock
 
@@ -92,16 +94,34 @@ class HiddenStates:
             where = rows.to(next(iter(self._maps.values())).device)
             return [self._maps[layer][:, positions].index_select(0, where) for layer in layers]
         with torch.inference_mode():
-            states = run(self.teacher, self.ids[rows])
+            states = _read(self._kind, self.teacher, self.ids[rows])
             # Cloned: what inference mode makes can't be saved for a backward pass.
             kept = [states[layer][:, positions].to(torch.bfloat16) for layer in layers]
         return [state.clone() for state in kept]
+
+    def first(self, count: int, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        """bf16 [count, length, hidden] of the first chunks for each of `layers`; where nothing is kept, by one pass of
+        the teacher for all of them."""
+        if self._maps:
+            return {layer: self._maps[layer][:count] for layer in layers}
+        parts = [self.batch(rows, layers) for rows in torch.arange(count).split(BUILD_BATCH)]
+        return {layer: torch.cat([part[i] for part in parts]) for i, layer in enumerate(layers)}
 
     def close(self) -> None:
         self._maps.clear()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def require_finite(states: HiddenStates, what: str) -> None:
+    """Raise UsageError where the teacher's states on some chunk are not finite numbers: its sums then are none."""
+    odd = next((layer for layer in states.layers if not bool(states.statistics.variance[layer].isfinite().all())), None)
+    if odd is not None:
+        raise UsageError(
+            f"The teacher {states.teacher.name!r} gives values that are not finite numbers on {what}, at layer {odd}.",
+            "Check its weights and the text; a checkpoint that overflowed in fp16 cannot teach.",
+        )
 
 
 def run(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -112,11 +132,30 @@ def run(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(out.hidden_states[1:])
 
 
-def entry_key(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int]) -> str:
+def entering(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What enters the norm at each layer's end [rows, length, hidden]; in full precision, since it is solved for."""
+    family = teacher.family
+    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in range(family.sizes(teacher.config).layers)}
+    names = {family.layer_prefix(layer) + family.norm: found[layer].append for layer in found}
+    watched(teacher.body, ids, names)
+    return tuple(torch.cat(parts).view(*ids.shape, -1) for parts in found.values())
+
+
+Kind = Literal["outputs", "entering"]
+"""Which of the teacher's states: its block outputs, or what enters the norm at the end of each layer."""
+
+
+def _read(kind: Kind, teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return entering(teacher, ids) if kind == "entering" else run(teacher, ids)
+
+
+def entry_key(teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], kind: Kind = "outputs") -> str:
     """Of weights, tokenizer, text, chunk length, layers, the dtype of the entry and the precision that the teacher
     computes in: equal keys, equal bytes (to rounding)."""
     digest = hashlib.sha256()
     facts = [VERSION, teacher.fingerprint, list(ids.shape), list(layers), "bfloat16", numerics(teacher.device)]
+    if kind != "outputs":
+        facts.append(kind)
     digest.update(json.dumps(facts).encode())
     digest.update(ids.contiguous().numpy().data)
     return digest.hexdigest()[:32]
@@ -130,20 +169,21 @@ def hidden_states(
     passes: int,
     on_progress: Progress,
     what: str = "the text",
+    kind: Kind = "outputs",
 ) -> HiddenStates:
     """The teacher's states on `ids` [chunks, length] (on the CPU), from the cache or, where that is quicker, live.
 
     `passes` is how often the whole text will be asked for in this study: what is asked for once isn't kept.
     """
-    key = entry_key(teacher, ids, layers)
+    key = entry_key(teacher, ids, layers, kind)
     size = ids.numel() * teacher.hidden * 2 * len(layers)
     lock = cache_folder.opened(key)
     if lock is None:
-        decision = decide(teacher, ids, layers, size, passes, on_progress)
+        decision = decide(teacher, ids, layers, size, passes, kind)
         if decision.place == "recompute":
-            statistics = _live_statistics(teacher, ids, layers, on_progress, what)
-            return HiddenStates(teacher, ids, layers, decision, {}, statistics, None)
-        lock = cache_folder.opened_or_built(key, lambda: _build(key, teacher, ids, layers, on_progress, what))
+            statistics = _live_statistics(teacher, ids, layers, on_progress, what, kind)
+            return HiddenStates(teacher, ids, layers, decision, {}, statistics, None, kind)
+        lock = cache_folder.opened_or_built(key, lambda: _build(key, teacher, ids, layers, on_progress, what, kind))
     manifest = cache_folder.manifest(key)
     timing = manifest["timing"]
     place, reason = _place(size, teacher.device)
@@ -158,7 +198,7 @@ def hidden_states(
     statistics = LayerStatistics(
         {layer: flat[f"mean.{layer}"] for layer in layers}, {layer: flat[f"variance.{layer}"] for layer in layers}
     )
-    return HiddenStates(teacher, ids, layers, decision, maps, statistics, lock)
+    return HiddenStates(teacher, ids, layers, decision, maps, statistics, lock, kind)
 
 
 def _place(size: int, device: torch.device) -> tuple[str, str]:
@@ -173,16 +213,16 @@ def _place(size: int, device: torch.device) -> tuple[str, str]:
 
 
 def decide(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], size: int, passes: int, on_progress: Progress
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], size: int, passes: int, kind: Kind = "outputs"
 ) -> Decision:
     """Keep or recompute, from the time of the teacher and of a cold read of the same states on a few chunks."""
     sample = ids[:SAMPLE_CHUNKS]
     rows = len(sample)
     with Turn(teacher.device), torch.inference_mode():
-        list(_halved(teacher, sample[:2], 2, layers))  # to warm up
+        list(_halved(teacher, sample[:2], 2, layers, kind))  # to warm up
         synchronise(teacher.device)
         begin = time.perf_counter()
-        parts = [states for _, states in _halved(teacher, sample, rows, layers)]
+        parts = [states for _, states in _halved(teacher, sample, rows, layers, kind)]
         synchronise(teacher.device)
         teacher_ms = (time.perf_counter() - begin) * 1000 / len(sample)
     if passes <= 1:
@@ -256,12 +296,12 @@ class _Moments:
 
 
 def _passes(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str, kind: Kind
 ) -> Iterator[dict[int, torch.Tensor]]:
     """The states of all chunks in order, bf16 on the CPU. Where memory runs out, with fewer chunks at a time."""
     done = 0
     with Turn(teacher.device) as turn, torch.inference_mode():
-        for part, states in _halved(teacher, ids, BUILD_BATCH, layers):
+        for part, states in _halved(teacher, ids, BUILD_BATCH, layers, kind):
             yield {layer: state.cpu() for layer, state in states.items()}
             done += len(part)
             turn.step()
@@ -269,28 +309,34 @@ def _passes(
 
 
 def _halved(
-    teacher: Teacher, ids: torch.Tensor, rows: int, layers: Sequence[int]
+    teacher: Teacher, ids: torch.Tensor, rows: int, layers: Sequence[int], kind: Kind
 ) -> Iterator[tuple[torch.Tensor, dict[int, torch.Tensor]]]:
     """Chunks, and the teacher's states on them in bf16 on its device."""
 
     def states(part: torch.Tensor) -> dict[int, torch.Tensor]:
-        found = run(teacher, part)
+        found = _read(kind, teacher, part)
         return {layer: found[layer].to(torch.bfloat16) for layer in layers}
 
     return memory.halving(ids, rows, teacher.device, states)
 
 
 def _live_statistics(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str
+    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str, kind: Kind
 ) -> LayerStatistics:
     moments = _Moments(layers, teacher.hidden)
-    for states in _passes(teacher, ids, layers, on_progress, f"measuring the teacher on {what}"):
+    for states in _passes(teacher, ids, layers, on_progress, f"measuring the teacher on {what}", kind):
         moments.add(states)
     return moments.statistics()
 
 
 def _build(
-    key: str, teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, what: str
+    key: str,
+    teacher: Teacher,
+    ids: torch.Tensor,
+    layers: Sequence[int],
+    on_progress: Progress,
+    what: str,
+    kind: Kind = "outputs",
 ) -> None:
     facts: dict[str, Any] = {
         "version": VERSION,
@@ -308,7 +354,7 @@ def _build(
         with contextlib.ExitStack() as opened:
             files = {layer: opened.enter_context(_layer_file(work, layer).open("wb")) for layer in layers}
             begin = time.perf_counter()
-            for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}"):
+            for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}", kind):
                 moments.add(states)
                 for layer, state in states.items():
                     files[layer].write(state.contiguous().view(torch.uint8).numpy().data)

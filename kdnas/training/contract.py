@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from kdnas.study.spec import StudySpec
+from kdnas.system.errors import UsageError
 
 OnStep = Callable[[int, int], None]
 """Called after each step with steps done and steps in all; what it raises ends the training there."""
@@ -31,7 +32,7 @@ class Score:
 class Epoch:
     """One finished epoch of a distillation, as reported while it goes on."""
 
-    epoch: int  # from 1
+    epoch: int  # from 1; 0 before any step
     epochs: int
     score: Score  # on the held-out part, in eval mode
     train_loss: float  # mean over the epoch's steps, raw
@@ -65,6 +66,13 @@ class Training(ABC):
 
     epochs: int
     done: int  # finished epochs
+
+    def begin(self) -> Epoch:
+        """Score the student as it was built, before any step, as epoch 0; the training goes on as if not asked.
+
+        Raises UsageError where such a score says nothing of what the student will learn.
+        """
+        raise UsageError("Students of this recipe cannot be scored before they learn.", "Give 1 epoch or more.")
 
     @abstractmethod
     def run_epoch(self, on_step: OnStep | None = None) -> Epoch:

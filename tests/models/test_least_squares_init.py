@@ -16,15 +16,14 @@ from kdnas.models import encoders, least_squares_init
 from kdnas.models.encoders import EncoderCut, Family, Sizes
 from kdnas.models.layer_choice import spread
 from kdnas.models.least_squares_init import (
-    HOLD,
     RIDGE,
     Moments,
     explaining,
     moments,
     predicted,
-    solve_blocks,
     taken_over,
 )
+from kdnas.models.solved_blocks import HOLD, Listen, ends_of, solve_blocks
 from tests.encoders import FAMILIES, tiny_encoder
 
 IDS = torch.randint(5, 60, (24, 16), generator=torch.Generator().manual_seed(1))
@@ -163,11 +162,14 @@ def test_where_nothing_is_cut_the_fitted_student_is_the_teacher(family: str, tmp
     cut = cut_of(body, own, own.sizes(body.config))
     student = built(body, cut, taken_over(body.state_dict(), cut, moments(body, own, IDS)))
     before = copy.deepcopy(student.state_dict())
-    solve_blocks(student, body, cut, IDS)
+    given: dict[int, list[Tensor]] = {}
+    solve(student, body, cut, lambda layer, rows, states: given.setdefault(layer, []).append(states))
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     with torch.no_grad():
-        given, wanted = (m(input_ids=IDS).last_hidden_state for m in (student, body))
-    torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-5)
+        wanted = body(input_ids=IDS, output_hidden_states=True).hidden_states[1:]
+    assert len(given) == len(wanted) == 4
+    for layer, states in enumerate(wanted):
+        torch.testing.assert_close(torch.cat(given[layer]), states, rtol=1e-4, atol=1e-5)
 
 
 def kept_parts(cut: EncoderCut, found: Moments) -> list[encoders.KeptParts]:
@@ -237,9 +239,12 @@ def unsolved(place: Path, family: str) -> tuple[Any, EncoderCut, Any]:
     return body, cut, built(body, cut, taken_over(body.state_dict(), cut, moments(body, own, IDS)))
 
 
-def ends_of(cut: EncoderCut) -> list[int]:
-    """For each layer of the student the last of the teacher's that it stands for."""
-    return [*(source - 1 for source in cut.sources[1:]), cut.own.layers - 1]
+def solve(student: Any, body: Any, cut: EncoderCut, listen: Listen | None = None) -> None:
+    wanted = {}
+    for end in ends_of(cut) if not cut.family.shared_layers else ():
+        (entering,) = inputs(body, cut.family.layer_prefix(end) + cut.family.norm)
+        wanted[end] = entering.float().view(*IDS.shape, -1)
+    solve_blocks(student, cut, body.state_dict(), IDS, wanted, listen=listen)
 
 
 def with_norms(student: Any, body: Any, cut: EncoderCut, layers: Sequence[int]) -> None:
@@ -260,7 +265,7 @@ def test_each_block_is_solved_as_least_squares_would_on_what_the_student_gives_b
     body, cut, student = unsolved(tmp_path, family)
     own = cut.family
     reference = copy.deepcopy(student)
-    solve_blocks(student, body, cut, IDS)
+    solve(student, body, cut)
     for layer, end in enumerate(ends_of(cut)):
         prefix = own.layer_prefix(layer)
         with_norms(reference, body, cut, [layer])
@@ -283,7 +288,7 @@ def test_no_small_change_of_a_solved_weight_lowers_the_samples_error(family: str
     body, cut, student = unsolved(tmp_path, family)
     own, prefix = cut.family, cut.family.layer_prefix(0)
     held = student.get_submodule(prefix + own.down).weight.detach().double().clone()
-    solve_blocks(student, body, cut, IDS)
+    solve(student, body, cut)
     solved = student.get_submodule(prefix + own.down).weight.detach().double()
     neurons, entering = inputs(student, prefix + own.down, prefix + own.norm)
     wanted = inputs(body, own.layer_prefix(ends_of(cut)[0]) + own.norm)[0][:, cut.width]

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from kdnas.models.least_squares_init import (
-    HOLD,
     RIDGE,
     TOKENS,
     Moments,
     _Sums,
-    correction,
     explaining,
     predicted,
     reading,
@@ -58,25 +56,6 @@ def test_sums_of_half_precision_are_added_up_in_full() -> None:
     for _ in range(3):
         sums.add(torch.ones(1, 1))
     assert float(sums.first) == 2.0**24 + 3 and float(sums.second) == 2.0**48 + 3
-
-
-@pytest.mark.parametrize("count", [30, 3000])
-def test_a_correction_is_the_ridge_regression_on_what_is_missing(count: int) -> None:
-    inner = mixed(3, count, 6)
-    missing = inner @ drawn(6, 6, 3) + drawn(7, count, 3) + 4
-    change, shift = correction(inner, missing)
-    weight, bias = ridged(inner, missing, HOLD)
-    assert change.shape == (3, 6) and shift.shape == (3,)
-    torch.testing.assert_close(change, weight, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(shift, bias, rtol=1e-3, atol=1e-3)
-
-
-def test_nothing_missing_is_nothing_to_correct_and_a_constant_is_the_biases() -> None:
-    inner = mixed(3, 500, 6)
-    for missing in (torch.zeros(500, 2, dtype=torch.float64), torch.full((500, 2), 3.0, dtype=torch.float64)):
-        change, shift = correction(inner, missing)
-        torch.testing.assert_close(change, torch.zeros_like(change), rtol=0, atol=1e-4)
-        torch.testing.assert_close(shift, missing[0], rtol=1e-4, atol=1e-3)
 
 
 def test_a_prediction_leaves_the_moments_alone_and_takes_any_order_of_what_is_kept() -> None:

@@ -72,6 +72,37 @@ class Projections(torch.nn.Module):
             self.bias[layer].copy_(found[-1])
 
 
+class ProjectionSums:
+    """The normal equations of all projections of a student, as sums over tokens; then the projections."""
+
+    def __init__(self, aids: Projections) -> None:
+        layers, width, outputs = aids.weight.shape
+        self._aids, self._counts = aids, [0] * layers
+        self._grams = aids.weight.new_zeros(layers, width + 1, width + 1)
+        self._crosses = aids.weight.new_zeros(layers, width + 1, outputs)
+
+    @torch.no_grad()
+    def add(self, layer: int, output: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
+        """What a layer of the student gives [rows, length, H_S], and its targets there [rows, length, H_T]."""
+        gram, cross = self._grams[layer], self._crosses[layer]
+        flat = output.flatten(0, 1).float()
+        width, half = flat.shape[1], cross.shape[1] // 2
+        self._counts[layer] += len(flat)
+        gram[:width, :width].addmm_(flat.t(), flat)
+        total = flat.sum(0)
+        gram[:width, width] += total
+        gram[width, :width] += total
+        gram[width, width] += len(flat)
+        for target, columns in ((first, slice(None, half)), (second, slice(half, None))):
+            wanted = target.flatten(0, 1).to(flat.device).float()
+            cross[:width, columns].addmm_(flat.t(), wanted)
+            cross[width, columns] += wanted.sum(0)
+
+    def solve(self) -> None:
+        for layer, count in enumerate(self._counts):
+            self._aids.solve(layer, self._grams[layer], self._crosses[layer], count)
+
+
 class _Fit(torch.autograd.Function):
     """Mean squared error of one projection. Its gradients are made at once from the difference, which is never kept."""
 

@@ -1,0 +1,82 @@
+"""Students of encoders fitted by least squares: what all candidates of a bench share for it, and the fit of one.
+
+The teacher's moments and what enters its norms are cached on the disk, for all candidates, processes and studies; Gram
+matrices that candidates share are kept in memory. Knows no loss and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kdnas.models import encoders, least_squares_init, solved_blocks
+from kdnas.models.encoders import EncoderCut
+from kdnas.models.kept_results import KeptResults
+from kdnas.models.least_squares_init import Prediction
+from kdnas.models.solved_blocks import Gram, Listen
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+from kdnas.teachers import hidden_state_cache
+from kdnas.teachers.encoder import Teacher
+
+KEPT = 128 * 2**20  # bytes of Gram matrices that a process keeps, and of predictions
+
+
+class FittedStudents:
+    """Fits one student after another to a teacher on the first chunks of `ids` [chunks, length].
+
+    `students` is how many are about to be fitted. Raises UsageError for too few tokens to fit on.
+    """
+
+    def __init__(self, teacher: Teacher, ids: Tensor, students: int, on_progress: Progress, what: str) -> None:
+        self.ids = least_squares_init.sample(ids)
+        self._teacher = teacher
+        own = teacher.family.sizes(teacher.config)
+        needed = max(own.width, own.inner)
+        if self.ids.numel() < needed:
+            raise UsageError(
+                f"{what.capitalize()} has {self.ids.numel():,} tokens, too few to fit students of {teacher.name!r} on: "
+                f"a layer of it has {needed:,} inputs.",
+                "Give more text or a larger budget.proxy_fraction, or leave out recipe.init = fitted.",
+            )
+        self._moments = hidden_state_cache.moments_of(teacher, ids)
+        self._grams: KeptResults[Gram] = KeptResults(KEPT)
+        self._predictions: KeptResults[Prediction] = KeptResults(KEPT)
+        self._entering: hidden_state_cache.HiddenStates | None = None
+        if not teacher.family.shared_layers:
+            self._entering = hidden_state_cache.hidden_states(
+                teacher,
+                self.ids,
+                range(own.layers),
+                passes=students,
+                on_progress=on_progress,
+                what=what,
+                kind="entering",
+            )
+            hidden_state_cache.require_finite(self._entering, what)
+
+    def body(
+        self,
+        values: Mapping[str, object],
+        cut: EncoderCut,
+        weights: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        listen: Listen | None = None,
+        rows: int | None = None,
+    ) -> torch.nn.Module:
+        """A fitted body of the configuration `values` on the teacher's device, from the teacher's `weights` and
+        `buffers`. `listen` hears what its layers give on the chunks `ids`, `rows` of them at a time."""
+        taken = least_squares_init.taken_over(weights, cut, self._moments, self._predictions)
+        made = encoders.inherit(values, taken, buffers).to(self._teacher.device)
+        wanted: Mapping[int, Tensor] = {}
+        if solved_blocks.solves(cut):
+            assert self._entering is not None
+            wanted = self._entering.first(len(self.ids), sorted(set(solved_blocks.ends_of(cut))))
+        solved_blocks.solve_blocks(made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, rows=rows)
+        return made
+
+    def close(self) -> None:
+        if self._entering is not None:
+            self._entering.close()
