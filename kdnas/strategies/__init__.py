@@ -59,12 +59,16 @@ def sampler(
     its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
     Raises SpaceExhausted when nothing is left to propose.
     """
-    if planned is not None:
-        return Planned(space, planned)
-    check_room(space, taken)
     options = spec.strategy
-    rng = generator(spec.seed, Purpose.PROPOSAL, slot)
     seed = number(spec.seed, Purpose.PROPOSAL, slot)
+    if planned is not None:
+        if not isinstance(options, Nsga2Strategy):
+            return Planned(space, planned)
+        from kdnas.strategies import nsga2
+
+        return Planned(space, planned, nsga2.sampler(options, seed).get_trial_generation)
+    check_room(space, taken)
+    rng = generator(spec.seed, Purpose.PROPOSAL, slot)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     match options:
         case TpeStrategy():
