@@ -52,6 +52,7 @@ def search(
     from kdnas.cli.watch import watch
     from kdnas.search.launch import start_workers
     from kdnas.store.database import open_reader
+    from kdnas.store.patience import Patience
 
     where = frame.place(storage)
     fields = given_fields(flags)
@@ -64,6 +65,7 @@ def search(
         tell_started(name, started, as_json)
         return 0
     with open_reader(where) as store:
+        store.patience = Patience(lambda line, back: frame.say(line))
         try:
             with _sigterm_as_interrupt():
                 row = watch(store, name, [s.process for s in started])

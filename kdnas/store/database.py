@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,19 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdnas.store import tables
 from kdnas.store.complaints import StoreError, explain
+from kdnas.store.patience import Patience
 from kdnas.system import locks
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import state_folder
 
+# A server that nobody can reach any more is noticed within half a minute, in the middle of a statement too.
+POSTGRES: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 BUSY_S = 60.0  # how long a writer waits for another one
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "afpfs", "webdav", "lustre", "gpfs", "beegfs", "ceph"}
@@ -45,6 +55,7 @@ class Store:
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
         self.read_only = read_only
+        self.patience: Patience | None = None  # what becomes of those who ask while it is away
         self._file = self._identity()
         self._watch: sa.PoolProxiedConnection | None = None
         self._watch_lock = threading.Lock()
@@ -187,6 +198,13 @@ def open_reader(url: str | Path) -> Store:
         with _closing_on_error(store):
             _check_ours(store)
     return store
+
+
+def clock(connection: Connection) -> float:
+    """UTC seconds by the clock that all who use the store share: the server's, or this machine's for a file."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
 @contextlib.contextmanager
@@ -386,7 +404,7 @@ def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
     options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
     try:
         return sa.create_engine(
-            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={"connect_timeout": 10, **options}
+            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={**POSTGRES, **options}
         )
     except ImportError:
         raise UsageError(

@@ -14,11 +14,12 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
 from kdnas.store.complaints import explain
-from kdnas.store.database import BUSY_S, Store, creation_lock, on_sqlite_connect
+from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
+from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
 
 
@@ -52,13 +53,41 @@ def optuna_storage(store: Store) -> RDBStorage:
         return _open(store, make_tables=False)
 
 
+@patient
 def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
     """User attributes that the trial does not have yet, in one transaction; Optuna takes one for each."""
     rows = [{"id": trial._trial_id, "key": key, "value": json.dumps(value)} for key, value in values.items()]
     with store.begin() as connection:
         connection.execute(
-            sa.text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value)"), rows
+            sa.text(
+                "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
+                "ON CONFLICT DO NOTHING"
+            ),
+            rows,
         )
+
+
+class Patient:
+    """An Optuna storage whose every call, each one transaction, is tried until the store is back; what it complains
+    of becomes a StoreError."""
+
+    def __init__(self, store: Store, storage: BaseStorage) -> None:
+        self._store = store
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found):
+            return found
+
+        def call(*given: Any, **named: Any) -> Any:
+            def once() -> Any:
+                with explained(self._store):
+                    return found(*given, **named)
+
+            return persist(self._store, once)
+
+        return call
 
 
 def directions(spec: StudySpec) -> list[StudyDirection]:
@@ -83,7 +112,7 @@ def _open(store: Store, *, make_tables: bool) -> RDBStorage:
     if store.is_sqlite:
         settings = {"connect_args": {"timeout": BUSY_S}, "pool_events": [(on_sqlite_connect, "connect")]}
     else:
-        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": {"connect_timeout": 10}}
+        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": POSTGRES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(url, engine_kwargs=settings, skip_table_creation=not make_tables)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from kdnas.store import tables as t
+from kdnas.store.database import clock
 from kdnas.study.reward import reward
 from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
@@ -190,8 +191,12 @@ def _space_size(text: str | None) -> int | None:
 def workers_of(connection: Connection, study_ids: list[int]) -> dict[int, list[WorkerRow]]:
     c = t.worker.c
     found: dict[int, list[WorkerRow]] = defaultdict(list)
+    now: float | None = None
     for row in connection.execute(sa.select(t.worker).where(c.study_id.in_(study_ids)).order_by(c.worker_id)):
-        lives = row.state in AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)
+        lives = False
+        if row.state in AT_WORK:
+            now = clock(connection) if now is None else now
+            lives = liveness.alive(row.worker_id, row.host, row.lock, row.heartbeat, now)
         found[row.study_id].append(
             WorkerRow(
                 worker_id=row.worker_id,
