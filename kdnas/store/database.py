@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from kdnas.store import tables
+from kdnas.store import sides, tables
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.patience import Patience
 from kdnas.system import locks
@@ -103,7 +103,15 @@ class Store:
         try:
             yield
         except SQLAlchemyError as error:
-            raise explain(error, self.place) from error
+            raise self.complaint(error) from error
+
+    def complaint(self, error: BaseException) -> StoreError:
+        """What the database says, as a line; a file that is gone comes before whatever SQLite makes of it."""
+        try:
+            self.require_there()
+        except StoreError as gone:
+            return gone
+        return explain(error, self.place)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Any]:
@@ -243,22 +251,32 @@ def on_sqlite_connect(connection: Any, _record: object = None) -> None:
 
 def _open_sqlite(address: URL, create: bool) -> Store:
     path = _path(address)
+    made = False
     if not path.exists():
         if not create:
             raise _no_store(path)
         _refuse_network_folder(path.parent)
+        sides.require_own(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+                made = True
         except OSError as error:
             raise _cannot_open(path, error) from None
     if create and path.is_file() and path.stat().st_size == 0:
-        _refuse_network_folder(path.parent)
         with _file_lock(path):
-            if path.stat().st_size == 0:
-                _fill_new_file(path)
+            if path.is_file() and path.stat().st_size == 0:
+                try:
+                    _refuse_network_folder(path.parent)
+                    sides.require_own(path)
+                    _fill_new_file(path)
+                except BaseException:
+                    if made:  # no empty store stays behind
+                        path.unlink(missing_ok=True)
+                    raise
     _require_database(path)
+    sides.require_own(path)
     # Looked at through a connection that cannot write, so that another program's file stays as it is.
     with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
         _check_ours(look)

@@ -17,7 +17,6 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
-from kdnas.store.complaints import explain
 from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
 from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
@@ -30,15 +29,15 @@ def explained(store: Store) -> Iterator[None]:
         with store.explained():
             yield
     except StorageInternalError as error:
-        raise explain(error, store.place) from error
+        raise store.complaint(error) from error
     except RuntimeError as error:
         # Its version check raises bare RuntimeErrors.
         if "table schema" in str(error) or "storage upgrade" in str(error):
-            raise explain(error, store.place) from error
+            raise store.complaint(error) from error
         raise
     except AssertionError as error:
         if "Should not reach" in str(error):
-            raise explain(error, store.place) from error
+            raise store.complaint(error) from error
         raise
 
 
