@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdnas.store import sides, tables
 from kdnas.store.complaints import StoreError, explain
+from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
 from kdnas.system import locks
 from kdnas.system.errors import UsageError
@@ -39,10 +39,6 @@ POSTGRES: dict[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 BUSY_S = 60.0  # how long a writer waits for another one
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "afpfs", "webdav", "lustre", "gpfs", "beegfs", "ceph"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse"}
-)
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -255,7 +251,7 @@ def _open_sqlite(address: URL, create: bool) -> Store:
     if not path.exists():
         if not create:
             raise _no_store(path)
-        _refuse_network_folder(path.parent)
+        refuse_network_folder(path.parent)
         sides.require_own(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +264,7 @@ def _open_sqlite(address: URL, create: bool) -> Store:
         with _file_lock(path):
             if path.is_file() and path.stat().st_size == 0:
                 try:
-                    _refuse_network_folder(path.parent)
+                    refuse_network_folder(path.parent)
                     sides.require_own(path)
                     _fill_new_file(path)
                 except BaseException:
@@ -280,7 +276,7 @@ def _open_sqlite(address: URL, create: bool) -> Store:
     # Looked at through a connection that cannot write, so that another program's file stays as it is.
     with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
         _check_ours(look)
-    _refuse_network_folder(path.parent)
+    refuse_network_folder(path.parent)
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise UsageError(
             f"The store {path} may only be read by you.",
@@ -373,30 +369,6 @@ def _check_ours(store: Store) -> None:
             f"The file {store.place} belongs to another program; it was left as it is.", "Give another --storage."
         )
     _check_version(store)
-
-
-def _refuse_network_folder(folder: Path) -> None:
-    kind = file_system(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise UsageError(
-            f"The folder {folder} lies on a network file system ({kind}), on which SQLite loses data.",
-            "Put the store on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/DATABASE.",
-        )
-
-
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder (or its nearest ancestor that exists) lies on, "" where unknown."""
-    place = folder.absolute()
-    best, kind = "", ""
-    try:
-        mounts = psutil.disk_partitions(all=True)
-    except OSError:
-        return ""
-    for mount in mounts:
-        inside = place == Path(mount.mountpoint) or Path(mount.mountpoint) in place.parents
-        if inside and len(mount.mountpoint) >= len(best):
-            best, kind = mount.mountpoint, mount.fstype.lower()
-    return kind
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
+from kdnas.search import heartbeat
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
-from kdnas.store import database, optuna_storage, patience, queries, recovery, slots, studies
+from kdnas.store import database, optuna_storage, patience, queries, recovery, slots
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.database import open_reader
 from kdnas.study.rows import Status
@@ -110,18 +111,19 @@ def test_who_waits_in_vain_says_so_and_the_study_has_not_failed(
     monkeypatch.setattr(patience, "LONGEST_S", 0.0)
     monkeypatch.setattr(patience, "pause", lambda seconds: None)
     before_second(slots, "epoch", lock.take, monkeypatch)
-    leave = studies.leave
+    end = heartbeat.Steering.end
 
-    def back_at_the_end(*given: Any, **named: Any) -> None:
+    def back_at_the_end(steering: heartbeat.Steering) -> None:
+        end(steering)
         lock.other.execute("ROLLBACK")
-        leave(*given, **named)
 
-    monkeypatch.setattr(studies, "leave", back_at_the_end)
+    monkeypatch.setattr(heartbeat.Steering, "end", back_at_the_end)
     with pytest.raises(StoreError, match=r"is locked by another program\. It was waited for for 0 minutes"):
         run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure)
     with open_reader(path) as store:
         row = queries.study_row(store, "fake")
-    assert (row.status, row.ending) == (Status.DEAD, None)
+        [worker] = queries.workers(store, 1)
+    assert (row.status, row.ending, (worker.error or "")[:9]) == (Status.DEAD, None, "The store")
 
 
 @pytest.mark.parametrize("name", ["claim", "propose", "epoch", "finish"])

@@ -76,7 +76,6 @@ def test_a_store_in_use_is_opened(user: Callable[[], int], path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_made_leaves_no_empty_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdnas.store.database._refuse_network_folder", lambda folder: None)
 
     def full(path: Path) -> None:
         raise UsageError("The disk is full.")
