@@ -129,7 +129,8 @@ def _clipboard() -> Finding:
 
 def _storage(storage: str) -> Finding:
     from kdnas.store import queries
-    from kdnas.store.database import open_store, store_url
+    from kdnas.store.addresses import store_url
+    from kdnas.store.database import open_store
 
     try:
         address = store_url(storage)

@@ -109,7 +109,8 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> StudyR
 
 def _existing(where: str, name: str) -> StudyRow | None:
     from kdnas.store import queries
-    from kdnas.store.database import open_reader, store_url
+    from kdnas.store.addresses import store_url
+    from kdnas.store.database import open_reader
 
     address = store_url(where)
     if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
@@ -128,7 +129,7 @@ def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
         frame.say(f"{name} is finished. See it with: kdnas show {name}")
         return
     for s in started:
-        click.echo(f"{s.pid}  {s.log}")
+        frame.line(f"{s.pid}  {s.log}")
     frame.say(f"{name} runs in the background. Watch it with: kdnas-tui {name}, or kdnas logs {name} -f")
 
 
@@ -169,7 +170,7 @@ def _show_best(store: Store, row: StudyRow) -> None:
     from kdnas.cli.tables import ranked, study_head, trial_table
 
     study_head(row)
-    click.echo()
+    frame.line()
     trial_table([s for s in ranked(store, row) if s.rank is not None][:BEST])
 
 
@@ -230,21 +231,21 @@ def plan(
     if as_json:
         frame.print_json(made.values())
         return
-    click.echo(f"space     {made.space_size:,} candidates")
+    frame.line(f"space     {made.space_size:,} candidates")
     for name, choices in made.dimensions.items():
-        click.echo(f"          {name}: {', '.join(map(str, choices))}")
-    click.echo("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
-    click.echo(f"reward    {made.exchange}")
+        frame.line(f"          {name}: {', '.join(map(str, choices))}")
+    frame.line("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
+    frame.line(f"reward    {made.exchange}")
     if made.tokens is not None:
-        click.echo(f"text      about {made.tokens:,} tokens, {made.proxy_tokens:,} of them in the proxy set")
+        frame.line(f"text      about {made.tokens:,} tokens, {made.proxy_tokens:,} of them in the proxy set")
     if made.cache_bytes is not None:
-        click.echo(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
+        frame.line(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
     if made.seconds is not None:
         each, total = frame.duration(made.seconds_per_trial), frame.duration(made.seconds)
-        click.echo(f"time      about {each} a candidate, {total} in all on {made.device}")
+        frame.line(f"time      about {each} a candidate, {total} in all on {made.device}")
     for note in made.notes:
-        click.echo(f"note      {note}")
-    click.echo(f"command   {made.command}")
+        frame.line(f"note      {note}")
+    frame.line(f"command   {made.command}")
 
 
 @click.command()

@@ -21,6 +21,7 @@ from kdnas.store.patience import Patience
 from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError
+from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
 WRITE_S = 1.0  # how often it writes down how far it is
@@ -105,7 +106,7 @@ class Steering(threading.Thread):
 
     def tell(self, line: str, back: bool) -> None:
         """That the store is away, or back: where the process's output goes, and then in the study's log."""
-        print(f"kdnas: {line}", file=sys.stderr, flush=True)
+        print(clean(f"kdnas: {line}"), file=sys.stderr, flush=True)
         if back:
             self.log("warning", line)
 
@@ -157,6 +158,7 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
                     steering.log("error", error)
                 studies.leave(store, study_id, worker_id, device=steering.device, error=error, at_fault=at_fault)
                 known = True
+            store.settle()
             hold.release(known=known)
 
 

@@ -34,7 +34,7 @@ from kdnas.search.timing import further_passes, latency_columns, latency_protoco
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import Patient, explained, optuna_storage, set_attributes
+from kdnas.store.optuna_storage import Patient, explained, optuna_storage, put_away, set_attributes
 from kdnas.store.patience import persist
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -50,6 +50,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
 from kdnas.system.seeds import Purpose, number
+from kdnas.system.text import clean
 from kdnas.system.versions import versions
 from kdnas.training.contract import Epoch
 
@@ -97,7 +98,8 @@ class Worker:
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
-        storage = persist(self.store, lambda: optuna.storages.get_storage(optuna_storage(self.store)))
+        self.optuna = persist(self.store, lambda: optuna_storage(self.store))
+        storage = optuna.storages.get_storage(self.optuna)
         self.rescored = Rescored(cast(BaseStorage, Patient(self.store, storage)))
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
@@ -378,6 +380,8 @@ class Worker:
                 slots.give_up(self.store, self.study_id, self.held, self.worker_id, attempts=None, why=why)
             if hasattr(self, "study"):
                 recovery.close(self.store, self.study, self.study_id, self.spec)
+        if hasattr(self, "optuna"):
+            put_away(self.optuna)
         if hasattr(self, "bench"):
             self.bench.close()
 
@@ -443,7 +447,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run_worker(default_storage(), given.study, device=given.device)
     except KdnasError as error:
-        print(f"kdnas: {error}", file=sys.stderr)
+        print(clean(f"kdnas: {error}"), file=sys.stderr)
         return error.exit_code
 
 

@@ -20,15 +20,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from kdnas.store import sides, tables
+from kdnas.store import addresses, sides, tables
+from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
 from kdnas.system import locks
 from kdnas.system.errors import UsageError
-from kdnas.system.paths import state_folder
+from kdnas.system.paths import private_folder, state_folder
 
 # A server that nobody can reach any more is noticed within half a minute, in the middle of a statement too.
 POSTGRES: dict[str, Any] = {
@@ -47,7 +48,8 @@ class Store:
 
     def __init__(self, url: URL, engine: Engine, read_only: bool) -> None:
         self.url = url.render_as_string(hide_password=False)
-        self.place = _place(url)
+        self.place = addresses.shown(url)
+        self._secrets = addresses.secrets(url)
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
         self.read_only = read_only
@@ -107,7 +109,9 @@ class Store:
             self.require_there()
         except StoreError as gone:
             return gone
-        return explain(error, self.place)
+        found = explain(error, self.place)
+        problem = addresses.without(found.problem, self._secrets)
+        return StoreError(problem, found.hint, passes=found.passes)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Any]:
@@ -116,6 +120,16 @@ class Store:
             if self._watch is None:
                 self._watch = self.engine.raw_connection()
             yield self._watch.driver_connection
+
+    def settle(self) -> None:
+        """Brings a file's log into the file, so that whoever copies it has all of it. Waits for nobody: what a reader
+        still needs of the log stays in it."""
+        if self.is_sqlite and not self.read_only:
+            with contextlib.suppress(SQLAlchemyError, StoreError), self.engine.connect() as connection:
+                cursor = connection.connection.cursor()
+                cursor.execute("PRAGMA busy_timeout=0")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+                connection.invalidate()  # with its time-out
 
     def close(self) -> None:
         with self._watch_lock:
@@ -132,27 +146,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.place})"
-
-
-def store_url(given: str | Path) -> URL:
-    """A database's address from a URL or the path of a SQLite file. Raises UsageError for what kdnas cannot use."""
-    text = str(given)
-    if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError):
-        raise UsageError(
-            "The storage's address is not a URL.", "Give sqlite:///PATH or postgresql://USER@HOST/DATABASE."
-        ) from None
-    backend = url.drivername.split("+")[0]
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise UsageError(f"The storage {text} names no file: workers could not share it.", "Give sqlite:///PATH.")
-        return URL.create("sqlite", database=str(Path(url.database).expanduser().absolute()))
-    if backend in ("postgresql", "postgres"):
-        return url.set(drivername="postgresql+psycopg")
-    raise UsageError(f"kdnas cannot keep its store in {backend!r}.", "Give a sqlite:/// or postgresql:// address.")
 
 
 def open_store(url: str | Path, *, create: bool = False) -> Store:
@@ -375,7 +368,7 @@ def _check_ours(store: Store) -> None:
 def _file_lock(path: Path) -> Iterator[None]:
     folder = state_folder() / "locks"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
         file = locks.opened(folder / name)
     except OSError as error:
@@ -431,7 +424,3 @@ def _closing_on_error(store: Store) -> Iterator[None]:
     except BaseException:
         store.close()
         raise
-
-
-def _place(url: URL) -> str:
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
+from sqlalchemy.engine import Connection
 
 from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
 from kdnas.store.patience import patient, persist
@@ -52,6 +53,12 @@ def optuna_storage(store: Store) -> RDBStorage:
         return _open(store, make_tables=False)
 
 
+def put_away(storage: RDBStorage) -> None:
+    """Closes its connections: SQLite's last one brings the log into the file."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 @patient
 def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
     """User attributes that the trial does not have yet, in one transaction; Optuna takes one for each."""
@@ -64,6 +71,25 @@ def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any])
             ),
             rows,
         )
+
+
+def delete_rows(connection: Connection, name: str) -> None:
+    """What Optuna keeps of a study, as part of a transaction; tables that are not there hold nothing."""
+    look = sa.inspect(connection)
+    columns = {table: {c["name"] for c in look.get_columns(table)} for table in look.get_table_names()}
+    theirs = {table: has for table, has in columns.items() if not table.startswith("kdnas_")}
+    if "studies" not in theirs:
+        return
+    study = "study_id IN (SELECT study_id FROM studies WHERE study_name = :name)"
+    first = [table for table, has in theirs.items() if "trial_id" in has and table != "trials"]
+    then = [table for table, has in theirs.items() if "study_id" in has and table not in ("studies", *first)]
+    for table in first:
+        if "trials" in theirs:
+            trials = f"SELECT trial_id FROM trials WHERE {study}"
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE trial_id IN ({trials})"), {"name": name})
+    for table in then:
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE {study}"), {"name": name})
+    connection.execute(sa.text("DELETE FROM studies WHERE study_name = :name"), {"name": name})
 
 
 class Patient:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import optuna
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 
@@ -45,19 +44,17 @@ def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] 
 
 
 def delete_study(store: Store, name: str) -> None:
-    """Removes a study with all its trials from Optuna's tables and ours. Raises UsageError while a worker lives."""
+    """Removes a study with all its trials from Optuna's tables and ours, in one transaction. Raises UsageError while a
+    worker lives."""
     row = queries.study_row(store, name)
     if row.workers:
         raise UsageError(
             f"The study {name!r} has {row.workers} running worker{'s' if row.workers > 1 else ''}.",
             f"Stop it first: kdnas stop {name}.",
         )
-    storage = optuna_storage.optuna_storage(store)
     with store.begin() as connection:
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
-    with optuna_storage.explained(store):
-        optuna.delete_study(study_name=name, storage=storage)
-    storage.engine.dispose()
+        optuna_storage.delete_rows(connection, name)
 
 
 def _find(store: Store, name: str) -> Any:

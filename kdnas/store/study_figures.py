@@ -21,6 +21,7 @@ from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
 from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
 from kdnas.system import liveness
+from kdnas.system.errors import KdnasError
 
 
 def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> Status:
@@ -58,7 +59,8 @@ def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow
     for row in found:
         slots = _slots(connection, row.study_id)
         ended = _ended(connection, row.study_id)
-        best_number, best_reward = _best(connection, row, ended)
+        spec = _spec(row)
+        best_number, best_reward = _best(connection, row, ended, spec["reward"]["loss"] == "raw")
         here = [w for w in of_study.get(row.study_id, []) if w.task == "search"]
         alive = [w for w in here if w.alive]
         done = slots.done + slots.pruned + slots.failed
@@ -68,7 +70,7 @@ def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow
             StudyRow(
                 study_id=row.study_id,
                 name=row.name,
-                spec=json.loads(row.spec),
+                spec=spec,
                 status=status(row.wanted, row.finished is not None, here),
                 trials=row.trials,
                 done=done,
@@ -85,7 +87,7 @@ def study_rows_of(connection: Connection, found: Sequence[Any]) -> list[StudyRow
                 heartbeat=max((w.heartbeat for w in here), default=None),
                 teacher_latency_ms=row.teacher_latency_ms,
                 space_size=_space_size(row.space),
-                ending=row.ending,
+                ending=f"{UNREADABLE} `kdnas delete {row.name}` removes it." if "unreadable" in spec else row.ending,
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
@@ -132,7 +134,24 @@ def _eta(ended: Any, left: int, workers: int) -> float | None:
     return float(ended.spent or 0.0) / ended.finished * left / workers
 
 
-def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, float | None]:
+UNREADABLE = "The spec that this study was begun with cannot be read: its row is damaged."
+_PARTS = (("teacher", "model"), ("data", "source"), ("recipe", "name"), ("strategy", "name"), ("reward", "loss"))
+
+
+def _spec(row: Any) -> dict[str, Any]:
+    """The spec of a study. A damaged one is no reason to show no study at all: it reads as dashes, and no StudySpec can
+    be made of it."""
+    try:
+        spec = json.loads(row.spec)
+        if all(isinstance(spec[part][name], str) for part, name in _PARTS):
+            return dict(spec)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    damaged: dict[str, Any] = {part: {name: "–"} for part, name in _PARTS}
+    return {**damaged, "name": row.name, "seed": "–", "unreadable": True}
+
+
+def _best(connection: Connection, row: Any, ended: Any, raw: bool) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
     c, r = t.trial.c, t.repeat.c
     done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
@@ -147,16 +166,15 @@ def _best(connection: Connection, row: Any, ended: Any) -> tuple[int | None, flo
     if key not in _bests:
         if len(_bests) > 100:
             _bests.clear()
-        _bests[key] = _best_anew(connection, row, done)
+        _bests[key] = _best_anew(connection, row, done, raw)
     return _bests[key]
 
 
 _bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
 
 
-def _best_anew(connection: Connection, row: Any, done: Any) -> tuple[int | None, float | None]:
+def _best_anew(connection: Connection, row: Any, done: Any, raw: bool) -> tuple[int | None, float | None]:
     c, r = t.trial.c, t.repeat.c
-    raw = json.loads(row.spec)["reward"]["loss"] == "raw"
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
         losses[again.number].append(again.raw_loss if raw else again.loss)
@@ -184,7 +202,10 @@ def _space_size(text: str | None) -> int | None:
     if text is None:
         return None
     if text not in _sizes:
-        _sizes[text] = SearchSpace.from_json(text).size
+        try:
+            _sizes[text] = SearchSpace.from_json(text).size
+        except (ValueError, KeyError, TypeError, RecursionError, KdnasError):  # damaged
+            return None
     return _sizes[text]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from kdnas.system import locks
-from kdnas.system.paths import state_folder
+from kdnas.system.paths import private_folder, state_folder
 
 HEARTBEAT_S = 5.0  # how often a worker writes that it lives
 STALE_S = 60.0  # a worker on another host that has been silent for so long counts as dead
@@ -30,8 +30,7 @@ class Hold:
     """An exclusive lock on a file of this process's own, held until `release` or death."""
 
     def __init__(self) -> None:
-        folder = state_folder() / "workers"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = private_folder(state_folder() / "workers")
         self.path = folder / f"{os.getpid()}-{secrets.token_hex(6)}.lock"
         self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         locks.take(self._file, wait=False)
