@@ -68,8 +68,8 @@ def _before(
     setattr(room, name, call)
 
 
-def told(place: str | Path) -> list[tuple[Any, ...]]:
+def told(place: str | Path, study_id: int = 1) -> list[tuple[Any, ...]]:
     """What a search found, in the order of its slots."""
     with open_reader(place) as store:
-        rows = [row for row in queries.trial_rows(store, 1) if row.state in ("done", "pruned")]
+        rows = [row for row in queries.trial_rows(store, study_id) if row.state in ("done", "pruned")]
     return sorted((r.slot, str(r.candidate), r.state, r.loss, r.reward, r.seed, r.epoch, r.origin) for r in rows)

@@ -22,6 +22,7 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, patience, queries
+from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
@@ -217,6 +218,21 @@ def test_a_server_that_is_away_while_a_candidate_trains_costs_nothing(
         assert queries.study_row(store, "fake").status == Status.FINISHED
         assert [row.state for row in queries.trial_rows(store, 1)] == ["done"] * 3
         assert any("answers again" in row.line for row in queries.logs(store, 1))
+
+
+def test_a_backup_to_a_file_and_back(url: str, server: Server, tmp_path: Path) -> None:
+    begin(fakes.spec(strategy={"name": "nsga2", "population": 2}, budget={"trials": 5}), url)
+    run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    path = tmp_path / "backup.db"
+    with open_reader(url) as source, open_store(path, create=True) as target:
+        copy(source, target)
+    with open_store(url) as store:
+        delete_study(store, "fake")
+        with open_reader(path) as source:
+            copy(source, store)
+        assert queries.study_row(store, "fake").done == 5
+        changes.set_trials(store, queries.study_row(store, "fake").study_id, 7)
+    assert run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
 
 
 def test_deleting_leaves_no_row_in_either_side(url: str) -> None:
