@@ -19,7 +19,7 @@ from kdnas.system.errors import UsageError
 def backup(study: str | None, file: Path | None, everything: bool, storage: str | None) -> None:
     """Copy STUDY, or --all, into FILE, while it runs or not. FILE is a store: look with --storage, or restore it."""
     if everything and file is None and study is not None:
-        study, file = None, Path(study)
+        file, study = Path(study), None
     if file is None or everything == (study is not None):
         raise UsageError("A backup is of a study or of all.", "kdnas backup STUDY FILE, or kdnas backup --all FILE")
     if file.exists() or file.is_symlink():

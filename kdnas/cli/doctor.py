@@ -147,6 +147,17 @@ def _storage(storage: str) -> Finding:
         return Finding("storage", "missing", error.problem, error.hint)
 
 
+def examine_store(storage: str) -> Iterator[Finding]:
+    """Whether the store is whole. Raises UsageError where it cannot be opened."""
+    from kdnas.store.check import check
+    from kdnas.store.database import open_reader
+
+    states: dict[str, State] = {"whole": "found", "unfinished": "optional", "damaged": "missing"}
+    with open_reader(storage) as store:
+        for found in check(store):
+            yield Finding("store", states[found.state], found.what, found.hint)
+
+
 def _nearest(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -102,19 +102,20 @@ def assets(action: str, names: tuple[str, ...], quiet: bool, as_json: bool) -> N
 
 @click.command()
 @click.option("--storage", metavar="URL", help="The store to look at.  [default: as for every command]")
+@click.option("--store", "only_store", is_flag=True, help="Only whether the store is whole, and what to do if not.")
 @frame.as_json
-def doctor(storage: str | None, as_json: bool) -> int:
+def doctor(storage: str | None, only_store: bool, as_json: bool) -> int:
     """Say what is found on this machine, what is missing, and the hint; exit code 2 where it cannot work."""
     from dataclasses import asdict
 
     from rich.text import Text
 
-    from kdnas.cli.doctor import examine
+    from kdnas.cli.doctor import examine, examine_store
 
     findings = []
     console = frame.out()
     signs = {"found": ("✓", "green"), "optional": ("–", "yellow"), "missing": ("✗", "bold red")}
-    for finding in examine(frame.place(storage)):
+    for finding in (examine_store if only_store else examine)(frame.place(storage)):
         findings.append(finding)
         if as_json:
             continue

@@ -22,8 +22,10 @@ from kdnas.system.errors import UsageError, nearest
 
 ROWS = 1000  # read and written at once
 OPTUNAS: Mapping[str, sa.Table] = BaseModel.metadata.tables
-OF_TRIALS = ("trial_params", "trial_values", "trial_user_attributes", "trial_system_attributes")
-OF_TRIALS += ("trial_intermediate_values",)
+OF_TRIALS = (
+    *("trial_params", "trial_values", "trial_intermediate_values"),
+    *("trial_user_attributes", "trial_system_attributes"),
+)
 OF_STUDY = ("study_directions", "study_user_attributes", "study_system_attributes")
 OURS = (t.slot, t.trial, t.curve, t.repeat, t.remark, t.episode, t.event, t.log, t.run)
 
