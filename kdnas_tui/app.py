@@ -251,10 +251,9 @@ class KdnasApp(App[str]):
 
         def write() -> None:
             from kdnas.system.files import write_atomically
-            from kdnas.system.paths import state_folder
+            from kdnas.system.paths import private_folder, state_folder
 
-            folder = state_folder() / "copies"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = private_folder(state_folder() / "copies")
             write_atomically(folder / name, text)
             self.call_from_thread(self.notify, f"Copied. Also in {folder / name}", timeout=6, markup=False)
 

@@ -169,7 +169,8 @@ class Feed(threading.Thread):
     def _new(self) -> News | None:
         # Imported here: the first look happens after the first paint.
         from kdnas.store import queries
-        from kdnas.store.database import open_reader, store_url
+        from kdnas.store.addresses import store_url
+        from kdnas.store.database import open_reader
 
         if self._store is None:
             address = store_url(self.url)

@@ -7,14 +7,14 @@ import time
 import traceback
 
 from kdnas.system.errors import KdnasError
-from kdnas.system.paths import state_folder
+from kdnas.system.paths import private_folder, state_folder
 
 
 def recorded(fault: Exception) -> KdnasError:
     """The fault as one line that names the file with the traceback."""
     path = state_folder() / "logs" / "kdnas-tui.log"
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         with path.open("a", encoding="utf-8") as file:
             file.write(time.strftime("%Y-%m-%dT%H:%M:%S "))
             traceback.print_exception(fault, file=file)

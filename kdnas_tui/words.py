@@ -66,11 +66,16 @@ def short(name: object) -> str:
 
 
 def shown_storage(url: str) -> str:
-    """The store's place without a password."""
-    if url.startswith("sqlite:///"):
+    """The store's place without what is secret in it."""
+    if url.startswith("sqlite:///") and "?" not in url:
         return url.removeprefix("sqlite:///")
-    scheme, colons, rest = url.partition("://")
-    return f"{scheme}{colons}{rest.rsplit('@', 1)[-1]}" if colons else url
+    from kdnas.store import addresses  # not needed for the first paint
+    from kdnas.system.errors import UsageError
+
+    try:
+        return addresses.shown(addresses.store_url(url))
+    except UsageError as error:  # said again where it is opened
+        return error.problem
 
 
 def free_name(name: str, taken: set[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas.system.paths import state_folder
+from kdnas.system.paths import private_folder, state_folder
 
 KDNAS = (sys.executable, "-m", "kdnas")
 IMPORTANCE = (sys.executable, "-m", "kdnas.reports.parameter_importance")
@@ -28,7 +28,7 @@ def logs_folder() -> Path:
 
 def _folder(path: Path) -> Path:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        private_folder(path)
     except OSError as error:
         raise UsageError(
             f"The folder {path} cannot be made: {error.strerror}.", "Set KDNAS_STATE to one that can be written."

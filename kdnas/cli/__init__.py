@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "delete": ("kdnas.cli.control:delete", "Remove a study from the store"),
     "export": ("kdnas.cli.files:export", "Write the best candidates as JSON, CSV or Markdown"),
     "import": ("kdnas.cli.files:import_", "Begin a study from an exported file, its candidates first"),
+    "backup": ("kdnas.cli.backup:backup", "Copy a study, or all of them, into a file, while they run"),
+    "restore": ("kdnas.cli.backup:restore", "Bring the studies of a backup into the store"),
     "finalize": ("kdnas.cli.finalize:finalize", "Distil a candidate on the whole data and write it as a model folder"),
     "distill": ("kdnas.cli.finalize:distill", "Distil a given configuration, without a search"),
     "evaluate": ("kdnas.cli.evaluate:evaluate", "Score a model folder on tasks, beside its teacher"),

@@ -102,9 +102,10 @@ def rescore(
         )
         return
     old_top = sorted((s for s in before.values() if s.rank is not None), key=lambda s: s.rank or 0)[:top]
-    click.echo(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
+    frame.line(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
     trial_table(old_top)
-    click.echo(f"\nα {new_alpha:g}, β {new_beta:g}: {exchange(new_alpha)}")
+    frame.line()
+    frame.line(f"α {new_alpha:g}, β {new_beta:g}: {exchange(new_alpha)}")
     trial_table(after[:top])
     if use:
         frame.say(f"{study} uses α {new_alpha:g}, β {new_beta:g} from now on.")
@@ -154,4 +155,4 @@ def recheck(study: str, top: int, seeds: int, device: str | None, storage: str |
     for s in shown:
         if s.row.loss_spread is not None:
             spread = f"mean loss {s.row.mean_loss:.4f} ± {s.row.loss_spread:.4f}"
-            click.echo(f"#{s.row.number}: {spread} over {s.row.repeats + 1} seeds")
+            frame.line(f"#{s.row.number}: {spread} over {s.row.repeats + 1} seeds")

@@ -129,7 +129,8 @@ def _clipboard() -> Finding:
 
 def _storage(storage: str) -> Finding:
     from kdnas.store import queries
-    from kdnas.store.database import open_store, store_url
+    from kdnas.store.addresses import store_url
+    from kdnas.store.database import open_store
 
     try:
         address = store_url(storage)
@@ -144,6 +145,17 @@ def _storage(storage: str) -> Finding:
             return Finding("storage", "found", f"{store.place}, {count} {'study' if count == 1 else 'studies'}")
     except UsageError as error:
         return Finding("storage", "missing", error.problem, error.hint)
+
+
+def examine_store(storage: str) -> Iterator[Finding]:
+    """Whether the store is whole. Raises UsageError where it cannot be opened."""
+    from kdnas.store.check import check
+    from kdnas.store.database import open_reader
+
+    states: dict[str, State] = {"whole": "found", "unfinished": "optional", "damaged": "missing"}
+    with open_reader(storage) as store:
+        for found in check(store):
+            yield Finding("store", states[found.state], found.what, found.hint)
 
 
 def _nearest(folder: Path) -> Path:

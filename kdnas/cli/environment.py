@@ -9,6 +9,7 @@ import click
 
 from kdnas.cli import frame
 from kdnas.system.errors import UsageError
+from kdnas.system.text import clean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,9 +49,9 @@ def _print_parts(parts: Mapping[str, type[BaseModel]], as_json: bool) -> None:
         return
     width = max(len(name) for name in parts)
     for name in parts:
-        click.echo(f"{name:<{width}}  {what[name]}")
+        frame.line(f"{name:<{width}}  {what[name]}")
         for option in options[name]:
-            click.echo(f"    {option['name']} = {_shown(option['default'])}   {option['what'] or ''}".rstrip())
+            frame.line(f"    {option['name']} = {_shown(option['default'])}   {option['what'] or ''}".rstrip())
 
 
 def _shown(value: object) -> str:
@@ -101,26 +102,27 @@ def assets(action: str, names: tuple[str, ...], quiet: bool, as_json: bool) -> N
 
 @click.command()
 @click.option("--storage", metavar="URL", help="The store to look at.  [default: as for every command]")
+@click.option("--store", "only_store", is_flag=True, help="Only whether the store is whole, and what to do if not.")
 @frame.as_json
-def doctor(storage: str | None, as_json: bool) -> int:
+def doctor(storage: str | None, only_store: bool, as_json: bool) -> int:
     """Say what is found on this machine, what is missing, and the hint; exit code 2 where it cannot work."""
     from dataclasses import asdict
 
     from rich.text import Text
 
-    from kdnas.cli.doctor import examine
+    from kdnas.cli.doctor import examine, examine_store
 
     findings = []
     console = frame.out()
     signs = {"found": ("✓", "green"), "optional": ("–", "yellow"), "missing": ("✗", "bold red")}
-    for finding in examine(frame.place(storage)):
+    for finding in (examine_store if only_store else examine)(frame.place(storage)):
         findings.append(finding)
         if as_json:
             continue
         sign, style = signs[finding.state]
-        console.print(Text.assemble((f"{sign} ", style), (f"{finding.subject:<10} ", "bold"), finding.what))
+        console.print(Text.assemble((f"{sign} ", style), (f"{finding.subject:<10} ", "bold"), clean(finding.what)))
         if finding.hint:
-            console.print(Text(f"  {'':<10} {finding.hint}", style="dim"))
+            console.print(Text(clean(f"  {'':<10} {finding.hint}"), style="dim"))
     if as_json:
         frame.print_json([asdict(finding) for finding in findings])
     return 2 if any(finding.state == "missing" for finding in findings) else 0
@@ -217,12 +219,12 @@ def latency(
         frame.print_json({"model": model, "parameters": parameters, "device": str(where), **asdict(measured)})
         return
     settings = spec.latency
-    click.echo(
+    frame.line(
         f"{measured.p50:.3f} ms   p90 {measured.p90:.3f}   95 % interval of the median "
         f"{measured.low:.3f} to {measured.high:.3f}   {measured.count} rounds"
     )
-    click.echo(f"{parameters:,} parameters, batch {settings.batch_size}, length {settings.length}, {where}")
+    frame.line(f"{parameters:,} parameters, batch {settings.batch_size}, length {settings.length}, {where}")
     if against is not None:
-        click.echo(f"{against}: {measured.teacher_p50:.3f} ms; {model} is {1 / measured.ratio:.2f} times as fast")
+        frame.line(f"{against}: {measured.teacher_p50:.3f} ms; {model} is {1 / measured.ratio:.2f} times as fast")
     if measured.flag is not None:
         frame.say(f"Doubtful: {measured.flag}.")

@@ -79,4 +79,4 @@ def evaluate(
     if as_json:
         frame.print_json(result)
     else:
-        click.echo(result["markdown"], nl=False)
+        frame.data(result["markdown"])

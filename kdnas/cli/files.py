@@ -44,7 +44,7 @@ def export(
     body = files.document(row, chosen, alpha=row.alpha, beta=row.beta, provenance=provenance)
     rendered = files.render(body, chosen_style)
     if output is None:
-        click.echo(rendered, nl=False)
+        frame.data(rendered)
         return
     write_atomically(output, rendered)
     frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.")

@@ -148,7 +148,7 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
         frame.print_json(facts)
         return
     metrics, latency = facts["metrics"], facts["latency"]
-    click.echo(str(output))
+    frame.data(f"{output}\n")
     early = " (stopped early)" if metrics["stopped_early"] else ""
     frame.say(
         f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} after epoch {metrics['best_epoch']} "

@@ -201,9 +201,10 @@ def place(given: str | None) -> str:
 
 def shown(storage: str) -> str:
     """A storage's address as it may stand on a screen: without its password."""
-    from kdnas.store.database import store_url
+    from kdnas.store import addresses
 
-    return store_url(storage).render_as_string(hide_password=True) if "@" in storage else storage
+    url = addresses.store_url(storage)
+    return storage if url.get_backend_name() == "sqlite" else addresses.shown(url)
 
 
 def print_json(value: Any) -> None:
@@ -219,6 +220,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return value
+
+
+def line(text: str = "") -> None:
+    """One line for people on standard output."""
+    click.echo(clean(text))
+
+
+def data(text: str) -> None:
+    """What programs read, on standard output: as it is into a file or a pipe, made fit for a terminal on one."""
+    click.echo("\n".join(map(clean, re.split("\r?\n", text))) if on_terminal() else text, nl=False)
+
+
+def on_terminal() -> bool:
+    """Whether standard output is one."""
+    return sys.stdout.isatty()
 
 
 def say(line: str) -> None:

@@ -95,7 +95,7 @@ def generate(
         frame.print_json({"examples": len(records), **scores})
     else:
         for name, score in scores.items():
-            click.echo(f"{name:<7} {score:.4f}")
+            frame.line(f"{name:<7} {score:.4f}")
         frame.say(f"Wrote {len(records)} prediction(s) to {output}.")
 
 
@@ -208,7 +208,7 @@ def finetune(
     if as_json:
         frame.print_json(facts)
         return
-    click.echo(str(output))
+    frame.data(f"{output}\n")
     frame.say(f"Best after epoch {facts['best_epoch']}: {_figures(facts['scores'])}.")
     if "test" in facts:
         frame.say(f"On {facts['task']['test_examples']:,} examples that decided nothing: {_figures(facts['test'])}.")

@@ -60,6 +60,7 @@ def predict(
     from kdnas.measuring.devices import resolve_device
     from kdnas.students import predict as predicting
     from kdnas.system.files import write_atomically
+    from kdnas.system.text import escaped
 
     given = list(texts)
     with Told(f"predicting with {folder}") as told:
@@ -73,7 +74,7 @@ def predict(
     text = json.dumps(predicting.document(found), indent=2, ensure_ascii=False) + "\n" if listed else None
     text = predicting.lines(found) if text is None else text
     if output is None:
-        click.echo(text, nl=False)
+        frame.data(escaped(text) if listed else text)
         return
     write_atomically(output, text)
     frame.say(f"Wrote {len(found):,} prediction(s) to {output}.")

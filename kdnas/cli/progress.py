@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kdnas.cli.frame import narration
 from kdnas.system.progress import Note, Once
+from kdnas.system.text import clean
 
 EVERY_S = 60.0  # a log hears how far one thing is at least as often as this
 
@@ -49,15 +50,15 @@ class Told:
             if self.live:
                 self.line(words)
             else:
-                print(words, file=sys.stderr, flush=True)
+                print(clean(words), file=sys.stderr, flush=True)
             return
         if self.live:
-            self.bar.update(self.task, description=words, completed=self.share)
+            self.bar.update(self.task, description=clean(words), completed=self.share)
             return
         if self.said.new(words) or time.monotonic() - self.spoke >= EVERY_S:
             self.spoke = time.monotonic()
-            print(words if share is None else f"{words} ({share:.0%})", file=sys.stderr, flush=True)
+            print(clean(words if share is None else f"{words} ({share:.0%})"), file=sys.stderr, flush=True)
 
     def line(self, text: str) -> None:
         """Something that stands, above the bar."""
-        self.console.print(Text(text))
+        self.console.print(Text(clean(text)))

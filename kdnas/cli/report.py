@@ -28,4 +28,4 @@ def report(study: str, output: Path, storage: str | None) -> None:
     with open_reader(frame.place(storage)) as store:
         content = pages.gather(store, study)
     for path in pages.write(content, output):
-        click.echo(str(path))
+        frame.data(f"{path}\n")

@@ -52,6 +52,7 @@ def search(
     from kdnas.cli.watch import watch
     from kdnas.search.launch import start_workers
     from kdnas.store.database import open_reader
+    from kdnas.store.patience import Patience
 
     where = frame.place(storage)
     fields = given_fields(flags)
@@ -64,6 +65,7 @@ def search(
         tell_started(name, started, as_json)
         return 0
     with open_reader(where) as store:
+        store.patience = Patience(lambda line, back: frame.say(line))
         try:
             with _sigterm_as_interrupt():
                 row = watch(store, name, [s.process for s in started])
@@ -107,7 +109,8 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> StudyR
 
 def _existing(where: str, name: str) -> StudyRow | None:
     from kdnas.store import queries
-    from kdnas.store.database import open_reader, store_url
+    from kdnas.store.addresses import store_url
+    from kdnas.store.database import open_reader
 
     address = store_url(where)
     if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
@@ -126,7 +129,7 @@ def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
         frame.say(f"{name} is finished. See it with: kdnas show {name}")
         return
     for s in started:
-        click.echo(f"{s.pid}  {s.log}")
+        frame.line(f"{s.pid}  {s.log}")
     frame.say(f"{name} runs in the background. Watch it with: kdnas-tui {name}, or kdnas logs {name} -f")
 
 
@@ -168,7 +171,7 @@ def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
 
     scored = [s for s in ranked(store, row) if s.rank is not None]
     study_head(row)
-    click.echo()
+    frame.line()
     trial_table(scored[:BEST])
     where = ["--storage", frame.shown(storage)] if storage else []
     show, finalize = (shlex.join(["kdnas", command, row.name, *where]) for command in ("show", "finalize"))
@@ -233,21 +236,21 @@ def plan(
     if as_json:
         frame.print_json(made.values())
         return
-    click.echo(f"space     {made.space_size:,} candidates")
+    frame.line(f"space     {made.space_size:,} candidates")
     for name, choices in made.dimensions.items():
-        click.echo(f"          {name}: {', '.join(map(str, choices))}")
-    click.echo("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
-    click.echo(f"reward    {made.exchange}")
+        frame.line(f"          {name}: {', '.join(map(str, choices))}")
+    frame.line("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
+    frame.line(f"reward    {made.exchange}")
     if made.tokens is not None:
-        click.echo(f"text      about {made.tokens:,} tokens, {made.proxy_tokens:,} of them in the proxy set")
+        frame.line(f"text      about {made.tokens:,} tokens, {made.proxy_tokens:,} of them in the proxy set")
     if made.cache_bytes is not None:
-        click.echo(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
+        frame.line(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
     if made.seconds is not None:
         each, total = frame.duration(made.seconds_per_trial), frame.duration(made.seconds)
-        click.echo(f"time      about {each} a candidate, {total} in all on {made.device}")
+        frame.line(f"time      about {each} a candidate, {total} in all on {made.device}")
     for note in made.notes:
-        click.echo(f"note      {note}")
-    click.echo(f"command   {made.command}")
+        frame.line(f"note      {note}")
+    frame.line(f"command   {made.command}")
 
 
 @click.command()

@@ -9,7 +9,8 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
 from kdnas.store import queries
-from kdnas.store.database import open_reader, store_url
+from kdnas.store.addresses import store_url
+from kdnas.store.database import open_reader
 from kdnas.study.filter import Filter, FilterError, keys_of, parse
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
@@ -75,7 +76,7 @@ def show(study: str, text: str | None, top: int | None, storage: str | None, as_
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return
     study_head(row)
-    click.echo()
+    frame.line()
     shown = chosen[: top or 20]
     if shown:
         trial_table(shown)
@@ -124,7 +125,7 @@ def logs(study: str, follow: bool, level: str, lines: int, storage: str | None, 
                 return
             for line in kept:
                 moment = datetime.datetime.fromtimestamp(line.time).strftime("%Y-%m-%d %H:%M:%S")
-                click.echo(f"{moment}  {line.worker_id or '–':>3}  {clean(line.level):<7}  {clean(line.line)}")
+                frame.line(f"{moment}  {line.worker_id or '–':>3}  {clean(line.level):<7}  {clean(line.line)}")
             after = found[-1].log_id if found else after
             if not alive:
                 return

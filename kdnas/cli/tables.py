@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import click
-
-from kdnas.cli.frame import ago, duration, table
+from kdnas.cli.frame import ago, duration, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.filter import ALIASES
@@ -17,7 +15,6 @@ from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
-from kdnas.system.text import clean
 
 MARKS = "* is on the front of loss and latency, ~ ties with a better one."
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
@@ -73,7 +70,8 @@ def study_head(row: StudyRow) -> None:
         lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
     if row.ending:
         lines.append(row.ending)
-    click.echo("\n".join(map(clean, lines)))
+    for text in lines:
+        line(text)
 
 
 def trial_table(scored: Sequence[Scored]) -> None:

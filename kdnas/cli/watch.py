@@ -20,6 +20,7 @@ from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import REWARDED
+from kdnas.system.text import clean
 
 LOOK_S = 0.5  # between two looks at the store
 LOUD = ("warning", "error")
@@ -47,12 +48,12 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
             for said in queries.logs(store, row.study_id, log_id):
                 log_id = said.log_id
                 if said.level in LOUD:
-                    console.print(Text(f"{said.level}: {said.line}", style="yellow"), soft_wrap=True)
+                    console.print(Text(clean(f"{said.level}: {said.line}"), style="yellow"), soft_wrap=True)
             if row.revision != revision:
                 for trial in queries.trial_rows(store, row.study_id, revision):
                     if trial.ended is not None and trial.number not in shown:
                         shown.add(trial.number)
-                        console.print(Text(ended(trial)), soft_wrap=True)
+                        console.print(Text(clean(ended(trial))), soft_wrap=True)
                 revision = row.revision
             doing = next((w.doing for w in queries.workers(store, row.study_id) if w.alive and w.doing), None)
             line.update(row, doing)
@@ -113,11 +114,11 @@ class _Line:
         before = row.status in (Status.NEW, Status.STOPPED, Status.DEAD, Status.FAILED)
         status = "starting" if before else str(row.status)
         self.progress.update(
-            self.task, completed=row.done, total=row.trials, status=status, best=best + eta, doing=doing or ""
+            self.task, completed=row.done, total=row.trials, status=status, best=best + eta, doing=clean(doing or "")
         )
         self.progress.refresh()
         # Without a terminal that can take a line back, only what comes before the trials is worth one.
         words = re.sub(r" \d+%$", "", doing or "")
         if not self.console.is_terminal and words and words != self.last and row.space_size is None:
-            self.console.print(Text(f"{row.name}: {words}"), soft_wrap=True)
+            self.console.print(Text(clean(f"{row.name}: {words}")), soft_wrap=True)
         self.last = words or self.last

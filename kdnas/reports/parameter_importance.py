@@ -27,6 +27,7 @@ from kdnas.study.space import SearchSpace
 from kdnas.system import seeds
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import default_storage
+from kdnas.system.text import clean
 
 LEAST = 8  # finished trials, below which an estimate says nothing
 MOST = 1500  # finished trials looked at, evenly chosen from all of them
@@ -107,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = of_study(asked.study, asked.storage or default_storage())
     except KdnasError as error:
-        print(f"kdnas: {error}", file=sys.stderr)
+        print(clean(f"kdnas: {error}"), file=sys.stderr)
         return error.exit_code
     if asked.json:
         shares = [{"name": name, "share": share} for name, share in found.shares]
         print(json.dumps({"evaluator": found.evaluator, "trials": found.trials, "importance": shares}))
     else:
         for name, share in found.shares:
-            print(f"{share:6.1%}  {name}")
+            print(clean(f"{share:6.1%}  {name}"))
     return 0
 
 

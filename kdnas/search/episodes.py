@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.strategies.lstm import Plan, Rewarded, plan
 from kdnas.strategies.without_replacement import SpaceExhausted, draw
 from kdnas.study.reward import reward
@@ -26,6 +27,7 @@ from kdnas.study.states import ENDED_SLOTS, SlotState
 from kdnas.system.seeds import Purpose, generator
 
 
+@patient
 def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) -> None:
     """Give the free slots of the next episode their candidates, once every slot before it has ended.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -16,9 +17,11 @@ from types import FrameType
 from kdnas.store import changes, queries, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
+from kdnas.store.patience import Patience
 from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError
+from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
 WRITE_S = 1.0  # how often it writes down how far it is
@@ -101,6 +104,17 @@ class Steering(threading.Thread):
         """A line for the study's log, under this worker's number."""
         changes.add_log(self._store, self._study_id, level, line, self.worker_id)
 
+    def tell(self, line: str, back: bool) -> None:
+        """That the store is away, or back: where the process's output goes, and then in the study's log."""
+        print(clean(f"kdnas: {line}"), file=sys.stderr, flush=True)
+        if back:
+            self.log("warning", line)
+
+    def leave_what_is_gone(self) -> None:
+        """Raises StoreError where the store was deleted or replaced."""
+        if self.gone is not None:
+            raise self.gone
+
     def end(self) -> None:
         self._over.set()
         self.join()
@@ -120,12 +134,14 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
         steering.calm = quiet.set
         steering.start()
         error: str | None = None
+        at_fault = True  # the study, and not its store
         try:
+            store.patience = Patience(steering.tell, steering.leave_what_is_gone)
             yield steering
         except Leave:
             raise
         except KdnasError as problem:
-            error = str(problem)
+            error, at_fault = str(problem), not isinstance(problem, StoreError)
             raise
         except Exception as fault:
             error = f"A fault of kdnas: {type(fault).__name__}: {fault}"
@@ -134,13 +150,15 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
             raise KdnasError(error) from fault
         finally:
             quiet.set()
+            store.patience = None
             steering.end()
             known = False
             with contextlib.suppress(StoreError):
                 if error is not None:
                     steering.log("error", error)
-                studies.leave(store, study_id, worker_id, device=steering.device, error=error)
+                studies.leave(store, study_id, worker_id, device=steering.device, error=error, at_fault=at_fault)
                 known = True
+            store.settle()
             hold.release(known=known)
 
 

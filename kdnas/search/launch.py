@@ -39,7 +39,7 @@ def start_workers(
     _children[:] = [child for child in _children if child.poll() is None]
     folder = paths.state_folder() / "logs"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        paths.private_folder(folder)
     except OSError as error:
         raise UsageError(
             f"The folder {folder} cannot be made: {error.strerror}.", "Set KDNAS_STATE to one that can be written."

@@ -34,7 +34,8 @@ from kdnas.search.timing import further_passes, latency_columns, latency_protoco
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import explained, optuna_storage, set_attributes
+from kdnas.store.optuna_storage import Patient, explained, optuna_storage, put_away, set_attributes
+from kdnas.store.patience import persist
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
@@ -49,6 +50,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
 from kdnas.system.seeds import Purpose, number
+from kdnas.system.text import clean
 from kdnas.system.versions import versions
 from kdnas.training.contract import Epoch
 
@@ -96,8 +98,10 @@ class Worker:
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
+        self.optuna = persist(self.store, lambda: optuna_storage(self.store))
+        storage = optuna.storages.get_storage(self.optuna)
+        self.rescored = Rescored(cast(BaseStorage, Patient(self.store, storage)))
         with explained(self.store):
-            self.rescored = Rescored(optuna.storages.get_storage(optuna_storage(self.store)))
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
@@ -317,8 +321,7 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
-        if self.steering.gone is not None:
-            raise self.steering.gone
+        self.steering.leave_what_is_gone()
         if self.steering.wanted == Wanted.ABANDON:
             raise Leave
 
@@ -371,6 +374,7 @@ class Worker:
     def close(self) -> None:
         """Frees the slot that is still held, and ends its trial, without counting an attempt."""
         self.steering.calm()
+        self.store.patience = None
         # A store that fails now leaves what the next worker clears up.
         with contextlib.suppress(StoreError):
             if self.held is not None:
@@ -378,6 +382,8 @@ class Worker:
                 slots.give_up(self.store, self.study_id, self.held, self.worker_id, attempts=None, why=why)
             if hasattr(self, "study"):
                 recovery.close(self.store, self.study, self.study_id, self.spec)
+        if hasattr(self, "optuna"):
+            put_away(self.optuna)
         if hasattr(self, "bench"):
             self.bench.close()
 
@@ -444,7 +450,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run_worker(default_storage(), given.study, device=given.device)
     except KdnasError as error:
-        print(f"kdnas: {error}", file=sys.stderr)
+        print(clean(f"kdnas: {error}"), file=sys.stderr)
         return error.exit_code
 
 

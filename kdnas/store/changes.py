@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from kdnas.store import tables as t
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.study.spec import NAME
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted
@@ -51,6 +52,7 @@ def hold(connection: Connection, study_id: int) -> Wanted:
     return Wanted(wanted)
 
 
+@patient
 def set_wanted(store: Store, study_id: int, wanted: str) -> None:
     """Lets the workers know at their next look. Raises ValueError for what is no Wanted."""
     wanted = Wanted(wanted)
@@ -63,6 +65,7 @@ def set_wanted(store: Store, study_id: int, wanted: str) -> None:
             record(connection, study_id, "wanted", {"from": before, "to": wanted})
 
 
+@patient
 def set_trials(store: Store, study_id: int, trials: int) -> None:
     """A new budget. Raising it opens a finished study again; it cannot fall below what has begun or is planned."""
     if not 1 <= trials <= 1_000_000:
@@ -101,6 +104,7 @@ def add_slots(connection: Connection, study_id: int, slots: Iterable[int]) -> No
         connection.execute(t.slot.insert(), rows)
 
 
+@patient
 def set_reward(store: Store, study_id: int, alpha: float, beta: float) -> None:
     """α/β with which trials are told from now on; finished ones keep what they were told with beside their figures."""
     if not (math.isfinite(alpha) and -2 <= alpha <= 0):
@@ -118,6 +122,7 @@ def set_reward(store: Store, study_id: int, alpha: float, beta: float) -> None:
         record(connection, study_id, "reward", change)
 
 
+@patient
 def set_remark(
     store: Store,
     study_id: int,
@@ -190,6 +195,7 @@ def rename(store: Store, study_id: int, name: str) -> None:
         record(connection, study_id, "renamed", {"from": row.name, "to": name})
 
 
+@patient
 def add_log(store: Store, study_id: int, level: str, line: str, worker_id: int | None = None) -> None:
     """One line for the study's log; level: debug, info, warning or error."""
     with store.begin() as connection:
@@ -200,6 +206,7 @@ def add_log(store: Store, study_id: int, level: str, line: str, worker_id: int |
         )
 
 
+@patient
 def add_event(store: Store, study_id: int, kind: str, detail: Mapping[str, Any]) -> None:
     """One entry of the study's history."""
     with store.begin() as connection:

@@ -6,7 +6,11 @@ from kdnas.system.errors import UsageError, first_line
 
 
 class StoreError(UsageError):
-    """The database cannot do its part; nothing that runs on it can go on."""
+    """The database cannot do its part; nothing that runs on it can go on. `passes` where it may do so in a moment."""
+
+    def __init__(self, problem: str, hint: str = "", *, passes: bool = False) -> None:
+        super().__init__(problem, hint)
+        self.passes = passes
 
 
 def explain(error: BaseException, place: str) -> StoreError:
@@ -20,15 +24,26 @@ def explain(error: BaseException, place: str) -> StoreError:
     text = " ".join(said)
     for words, problem, hint in _COMPLAINTS:
         if any(word in text for word in words):
-            return StoreError(problem.format(place=place), hint.format(place=place))
+            return StoreError(problem.format(place=place), hint.format(place=place), passes=problem in _PASSING)
     reason = first_line(getattr(error, "orig", None) or error)
     return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
 
 
+_LOCKED = "The store {place} is locked by another program."
+_SILENT = "The store {place} does not answer."
+_FULL_HOUSE = "The server of the store {place} has no connection left."
+_AWAY = (
+    *("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),
+    *("closed the connection", "terminating connection", "connection is closed", "connection is lost"),
+    *("is starting up", "is shutting down", "in recovery mode", "could not receive data", "consuming input failed"),
+    *("deadlock detected", "could not serialize"),
+)
+_PASSING = frozenset({_LOCKED, _SILENT, _FULL_HOUSE})
+
 _COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("database is locked", "database table is locked"),
-        "The store {place} is locked by another program.",
+        _LOCKED,
         "Close what keeps it open for writing, then try again.",
     ),
     (
@@ -72,8 +87,13 @@ _COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "Fix them in the address, or in ~/.pgpass.",
     ),
     (
-        ("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),
-        "The store {place} does not answer.",
+        ("too many clients", "connection slots are reserved", "too many connections"),
+        _FULL_HOUSE,
+        "End some of the processes that use it, or raise its max_connections.",
+    ),
+    (
+        _AWAY,
+        _SILENT,
         "See that the server runs and that host and port are right.",
     ),
 )

@@ -13,26 +13,33 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from kdnas.store import tables
+from kdnas.store import addresses, sides, tables
+from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
+from kdnas.store.file_systems import refuse_network_folder
+from kdnas.store.patience import Patience
 from kdnas.system import locks
 from kdnas.system.errors import UsageError
-from kdnas.system.paths import state_folder
+from kdnas.system.paths import private_folder, state_folder
 
+# A server that nobody can reach any more is noticed within half a minute, in the middle of a statement too.
+POSTGRES: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 BUSY_S = 60.0  # how long a writer waits for another one
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "afpfs", "webdav", "lustre", "gpfs", "beegfs", "ceph"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse"}
-)
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -41,10 +48,12 @@ class Store:
 
     def __init__(self, url: URL, engine: Engine, read_only: bool) -> None:
         self.url = url.render_as_string(hide_password=False)
-        self.place = _place(url)
+        self.place = addresses.shown(url)
+        self._secrets = addresses.secrets(url)
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
         self.read_only = read_only
+        self.patience: Patience | None = None  # what becomes of those who ask while it is away
         self._file = self._identity()
         self._watch: sa.PoolProxiedConnection | None = None
         self._watch_lock = threading.Lock()
@@ -92,7 +101,17 @@ class Store:
         try:
             yield
         except SQLAlchemyError as error:
-            raise explain(error, self.place) from error
+            raise self.complaint(error) from error
+
+    def complaint(self, error: BaseException) -> StoreError:
+        """What the database says, as a line; a file that is gone comes before whatever SQLite makes of it."""
+        try:
+            self.require_there()
+        except StoreError as gone:
+            return gone
+        found = explain(error, self.place)
+        problem = addresses.without(found.problem, self._secrets)
+        return StoreError(problem, found.hint, passes=found.passes)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Any]:
@@ -101,6 +120,16 @@ class Store:
             if self._watch is None:
                 self._watch = self.engine.raw_connection()
             yield self._watch.driver_connection
+
+    def settle(self) -> None:
+        """Brings a file's log into the file, so that whoever copies it has all of it. Waits for nobody: what a reader
+        still needs of the log stays in it."""
+        if self.is_sqlite and not self.read_only:
+            with contextlib.suppress(SQLAlchemyError, StoreError), self.engine.connect() as connection:
+                cursor = connection.connection.cursor()
+                cursor.execute("PRAGMA busy_timeout=0")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+                connection.invalidate()  # with its time-out
 
     def close(self) -> None:
         with self._watch_lock:
@@ -117,27 +146,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.place})"
-
-
-def store_url(given: str | Path) -> URL:
-    """A database's address from a URL or the path of a SQLite file. Raises UsageError for what kdnas cannot use."""
-    text = str(given)
-    if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError):
-        raise UsageError(
-            "The storage's address is not a URL.", "Give sqlite:///PATH or postgresql://USER@HOST/DATABASE."
-        ) from None
-    backend = url.drivername.split("+")[0]
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise UsageError(f"The storage {text} names no file: workers could not share it.", "Give sqlite:///PATH.")
-        return URL.create("sqlite", database=str(Path(url.database).expanduser().absolute()))
-    if backend in ("postgresql", "postgres"):
-        return url.set(drivername="postgresql+psycopg")
-    raise UsageError(f"kdnas cannot keep its store in {backend!r}.", "Give a sqlite:/// or postgresql:// address.")
 
 
 def open_store(url: str | Path, *, create: bool = False) -> Store:
@@ -189,6 +197,20 @@ def open_reader(url: str | Path) -> Store:
     return store
 
 
+def clock(connection: Connection) -> float:
+    """UTC seconds by the clock that all who use the store share: the server's, or this machine's for a file."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.execute(sa.select(clock_column(connection))).scalar_one())
+
+
+def clock_column(connection: Connection) -> sa.ColumnElement[float]:
+    """The same as a column, for a statement that asks for more."""
+    if connection.dialect.name == "sqlite":
+        return sa.literal(time.time(), sa.Float)
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+
+
 @contextlib.contextmanager
 def creation_lock(store: Store) -> Iterator[None]:
     """Held by whoever makes tables, so that processes that start at the same moment wait for each other."""
@@ -225,26 +247,36 @@ def on_sqlite_connect(connection: Any, _record: object = None) -> None:
 
 def _open_sqlite(address: URL, create: bool) -> Store:
     path = _path(address)
+    made = False
     if not path.exists():
         if not create:
             raise _no_store(path)
-        _refuse_network_folder(path.parent)
+        refuse_network_folder(path.parent)
+        sides.require_own(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+                made = True
         except OSError as error:
             raise _cannot_open(path, error) from None
     if create and path.is_file() and path.stat().st_size == 0:
-        _refuse_network_folder(path.parent)
         with _file_lock(path):
-            if path.stat().st_size == 0:
-                _fill_new_file(path)
+            if path.is_file() and path.stat().st_size == 0:
+                try:
+                    refuse_network_folder(path.parent)
+                    sides.require_own(path)
+                    _fill_new_file(path)
+                except BaseException:
+                    if made:  # no empty store stays behind
+                        path.unlink(missing_ok=True)
+                    raise
     _require_database(path)
+    sides.require_own(path)
     # Looked at through a connection that cannot write, so that another program's file stays as it is.
     with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
         _check_ours(look)
-    _refuse_network_folder(path.parent)
+    refuse_network_folder(path.parent)
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise UsageError(
             f"The store {path} may only be read by you.",
@@ -339,35 +371,11 @@ def _check_ours(store: Store) -> None:
     _check_version(store)
 
 
-def _refuse_network_folder(folder: Path) -> None:
-    kind = file_system(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise UsageError(
-            f"The folder {folder} lies on a network file system ({kind}), on which SQLite loses data.",
-            "Put the store on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/DATABASE.",
-        )
-
-
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder (or its nearest ancestor that exists) lies on, "" where unknown."""
-    place = folder.absolute()
-    best, kind = "", ""
-    try:
-        mounts = psutil.disk_partitions(all=True)
-    except OSError:
-        return ""
-    for mount in mounts:
-        inside = place == Path(mount.mountpoint) or Path(mount.mountpoint) in place.parents
-        if inside and len(mount.mountpoint) >= len(best):
-            best, kind = mount.mountpoint, mount.fstype.lower()
-    return kind
-
-
 @contextlib.contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     folder = state_folder() / "locks"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
         file = locks.opened(folder / name)
     except OSError as error:
@@ -386,7 +394,7 @@ def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
     options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
     try:
         return sa.create_engine(
-            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={"connect_timeout": 10, **options}
+            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={**POSTGRES, **options}
         )
     except ImportError:
         raise UsageError(
@@ -423,7 +431,3 @@ def _closing_on_error(store: Store) -> Iterator[None]:
     except BaseException:
         store.close()
         raise
-
-
-def _place(url: URL) -> str:
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

@@ -15,9 +15,11 @@ import sqlalchemy as sa
 from kdnas.store import tables
 from kdnas.store.changes import bump
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.study.states import RunState
 
 
+@patient
 def begin(
     store: Store, study_id: int, kind: str, folder: str, *, number: int | None = None, worker_id: int | None = None
 ) -> int:
@@ -67,6 +69,7 @@ def fail(store: Store, run_id: int, error: str) -> None:
     _change(store, run_id, {"state": RunState.FAILED, "error": error, "ended": time.time()})
 
 
+@patient
 def _change(store: Store, run_id: int, values: Mapping[str, Any]) -> None:
     run = tables.run
     with store.begin() as connection:

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 
 
+@patient
 def lookup(store: Store, device: str, protocol: str, shape: str) -> Mapping[str, Any] | None:
     """What `remember` was given for the same three, if it was."""
     c = t.latency.c
@@ -23,6 +25,7 @@ def lookup(store: Store, device: str, protocol: str, shape: str) -> Mapping[str,
     return None if found is None else json.loads(found)
 
 
+@patient
 def remember(store: Store, device: str, protocol: str, shape: str, measured: Mapping[str, Any]) -> None:
     """Keeps a measurement; a newer one of the same shape takes its place."""
     c = t.latency.c

@@ -14,11 +14,12 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
+from sqlalchemy.engine import Connection
 
-from kdnas.store.complaints import explain
-from kdnas.store.database import BUSY_S, Store, creation_lock, on_sqlite_connect
+from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
+from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
 
 
@@ -29,15 +30,15 @@ def explained(store: Store) -> Iterator[None]:
         with store.explained():
             yield
     except StorageInternalError as error:
-        raise explain(error, store.place) from error
+        raise store.complaint(error) from error
     except RuntimeError as error:
         # Its version check raises bare RuntimeErrors.
         if "table schema" in str(error) or "storage upgrade" in str(error):
-            raise explain(error, store.place) from error
+            raise store.complaint(error) from error
         raise
     except AssertionError as error:
         if "Should not reach" in str(error):
-            raise explain(error, store.place) from error
+            raise store.complaint(error) from error
         raise
 
 
@@ -62,13 +63,66 @@ def optuna_storage(store: Store) -> RDBStorage:
         return _open(store, make_tables=False)
 
 
+def put_away(storage: RDBStorage) -> None:
+    """Closes its connections: SQLite's last one brings the log into the file."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+@patient
 def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
     """User attributes that the trial does not have yet, in one transaction; Optuna takes one for each."""
     rows = [{"id": trial._trial_id, "key": key, "value": json.dumps(value)} for key, value in values.items()]
     with store.begin() as connection:
         connection.execute(
-            sa.text("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value)"), rows
+            sa.text(
+                "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
+                "ON CONFLICT DO NOTHING"
+            ),
+            rows,
         )
+
+
+def delete_rows(connection: Connection, name: str) -> None:
+    """What Optuna keeps of a study, as part of a transaction; tables that are not there hold nothing."""
+    look = sa.inspect(connection)
+    columns = {table: {c["name"] for c in look.get_columns(table)} for table in look.get_table_names()}
+    theirs = {table: has for table, has in columns.items() if not table.startswith("kdnas_")}
+    if "studies" not in theirs:
+        return
+    study = "study_id IN (SELECT study_id FROM studies WHERE study_name = :name)"
+    first = [table for table, has in theirs.items() if "trial_id" in has and table != "trials"]
+    then = [table for table, has in theirs.items() if "study_id" in has and table not in ("studies", *first)]
+    for table in first:
+        if "trials" in theirs:
+            trials = f"SELECT trial_id FROM trials WHERE {study}"
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE trial_id IN ({trials})"), {"name": name})
+    for table in then:
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE {study}"), {"name": name})
+    connection.execute(sa.text("DELETE FROM studies WHERE study_name = :name"), {"name": name})
+
+
+class Patient:
+    """An Optuna storage whose every call, each one transaction, is tried until the store is back; what it complains
+    of becomes a StoreError."""
+
+    def __init__(self, store: Store, storage: BaseStorage) -> None:
+        self._store = store
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found):
+            return found
+
+        def call(*given: Any, **named: Any) -> Any:
+            def once() -> Any:
+                with explained(self._store):
+                    return found(*given, **named)
+
+            return persist(self._store, once)
+
+        return call
 
 
 def directions(spec: StudySpec) -> list[StudyDirection]:
@@ -93,7 +147,7 @@ def _open(store: Store, *, make_tables: bool) -> RDBStorage:
     if store.is_sqlite:
         settings = {"connect_args": {"timeout": BUSY_S}, "pool_events": [(on_sqlite_connect, "connect")]}
     else:
-        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": {"connect_timeout": 10}}
+        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": POSTGRES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(url, engine_kwargs=settings, skip_table_creation=not make_tables)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.store.study_figures import study_rows_of, workers_of
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
 from kdnas.system.errors import UsageError, nearest
@@ -22,6 +23,7 @@ from kdnas.system.errors import UsageError, nearest
 _IN = 500  # values in one IN (…): SQLite allows 32,766, and a short list is planned better
 
 
+@patient
 def changed(store: Store) -> int:
     """A number that differs whenever another connection has committed something since the last call."""
     if store.is_sqlite:
@@ -40,12 +42,14 @@ def changed(store: Store) -> int:
 # ---------------------------------------------------------------------------- studies
 
 
+@patient
 def study_rows(store: Store) -> list[StudyRow]:
     """Every study, the one that changed last first."""
     with store.connect() as connection:
         return study_rows_of(connection, sa.true())
 
 
+@patient
 def find_study(store: Store, name: str) -> StudyRow | None:
     """One study; None where there is none of that name."""
     with store.connect() as connection:
@@ -53,6 +57,7 @@ def find_study(store: Store, name: str) -> StudyRow | None:
         return found[0] if found else None
 
 
+@patient
 def study_row(store: Store, name: str) -> StudyRow:
     """One study. Raises UsageError, with the nearest name, where there is none of that name."""
     with store.connect() as connection:
@@ -64,6 +69,7 @@ def study_row(store: Store, name: str) -> StudyRow:
         return found[0]
 
 
+@patient
 def study_of(store: Store, study_id: int) -> StudyRow:
     """One study by its number. Raises UsageError where it was deleted."""
     with store.connect() as connection:
@@ -76,11 +82,13 @@ def study_of(store: Store, study_id: int) -> StudyRow:
 # ---------------------------------------------------------------------------- trials
 
 
+@patient
 def trial_rows(store: Store, study_id: int, since: int = -1) -> list[TrialRow]:
     """Trials that changed after the study's revision `since`, by number; all of them by default."""
     return [row for batch in trial_batches(store, study_id, since) for row in batch]
 
 
+@patient
 def trials_of(store: Store, study_id: int, numbers: Sequence[int]) -> list[TrialRow]:
     """The trials of these numbers, by number; those that there are not are left out."""
     parts = (numbers[start : start + _IN] for start in range(0, len(numbers), _IN))
@@ -204,12 +212,14 @@ def curves(store: Store, study_id: int, numbers: Iterable[int]) -> dict[int, lis
 # ---------------------------------------------------------------------------- the rest of a study
 
 
+@patient
 def workers(store: Store, study_id: int) -> list[WorkerRow]:
     """Every worker that the study has had, oldest first."""
     with store.connect() as connection:
         return workers_of(connection, study_id)
 
 
+@patient
 def episodes(store: Store, study_id: int) -> list[EpisodeRow]:
     """The controller's rounds in order, without its weights."""
     c = t.episode.c
@@ -234,6 +244,7 @@ def episodes(store: Store, study_id: int) -> list[EpisodeRow]:
         ]
 
 
+@patient
 def logs(store: Store, study_id: int, after: int = 0, limit: int = 1000) -> list[LogRow]:
     """Lines with an id over `after`, oldest first: the last `limit` of them."""
     c = t.log.c
@@ -247,6 +258,7 @@ def logs(store: Store, study_id: int, after: int = 0, limit: int = 1000) -> list
         return [LogRow(*row) for row in reversed(connection.execute(query).all())]
 
 
+@patient
 def events(store: Store, study_id: int) -> list[EventRow]:
     """What was changed on the study, oldest first."""
     c = t.event.c
@@ -255,6 +267,7 @@ def events(store: Store, study_id: int) -> list[EventRow]:
         return [EventRow(row.time, row.kind, json.loads(row.detail)) for row in connection.execute(query)]
 
 
+@patient
 def runs(store: Store, study_id: int) -> list[RunRow]:
     """Full distillations and task scores, oldest first."""
     c = t.run.c
@@ -277,6 +290,7 @@ def runs(store: Store, study_id: int) -> list[RunRow]:
         ]
 
 
+@patient
 def provenance(store: Store, study_id: int) -> dict[str, Any]:
     """Versions, fingerprints, protocol and cache decision, as the first worker found them; empty before that."""
     with store.connect() as connection:

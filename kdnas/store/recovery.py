@@ -8,7 +8,6 @@ a running one of Optuna's, and Optuna never knows of a result that our slots do 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection
 
 from kdnas.store import changes, slots
 from kdnas.store import tables as t
-from kdnas.store.database import Store
+from kdnas.store.database import Store, clock
 from kdnas.store.optuna_storage import explained
+from kdnas.store.patience import patient
 from kdnas.study import states
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
@@ -56,7 +57,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     with store.connect() as connection:
         s, w = t.slot.c, t.worker.c
         held = connection.execute(
-            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat)
+            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat, _now(connection))
             .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
             .where(s.study_id == study_id, s.state == states.SlotState.RUNNING)
         ).all()
@@ -76,7 +77,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
             connection.execute(
                 sa.update(t.worker)
                 .where(w.worker_id.in_([row.worker_id for row in dead]), w.state.in_(states.AT_WORK))
-                .values(state=states.WorkerState.DEAD, ended=time.time(), doing=None)
+                .values(state=states.WorkerState.DEAD, ended=clock(connection), doing=None)
             )
         for row in dead:
             if row.lock is not None and row.host == liveness.this_host():
@@ -129,16 +130,23 @@ def objectives(spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
     return [columns["reward"]]
 
 
+@patient
 def at_work(store: Store, study_id: int) -> Sequence[Any]:
     """The rows of the study's workers that have not said that they ended."""
     w = t.worker.c
     with store.connect() as connection:
         return connection.execute(
-            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat).where(
+            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat, _now(connection)).where(
                 w.study_id == study_id, w.state.in_(states.AT_WORK)
             )
         ).all()
 
 
+def _now(connection: Connection) -> sa.ColumnElement[float]:
+    return sa.literal(clock(connection)).label("now")
+
+
 def _lives(row: Any) -> bool:
-    return row.state in states.AT_WORK and liveness.alive(row.host, row.lock, row.heartbeat)
+    return row.state in states.AT_WORK and liveness.alive(
+        row.worker_id, row.host, row.lock, row.heartbeat, row.now, surely_dead=True
+    )

@@ -9,8 +9,10 @@ import sqlalchemy as sa
 from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 
 
+@patient
 def seeds(store: Store, study_id: int, number: int) -> set[int]:
     """The seeds with which a trial has been evaluated again."""
     c = t.repeat.c
@@ -19,6 +21,7 @@ def seeds(store: Store, study_id: int, number: int) -> set[int]:
         return set(found.scalars())
 
 
+@patient
 def add(
     store: Store,
     study_id: int,
@@ -33,6 +36,8 @@ def add(
     """One more evaluation of a trial; the trial's row counts as changed, since its mean has."""
     with store.begin() as connection:
         revision = changes.bump(connection, study_id)
+        r = t.repeat.c  # written before, where the answer got lost
+        connection.execute(sa.delete(t.repeat).where(r.study_id == study_id, r.number == number, r.seed == seed))
         connection.execute(
             t.repeat.insert().values(
                 study_id=study_id,

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.study.ranking import LossKind
 from kdnas.study.reward import reward
 
@@ -23,6 +24,7 @@ class Rewards:
     by_epoch: Mapping[int, Mapping[int, float]]
 
 
+@patient
 def rescored(store: Store, study_id: int, loss: LossKind, *, epochs: bool) -> Rewards | None:
     """Every reward at the α and β of now; None where they have never been others, so that all were reported so.
 

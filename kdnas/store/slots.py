@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.patience import patient
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.states import SlotState, TrialState, Wanted
 from kdnas.system.errors import UsageError
@@ -53,6 +54,7 @@ class Left:
     running: int  # slots that are being worked on
 
 
+@patient
 def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = False) -> Claim | Left:
     """The lowest free slot, now held by the worker; or what is left where none is free or people want no new trial.
 
@@ -66,6 +68,9 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
         if planned_only:
             query = query.where(s.candidate.is_not(None))
         row = connection.execute(query).first() if wanted == Wanted.RUN else None
+        own = sa.and_(s.study_id == study_id, s.state == SlotState.RUNNING, s.worker_id == worker_id, s.trial.is_(None))
+        # A claim that was committed while the answer got lost.
+        row = connection.execute(sa.select(t.slot).where(own)).first() or row
         if row is None:
             number = sa.select(sa.func.count()).where(s.study_id == study_id)
             return Left(
@@ -88,6 +93,7 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
         )
 
 
+@patient
 def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
     """Gives enqueued candidates their keys, now that the space is known. What is not in the space, or stands twice, is
     taken out of its slot, which the strategy then fills; one line for each of these."""
@@ -119,6 +125,7 @@ def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
     return complaints
 
 
+@patient
 def taken(store: Store, study_id: int, slot: int) -> frozenset[str]:
     """Keys of the candidates that other slots hold: ended, running or planned."""
     with store.connect() as connection:
@@ -131,6 +138,7 @@ def _taken(connection: Connection, study_id: int, slot: int) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
+@patient
 def propose(
     store: Store,
     study_id: int,
@@ -158,10 +166,13 @@ def propose(
         ).first()
         if other is not None:
             return Clash(other.slot, other.trial, other.state)
+        held = sa.and_(s.study_id == study_id, s.slot == slot, s.state == SlotState.RUNNING, s.worker_id == worker_id)
+        if connection.execute(sa.select(s.trial).where(held)).scalar_one_or_none() == number:
+            return None  # written before; the answer got lost
         _require_held(
             connection.execute(
                 sa.update(t.slot)
-                .where(s.study_id == study_id, s.slot == slot, s.state == SlotState.RUNNING, s.worker_id == worker_id)
+                .where(held)
                 .values(
                     trial=number,
                     attempts=s.attempts + 1,
@@ -196,6 +207,7 @@ def propose(
     return None
 
 
+@patient
 def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, of: int) -> Mapping[str, Any]:
     """Optuna's trial `number` proposed what trial `of` has a result for: a row that shows it, at no cost of budget.
 
@@ -206,6 +218,9 @@ def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, o
     with store.begin() as connection:
         revision = changes.bump(connection, study_id)
         row = connection.execute(sa.select(t.trial).where(c.study_id == study_id, c.number == of)).one()
+        there = connection.execute(sa.select(t.trial).where(c.study_id == study_id, c.number == number)).first()
+        if there is not None:
+            return dict(there._mapping)  # written before; the answer got lost
         values = dict(row._mapping) | {
             "number": number,
             "slot": slot,
@@ -220,6 +235,7 @@ def reuse(store: Store, study_id: int, slot: int, worker_id: int, number: int, o
     return values
 
 
+@patient
 def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
     """Whatever of a running trial's columns has changed."""
     c = t.trial.c
@@ -233,6 +249,7 @@ def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
         _require_held(changed, number)
 
 
+@patient
 def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **columns: Any) -> None:
     """One more finished epoch of a running trial: a point of its curve, and what it changes of the row."""
     c = t.trial.c
@@ -244,9 +261,13 @@ def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **
             .values(revision=revision, epoch=point["epoch"], **columns)
         ).rowcount
         _require_held(changed, number)
+        p = t.curve.c
+        here = sa.and_(p.study_id == study_id, p.number == number, p.epoch == point["epoch"])
+        connection.execute(sa.delete(t.curve).where(here))  # written before, where the answer got lost
         connection.execute(t.curve.insert().values(study_id=study_id, number=number, **point))
 
 
+@patient
 def rate(store: Store, study_id: int) -> tuple[float, float]:
     """α and β now."""
     with store.connect() as connection:
@@ -254,15 +275,19 @@ def rate(store: Store, study_id: int) -> tuple[float, float]:
     return row.alpha, row.beta
 
 
+@patient
 def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState, **columns: Any) -> None:
     """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
         revision = changes.bump(connection, study_id)
+        mine = sa.and_(s.study_id == study_id, s.slot == slot, s.trial == number)
+        if connection.execute(sa.select(s.state).where(mine)).scalar_one_or_none() == state:
+            return  # written before; the answer got lost
         _require_held(
             connection.execute(
                 sa.update(t.slot)
-                .where(s.study_id == study_id, s.slot == slot, s.trial == number, s.state == SlotState.RUNNING)
+                .where(mine, s.state == SlotState.RUNNING)
                 .values(state=state, error=columns.get("error"))
             ).rowcount,
             slot,
@@ -282,6 +307,7 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState
         _finish_study(connection, study_id, None)
 
 
+@patient
 def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts: int | None, why: str) -> None:
     """The worker no longer holds the slot: its trial, if it had begun one, is lost and the slot free again.
 
@@ -326,6 +352,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
         _finish_study(connection, study_id, None)
 
 
+@patient
 def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
     """The worker found no candidate for the slot."""
     s = t.slot.c
@@ -338,6 +365,7 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
         )
 
 
+@patient
 def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
     """The study ends before its budget, since no candidate is left; unless a slot still runs or must run again."""
     with store.begin() as connection:

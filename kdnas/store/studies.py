@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import optuna
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 
 from kdnas.store import changes, optuna_storage, queries
 from kdnas.store import tables as t
-from kdnas.store.database import Store, creation_lock
+from kdnas.store.database import Store, clock, creation_lock
+from kdnas.store.patience import patient
 from kdnas.study.ground import SOURCE, ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
@@ -44,19 +44,17 @@ def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] 
 
 
 def delete_study(store: Store, name: str) -> None:
-    """Removes a study with all its trials from Optuna's tables and ours. Raises UsageError while a worker lives."""
+    """Removes a study with all its trials from Optuna's tables and ours, in one transaction. Raises UsageError while a
+    worker lives."""
     row = queries.study_row(store, name)
     if row.workers:
         raise UsageError(
             f"The study {name!r} has {row.workers} running worker{'s' if row.workers > 1 else ''}.",
             f"Stop it first: kdnas stop {name}.",
         )
-    storage = optuna_storage.optuna_storage(store)
     with store.begin() as connection:
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
-    with optuna_storage.explained(store), optuna_storage.hushed():
-        optuna.delete_study(study_name=name, storage=storage)
-    storage.engine.dispose()
+        optuna_storage.delete_rows(connection, name)
 
 
 def _find(store: Store, name: str) -> Any:
@@ -127,9 +125,9 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
 
 def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, task: str) -> int:
     """A row for this process among the study's workers; its number."""
-    now = time.time()
     with store.begin() as connection:
         changes.bump(connection, study_id)
+        now = clock(connection)
         return int(
             connection.execute(
                 t.worker.insert()
@@ -156,29 +154,33 @@ def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str 
         connection.execute(
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
-            .values(heartbeat=time.time(), state=state, doing=doing, device=device)
+            .values(heartbeat=clock(connection), state=state, doing=doing, device=device)
         )
 
 
-def leave(store: Store, study_id: int, worker_id: int, *, device: str | None, error: str | None) -> None:
-    """The worker ends, as it should or with an error. `device`: where it worked, also where no heartbeat told it."""
-    now = time.time()
+def leave(
+    store: Store, study_id: int, worker_id: int, *, device: str | None, error: str | None, at_fault: bool = True
+) -> None:
+    """The worker ends, as it should or with an error. `device`: where it worked, also where no heartbeat told it. Where
+    the error is not the study's (not `at_fault`), it counts as dead: the study has not failed."""
+    failed = WorkerState.FAILED if at_fault else WorkerState.DEAD
     with store.begin() as connection:
         changes.bump(connection, study_id)
+        now = clock(connection)
         task = connection.execute(
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
             .values(
                 heartbeat=now,
                 ended=now,
-                state=WorkerState.ENDED if error is None else WorkerState.FAILED,
+                state=WorkerState.ENDED if error is None else failed,
                 doing=None,
                 device=device,
                 error=error,
             )
             .returning(t.worker.c.task)
         ).scalar_one()
-        if error is not None and task == "search":
+        if error is not None and at_fault and task == "search":
             connection.execute(
                 sa.update(t.study)
                 .where(t.study.c.study_id == study_id, t.study.c.finished.is_(None))
@@ -186,6 +188,7 @@ def leave(store: Store, study_id: int, worker_id: int, *, device: str | None, er
             )
 
 
+@patient
 def wanted(store: Store, study_id: int) -> str:
     """What people ask of the workers now: run, pause, stop or abandon."""
     with store.connect() as connection:
@@ -195,6 +198,7 @@ def wanted(store: Store, study_id: int) -> str:
     return found or Wanted.ABANDON  # a deleted study wants nothing more
 
 
+@patient
 def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, Any]) -> None:
     """What a worker found when it had prepared; the first one's is the study's from then on.
 
@@ -217,6 +221,7 @@ def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, A
         connection.execute(sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None))
 
 
+@patient
 def require_ground(store: Store, study_id: int, provenance: Mapping[str, Any]) -> None:
     """Raises UsageError where the provenance is of another ground than the study's; records what the study lacks."""
     c = t.study.c

@@ -23,6 +23,7 @@ from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
 from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
 from kdnas.system import liveness
+from kdnas.system.errors import KdnasError
 
 
 def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> Status:
@@ -50,20 +51,21 @@ def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> 
 def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list[StudyRow]:
     """The rows of the studies for which `those` holds, the one that changed last first."""
     rows = []
-    for _, group in groupby(connection.execute(_statement(those)), key=lambda row: row.study_id):
+    for _, group in groupby(connection.execute(_statement(connection, those)), key=lambda row: row.study_id):
         of_study = list(group)  # a row for each of its workers, and one where there is none
         row = of_study[0]
         workers = [(_worker(one, "worker_"), one.busy or 0) for one in of_study if one.worker_worker_id is not None]
         here = [worker for worker, _ in workers if worker.task == "search"]
         alive = [worker for worker in here if worker.alive]
-        best_number, best_reward = _best(connection, row)
+        spec = _spec(row)
+        best_number, best_reward = _best(connection, row, spec["reward"]["loss"] == "raw")
         pruned, failed = row.slots_pruned or 0, row.slots_failed or 0
         done = (row.slots_done or 0) + pruned + failed
         rows.append(
             StudyRow(
                 study_id=row.study_id,
                 name=row.name,
-                spec=json.loads(row.spec),
+                spec=spec,
                 status=status(row.wanted, row.finished is not None, here),
                 trials=row.trials,
                 done=done,
@@ -80,7 +82,7 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
                 heartbeat=max((w.heartbeat for w in here), default=None),
                 teacher_latency_ms=row.teacher_latency_ms,
                 space_size=_space_size(row.space),
-                ending=row.ending,
+                ending=f"{UNREADABLE} `kdnas delete {row.name}` removes it." if "unreadable" in spec else row.ending,
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
@@ -90,8 +92,8 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
     return rows
 
 
-def _statement(those: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Each study with what is counted of it, beside each of its workers."""
+def _statement(connection: Connection, those: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Each study with what is counted of it, beside each of its workers, and the time by the database's clock."""
     ids = sa.select(t.study.c.study_id).where(those)
     parts = [of_study(ids) for of_study in (_slots, _ended, _repeated)]
     ended = parts[1]
@@ -112,7 +114,7 @@ def _statement(those: sa.ColumnElement[bool]) -> sa.Select[Any]:
     counted = [column for part in parts for column in part.columns if column.name != "study_id"]
     workers = [column.label(f"worker_{column.name}") for column in t.worker.columns]
     return (
-        sa.select(t.study, *counted, *workers, busy.c.busy)
+        sa.select(t.study, *counted, *workers, busy.c.busy, clock_column(connection).label("now"))
         .select_from(joined)
         .where(those)
         .order_by(t.study.c.updated.desc(), t.study.c.study_id, t.worker.c.worker_id)
@@ -172,7 +174,24 @@ def _eta(row: Any, left: int, workers: int) -> float | None:
     return float(row.spent or 0.0) / row.ended * left / workers
 
 
-def _best(connection: Connection, row: Any) -> tuple[int | None, float | None]:
+UNREADABLE = "The spec that this study was begun with cannot be read: its row is damaged."
+_PARTS = (("teacher", "model"), ("data", "source"), ("recipe", "name"), ("strategy", "name"), ("reward", "loss"))
+
+
+def _spec(row: Any) -> dict[str, Any]:
+    """The spec of a study. A damaged one is no reason to show no study at all: it reads as dashes, and no StudySpec can
+    be made of it."""
+    try:
+        spec = json.loads(row.spec)
+        if all(isinstance(spec[part][name], str) for part, name in _PARTS):
+            return dict(spec)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    damaged: dict[str, Any] = {part: {name: "–"} for part, name in _PARTS}
+    return {**damaged, "name": row.name, "seed": "–", "unreadable": True}
+
+
+def _best(connection: Connection, row: Any, raw: bool) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
     reported = (row.least_alpha, row.most_alpha, row.least_beta, row.most_beta)
     if not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
@@ -181,17 +200,16 @@ def _best(connection: Connection, row: Any) -> tuple[int | None, float | None]:
     if key not in _bests:
         if len(_bests) > 100:
             _bests.clear()
-        _bests[key] = _best_anew(connection, row)
+        _bests[key] = _best_anew(connection, row, raw)
     return _bests[key]
 
 
 _bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
 
 
-def _best_anew(connection: Connection, row: Any) -> tuple[int | None, float | None]:
+def _best_anew(connection: Connection, row: Any, raw: bool) -> tuple[int | None, float | None]:
     c, r = t.trial.c, t.repeat.c
     done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
-    raw = json.loads(row.spec)["reward"]["loss"] == "raw"
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
         losses[again.number].append(again.raw_loss if raw else again.loss)
@@ -219,24 +237,25 @@ def _space_size(text: str | None) -> int | None:
     if text is None:
         return None
     if text not in _sizes:
-        _sizes[text] = SearchSpace.from_json(text).size
+        try:
+            _sizes[text] = SearchSpace.from_json(text).size
+        except (ValueError, KeyError, TypeError, RecursionError, KdnasError):  # damaged
+            return None
     return _sizes[text]
 
 
 def workers_of(connection: Connection, study_id: int) -> list[WorkerRow]:
     """Every worker that the study has had, oldest first."""
     c = t.worker.c
-    return [
-        _worker(row)
-        for row in connection.execute(sa.select(t.worker).where(c.study_id == study_id).order_by(c.worker_id))
-    ]
+    query = sa.select(t.worker, clock_column(connection).label("now"))
+    return [_worker(row) for row in connection.execute(query.where(c.study_id == study_id).order_by(c.worker_id))]
 
 
 def _worker(row: Any, prefix: str = "") -> WorkerRow:
-    """From a row whose columns are those of the table, with `prefix` before their names."""
+    """From a row whose columns are those of the table, with `prefix` before their names, and `now`."""
     told = {name: getattr(row, prefix + name) for name in t.worker.columns.keys()}  # noqa: SIM118 - its names
     at_work = told["state"] in AT_WORK
-    lives = at_work and liveness.alive(told["host"], told["lock"], told["heartbeat"])
+    lives = at_work and liveness.alive(told["worker_id"], told["host"], told["lock"], told["heartbeat"], row.now)
     return WorkerRow(
         worker_id=told["worker_id"],
         host=told["host"],

@@ -1,6 +1,7 @@
 """Who proposes the next candidate: one file a strategy, all of them Optuna samplers, chosen by the spec.
 
-The file has the strategy's name and a function `sampler`, which is given what was `Asked`.
+The file has the strategy's name and a function `sampler`, which is given what was `Asked`. A strategy that writes
+something to the trials that it proposes has a function `note`, too, for those whose candidate is given.
 
 A sampler lives for one slot. What it proposes follows from the finished trials, the candidates that are taken
 and the study's seed with the slot's number, so a study taken up again goes on as if it had never stopped.
@@ -52,11 +53,12 @@ def sampler(
     its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
     Raises SpaceExhausted when nothing is left to propose.
     """
-    if planned is not None:
-        return Planned(space, planned)
-    check_room(space, taken)
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
+    asked = Asked(spec.strategy, space, taken, rng, seed)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
-    made: BaseSampler = module.sampler(Asked(spec.strategy, space, taken, rng, seed))
+    if planned is not None:
+        return Planned(space, planned, module.note(asked) if hasattr(module, "note") else None)
+    check_room(space, taken)
+    made: BaseSampler = module.sampler(asked)
     return made

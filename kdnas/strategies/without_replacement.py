@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,13 +82,19 @@ class WholeSampler(BaseSampler):
 
 
 class Planned(WholeSampler):
-    """Proposes the candidate that the slot already holds: enqueued by a person, or planned with an episode."""
+    """Proposes the candidate that the slot already holds: enqueued by a person, planned with an episode, or a lost
+    trial's. `note` writes to the trial what the strategy writes to those that it proposes itself."""
 
-    def __init__(self, space: SearchSpace, planned: Candidate) -> None:
+    def __init__(
+        self, space: SearchSpace, planned: Candidate, note: Callable[[Study, FrozenTrial], object] | None = None
+    ) -> None:
         super().__init__(space, frozenset())
         self.planned = planned
+        self.note = note
 
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
+        if self.note is not None:
+            self.note(study, trial)
         return self.planned
 
 

@@ -15,11 +15,15 @@ from kdnas.system.errors import KdnasError, UsageError
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that at any moment either the old one or the whole new one is under its name.
 
-    Raises UsageError where the place cannot take it (missing folder, no right, full disk); nothing is left behind.
+    A link stays one, and the file that it names is written; a device or a pipe is written into. Raises UsageError where
+    the place cannot take it (missing folder, no right, full disk); nothing is left behind.
     """
-    path = Path(path)
+    path = _target(Path(path))
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
+    if path.exists() and not path.is_file():
+        _write_into(path, content.encode() if isinstance(content, str) else content)
+        return
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -46,6 +50,29 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _target(path: Path) -> Path:
+    """What a link names in the end, whether it is there or not; any other path as it is."""
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise UsageError(f"{path} is a link that leads nowhere.", "Name another file.") from None
+
+
+def _write_into(path: Path, content: bytes) -> None:
+    """Into a device or a pipe: in its own pace, and with nothing to take back."""
+    if not (path.is_char_device() or path.is_fifo()):
+        raise UsageError(f"{path} is neither a file nor a pipe.", "Name another one.")
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def umask() -> int:

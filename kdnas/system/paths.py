@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def config_folder() -> Path:
 def state_folder() -> Path:
     """Logs of detached workers, lock files, copies (KDNAS_STATE)."""
     return _place("KDNAS_STATE", platformdirs.user_state_path("kdnas"))
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder, made where it is missing, for its owner alone; so is every folder above it that had to be made.
+    Raises OSError."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            one.mkdir(mode=0o700)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:  # made by an earlier version, or by another's umask
+        folder.chmod(0o700)
+    return folder
 
 
 def default_storage() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from optuna.trial import TrialState
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import Steering
 from kdnas.search.worker import Worker, run_worker
-from kdnas.store import changes, queries, studies
+from kdnas.store import changes, queries, recovery, slots, studies
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.study.rows import Status
+from kdnas.system import liveness
 from kdnas.system.errors import UsageError
 from tests import fakes
 
@@ -86,3 +89,59 @@ def test_a_worker_taken_for_dead_while_it_chose_ends_with_a_traceback(
     assert chosen == [0, 0, 1]
     with open_reader(path) as store:
         assert [row.state for row in queries.trial_rows(store, 1)] == ["done", "done"]
+
+
+# ---------------------------------------------------------------------------- workers of other hosts
+
+
+class Elsewhere:
+    """A worker of another host, whose clock is wrong by so many seconds, in slot 0 of a study."""
+
+    def __init__(self, store: Any, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store, self.wrong, self.now = store, wrong, 1000.0
+        monkeypatch.setattr(liveness, "heard", liveness.Heard(lambda: self.now))
+        self.worker_id = studies.enter(store, 1, lock="/x", device=None, task="search")
+        with store.begin() as connection:
+            connection.exec_driver_sql("UPDATE kdnas_worker SET host = 'elsewhere'")
+        self.beat()
+        self.claim = slots.claim(store, 1, self.worker_id)
+
+    def beat(self) -> None:
+        with self.store.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE kdnas_worker SET heartbeat = {time.time() + self.wrong}")
+
+    def lives(self) -> bool:
+        """By the eyes of another worker, half a minute later."""
+        self.now += 30.0
+        study = optuna.load_study(study_name="fake", storage=optuna_storage(self.store))
+        recovery.close(self.store, study, 1, fakes.spec())
+        with self.store.connect() as connection:
+            state = connection.exec_driver_sql("SELECT state FROM kdnas_slot WHERE slot = 0").scalar_one()
+        return bool(state == "running")
+
+
+@pytest.mark.parametrize("wrong", [-120.0, 0.0, 3 * 86400.0])
+def test_a_wrong_clock_elsewhere_decides_life_and_death(
+    path: Path, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(fakes.spec(), path)
+    with open_store(path) as store:
+        elsewhere = Elsewhere(store, wrong, monkeypatch)
+        for _ in range(4):
+            assert elsewhere.lives()
+            elsewhere.beat()
+        assert queries.study_row(store, "fake").workers == 1
+        # It falls silent: after a minute of looking it is dead, whatever its clock says.
+        assert [elsewhere.lives(), elsewhere.lives()] == [True, False]
+        assert queries.study_row(store, "fake").status == Status.DEAD
+
+
+def test_who_did_not_look_for_an_hour_calls_nobody_dead_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(fakes.spec(), path)
+    with open_store(path) as store:
+        elsewhere = Elsewhere(store, 0.0, monkeypatch)
+        assert elsewhere.lives()
+        elsewhere.now += 3600.0  # the database was away, for both
+        assert elsewhere.lives()
+        elsewhere.beat()
+        assert elsewhere.lives()

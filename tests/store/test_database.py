@@ -19,8 +19,9 @@ import pytest
 from kdnas.store import changes, queries
 from kdnas.store import database as opening
 from kdnas.store import tables as t
+from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError
-from kdnas.store.database import Store, open_reader, open_store, store_url
+from kdnas.store.database import Store, open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
 from kdnas.system.errors import UsageError

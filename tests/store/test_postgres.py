@@ -21,7 +21,8 @@ import pytest
 
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
-from kdnas.store import changes, queries
+from kdnas.store import changes, patience, queries
+from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
@@ -190,6 +191,48 @@ def test_a_server_that_was_restarted_is_used_again(url: str, server: Server) -> 
         server.start()
         changes.set_wanted(store, 1, "pause")
         assert queries.study_row(store, "fake").status == Status.PAUSED
+
+
+def test_a_server_that_is_away_while_a_candidate_trains_costs_nothing(
+    url: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(fakes.spec(budget={"trials": 3, "epochs": 2}), url)
+    begun: list[Any] = []
+    pauses: list[float] = []
+
+    def trouble(candidate: Any) -> None:
+        begun.append(candidate)
+        if len(begun) == 2:
+            server.stop()
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            server.start()
+
+    monkeypatch.setattr(patience, "pause", pause)
+    prepare = lambda spec, *_: fakes.FakeBench(spec, trouble)  # noqa: E731
+    assert run_worker(url, "fake", prepare=prepare, measure=fakes.measure) == 0
+    assert (len(begun), len(pauses) >= 3) == (3, True)
+    with open_reader(url) as store:
+        assert queries.study_row(store, "fake").status == Status.FINISHED
+        assert [row.state for row in queries.trial_rows(store, 1)] == ["done"] * 3
+        assert any("answers again" in row.line for row in queries.logs(store, 1))
+
+
+def test_a_backup_to_a_file_and_back(url: str, server: Server, tmp_path: Path) -> None:
+    begin(fakes.spec(strategy={"name": "nsga2", "population": 2}, budget={"trials": 5}), url)
+    run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    path = tmp_path / "backup.db"
+    with open_reader(url) as source, open_store(path, create=True) as target:
+        copy(source, target)
+    with open_store(url) as store:
+        delete_study(store, "fake")
+        with open_reader(path) as source:
+            copy(source, store)
+        assert queries.study_row(store, "fake").done == 5
+        changes.set_trials(store, queries.study_row(store, "fake").study_id, 7)
+    assert run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
 
 
 def test_deleting_leaves_no_row_in_either_side(url: str) -> None:

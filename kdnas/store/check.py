@@ -1,0 +1,124 @@
+"""Whether a store is whole: the file, the version, and for each study whether both sides tell the same. Looks only.
+
+What a death leaves half done is no damage: the next worker puts it right, and a finding says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from kdnas.store import queries
+from kdnas.store import tables as t
+from kdnas.store.database import Store
+from kdnas.study.rows import StudyRow
+from kdnas.study.spec_part import FLOOR
+from kdnas.study.states import ENDED_SLOTS, SlotState, TrialState
+
+THEIRS = {TrialState.DONE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAILED: "FAIL"}
+THEIRS |= {TrialState.REUSED: "COMPLETE", TrialState.LOST: "FAIL"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """`damaged` needs somebody; `unfinished` puts itself right at the next look of a worker."""
+
+    state: Literal["whole", "unfinished", "damaged"]
+    what: str
+    hint: str = ""
+
+
+def check(store: Store) -> Iterator[Found]:
+    """What is found of the store, the file first. Raises StoreError where it cannot be read at all."""
+    with store.connect() as connection:
+        yield from _file(store, connection)
+        missing = sorted(set(t.metadata.tables) - set(sa.inspect(connection).get_table_names()))
+        if missing:
+            yield Found("damaged", f"tables are missing: {', '.join(missing)}", "Restore a backup of the store.")
+            return
+        theirs = sa.inspect(connection).has_table("trials") and sa.inspect(connection).has_table("studies")
+    for row in queries.study_rows(store):
+        with store.connect() as connection:
+            found = list(_study(connection, row, theirs))
+        yield from found or [Found("whole", f"{row.name}: {row.done} of {row.trials} trials, {row.status}")]
+    if theirs:
+        with store.connect() as connection:
+            yield from _nameless(connection)
+
+
+def _file(store: Store, connection: Connection) -> Iterator[Found]:
+    if not store.is_sqlite:
+        return
+    said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(5)")]
+    if said != ["ok"]:
+        hint = "Copy the file, then try `sqlite3 FILE .recover` on the copy, or restore a backup."
+        yield Found("damaged", f"{store.place}: {said[0]}", hint)
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        names = ", ".join(sorted({str(row[0]) for row in broken}))
+        yield Found("damaged", f"{len(broken)} rows belong to nothing, in {names}", "Restore a backup of the store.")
+    if said == ["ok"] and not broken:
+        yield Found("whole", f"{store.place}, every page and key")
+
+
+def _study(connection: Connection, row: StudyRow, theirs: bool) -> Iterator[Found]:
+    name, s, c = row.name, t.slot.c, t.trial.c
+    if "unreadable" in row.spec:
+        yield Found("damaged", f"{name}: its spec cannot be read", f"`kdnas delete {name}`, or restore a backup.")
+    if not (-2 <= row.alpha <= 0 and FLOOR <= row.beta <= 10):
+        hint = f"`kdnas rescore {name} --alpha -0.06 --beta 0.6 --use` sets others."
+        yield Found("damaged", f"{name}: α {row.alpha:g} and β {row.beta:g} are out of bounds", hint)
+    slots = connection.execute(sa.select(sa.func.count()).where(s.study_id == row.study_id)).scalar_one()
+    if slots != row.trials:
+        hint = f"`kdnas backup {name} FILE` saves what is there; restore an older backup where there is one."
+        yield Found("damaged", f"{name}: {slots} slots for a budget of {row.trials}", hint)
+    joined = sa.outerjoin(t.slot, t.trial, sa.and_(c.study_id == s.study_id, c.number == s.trial))
+    ended = sa.select(s.slot).select_from(joined).where(s.study_id == row.study_id, s.state.in_(ENDED_SLOTS))
+    torn = list(
+        connection.execute(ended.where(sa.or_(c.state.is_(None), c.state != s.state)).order_by(s.slot)).scalars()
+    )
+    if torn:
+        listed = ", ".join(map(str, torn[:5])) + (" …" if len(torn) > 5 else "")
+        yield Found("damaged", f"{name}: slots whose trials say something else: {listed}", "Restore a backup.")
+    held = sa.select(sa.func.count()).where(s.study_id == row.study_id, s.state == SlotState.RUNNING)
+    orphans = connection.execute(held).scalar_one() - row.running
+    if orphans > 0:
+        hint = f"`kdnas resume {name}` evaluates them again."
+        yield Found("unfinished", f"{name}: {orphans} trials whose worker has died", hint)
+    if not theirs:
+        yield Found("damaged", f"{name}: Optuna's tables are gone", f"`kdnas delete {name}`, or restore a backup.")
+    else:
+        yield from _sides(connection, row)
+
+
+def _sides(connection: Connection, row: StudyRow) -> Iterator[Found]:
+    """Our rows beside Optuna's."""
+    known = connection.execute(sa.text("SELECT study_name FROM studies WHERE study_id = :id"), {"id": row.study_id})
+    if known.scalar_one_or_none() != row.name:
+        hint = f"`kdnas delete {row.name}`, or restore a backup."
+        yield Found("damaged", f"{row.name}: Optuna's tables do not know it", hint)
+        return
+    listed = connection.execute(sa.text("SELECT number, state FROM trials WHERE study_id = :id"), {"id": row.study_id})
+    theirs = {number: str(state) for number, state in listed}
+    c = t.trial.c
+    ours = dict(connection.execute(sa.select(c.number, c.state).where(c.study_id == row.study_id)).all())
+    untold = [n for n, state in ours.items() if state in THEIRS and theirs.get(n) == "RUNNING"]
+    if untold:
+        hint = f"The next worker tells it: `kdnas resume {row.name}`."
+        yield Found("unfinished", f"{row.name}: Optuna does not know yet how {len(untold)} trials ended", hint)
+    wrong = [n for n, state in ours.items() if state in THEIRS and theirs.get(n) not in (THEIRS[state], "RUNNING")]
+    if wrong:
+        yield Found("damaged", f"{row.name}: Optuna says otherwise of trials {wrong[:5]}", "Restore a backup.")
+
+
+def _nameless(connection: Connection) -> Iterator[Found]:
+    query = (
+        "SELECT study_name FROM studies WHERE study_id NOT IN (SELECT study_id FROM kdnas_study) ORDER BY study_name"
+    )
+    for name in connection.execute(sa.text(query)).scalars():
+        hint = "Beginning a study of that name takes it over; where another program keeps it here, let it be."
+        yield Found("unfinished", f"{name}: begun in Optuna's tables only", hint)

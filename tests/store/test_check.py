@@ -1,0 +1,75 @@
+"""What kdnas doctor --store finds in stores that are whole, left half done, or damaged."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
+from kdnas.store.check import check
+from kdnas.store.database import open_reader
+from tests import fakes
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ran") / "kdnas.db"
+    begin(fakes.spec(budget={"trials": 3, "epochs": 1}), path)
+    assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    return path
+
+
+def found(path: Path) -> list[tuple[str, str]]:
+    with open_reader(path) as store:
+        return [(one.state, one.what) for one in check(store)]
+
+
+def test_a_whole_store(ran: Path) -> None:
+    assert found(ran) == [("whole", f"{ran}, every page and key"), ("whole", "fake: 3 of 3 trials, finished")]
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "what"),
+    [
+        ("UPDATE kdnas_study SET beta = 5e-324", "damaged", "fake: α -0.06 and β 4.94066e-324 are out of bounds"),
+        ("UPDATE kdnas_study SET spec = '{'", "damaged", "fake: its spec cannot be read"),
+        ("DELETE FROM kdnas_slot WHERE slot = 2", "damaged", "fake: 2 slots for a budget of 3"),
+        ("DELETE FROM kdnas_trial WHERE number = 1", "damaged", "fake: slots whose trials say something else: 1"),
+        (
+            "UPDATE kdnas_slot SET state = 'running' WHERE slot = 0",
+            "unfinished",
+            "fake: 1 trials whose worker has died",
+        ),
+        ("UPDATE trials SET state = 'RUNNING' WHERE number = 2", "unfinished", "fake: Optuna does not know yet how 1"),
+        ("UPDATE trials SET state = 'FAIL' WHERE number = 2", "damaged", "fake: Optuna says otherwise of trials [2]"),
+        ("UPDATE studies SET study_name = 'x'", "damaged", "fake: Optuna's tables do not know it"),
+        ("DROP TABLE trials", "damaged", "fake: Optuna's tables are gone"),
+        ("DROP TABLE kdnas_log", "damaged", "tables are missing: kdnas_log"),
+        ("DELETE FROM kdnas_study", "damaged", ""),
+    ],
+)
+def test_a_store_that_is_not(change: str, state: str, what: str, ran: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kdnas.db"
+    shutil.copy(ran, path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    connection.close()
+    assert [said for kind, said in found(path) if kind == state and said.startswith(what)]
+
+
+def test_a_page_overwritten(ran: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kdnas.db"
+    shutil.copy(ran, path)
+    with sqlite3.connect(path) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'kdnas_trial_revision'"
+        root = connection.execute(query).fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size + 3)
+        file.write(b"\x00\x00\x00")
+    assert found(path)[0][0] == "damaged"
