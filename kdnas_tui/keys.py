@@ -72,7 +72,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("space", "space", "mark", "mark", "Mark or unmark the trial under the cursor", 5),
         Key("t", "t", "tags", "tags", "Tag the trial under the cursor", 22),
         Key("n", "n", "note", "note", "Write a note to the trial under the cursor", 23),
-        Key("c", "c", "compare", "compare", "Compare the marked trials, two to four", 6),
+        Key("c", "c", "compare", "compare", "Compare the marked trials, two to twelve", 6),
         Key("f", "f", "finalize", "finalize", "Make a model of the candidate, and score it", 6),
         Key("x", "x", "export", "export", "Write the best, the marked or the front to a file", 7),
         Key("y", "y", "copy", "copy", "Copy the candidate under the cursor as JSON", 8),
@@ -104,8 +104,11 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("escape", "esc", "back", "back", "Go back to the study", 5),
     ),
     "compare": (
-        Key("y", "y", "copy", "copy JSON", "Copy the compared candidates as JSON", 1),
-        Key("escape", "esc", "back", "back", "Go back to the study", 2),
+        Key("enter", "enter", "whole", "whole, fold", "Show the values under the cursor whole; fold a section", 1),
+        Key("left", "←", "across(-1)", "left", "Go to the candidate to the left", 2),
+        Key("right", "→", "across(1)", "right", "Go to the candidate to the right", 3),
+        Key("y", "y", "copy", "copy JSON", "Copy the compared candidates as JSON", 4),
+        Key("escape", "esc", "back", "back", "Go back to the study", 5),
     ),
     "about": (
         Key("y", "y", "copy", "copy spec", "Copy the study's spec as TOML", 1),

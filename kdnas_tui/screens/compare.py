@@ -1,4 +1,4 @@
-"""Two to four candidates side by side, what they differ in first."""
+"""The marked candidates side by side: what they differ in first, what they share and their labels folded away."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame, bindings
 from kdnas_tui.watched import Watched
+from kdnas_tui.widgets.compare_table import CompareTable, Fact, Section
 from kdnas_tui.widgets.key_bar import KeyBar
-from kdnas_tui.widgets.list_table import Column, Line, ListTable
+
+MOST = 12  # candidates; more are no comparison
+LABELS = frozenset({"id2label", "label2id", "labels", "label_names"})  # long, and seldom what one compares
 
 
 class CompareScreen(Frame):
     NAME = "compare"
     BINDINGS = bindings("compare")
     PANES = {
-        "compare": "One column for each candidate, the best first. What they differ in stands above, what they share "
-        "below; the best figure of a line is marked with a star."
+        "compare": "One column for each candidate, the best first. What they differ in stands above; what they share "
+        "and their labels are folded below. ▲ stands before the best figure of a line. Enter shows a value that was "
+        "cut whole, and folds or unfolds a section; ← and → go to candidates that do not fit."
     }
 
     def __init__(self, watched: Watched, desk: Desk, numbers: Sequence[int]) -> None:
@@ -34,15 +38,16 @@ class CompareScreen(Frame):
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", classes="head")
-        yield ListTable((Column(""),), cursor=False, id="compare")
+        yield CompareTable(id="compare")
         yield KeyBar("compare")
 
     def on_mount(self) -> None:
         self._draw()
-        self.query_one(ListTable).focus()
+        self.query_one(CompareTable).focus()
 
     def hear(self, news: News) -> None:
-        self._draw()
+        if self.is_mounted:
+            self._draw()
 
     def _chosen(self) -> list[Scored]:
         board = self._watched.trials
@@ -57,8 +62,13 @@ class CompareScreen(Frame):
         head.append(f"{self._watched.name}  ", style="dim")
         head.append("compare " + ", ".join(str(s.number) for s in chosen), style="bold")
         self.query_one("#head", Static).update(head)
-        titles = [Column(""), *(Column(f"#{s.number}", "right") for s in chosen), Column("", flex=True)]
-        self.query_one(ListTable).fill(compared(chosen), titles)
+        self.query_one(CompareTable).fill([f"#{s.number}" for s in chosen], compared(chosen))
+
+    def action_whole(self) -> None:
+        self.query_one(CompareTable).whole()
+
+    def action_across(self, by: int) -> None:
+        self.query_one(CompareTable).across(by)
 
     def action_copy(self) -> None:
         chosen = [candidate(scored) for scored in self._chosen()]
@@ -67,45 +77,55 @@ class CompareScreen(Frame):
         self.desk.copy(text, f"{self._watched.name}-{name}.json")
 
 
-def compared(chosen: list[Scored]) -> list[Line]:
-    """The lines of the comparison: differing ones, a rule, equal ones."""
-    figures: list[tuple[str, list[float | None], list[str], int]] = []  # name, values, shown, +1: more is better
-
-    def figure(name: str, values: list[float | None], shown: list[str], better: int) -> None:
-        figures.append((name, values, shown, better))
-
+def compared(chosen: Sequence[Scored]) -> list[Section]:
+    """What they differ in, then folded what all share, and their labels."""
     rows = [scored.row for scored in chosen]
+    facts = _figures(chosen)
+    for key in dict.fromkeys(key for r in rows for key in (*r.candidate, *r.config)):
+        if key not in LABELS:
+            facts.append(Fact(key, tuple(str(r.candidate.get(key, r.config.get(key, "–"))) for r in rows)))
+    facts.append(Fact("tags", tuple(" ".join(r.tags) or "–" for r in rows)))
+    facts.append(Fact("note", tuple(r.note or "–" for r in rows)))
+    facts.append(Fact("state", tuple(r.state for r in rows)))
+    labels = [
+        Fact(key, tuple(str(r.config.get(key, "–")) for r in rows))
+        for key in dict.fromkeys(key for r in rows for key in r.config if key in LABELS)
+    ]
+    differ = tuple(fact for fact in facts if len(set(fact.cells)) > 1)
+    same = tuple(Fact(fact.name, fact.cells) for fact in facts if len(set(fact.cells)) == 1)
+    return [
+        Section("" if differ else "nothing differs", differ),
+        Section("the same in all", same, folded=bool(differ)),
+        Section("labels", tuple(labels), folded=True),
+    ]
+
+
+def _figures(chosen: Sequence[Scored]) -> list[Fact]:
+    """What was measured, the best of each line marked where there is a better and a worse."""
+    rows = [scored.row for scored in chosen]
+    found: list[Fact] = []
+
+    def figure(name: str, values: Sequence[float | None], shown: Sequence[str], better: int) -> None:
+        known = [v for v in values if v is not None]
+        top = (max if better > 0 else min)(known) if better and known else None
+        differs = top is not None and len(set(shown)) > 1
+        best = frozenset(place for place, value in enumerate(values) if differs and value == top)
+        found.append(Fact(name, tuple(shown), best))
+
     figure("rank", [s.rank for s in chosen], [str(s.rank or "–") for s in chosen], -1)
     figure("reward", [s.reward for s in chosen], [words.figure(s.reward, 4) for s in chosen], 1)
     figure("loss", [s.loss_used for s in chosen], [words.figure(s.loss_used, 4) for s in chosen], -1)
     figure("loss, raw", [r.raw_loss for r in rows], [words.figure(r.raw_loss, 5) for r in rows], 0)
     figure("latency ms", [r.latency_ms for r in rows], [words.milliseconds(r.latency_ms) for r in rows], -1)
     p90 = [r.latency_p90_ms for r in rows]
-    figure("90th percentile ms", p90, [words.milliseconds(value) for value in p90], -1)
+    figure("90th percentile", p90, [words.milliseconds(value) for value in p90], -1)
+    flags = [r.latency_flag or "–" for r in rows]
+    if any(r.latency_flag for r in rows):
+        figure("latency doubtful", [None] * len(rows), flags, 0)
     figure("times faster", [s.speedup for s in chosen], [words.figure(s.speedup, 2) for s in chosen], 1)
     figure("parameters", [r.parameters for r in rows], [words.count(r.parameters) for r in rows], -1)
     figure("peak memory", [r.memory_mib for r in rows], [words.mib(r.memory_mib) for r in rows], -1)
     for key in dict.fromkeys(key for r in rows for key in r.extra):
         values = [r.extra.get(key) for r in rows]
         figure(key, values, [words.figure(v, 4) for v in values], 0)
-    settings = dict.fromkeys(key for r in rows for key in (*r.candidate, *r.config))
-    for key in settings:
-        shown = [str(r.candidate.get(key, r.config.get(key, "–"))) for r in rows]
-        figures.append((key, [None] * len(rows), shown, 0))
-    figures.append(("tags", [None] * len(rows), [" ".join(r.tags) or "–" for r in rows], 0))
-    figures.append(("state", [None] * len(rows), [r.state for r in rows], 0))
-
-    differ: list[Line] = []
-    same: list[Line] = []
-    for name, values, shown, better in figures:
-        known = [v for v in values if v is not None]
-        best = (max if better > 0 else min)(known) if better and known else None
-        differs = len(set(shown)) > 1
-        starred = [differs and best is not None and value == best for value in values]
-        stars = [f"{text} *" if star else f"{text}  " for text, star in zip(shown, starred, strict=True)]
-        looks = ("quiet", *("strong" if s.endswith("*") else "" for s in stars), "")
-        line = Line(name, (name, *stars, ""), looks if differs else ("quiet",) * (len(chosen) + 2))
-        (differ if differs else same).append(line)
-    rule = Line("—", ("the same in all", *[""] * len(chosen), ""), ("strong", *[""] * (len(chosen) + 1)))
-    blank = Line(" ", ("",) * (len(chosen) + 2))
-    return [*differ, blank, rule, *same] if same else differ
+    return found

@@ -413,12 +413,13 @@ class StudyScreen(Steering):
         if self.still_reading():
             return
         chosen = self.watched.marked()
-        if len(chosen) < 2:
-            self.desk.fault(UsageError(f"{words.plural(len(chosen), 'trial')} marked.", "Mark two to four with space."))
-            return
-        from kdnas_tui.screens.compare import CompareScreen
+        from kdnas_tui.screens.compare import MOST, CompareScreen
 
-        numbers = [scored.number for scored in chosen[:4]]
+        if not 2 <= len(chosen) <= MOST:
+            hint = "Mark two or more with space." if len(chosen) < 2 else f"Unmark some with space: {MOST} at most."
+            self.desk.fault(UsageError(f"{words.plural(len(chosen), 'trial')} marked.", hint))
+            return
+        numbers = [scored.number for scored in chosen]
         self.app.push_screen(CompareScreen(self.watched, self.desk, numbers))
 
     def action_export(self) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.filled import new_store, study
+from tests.tui.filled import demo, new_store, study
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +26,9 @@ def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study(store, "kdnas-paper", rows=40, strategy="lstm", worker="ended")
         study(store, "roberta-imdb", rows=12, trials=100, worker="failed")
     return folder / "kdnas.db"
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the recorded study that ships. Copy it before it is written to."""
+    return demo(tmp_path_factory.mktemp("recorded"))

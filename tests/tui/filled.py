@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kdnas.store import recording
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.store.studies import create_study
@@ -129,6 +130,14 @@ def finished(row: TrialRow) -> TrialRow:
     if row.state == "done" and row.loss is not None and row.latency_ms and row.teacher_latency_ms:
         row = replace(row, reward=reward(row.loss, row.latency_ms, row.teacher_latency_ms, -0.06, 0.6))
     return row
+
+
+def demo(folder: Path) -> Path:
+    """A store with the recorded study that ships, and its own times."""
+    path = folder / "kdnas.db"
+    with open_store(url_of(folder), create=True) as store:
+        recording.read(recording.shipped(), store)
+    return path
 
 
 def new_store(folder: Path) -> tuple[str, Store]:

@@ -36,6 +36,7 @@ from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.rescore import RescoreScreen
 from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.widgets.compare_table import CompareTable
 from kdnas_tui.widgets.list_table import ListTable
 from kdnas_tui.widgets.trials_table import TrialsTable
 from tests.tui.driving import SIZES, app_on, driven, listed, opened, until
@@ -280,6 +281,15 @@ def order(site: Site) -> object:
     return site.table.sort_key, site.table.descending
 
 
+def first_column(site: Site) -> object:
+    return site.screen.query_one(CompareTable).left
+
+
+async def back_across(site: Site, key: str) -> None:
+    await changes(first_column, "the next candidates are in sight")(site, "right")
+    await changes(first_column, "those before are in sight")(site, key)
+
+
 def candidate_file(site: Site) -> str:
     return f"minilm-{site.study.watched.cursor}.json"
 
@@ -350,7 +360,10 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "back": leads_to(StudyScreen),
     },
     "compare": {
-        "copy": copies(lambda site: "minilm-25-16.json"),
+        "whole": changes(lambda site: site.screen.query_one(CompareTable)._opened.copy(), "the value is shown whole"),
+        "across(-1)": back_across,
+        "across(1)": changes(first_column, "the next candidates are in sight"),
+        "copy": copies(lambda site: "minilm-" + "-".join(str(n) for n in site.screen._numbers) + ".json"),
         "back": leads_to(StudyScreen),
     },
     "about": {
@@ -394,9 +407,9 @@ async def arrive(site: Site, name: str) -> None:
         await opened(site.pilot, "minilm")
         if name == "compare":
             study_id = queries.study_row(site.store, "minilm").study_id
-            for number in (25, 16):
-                set_remark(site.store, study_id, number, marked=True)
-            await site.until(lambda: len(site.study.watched.marked()) == 2, "two are marked")
+            for scored in site.study.watched.trials.best(9):  # type: ignore[union-attr]
+                set_remark(site.store, study_id, scored.number, marked=True)
+            await site.until(lambda: len(site.study.watched.marked()) == 9, "nine are marked")
     if key:
         await site.press(key)
         await site.shown(kind)
