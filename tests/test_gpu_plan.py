@@ -18,6 +18,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.devices, "set_up_torch", lambda: None)
 
 
+@pytest.mark.heavy
 def test_the_whole_plan_passes_on_a_cpu(tmp_path: Path) -> None:
     assert gpu.main(["--dry-run", "--json", str(tmp_path / "gpu.json")]) == 0
     body = json.loads((tmp_path / "gpu.json").read_text())

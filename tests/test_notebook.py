@@ -29,7 +29,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> d
     tiny_folder(tmp_path / "teacher")
     (tmp_path / "text.txt").write_text("\n\n".join(texts(200, 24)))
     (tmp_path / "quickstart.toml").write_text(
-        spec_text(tmp_path / "teacher", tmp_path / "text.txt").replace('"tiny"', '"quickstart"')
+        spec_text(tmp_path / "teacher", tmp_path / "text.txt", trials=2).replace('"tiny"', '"quickstart"')
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDNAS_STORAGE", str(tmp_path / "studies.db"))
@@ -37,6 +37,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> d
     return {}
 
 
+@pytest.mark.heavy
 def test_the_example_of_the_page_runs_as_it_stands(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) >= 3

@@ -33,20 +33,12 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Pat
     """A store with one finished study, `kept`, of two real trials; made once, copied for each test."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "spec.toml").write_text(spec_text(shelf / "teacher", shelf / "text.txt", trials=2))
-    environment = {
-        **os.environ,
-        "KDNAS_CACHE": str(shelf / "cache"),
-        "KDNAS_STATE": str(folder / "state"),
-        "OMP_NUM_THREADS": "1",
-    }
     store = folder / "studies.db"
-    subprocess.run(
-        [sys.executable, "-m", "kdnas", "search", "kept", "--spec", "spec.toml", "--storage", str(store)],
-        cwd=folder,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_CACHE", str(shelf / "cache"))
+        patch.setenv("KDNAS_STATE", str(folder / "state"))
+        begin(spec_from(base_values("kept", folder / "spec.toml", None), {}), store)
+        assert run_worker(str(store), "kept") == 0
     with sqlite3.connect(store) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return store
@@ -141,11 +133,14 @@ def test_empty_and_too_little_text(search: Search, tmp_path: Path) -> None:
     refused(search("data.source", str(little)), "too small", "give more text")
 
 
-def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place, unharmed: Path) -> None:
+@pytest.mark.heavy
+def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place, quick: Quick, unharmed: Path) -> None:
     """The search itself: its worker's fault is its own."""
     begun = ("search", "bad", "--spec", str(place.spec))
     refused(place.kdnas(*begun, "--teacher", "./nowhere"), "'./nowhere'", "Give a folder")
-    said = place.kdnas(*begun, "--trials", "1", "--json")
+    begin(spec_from(base_values("bad", place.spec, None), {"budget.trials": 1}), place.store)
+    assert quick("worker", "bad").code == 0
+    said = quick(*begun, "--trials", "1", "--json")
     assert said.code == 0, said.err
     assert (said.data["study"]["done"], said.data["study"]["status"]) == (1, "finished")
     assert names(unharmed) == ["bad", "kept"]

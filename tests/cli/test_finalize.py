@@ -16,6 +16,7 @@ from tests.cli.conftest import Place, Quick
 from tests.scores.test_finetuned_tasks import write_task
 
 
+@pytest.mark.heavy
 def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place, quick: Quick) -> None:
     begin(spec_from(base_values(None, place.spec, None), {"budget.trials": 2}), place.store)
     assert quick("worker", "tiny").code == 0
@@ -36,7 +37,7 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place, quick: Q
     assert other.code == 2 and "already holds another model" in other.line
 
     write_task(place.folder / "tasks", "sst2", count=16)
-    scored = place.kdnas(
+    scored = quick(
         "evaluate", str(output), "--tasks", "sst2,perplexity", "--seeds", "1", "--data-dir", str(place.folder / "tasks")
     )
     assert scored.code == 0, scored.err

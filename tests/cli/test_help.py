@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kdnas.cli import COMMANDS
+from kdnas.cli import COMMANDS, main
 from kdnas.cli.doctor import EXTRAS
 from kdnas.study.spec_recipes import recipe_names
 from kdnas.study.spec_strategies import strategy_names
@@ -64,29 +66,56 @@ def test_doctor_knows_every_extra_and_what_it_brings() -> None:
     assert {extra: set(names) for extra, (_, names) in EXTRAS.items()} == brought
 
 
-def completed(place: Place, words: str) -> list[str]:
+@pytest.fixture
+def completed(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """What bash would be offered for the last word."""
-    asked = {"_KDNAS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.argv[0] = 'kdnas'; from kdnas.cli import main; main()"],
-        env={**place.environment, **asked, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    monkeypatch.setenv("_KDNAS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("KDNAS_STORAGE", str(place.store))
+    monkeypatch.setattr(sys, "argv", ["kdnas"])
+
+    def offered(words: str) -> list[str]:
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        said = capsys.readouterr()
+        assert said.err == ""
+        return [line.partition(",")[2] for line in said.out.splitlines() if line]
+
+    return offered
 
 
-def test_the_shell_completes_commands_presets_choices_and_studies(place: Place) -> None:
+def test_the_shell_completes_commands_presets_choices_and_studies(
+    place: Place, completed: Callable[[str], list[str]]
+) -> None:
     from kdnas.search.begin import begin
     from kdnas.study.spec_toml import read_toml
 
     begin(read_toml(place.spec), str(place.store))
-    assert set(completed(place, "kdnas ")) == set(COMMANDS)
-    assert completed(place, "kdnas search --preset ") == list(paths.presets())
-    assert completed(place, "kdnas search --strategy l") == ["lstm"]
-    assert completed(place, "kdnas show ti") == ["tiny"]
-    assert completed(place, "kdnas show --storage /nowhere/at/all.db ti") == []
+    assert set(completed("kdnas ")) == set(COMMANDS)
+    assert completed("kdnas search --preset ") == list(paths.presets())
+    assert completed("kdnas search --strategy l") == ["lstm"]
+    assert completed("kdnas show ti") == ["tiny"]
+    assert completed("kdnas show --storage /nowhere/at/all.db ti") == []
+
+
+def test_a_shell_asks_a_process_of_its_own(place: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'kdnas'; from kdnas.cli import main; main()"],
+        env={
+            **place.environment,
+            "_KDNAS_COMPLETE": "bash_complete",
+            "COMP_WORDS": "kdnas search --preset quicks",
+            "COMP_CWORD": "3",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["plain,quickstart"]
 
 
 def test_every_command_says_what_it_is_for() -> None:

@@ -241,7 +241,7 @@ def test_killed_between_any_two_transactions_nothing_is_lost_or_done_twice(
 def test_several_workers_share_one_budget(place: Place) -> None:
     spec = fakes.spec(strategy={"name": "tpe", "startup": 4}, budget={"trials": 40, "epochs": 2})
     begin(spec, place.path)
-    workers = place.start(3)
+    workers = [*place.start(1), place.fork(), place.fork()]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     check_history(place, spec, 0)
     assert len({r.candidate["num_hidden_layers"] for r in place.rows()}) > 1
@@ -249,6 +249,18 @@ def test_several_workers_share_one_budget(place: Place) -> None:
         used = {row.worker_id for row in queries.workers(store, 1)}
     assert len(used) == 3
     assert max(place.begun().values()) == 1
+
+
+def test_workers_started_together_share_the_cores_and_have_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    told = "import os, sys; print(os.getsid(0) == os.getpid(), os.environ['OMP_NUM_THREADS'], *sys.argv[1:])"
+    started = start_workers(tmp_path / "kdnas.db", "fake", 2, device="cpu", command=[sys.executable, "-S", "-c", told])
+    assert [one.process.wait() for one in started] == [0, 0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert {one.log.read_text() for one in started} == {f"True {max(1, cores // 2)} fake --device cpu\n"}
+    assert len({one.log for one in started}) == 2
 
 
 def test_a_killed_worker_of_several_is_noticed_by_the_others(place: Place) -> None:

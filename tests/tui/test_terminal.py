@@ -82,6 +82,7 @@ def over(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.heavy
 def test_a_study_from_the_form_to_the_file_over_a_dropped_connection(
     folder: Path, start: Callable[..., Terminal]
 ) -> None:
