@@ -116,11 +116,17 @@ def _one(
     import transformers
     from transformers import AutoModelForMaskedLM
 
+    import kdnas.models.recurrent  # noqa: F401, registers its classes
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     adapter = lora_adapters.is_adapter(folder)
     base = lora_adapters.base_of(folder) if adapter else folder
     config = opening.open_config(base, str(base))
+    if config.model_type in opening.OWN_TYPES:
+        raise UsageError(
+            f"{folder} is a recurrent classifier, which predicts no tokens.", "Leave out the task perplexity."
+        )
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
     if adapter and _is_causal(config):

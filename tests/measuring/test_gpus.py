@@ -18,6 +18,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import least_used, resolve_device
 from kdnas.measuring.gpus import Gpu
 from kdnas.study.spec import LatencySpec
+from kdnas.system.errors import UsageError
 from tests.measuring.fake_cuda import FakeCuda, cuda
 
 __all__ = ["cuda"]
@@ -269,3 +270,9 @@ def test_deterministic_torch_does_not_fill_new_tensors() -> None:
     finally:
         torch.set_deterministic_debug_mode(mode)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "cuda:0:1"])
+def test_a_name_of_no_device_is_one_line(name: str) -> None:
+    with pytest.raises(UsageError, match="There is no device"):
+        resolve_device(name)
