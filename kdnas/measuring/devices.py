@@ -57,6 +57,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name, re.ASCII) is None:
+        raise UsageError(f"There is no device {name!r}.", "Give auto, cpu, cuda, cuda:N or mps.")
     if name.startswith("cuda"):
         return _own_gpu(_index(name))
     if name == "mps" and not torch.backends.mps.is_available():

@@ -115,9 +115,15 @@ def _one(
 ) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM
 
+    import kdnas.models.recurrent  # noqa: F401, registers its classes
+
     adapter = lora_adapters.is_adapter(folder)
     base = lora_adapters.base_of(folder) if adapter else folder
     config = opening.open_config(base, str(base))
+    if config.model_type in opening.OWN_TYPES:
+        raise UsageError(
+            f"{folder} is a recurrent classifier, which predicts no tokens.", "Leave out the task perplexity."
+        )
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
     if adapter and _is_causal(config):

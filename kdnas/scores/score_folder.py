@@ -54,6 +54,9 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
     store hears of it. Raises UsageError before anything runs for what is not there or not known.
     """
     folders.require_model(model)
+    if not wanted.tasks:
+        known = ", ".join(("glue", *TASKS, PERPLEXITY, LABELS))
+        raise UsageError("No task is named.", f"Known: {known}.")
     names = [name for name in wanted.tasks if name not in (PERPLEXITY, LABELS)]
     for name in names:
         if name != "glue" and name not in TASKS:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from kdnas.store import tables as t
+from kdnas.store.database import clock_column
 from kdnas.study.reward import reward
 from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace

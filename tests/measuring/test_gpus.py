@@ -290,3 +290,9 @@ def test_deterministic_torch_does_not_fill_new_tensors() -> None:
     finally:
         torch.set_deterministic_debug_mode(mode)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "cuda:0:1"])
+def test_a_name_of_no_device_is_one_line(name: str) -> None:
+    with pytest.raises(UsageError, match="There is no device"):
+        resolve_device(name)

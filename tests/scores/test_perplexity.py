@@ -10,7 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
+from kdnas.models.recurrent import RecurrentConfig
 from kdnas.scores.perplexity import PerplexityProtocol, _masked, perplexity
+from kdnas.scores.score_folder import Wanted, score
 from kdnas.study.spec import DataSpec
 from kdnas.system.errors import UsageError
 from tests.encoders import texts, tiny_encoder
@@ -61,3 +63,14 @@ def test_an_adapter_on_a_causal_model_is_refused_with_the_way_out(tmp_path: Path
     made.save_pretrained(tmp_path / "adapter")
     with pytest.raises(UsageError, match=r"an adapter on a causal model.*Merge it into its base"):
         perplexity(tmp_path / "adapter", None, DataSpec(), torch.device("cpu"), lambda *_: None)
+
+
+def test_a_recurrent_classifier_has_no_perplexity_and_says_so(tmp_path: Path) -> None:
+    RecurrentConfig().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="predicts no tokens"):
+        perplexity(tmp_path, None, DataSpec(), torch.device("cpu"), lambda *_: None)
+
+
+def test_no_task_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No task is named"):
+        score(tiny_encoder(tmp_path / "m"), Wanted(tasks=()), lambda *_: None)
