@@ -61,7 +61,7 @@ def test_a_unit_is_a_group_or_a_row_without_one() -> None:
     assert _units(made(["a", "b", "c"])).tolist() == [0, 1, 2]
     groups = ["x", None, "y", "x", None, "y", "z"]
     assert _units(made([*"abcdefg"], groups)).tolist() == [0, 1, 2, 0, 3, 2, 4]
-    assert _units(made([], [])).tolist() == []
+    assert _units(made([], [])).tolist() == [] and _units(made([], [])).dtype == np.int64
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 8)), min_size=1, max_size=24))
@@ -130,6 +130,8 @@ def test_where_all_would_weigh_too_much_the_lightest_serve() -> None:
 def test_a_share_below_one_example_still_lets_one_be_drawn_that_is_tied_to_nothing_heavy() -> None:
     weight, tied = [0.25, 0.25, 1.0, 1.0], [[0, 1], [0, 1], [2], [3]]
     assert chosen([0, 1, 2, 3], weight, 0.4, tied) == [0, 1]  # up to the weight of one example
+    weight, tied = [0.5, 0.5, 0.25, 1.0], [[0, 1], [0, 1], [2], [3]]
+    assert chosen([2, 0, 1, 3], weight, 0.4, tied) == [2]  # beside what is drawn already they would weigh more
 
 
 def test_tokens_and_not_documents_make_the_share() -> None:
@@ -179,6 +181,13 @@ def test_a_text_is_not_held_out_where_a_class_has_no_other_row() -> None:
     # With one text that is free, that one goes.
     held, _ = splits.by_label(made([*texts, "free"]), np.array([*labels, 0]), 0.3)
     assert held.tolist() == [12]
+
+
+def test_what_may_not_be_held_out_is_made_up_for_by_what_may() -> None:
+    """Ten rows of the first class stand beside the only row of another: the share comes from the thirty others."""
+    labels = np.array([0] * 40 + list(range(1, 11)))
+    held, _ = splits.by_label(made([f"t{i % 40}" for i in range(50)]), labels, 0.5)
+    assert len(held) == 20 and (held >= 10).all() and (labels[held] == 0).all()
 
 
 def test_where_every_text_stands_more_often_than_wanted_the_rarest_of_each_class_serves() -> None:
