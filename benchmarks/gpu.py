@@ -386,16 +386,15 @@ def second_gpu(ground: Ground) -> Figures:
         return {"gpus": torch.cuda.device_count() if ground.on_gpu else 0}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     taken: list[str] = []
-    others = []
+    others: list[Any] = []
     try:
         for _ in range(torch.cuda.device_count() - 1):
             others.append(subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes))
             taken.append(others[-1].stdout.readline().strip())
         require(len({*taken, str(ground.device)}) == torch.cuda.device_count(), f"taken: {taken} and {ground.device}")
         others[0].communicate("")
-        successor = subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes)
-        others.append(successor)
-        again = successor.stdout.readline().strip()
+        others.append(subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes))
+        again = others[-1].stdout.readline().strip()
         require(again == taken[0], f"the successor is on {again}, its predecessor was on {taken[0]}")
     finally:
         for other in others:

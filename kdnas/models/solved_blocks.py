@@ -131,7 +131,7 @@ def solve_blocks(
     *,
     kept: KeptResults[Gram] | None = None,
     listen: Listen | None = None,
-    rows: int | None = None,
+    at_once: int | None = None,
 ) -> None:
     """Solve each feed-forward output of the student, from the first layer on, for what enters its last norm to be what
     enters the norm of the teacher's last layer before the next kept one; and take that norm. In place.
@@ -139,11 +139,11 @@ def solve_blocks(
     `weights` are the teacher's, `ids` [chunks, length] the text, `wanted` for each of `ends_of` what enters that
     layer's last norm in the teacher [chunks, length, the teacher's width]. Each is solved on what the student itself
     gives by then, held to its present weights where the text does not tell. `listen` hears what each layer then gives.
-    `rows` chunks go through a layer at a time, by default about STEP tokens. Raises KdnasError where that is not
+    `at_once` chunks go through a layer, by default about STEP tokens. Raises KdnasError where that is not
     finite.
     """
     student.eval()
-    step = rows or rows_of(ids.shape[1])
+    step = at_once or rows_of(ids.shape[1])
     parts = [slice(begin, begin + step) for begin in range(0, len(ids), step)]
     device = next(student.parameters()).device
     if not solves(cut):
@@ -155,7 +155,8 @@ def solve_blocks(
         return
     for module in student.modules():
         if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0  # a layer's tokens in one piece; the figures are the same
+            # A layer's tokens in one piece; the figures are the same.
+            module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     family, width = cut.family, cut.width.to(device)
     carried = [_before_first(student, family, ids[rows].to(device)) for rows in parts]
     for index, end in enumerate(ends_of(cut)):

@@ -64,17 +64,17 @@ class FittedStudents:
         weights: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         listen: Listen | None = None,
-        rows: int | None = None,
+        at_once: int | None = None,
     ) -> torch.nn.Module:
         """A fitted body of the configuration `values` on the teacher's device, from the teacher's `weights` and
-        `buffers`. `listen` hears what its layers give on the chunks `ids`, `rows` of them at a time."""
+        `buffers`. `listen` hears what its layers give on the chunks `ids`, `at_once` of them at a time."""
         taken = least_squares_init.taken_over(weights, cut, self._moments, self._predictions)
         made = encoders.inherit(values, taken, buffers).to(self._teacher.device)
         wanted: Mapping[int, Tensor] = {}
         if solved_blocks.solves(cut):
             assert self._entering is not None
             wanted = self._entering.first(len(self.ids), sorted(set(solved_blocks.ends_of(cut))))
-        solved_blocks.solve_blocks(made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, rows=rows)
+        solved_blocks.solve_blocks(made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, at_once=at_once)
         return made
 
     def close(self) -> None:

@@ -191,7 +191,7 @@ class HiddenStateBench(Workbench):
 
         def solved(rows: int) -> torch.nn.Module:
             if not self._scored_as_built:
-                return fitted.body(values, cut, self._weights, self._buffers, rows=rows)
+                return fitted.body(values, cut, self._weights, self._buffers, at_once=rows)
             # The projections of a score before any step come from the states that the fit passes by.
             first, second = uniform(sizes.layers, self.own.layers), last(sizes.layers, self.own.layers)
             targets = self.proxy.first(len(fitted.ids), sorted({*first, *second}))
