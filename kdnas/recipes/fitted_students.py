@@ -74,7 +74,9 @@ class FittedStudents:
         if solved_blocks.solves(cut):
             assert self._entering is not None
             wanted = self._entering.first(len(self.ids), sorted(set(solved_blocks.ends_of(cut))))
-        solved_blocks.solve_blocks(made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, at_once=at_once)
+        solved_blocks.solve_blocks(
+            made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, at_once=at_once
+        )
         return made
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from kdnas.system.errors import KdnasError
 from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
+ASK_S = 1.0  # the same where each look is a query to a server
 WRITE_S = 1.0  # how often it writes down how far it is
 
 
@@ -52,7 +53,7 @@ class Steering(threading.Thread):
         self._version: int | None = None
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_S):
+        while not self._over.wait(LOOK_S if self._store.is_sqlite else ASK_S):
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
                 self._notice_loss()
