@@ -457,7 +457,8 @@ def sliding_window(ground: Ground) -> Figures:
         made = latency.measure(token, token, spec.latency, ground.device)
     furthest = max(float((other - seen[0]).abs().max()) for other in seen)
     require(len(seen) == 3 and furthest <= (AGAIN_BOUND if ground.on_gpu else 0.0), f"logits differ by {furthest}")
-    require(0.5 < made.ratio < 2.0, f"the same pass takes {made.ratio:.2f} times its own time")
+    same = 0.5 < made.ratio < 2.0
+    require(same or not ground.on_gpu, f"the same pass takes {made.ratio:.2f} times its own time")
     return {"furthest": furthest, "way": made.way, "ms": made.p50}
 
 
