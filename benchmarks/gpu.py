@@ -306,7 +306,7 @@ while not Path(sys.argv[3]).exists():
 def contention(ground: Ground) -> Figures:
     """A latency that is measured while another process, which knows no lock, keeps the GPU busy is flagged."""
     once = passes.one_pass(torch.nn.Linear(512, 512, device=ground.device), ground.device, input=torch.ones(8, 512))
-    settings = ground.spec("hidden-state").latency.model_copy(update={"max_seconds": max(1.0, ground.seconds)})
+    settings = ground.spec("hidden-state").latency.model_copy(update={"max_seconds": ground.seconds})
     if not ground.on_gpu:
         return {"flag": latency.measure(once, once, settings, ground.device).flag}
     begun, stop = ground.folder / "crowd", ground.folder / "crowd-stop"
@@ -384,17 +384,20 @@ def second_gpu(ground: Ground) -> Figures:
     died is taken again. One GPU shows nothing of this."""
     if not ground.on_gpu or torch.cuda.device_count() < 2:
         return {"gpus": torch.cuda.device_count() if ground.on_gpu else 0}
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    taken: list[str] = []
-    others: list[Any] = []
+    others: list[subprocess.Popen[str]] = []
+
+    def placed() -> str:
+        """Where a further process finds itself with `auto`."""
+        command = [sys.executable, "-c", PLACED, "auto"]
+        others.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert others[-1].stdout is not None
+        return others[-1].stdout.readline().strip()
+
     try:
-        for _ in range(torch.cuda.device_count() - 1):
-            others.append(subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes))
-            taken.append(others[-1].stdout.readline().strip())
+        taken = [placed() for _ in range(torch.cuda.device_count() - 1)]
         require(len({*taken, str(ground.device)}) == torch.cuda.device_count(), f"taken: {taken} and {ground.device}")
         others[0].communicate("")
-        others.append(subprocess.Popen([sys.executable, "-c", PLACED, "auto"], **pipes))
-        again = others[-1].stdout.readline().strip()
+        again = placed()
         require(again == taken[0], f"the successor is on {again}, its predecessor was on {taken[0]}")
     finally:
         for other in others:
@@ -454,7 +457,8 @@ def sliding_window(ground: Ground) -> Figures:
         made = latency.measure(token, token, spec.latency, ground.device)
     furthest = max(float((other - seen[0]).abs().max()) for other in seen)
     require(len(seen) == 3 and furthest <= (AGAIN_BOUND if ground.on_gpu else 0.0), f"logits differ by {furthest}")
-    require(0.5 < made.ratio < 2.0, f"the same pass takes {made.ratio:.2f} times its own time")
+    same = 0.5 < made.ratio < 2.0
+    require(same or not ground.on_gpu, f"the same pass takes {made.ratio:.2f} times its own time")
     return {"furthest": furthest, "way": made.way, "ms": made.p50}
 
 
