@@ -6,6 +6,7 @@ The command line and the form of a new study check by this. Looks at the disk on
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ def teacher(name: str) -> Place:
             raise UsageError(f"{name!r} is a data set, no teacher.", f"Known: {', '.join(shipped.names('teacher'))}.")
         return "shipped"
     path = Path(name).expanduser()
-    if path.is_dir():
+    if there(path, Path.is_dir):
         if not any(path.glob(f"*{GGUF}")):
             require_whole(path)
         return "disk"
@@ -43,9 +44,17 @@ def teacher(name: str) -> Place:
     return "hub"
 
 
+def there(path: Path, what: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether a file, or what else is asked for, is there. Raises UsageError for a path that may not be looked at."""
+    try:
+        return what(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be looked up: {error.strerror}.", "Check the folder's permissions.") from None
+
+
 def require_whole(folder: Path) -> None:
     """Raise UsageError for a folder that holds no configuration of a model, or an adapter alone."""
-    if (folder / ADAPTER).is_file():
+    if there(folder / ADAPTER):
         raise UsageError(
             f"The folder {folder} holds a PEFT adapter, no whole model.",
             "Give its base as the teacher, and this folder as --teacher-checkpoint (teacher.checkpoint).",

@@ -251,7 +251,7 @@ def _untouched(plain: Any) -> dict[str, torch.Tensor]:
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
+    return sources.there(folder / CONFIG)
 
 
 def classifies(folder: Path, backbone: str) -> bool:

@@ -54,6 +54,14 @@ def loading(what: str, hint: str) -> Iterator[None]:
         raise UsageError(f"{what} cannot be loaded{damaged}: {said}.", hint) from None
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+
+
 def files_fingerprint(folder: Path) -> str:
     """Of everything in a model folder that decides its outputs: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
@@ -164,7 +172,7 @@ def _require_no_pointers(folder: Path, name: str) -> None:
     """Raise UsageError where git left a pointer in place of a large file."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.stat().st_size < 1024:
-            with path.open("rb") as file:
+            with _readable(path), path.open("rb") as file:
                 if file.read(len(POINTER)) == POINTER:
                     raise UsageError(
                         f"{path.name} of the model {name!r} is a git-lfs pointer, not the file itself.",
@@ -181,11 +189,11 @@ def _require_floats(folder: Path, name: str) -> None:
     """
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
+            with _readable(path), path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 kept = json.loads(file.read(size)) if size <= MOST_HEADER else {}
             dtypes = {tensor: about["dtype"] for tensor, about in kept.items() if tensor != "__metadata__"}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
         odd = next((t for t, d in sorted(dtypes.items()) if d not in FLOATS and t.endswith("weight")), None)
         if odd is not None:

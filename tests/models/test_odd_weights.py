@@ -118,3 +118,20 @@ def test_half_a_character_of_a_terminal_is_predicted_on_with_a_mark_for_it(tmp_p
     found = predict.predict(model, tokenizer, ["good \ud83d", "", "fine \udcff film"], lambda *_: None)
     assert [one.text for one in found] == ["good \ufffd", "", "fine \ufffd film"]
     assert [one.label is None for one in found] == [False, True, False]
+
+
+def test_a_folder_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may look everywhere, so that the refusal of the system is played."""
+    folder = tiny_folder(tmp_path / "m", labels=2)
+    whole = Path.stat
+
+    def stat(self: Path, **arguments: Any) -> Any:
+        if folder in self.parents:
+            raise PermissionError(13, "Permission denied", str(self))
+        return whole(self, **arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", stat)
+        for opened in (lambda: predict.open_model(folder, CPU), lambda: opening.locate(TeacherSpec(model=str(folder)))):
+            with pytest.raises(UsageError, match="cannot be looked up: Permission denied"):
+                opened()
