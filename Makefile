@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Processes that test side by side; each takes a core and up to 1.5 GiB.
 JOBS ?= 2
 
-.PHONY: run test test-long lint mutants clean
+.PHONY: run test test-long torture lint mutants clean
 
 run: $(VENV)/.ready
 	@$(BIN)/kdnas-tui --preset quickstart
@@ -17,6 +17,10 @@ test: $(VENV)/.ready-test
 
 test-long: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m long
+
+# Workers killed at random moments, with every strategy; fails where anything is lost.
+torture: $(VENV)/.ready-test
+	$(BIN)/python -m benchmarks.torture --minutes $(or $(MINUTES),10)
 
 # Faults planted one at a time in the pure parts; what no test finds is listed. See tests/mutants.md.
 mutants: $(VENV)/.ready-test

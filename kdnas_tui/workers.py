@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,34 @@ def _folder(path: Path) -> Path:
             f"The folder {path} cannot be made: {error.strerror}.", "Set KDNAS_STATE to one that can be written."
         ) from None
     return path
+
+
+def _process(
+    program: Sequence[str], arguments: Sequence[str], output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """A process of its own session, its output in `output`, or to be read where there is none. An address with a
+    password goes through the environment: everybody on the machine sees a command line."""
+    words, environment = list(arguments), dict(os.environ)
+    if "--storage" in words and _secret(words[(at := words.index("--storage")) + 1]):
+        environment["KDNAS_STORAGE"] = words[at + 1]
+        del words[at : at + 2]
+    return subprocess.Popen(
+        [*program, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=output or subprocess.PIPE,
+        stderr=subprocess.STDOUT if output else subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def _secret(storage: str) -> bool:
+    from kdnas.store import addresses
+
+    try:
+        return bool(addresses.secrets(addresses.store_url(storage)))
+    except UsageError:  # mistyped: nobody knows what is in it
+        return True
 
 
 def begin(spec_toml: str, name: str, storage: str, workers: int = 1) -> None:
@@ -63,27 +92,16 @@ def add_worker(name: str, storage: str) -> None:
     """One more worker of a study, left to itself."""
     log = _folder(logs_folder()) / f"{name}.{int(time.time())}.log"
     with log.open("ab") as output:
-        _start(["worker", name, "--storage", storage], output)
+        _process(KDNAS, ["worker", name, "--storage", storage], output)
 
 
 def run(arguments: Sequence[str], name: str) -> None:
     """A `kdnas` command that ends soon, in its own session; what it starts outlives it and us."""
     log = _folder(logs_folder()) / f"{name}.{arguments[0]}.log"
     with log.open("wb") as output:
-        code = _start(arguments, output).wait()
+        code = _process(KDNAS, arguments, output).wait()
     if code != 0:
         raise _said(log.read_text(encoding="utf-8", errors="replace"), code, arguments[0])
-
-
-def _start(arguments: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A `kdnas` command in a session of its own, which reads nothing and says everything into `output`."""
-    return subprocess.Popen(
-        [*KDNAS, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
 
 
 EARLY_S = 20.0  # a command that cannot work says so within its first seconds
@@ -93,7 +111,7 @@ def launch(arguments: Sequence[str], name: str) -> None:
     """A long `kdnas` command left to itself. Waits a little: raises what it said where it failed at once."""
     log = _folder(logs_folder()) / f"{name}.{arguments[0]}.{time.time_ns() // 1_000_000}.log"
     with log.open("ab") as output:
-        process = _start(arguments, output)
+        process = _process(KDNAS, arguments, output)
     try:
         code = process.wait(EARLY_S)
     except subprocess.TimeoutExpired:
@@ -107,13 +125,7 @@ class Question:
 
     def __init__(self, arguments: Sequence[str], program: Sequence[str] | None = None) -> None:
         """`program` stands before the arguments, `kdnas` by default."""
-        self._process = subprocess.Popen(
-            [*(program or KDNAS), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._process = _process(program or KDNAS, arguments)
         self._command = arguments[0] if program is None else program[-1]
 
     def answer(self) -> Any:

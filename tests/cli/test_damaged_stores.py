@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,45 @@ def test_a_table_for_programs_is_made_fit_for_a_terminal_and_left_alone_elsewher
     assert not UNSEEN.findall(said.out)
 
 
+IMAGE = "<img src=x onerror=alert(1)>"
+MARKUP = f"x\n\n# Owned\n\n---\n| a | b |\n{IMAGE} </script><script>alert(1)</script> [a](javascript:b) ``` "
+
+
+def test_a_report_is_marked_up_from_outside(rows: sqlite3.Connection, place: Place, quick: Quick) -> None:
+    def written(name: str) -> str:
+        assert quick("report", "fake", "-o", name).code == 0
+        return (place.folder / name).read_text(encoding="utf-8")
+
+    plain = written("plain.md")
+    spec = json.loads(rows.execute("SELECT spec FROM kdnas_study WHERE name = 'fake'").fetchone()[0])
+    spec["teacher"]["model"] = spec["data"]["source"] = MARKUP + EVIL
+    rows.execute("UPDATE kdnas_study SET spec = ?, ending = ? WHERE name = 'fake'", (json.dumps(spec), MARKUP))
+    rows.execute("UPDATE kdnas_trial SET latency_flag = ?", (MARKUP + EVIL,))
+    rows.execute("INSERT INTO kdnas_remark VALUES (1, 0, 1, 'tag', ?)", (MARKUP + EVIL,))
+    rows.close()
+    hostile, page = written("hostile.md"), written("hostile.html")
+    assert "Owned" in hostile
+    for start in ("#", "---", "```", "|--", "| --"):
+        counts = [sum(line.startswith(start) for line in text.splitlines()) for text in (plain, hostile)]
+        assert counts[0] == counts[1], start
+    assert not UNSEEN.findall(hostile)
+    outside = re.sub(r"(`+).*?\1", "", hostile, flags=re.DOTALL)
+    assert "<img" not in outside and "<script" not in outside and "[a](" not in outside
+    tags: list[tuple[str, str | None]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.extend((tag, n) for n, _ in [*attributes, ("", None)])  # type: ignore[method-assign]
+    parser.feed(page)
+    assert ("h1", "") in tags
+    assert not [name for _, name in tags if name and name.startswith("on")]
+    assert "alert(1)</script>" not in page
+
+
 @pytest.mark.parametrize("beta", [5e-324, 1e-300, 1e308])
 def test_numbers_out_of_bounds_brick_the_store(beta: float, rows: sqlite3.Connection, quick: Quick) -> None:
     rows.execute("UPDATE kdnas_study SET alpha = -0.3, beta = ? WHERE name = 'fake'", (beta,))
     rows.execute("UPDATE kdnas_trial SET latency_ms = 5e-324, teacher_latency_ms = 1e308 WHERE number = 0")
     rows.execute("UPDATE kdnas_trial SET loss = 1e308, alpha = 1e308, beta = 0 WHERE number = 1")
+    rows.execute("UPDATE kdnas_trial SET latency_ms = 0.1, teacher_latency_ms = 0.3 WHERE number = 2")  # β · 0.3 is 0
     rows.close()
     for words in (*LOOKS, ["export", "fake", "--format", "csv"]):
         assert quick(*words).code == 0, words
