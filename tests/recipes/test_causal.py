@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from kdnas.teachers.causal import cross_entropy, unigram_loss
 from kdnas.teachers.logit_cache import entry_key
 from kdnas.training.contract import Student
 from kdnas.training.losses.divergences import divergence
+from tests.outside import Outside
 from tests.recipes import tiny_causal
 
 FAMILIES = ("llama", "gpt2")
@@ -111,7 +109,7 @@ def _opened(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def test_a_saved_student_generates_without_kdnas(place: Path, tmp_path: Path) -> None:
+def test_a_saved_student_generates_without_kdnas(place: Path, tmp_path: Path, outside: Outside) -> None:
     made = bench(spec(place))
     made.save(made.build(small("llama"), seed=1), tmp_path / "out")
     program = (
@@ -121,13 +119,7 @@ def test_a_saved_student_generates_without_kdnas(place: Path, tmp_path: Path) ->
         "y = m.generate(**x, max_new_tokens=5, do_sample=False)\n"
         "assert 'kdnas' not in sys.modules; print(len(y[0]), t.decode(y[0]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    )
+    done = outside.run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("8 the senate shall")
 

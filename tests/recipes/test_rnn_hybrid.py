@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from math import exp, log
 from pathlib import Path
@@ -36,6 +33,7 @@ from kdnas.system.errors import UsageError
 from kdnas.training import checkpoints
 from kdnas.training.contract import Epoch, Score, Student
 from kdnas.training.losses import soft_labels
+from tests.outside import Outside
 from tests.recipes.tiny_labelled import examples, rnn_spec
 from tests.tiny import tiny_folder
 
@@ -293,7 +291,7 @@ def test_the_best_epochs_weights_are_the_ones_saved(shelf: Path, tmp_path: Path)
     assert not all(torch.equal(kept[name], seen[3][name]) for name in kept)
 
 
-def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_path: Path) -> None:
+def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_path: Path, outside: Outside) -> None:
     storage = f"sqlite:///{tmp_path}/s.db"
     spec = spec_of(shelf)
     begin(spec, storage)
@@ -329,10 +327,7 @@ def test_a_search_ends_in_a_student_that_opens_without_kdnas(shelf: Path, tmp_pa
         "    print([model.config.id2label[i] for i in logits.argmax(-1).tolist()], 'kdnas' in sys.modules)\n"
     )
     folders = [str(tmp_path / "out"), str(tmp_path / "out" / "smaller")]
-    home = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, *folders], capture_output=True, text=True, cwd=tmp_path, env=home
-    )
+    done = outside.run(script, tmp_path, *folders)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 2 and all(line.endswith("False") for line in lines)

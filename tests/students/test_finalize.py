@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from kdnas.system.folders import partial_of
 from kdnas.training import checkpoints
 from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 from tests import fakes
+from tests.outside import Outside
 from tests.tiny import WORDS, tiny_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +81,9 @@ def made(shelf: Path) -> tuple[Path, dict[str, Any], list[Epoch]]:
 # ------------------------------------------------------------------------------------------------- the folder
 
 
-def test_the_folder_opens_offline_where_there_is_no_kdnas(made: tuple[Path, Any, Any], tmp_path: Path) -> None:
+def test_the_folder_opens_offline_where_there_is_no_kdnas(
+    made: tuple[Path, Any, Any], tmp_path: Path, outside: Outside
+) -> None:
     code = f"""
 import sys
 sys.modules["kdnas"] = None
@@ -90,13 +94,7 @@ assert not report["missing_keys"] and not report["unexpected_keys"], report
 out = model(**tokenizer(["the good film", "a dull plot was not it"], padding=True, return_tensors="pt"))
 print(tuple(out.last_hidden_state.shape), model.dtype, model.config.num_hidden_layers)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    done = outside.run(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(2, 8, 16) torch.float32 1"
 
@@ -177,6 +175,7 @@ def check_kills(found: dict[str, Any], kills: int) -> None:
         assert one == whole, found["at"]
 
 
+@pytest.mark.heavy
 def test_a_killed_distillation_goes_on_to_the_same_result(shelf: Path, tmp_path: Path) -> None:
     check_kills(run_kills(shelf, tmp_path, kills=3, seed=1), 3)
 
@@ -319,49 +318,40 @@ def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
         scripted([0.5], tmp_path / "out")
 
 
-def test_a_full_disk_leaves_nothing_under_the_final_name(shelf: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["checkpoint", "folder"])
+def test_a_full_disk_leaves_nothing_under_the_final_name(
+    when: str, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # The system's own limit on a file's size gives the same kind of error as a full disk, without filling one.
-    code = f"""
-import resource, sys
-from pathlib import Path
-from kdnas.cli.frame import run, Lazy
-from kdnas.cli import COMMANDS
-from kdnas.training import checkpoints
-if sys.argv[1] == "folder":  # the checkpoints fit, the folder does not
-    from kdnas.recipes import hidden_state
-    save = hidden_state.HiddenStateBench.save
-    def limited(*given):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        return save(*given)
-    hidden_state.HiddenStateBench.save = limited
-else:
-    write = checkpoints.write
-    def limited(*given):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        return write(*given)
-    checkpoints.write = limited
-arguments = ["distill", "--spec", {str(tmp_path / "spec.toml")!r}, "--config", {str(tmp_path / "config.json")!r},
-             "--output", {str(tmp_path / "out")!r}]
-sys.exit(run(Lazy("kdnas", COMMANDS), arguments))
-"""
+    from kdnas.cli import COMMANDS
+    from kdnas.cli.frame import Lazy, run
+    from kdnas.recipes.hidden_state import HiddenStateBench
     from kdnas.study.spec_toml import to_toml
 
     (tmp_path / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 1})))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    for when in ("checkpoint", "folder"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, when],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 2, done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("kdnas: ")]
-        assert len(lines) == 1 and "the disk is full. Make room there" in lines[0], done.stderr
-        assert "Traceback" not in done.stderr
-        assert not (tmp_path / "out").exists()
-        assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("folder"))
+    owner: Any = checkpoints if when == "checkpoint" else HiddenStateBench  # with the second, the checkpoints fit
+    name = "write" if when == "checkpoint" else "save"
+    real, before = getattr(owner, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*given: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, limited)
+    files = {"spec": "spec.toml", "config": "config.json", "output": "out"}
+    asked = [word for flag, file in files.items() for word in (f"--{flag}", str(tmp_path / file))]
+    try:
+        code = run(Lazy("kdnas", COMMANDS), ["distill", *asked])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert code == 2, said
+    lines = [line for line in said.splitlines() if line.startswith("kdnas: ")]
+    assert len(lines) == 1 and "the disk is full. Make room there" in lines[0], said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("folder"))
 
 
 @pytest.mark.parametrize(

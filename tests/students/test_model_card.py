@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from kdnas.study.spec import from_values
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 from tests.encoders import tiny_encoder
+from tests.outside import Outside
 from tests.recipes import tiny_causal
 
 NOTHING = Origin(None, None, "texts.txt", None)
@@ -147,14 +145,11 @@ def test_the_words_of_a_card() -> None:
     assert "| parameters of the body | 1,234,567 | – |" in by_hand
 
 
-def run_snippet(folder: Path) -> str:
+def run_snippet(outside: Outside, folder: Path) -> str:
     """What the card's own Python prints, run in the model's folder without kdnas and without network."""
     text = (folder / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules['kdnas'] = None\n{code}\nprint(type(model).__name__)"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = outside.run(f"import sys; sys.modules['kdnas'] = None\n{code}\nprint(type(model).__name__)", folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -172,9 +167,9 @@ def classifier_at(folder: Path, place: Path) -> Path:
     return place
 
 
-def test_the_snippet_of_an_encoder_runs_as_it_stands(tmp_path: Path) -> None:
+def test_the_snippet_of_an_encoder_runs_as_it_stands(tmp_path: Path, outside: Outside) -> None:
     tiny_encoder(tmp_path)
-    assert run_snippet(with_card(tmp_path, opens_with="AutoModel")).strip() == "BertModel"
+    assert run_snippet(outside, with_card(tmp_path, opens_with="AutoModel")).strip() == "BertModel"
 
 
 def test_the_card_names_the_class_that_reads_the_tokenizer_right() -> None:
@@ -184,15 +179,15 @@ def test_the_card_names_the_class_that_reads_the_tokenizer_right() -> None:
     assert "tokenizer = AutoTokenizer.from_pretrained(folder)\n" in card(facts(), NOTHING)
 
 
-def test_the_snippet_of_a_causal_model_generates(tmp_path: Path) -> None:
+def test_the_snippet_of_a_causal_model_generates(tmp_path: Path, outside: Outside) -> None:
     tiny_causal.folder(tmp_path, steps=0)
-    said = run_snippet(with_card(tmp_path, opens_with="AutoModelForCausalLM", config={"model_type": "llama"}))
+    said = run_snippet(outside, with_card(tmp_path, opens_with="AutoModelForCausalLM", config={"model_type": "llama"}))
     assert len(said.splitlines()) >= 2 and said.splitlines()[-1] == "LlamaForCausalLM"
     assert ModelCard.load(tmp_path / "README.md").data.pipeline_tag == "text-generation"
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_the_snippet_of_an_adapter_runs_as_it_stands(tmp_path: Path, cut: bool) -> None:
+def test_the_snippet_of_an_adapter_runs_as_it_stands(tmp_path: Path, outside: Outside, cut: bool) -> None:
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForSequenceClassification
 
@@ -204,7 +199,7 @@ def test_the_snippet_of_an_adapter_runs_as_it_stands(tmp_path: Path, cut: bool) 
     if not cut:
         model.config.save_pretrained(tmp_path)
     with_card(tmp_path, opens_with="PeftModel", base="base" if cut else str(base))
-    assert run_snippet(tmp_path).strip() == "PeftModelForSequenceClassification"
+    assert run_snippet(outside, tmp_path).strip() == "PeftModelForSequenceClassification"
 
 
 def test_a_broken_kdnas_json_is_one_line(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def _open_and_tell(model: str, queue: Any) -> None:
 
 def test_two_workers_at_once_build_it_once(tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path / "m")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # with torch loaded already
     queue = context.Queue()
     workers = [context.Process(target=_open_and_tell, args=(str(folder), queue)) for _ in range(2)]
     for worker in workers:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.css.stylesheet import Stylesheet
 
 from tests.tui.filled import demo, new_store, study
 
@@ -14,6 +17,23 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.delenv("KDNAS_STORAGE", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _styles_parsed_once() -> Iterator[None]:
+    """Each app parses the same style sheets, which takes a fifth of a test's time; parsed rules never change."""
+    known: dict[Any, Any] = {}
+    parse = Stylesheet._parse_rules
+
+    def remembered(sheet: Any, *given: Any, **named: Any) -> Any:
+        key = (given, tuple(sorted(named.items())), tuple(sorted(sheet._variables.items())))
+        if key not in known:
+            known[key] = parse(sheet, *given, **named)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stylesheet, "_parse_rules", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")
