@@ -177,6 +177,8 @@ def test_a_text_is_parsed_to_what_it_says(text: str, root: Node | None) -> None:
 def test_as_many_parentheses_as_are_allowed_may_stand_in_and_beside_each_other() -> None:
     assert parse("(" * 40 + "a" + ")" * 40).root == A
     assert parse("(a) " * 100).root == And((A,) * 100)
+    with pytest.raises(FilterError, match="More than 40 parentheses"):  # those that are closed make no room for more
+        parse("(a) " * 9 + "(" * 41 + "a" + ")" * 41)
 
 
 @pytest.mark.parametrize(
