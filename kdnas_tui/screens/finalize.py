@@ -13,7 +13,7 @@ from typing import Any
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Input, Static
 
 from kdnas.students import model_folder as folders
 from kdnas.study.rows import RunRow, WorkerRow
@@ -23,11 +23,12 @@ from kdnas.system.liveness import this_host
 from kdnas_tui import words, workers
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.tick import Tick
 
 BAR = 20  # cells of a progress bar
 
@@ -47,7 +48,6 @@ class FinalizeScreen(Frame):
     FinalizeScreen .gap { margin: 1 0 0 0; }
     FinalizeScreen .label { width: 12; color: $foreground 65%; }
     FinalizeScreen Input { width: 1fr; }
-    FinalizeScreen Checkbox { border: none; padding: 0; background: $background; height: 1; }
     FinalizeScreen #hint { margin: 1 0 0 12; }
     FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
     """
@@ -74,7 +74,7 @@ class FinalizeScreen(Frame):
                 yield Field(str(spec.get("full", {}).get("epochs", 20)), id="epochs")
             with Horizontal(classes="row"):
                 yield Static("", classes="label")
-                yield Checkbox("ONNX too", id="onnx", compact=True)
+                yield Tick("ONNX too", id="onnx")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
                 yield ActButton("Distil", id="start")
@@ -147,6 +147,7 @@ class FinalizeScreen(Frame):
 
     # ------------------------------------------------------------------ actions
 
+    @writes
     def action_start(self) -> None:
         try:
             trial, place, epochs = self._wanted()
@@ -155,10 +156,11 @@ class FinalizeScreen(Frame):
             return
         name = self._watched.name
         asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
-        if self.query_one("#onnx", Checkbox).value:
+        if self.query_one("#onnx", Tick).value:
             asked.append("--onnx")
         self._begin(asked, str(place), "finalize")
 
+    @writes
     def action_score(self) -> None:
         """Task scores of the model that was made last."""
         made = [run for run in self._watched.runs if run.kind == "finalize" and run.state == "done"]
@@ -167,6 +169,7 @@ class FinalizeScreen(Frame):
             return
         self._begin(["evaluate", made[-1].folder], made[-1].folder, "evaluate")
 
+    @writes
     def action_stop(self) -> None:
         """The processes on this machine that are at it; what is finished is kept."""
         mine = [w for w in self._watched.crew if w.alive and w.task in ("finalize", "evaluate")]
