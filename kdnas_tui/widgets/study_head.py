@@ -47,7 +47,7 @@ def head(
     def part(leaves: int, *pieces: tuple[str, str]) -> None:
         parts.append((leaves, Text.assemble(*pieces)))
 
-    part(0, (fitted(name, min(cell_len(name), max(12, width - 32))), "bold"))
+    part(0, (fitted(name, min(cell_len(name), max(10, width - 56))), "bold"))
     part(0, (f"{sign} {str(row.status).upper()}", colours.get(LOOKS[look], "")))
     if readonly:
         part(3, ("read only", "dim"))
