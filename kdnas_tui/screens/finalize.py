@@ -6,6 +6,7 @@ What runs is `kdnas finalize` and `kdnas evaluate`; the screen reads their rows 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from kdnas.students import model_folder as folders
+from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
@@ -49,6 +51,7 @@ class FinalizeScreen(Frame):
     FinalizeScreen .label { width: 12; color: $foreground 65%; }
     FinalizeScreen Input { width: 1fr; }
     FinalizeScreen #hint { margin: 1 0 0 12; }
+    FinalizeScreen #facts { margin: 0 0 0 12; height: auto; }
     FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
     """
 
@@ -79,6 +82,7 @@ class FinalizeScreen(Frame):
                 yield Static("", classes="label")
                 yield ActButton("Distil", id="start")
             yield Static("", id="hint", classes="hint")
+            yield Static("", id="facts")
             yield Static("", id="runs")
         yield KeyBar("finalize")
 
@@ -120,14 +124,36 @@ class FinalizeScreen(Frame):
         return int(text), place, int(epochs)
 
     def _check(self) -> None:
-        fault = ""
+        fault, facts = "", Text()
         try:
-            _, place, _ = self._wanted()
-            if partial_of(place).exists():
-                fault = f"Goes on from the checkpoints in {partial_of(place).name}."
+            trial, place, _ = self._wanted()
+            facts = self._facts(trial, place)
         except KdnasError as error:
             fault = str(error)
         self.query_one("#hint", Static).update(Text(fault))
+        self.query_one("#facts", Static).update(facts)
+
+    def _facts(self, trial: int, place: Path) -> Text:
+        """Which candidate it is, where its model will lie, whether a run is gone on with, and the command."""
+        text = Text()
+        scored = self._watched.trials.scored(trial) if self._watched.trials is not None else None
+        if scored is not None:
+            text.append(f"{in_words(scored)}\n")
+        text.append("into ", style="dim").append(f"{place}\n")
+        if partial_of(place).exists():
+            text.append("It goes on from the checkpoints that are there.\n")
+        text.append("$ ", style="dim").append(shlex.join(["kdnas", *self._asked()]))
+        return text
+
+    def _asked(self) -> list[str]:
+        """The words of the command. Raises UsageError as `_wanted` does."""
+        trial, place, epochs = self._wanted()
+        name = self._watched.name
+        asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
+        return [*asked, "--onnx"] if self.query_one("#onnx", Tick).value else asked
+
+    def on_checkbox_changed(self) -> None:
+        self._check()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id == "trial" and not self._named:
@@ -150,14 +176,11 @@ class FinalizeScreen(Frame):
     @writes
     def action_start(self) -> None:
         try:
-            trial, place, epochs = self._wanted()
+            _, place, _ = self._wanted()
+            asked = self._asked()
         except KdnasError as error:
             self.query_one("#hint", Static).update(Text(str(error)))
             return
-        name = self._watched.name
-        asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
-        if self.query_one("#onnx", Tick).value:
-            asked.append("--onnx")
         self._begin(asked, str(place), "finalize")
 
     @writes
@@ -209,6 +232,21 @@ class FinalizeScreen(Frame):
         if not said:
             said.append("No candidate of this study has become a model yet.", style="dim")
         self.query_one("#runs", Static).update(said)
+
+
+def in_words(scored: Scored) -> str:
+    """A candidate's sizes and figures on a line."""
+    row = scored.row
+    sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
+    parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
+    parts.append(f"loss {words.figure(scored.loss_used)}")
+    if row.latency_ms is not None:
+        parts.append(f"{words.milliseconds(row.latency_ms)} ms")
+    if scored.speedup is not None:
+        parts.append(f"{scored.speedup:.1f} × the teacher")
+    if row.parameters is not None:
+        parts.append(f"{words.count(row.parameters)} parameters")
+    return f"{sizes}: {', '.join(parts)}"
 
 
 def run_text(run: RunRow, crew: list[WorkerRow]) -> Text:

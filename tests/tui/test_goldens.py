@@ -83,7 +83,6 @@ SCREENS: dict[str, Steps] = {
     "about": _keys("v"),
     "help": _keys("question_mark"),
     "columns": _keys("C"),
-    "finalize": _keys("f"),
     "stop": _stop,
 }
 ON_THREE = frozenset({"studies", "new_study", "study_running", "stop"})  # what a finished study does not show

@@ -53,3 +53,23 @@ async def test_a_long_name_leaves_the_columns_and_a_paused_study_does_not_run(tm
             assert "1 running, 1 paused" in lines[0]
             titles.append(lines[2].split())
     assert titles[0] == titles[1]
+
+
+async def test_finalize_says_which_candidate_where_to_and_how(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with driven(app_on(str(recorded)), (120, 36)) as pilot:
+        await opened(pilot, "quickstart")
+        shown = await _press(pilot, "f")
+        said = " ".join(shown.split())
+        assert "hidden layers 4, hidden size 384" in said and "rank 1, loss 0.471, 34.5 ms" in said
+        place = tmp_path / "quickstart-11"
+        together = "".join(line.strip() for line in shown.splitlines()).replace(" ", "")
+        assert f"into{place}" in together
+        assert f"$kdnasfinalizequickstart--trial11--output{place}--epochs6" in together
+        place.with_name("quickstart-11.partial").mkdir()
+        pilot.app.screen.query_one("#epochs").value = "7"
+        shown = await _press(pilot)
+        assert "--epochs 7" in " ".join(shown.split()) and "goes on from the checkpoints" in shown
+        assert not str(pilot.app.screen.query_one("#hint").content)  # it is no fault
