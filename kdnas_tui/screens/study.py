@@ -334,7 +334,9 @@ class StudyScreen(Filtering):
                 watched.current(),
             )
             table = self.query_one(TrialsTable)
-            legend = study_head.legend(watched.trials, table.pages.elsewhere, self.app.theme_variables)
+            legend = study_head.legend(
+                watched.trials, table.pages.elsewhere, self.app.size.width, self.app.theme_variables
+            )
             self.query_one("#legend", Says).show(legend)
         self.query_one("#below", Says).show(text)
 

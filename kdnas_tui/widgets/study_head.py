@@ -22,6 +22,7 @@ from kdnas_tui.widgets.column_fit import fitting
 from kdnas_tui.widgets.lines import clean, fitted
 
 MOST_DEVICES = 4
+ROOMY = 60  # cells from which the legend says more than a word
 WITH_UNITS = 72  # cells from which the numbers say what they count
 
 
@@ -82,14 +83,14 @@ def _joined(parts: Sequence[Text], text: Text) -> Text:
     return text
 
 
-def legend(trials: Board, elsewhere: int, colours: Mapping[str, str]) -> Text:
+def legend(trials: Board, elsewhere: int, width: int, colours: Mapping[str, str]) -> Text:
     """What the signs of the table mean, those that stand in it, and how many columns have no room."""
     text = Text(no_wrap=True, overflow="ellipsis", style="dim")
     standing, accent, error = trials.standing, colours.get("accent", ""), colours.get("error", "")
     for sign, look, says, there in (
         ("*", accent, "front", bool(standing.front.any())),
         ("~", "", "tie", bool(standing.tie.any())),
-        ("!", error, "doubtful latency", trials.flagged()),
+        ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", trials.flagged()),
         ("●", accent, "marked", bool(trials.marked().any())),
     ):
         if there:
@@ -119,7 +120,7 @@ def below(
         text.append("its worker is gone; press r to go on")
     elif row.status is Status.FAILED:
         fault = next((worker.error for worker in reversed(crew) if worker.error), None)
-        text.append(f"{clean(fault or 'its worker failed')}; press r to try again")
+        text.append(f"{clean(fault or 'its worker failed').rstrip('.')}; press r to try again")
     elif row.status in (Status.PAUSED, Status.STOPPED):
         text.append(f"{row.status}; press r to go on")
     else:

@@ -62,10 +62,11 @@ def test_a_pane_is_zoomed_and_a_phone_gets_the_table() -> None:
 def test_the_legend_says_what_stands_in_the_table_and_no_more() -> None:
     board = Board(-0.06, 0.6)
     board.update([made_row(0, loss=0.2, latency_ms=5.0)])
-    assert legend(board, 0, {}).plain.split() == ["*", "front"]
+    assert legend(board, 0, 80, {}).plain.split() == ["*", "front"]
     board.update([made_row(1, loss=0.3, latency_ms=4.0, latency_flag="unsettled", marked=True)])
-    said = legend(board, 3, {}).plain
+    said = legend(board, 3, 80, {}).plain
     assert "! doubtful latency" in said and "● marked" in said and "→ 3 more columns" in said
+    assert "! doubtful  ●" in legend(board, 5, 48, {}).plain
 
 
 def test_an_eta_is_a_range_and_only_where_it_is_known() -> None:
