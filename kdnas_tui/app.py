@@ -57,12 +57,14 @@ class KdnasApp(App[str]):
         clock: Callable[[], float] = time.time,
         period: float = 1.0,
         farewell: str = "",
+        readonly: str = "",
     ) -> None:
         super().__init__()
         self.animation_level = "none"  # animations cost a slow line too much
         self.storage = storage
         self.first_study, self.first_preset = study, preset
         self.clock = clock
+        self.readonly = readonly
         self.farewell = farewell
         self.ascii = ascii
         if self.no_color:
@@ -125,7 +127,7 @@ class KdnasApp(App[str]):
         if study_exists(self.storage, study):
             self.open_study(study)
         else:
-            self.push_screen(NewStudyScreen(self, values))
+            self.push_screen(NewStudyScreen(self, values, preset=name))
 
     def _signalled(self, number: int) -> None:
         self.farewell = ""
@@ -184,6 +186,9 @@ class KdnasApp(App[str]):
         """Write to the store in a thread; a fault becomes a notice with its hint."""
         from kdnas.store.database import open_store
 
+        if self.readonly:
+            self.call_from_thread(self.fault, UsageError(self.readonly))
+            return
         try:
             if self._writer is None:
                 self._writer = open_store(self.storage)
@@ -225,7 +230,7 @@ class KdnasApp(App[str]):
 
     def action_next_theme(self) -> None:
         self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
-        settings.write(settings.Settings(self.theme, settings.read().ascii))
+        settings.keep(theme=self.theme)
 
     async def refresh_css(self, animate: bool = True) -> None:  # type: ignore[override]  # is only ever called back
         """Apply another theme as Textual does, but one part at a time, so that keys are heard in between."""

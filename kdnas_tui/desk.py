@@ -29,6 +29,7 @@ class Desk(Protocol):
 
     storage: str
     clock: Callable[[], float]  # UTC seconds
+    readonly: str  # why nothing may be changed, a sentence; "" where it may
 
     @property
     def feed(self) -> Watching: ...

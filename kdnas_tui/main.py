@@ -15,6 +15,9 @@ from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import memory, settings, theme, words
 from kdnas_tui.app import KdnasApp
 
+RECORDED = "This is a recorded study: it is only looked at. Begin one of your own with `kdnas-tui --preset quickstart`."
+READONLY = "The screens were opened with --readonly: nothing is changed. Open them without it."
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Exit with 0, with 2 where no screen can be shown, with 128 + n after signal n."""
@@ -33,6 +36,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--locate", action="store_true", help="print where settings, stores, logs and caches lie")
     parser.add_argument("--demo", action="store_true", help="look round in a recorded study; nothing runs")
+    parser.add_argument("--readonly", action="store_true", help="look only: nothing is changed, started or stopped")
     parser.add_argument("--serve", action="store_true", help="serve the screens to a browser on this machine only")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of --serve (default 8000)")
     chosen = parser.parse_args(arguments)
@@ -65,7 +69,7 @@ def _run(chosen: argparse.Namespace) -> int:
         from kdnas.store import recording
 
         with recording.opened(recording.shipped()) as (url, study):
-            return show(KdnasApp(url, study=study, ascii=ascii_only))
+            return show(KdnasApp(url, study=study, ascii=ascii_only, readonly=RECORDED))
     if chosen.study is not None and chosen.preset is not None:
         raise UsageError("A study and a preset were both given.", "Give one of them.")
     if chosen.study is not None:
@@ -78,7 +82,8 @@ def _run(chosen: argparse.Namespace) -> int:
         from kdnas.system.paths import preset
 
         preset(chosen.preset)  # before anything is drawn; read where its form is made
-    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only))
+    readonly = READONLY if chosen.readonly else ""
+    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only, readonly=readonly))
 
 
 def show(app: KdnasApp) -> int:

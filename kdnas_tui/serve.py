@@ -26,7 +26,11 @@ def command(chosen: argparse.Namespace) -> str:
     words = [sys.executable, "-m", "kdnas_tui"]
     words += [chosen.study] if chosen.study else []
     words += ["--preset", chosen.preset] if chosen.preset else []
-    words += [flag for flag, given in (("--demo", chosen.demo), ("--ascii", chosen.ascii)) if given]
+    words += [
+        flag
+        for flag, given in (("--demo", chosen.demo), ("--readonly", chosen.readonly), ("--ascii", chosen.ascii))
+        if given
+    ]
     return shlex.join(words)
 
 

@@ -120,7 +120,7 @@ _PLAIN = str.maketrans(
         **dict.fromkeys("╱", "/"),
         **dict.fromkeys("╲", "\\"),
         **dict.fromkeys("╳×", "x"),
-        "±": "~",
+        "±": "+",  # ~ is the mark of a tie
         "≈": "~",
         "≤": "<",
         "≥": ">",

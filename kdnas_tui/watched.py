@@ -6,19 +6,25 @@ asks nothing of the store and knows no Textual.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdnas.study.filter import ALIASES, COLUMNS, Filter, parse
+from kdnas.study.columns import CodedColumn
+from kdnas.study.filter import COLUMNS, Filter, parse
 from kdnas.study.ranking import Scored
-from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, StudyRow, WorkerRow
+from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
+from kdnas_tui import filter_words
 from kdnas_tui.feed import News
 
 if TYPE_CHECKING:
     from kdnas_tui.machine import Reading
+
+
+FEWEST = 3  # finished trials before it is said how long the rest may take
 
 
 class Watched:
@@ -41,6 +47,8 @@ class Watched:
         self.mask: np.ndarray | None = None  # of the trials that pass the filter; None where all do
         self.cursor: int | None = None
         self.sort_key, self.descending = "reward", True
+        self.redraw: Callable[[], None] | None = None  # called where something changed that the store does not know
+        self._marks: dict[int, bool] = {}  # of trials, in place of those in the store
         self._followers: list[Callable[[int], None]] = []
 
     # ------------------------------------------------------------------ news
@@ -57,6 +65,7 @@ class Watched:
             self.trials = news.board
         if self.trials is not None:
             self.trials.update(list(news.trials.values()))
+            self._mark_again()
             if self.study is not None:
                 self.trials.rescore(self.study.alpha, self.study.beta)
         for part, value in (
@@ -82,21 +91,47 @@ class Watched:
     def use_filter(self, text: str, *, typing: bool = False) -> bool:
         """Filter by the text; True where that shows other trials. Raises FilterError and keeps the last good filter.
 
-        While it is typed, a last word that may yet become a comparison does not filter.
+        While it is typed, only what is finished of it filters.
         """
         keys = frozenset() if self.trials is None else self.trials.keys()
-        chosen = parse(text, keys)
-        if typing:
-            chosen = parse(without_unfinished(text, keys), keys)
+        chosen = parse(filter_words.finished(text, self._values) if typing else text, keys)
         if chosen == self.filter:
             return False
         self.filter = chosen
         self._filter_again()
         return True
 
+    def completed(self, text: str) -> str | None:
+        """The filter with its last word written out; None where it cannot go on."""
+        return filter_words.completed(text, () if self.trials is None else self.trials.keys(), self._values)
+
+    def _values(self, key: str) -> list[str]:
+        """The words that trials have under a key of the filter, the most frequent kind of value only."""
+        if self.trials is None:
+            return []
+        column = COLUMNS.get(key)
+        found = [self.trials.coded(column.field or "")] if column is not None else self.trials.keyed(key)
+        words = (value for coded in found if isinstance(coded, CodedColumn) for value in coded.values[1:])
+        parts = (part for value in words for part in (value if isinstance(value, tuple) else (value,)))
+        return sorted({part for part in parts if isinstance(part, str) and part and " " not in part})
+
     def _filter_again(self) -> None:
         everything = self.trials is None or not len(self.trials) or self.filter.empty
         self.mask = None if everything or self.trials is None else self.trials.mask(self.filter)
+
+    def mark_here(self, number: int, marked: bool) -> None:
+        """Mark a trial for as long as it is watched; the store is left as it is."""
+        self._marks[number] = marked
+        self._mark_again()
+        self._filter_again()
+        if self.redraw is not None:
+            self.redraw()
+
+    def _mark_again(self) -> None:
+        for number, marked in self._marks.items():
+            scored = self.trials.scored(number) if self.trials is not None else None
+            if self.trials is not None and scored is not None and scored.row.marked is not marked:
+                self.trials.update([replace(scored.row, marked=marked)])
 
     # ------------------------------------------------------------------ cursor
 
@@ -140,14 +175,29 @@ class Watched:
         """What the first worker that lives says it does."""
         return next((worker.doing for worker in self.crew if worker.alive and worker.doing), None)
 
+    def eta(self, now: float) -> tuple[float, float] | None:
+        """Seconds until the budget is spent, from and to; None where nothing can be said.
+
+        Of the times of what has finished here: their mean, and two standard errors to each side. Nothing is said of
+        fewer than `FEWEST` trials, nor while a trial takes longer than any before it.
+        """
+        row, trials = self.study, self.trials
+        if row is None or trials is None or row.status is not Status.RUNNING or not row.workers or not trials.whole:
+            return None
+        took = trials.column("duration")
+        took = took[np.isfinite(took) & (trials.column("epoch") > 0)]
+        if len(took) < FEWEST:
+            return None
+        mean, deviation = float(took.mean()), float(took.std(ddof=1))
+        begun = now - trials.started()[trials.runs()]
+        if len(begun) and float(begun.max()) > max(float(took.max()), mean + 3 * deviation):
+            return None
+        left = max(0, row.trials - row.done)
+        work = left * mean - float(np.minimum(begun, mean).sum())
+        spread = 2 * deviation * (np.sqrt(left) + left / np.sqrt(len(took)))
+        return max(0.0, work - spread) / row.workers, (work + spread) / row.workers
+
     @property
     def sketched(self) -> bool:
         """Whether there is only a sketch of very many trials yet, which the next second completes."""
         return self.trials is not None and not self.trials.whole
-
-
-def without_unfinished(text: str, keys: Iterable[str]) -> str:
-    """The filter without a last word that may yet become a comparison: the table does not go empty under `laten`."""
-    *_, last = text.split(" ")
-    names = {*COLUMNS, *ALIASES, *keys}
-    return text[: len(text) - len(last)] if last and any(name.startswith(last) for name in names) else text

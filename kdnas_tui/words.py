@@ -17,6 +17,12 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def span(low: float, high: float) -> str:
+    """`1h05–1h40`; one time where both say the same."""
+    first, last = duration(low), duration(high)
+    return first if first == last else f"{first}–{last}"
+
+
 def ago(now: float, moment: float | None) -> str:
     return "–" if moment is None else duration(now - moment)
 

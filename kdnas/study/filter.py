@@ -66,6 +66,7 @@ COLUMNS: dict[str, Column] = {
         Column("low", "lower end of the median's 95 % interval", "ms", "latency_low_ms"),
         Column("high", "upper end of the median's 95 % interval", "ms", "latency_high_ms"),
         Column("interval", "width of the median's 95 % interval", "ms"),
+        Column("half", "half of that interval, the ± of the latency", "ms"),
         Column("teacher", "the teacher's latency beside it", "ms", "teacher_latency_ms"),
         Column("speedup", "teacher's latency over the student's", "times"),
         Column("params", "parameters", "count", "parameters"),
@@ -85,8 +86,11 @@ COLUMNS: dict[str, Column] = {
     )
 }
 
-SHORT = {"#": "number", "lat": "latency", "x": "speedup", "parameters": "params", "tags": "tag", "time": "duration"}
-"""Other names of columns."""
+SHORT = {
+    "#": "number", "lat": "latency", "±": "half", "+": "half", "x": "speedup", "×t": "speedup", "xt": "speedup",
+    "parameters": "params", "tags": "tag", "time": "duration", "l": "layers", "h": "width", "a": "heads",
+}  # fmt: skip
+"""Other names of columns and sizes: every heading of the table of trials is among them, as is its ASCII form."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layers", "n_layer", "num_layers"),
@@ -391,7 +395,7 @@ class _Parser:
 
     def _resolve(self, key: _Token) -> str:
         lower = key.text.lower()
-        lower = SHORT.get(lower, lower)
+        lower = lower if key.text in self.keys else SHORT.get(lower, lower)
         if lower in COLUMNS or lower in ALIASES:
             return lower
         for name in (key.text, lower):

@@ -45,12 +45,29 @@ NAMED = {  # part of the spec → its name where none is given
 }
 
 
-def command(spec: StudySpec, storage: str | None = None) -> str:
-    """The `kdnas search` line that begins this very study: its name and what differs from the defaults."""
+def command(spec: StudySpec, storage: str | None = None, preset: tuple[str, StudySpec] | None = None) -> str:
+    """The `kdnas search` line that begins this very study: its name and what differs from the defaults.
+
+    With a preset (its name and spec) the line names it, and then what differs from it.
+    """
     words = ["kdnas", "search", spec.name]
     flat, understood = flatten(spec), _understood(spec)
+    taken_away: list[str] = []
+    if preset is not None and _lacking(flatten(preset[1]), flat):
+        preset = None  # no flag takes a key of a mapping away
+    if preset is not None:
+        words += ["--preset", preset[0]]
+        based = flatten(preset[1])
+        # Another recipe or strategy starts from its own defaults, as `overlay` has it.
+        others = tuple(f"{part}." for part in NAMED if based[f"{part}.name"] != flat[f"{part}.name"])
+        of_preset = {field: value for field, value in based.items() if not field.startswith(others)}
+        of_preset |= {f"{part}.name": based[f"{part}.name"] for part in NAMED}
+        understood = {field: value for field, value in understood.items() if field.startswith(others)} | of_preset
+        taken_away = [field for field in of_preset if flat.get(field) is None and of_preset[field] is not None]
     for field in sorted(flat, key=lambda f: (list(FLAGS).index(f) if f in FLAGS else len(FLAGS), f)):
         value = flat[field]
+        if field in taken_away:
+            words += ["--set", f"{field}="]
         if field == "name" or value is None or (field in understood and value == understood[field]):
             continue
         if field in FLAGS:
@@ -65,6 +82,12 @@ def command(spec: StudySpec, storage: str | None = None) -> str:
     if storage is not None:
         words += ["--storage", storage]
     return shlex.join(words)
+
+
+def _lacking(based: Mapping[str, Any], flat: Mapping[str, Any]) -> bool:
+    """Whether a mapping (of choices, say) has keys that the other one's lacks."""
+    held = {field: value for field, value in based.items() if isinstance(value, Mapping)}
+    return any(not set(value) <= set(flat.get(field) or ()) for field, value in held.items())
 
 
 def _understood(spec: StudySpec) -> dict[str, Any]:

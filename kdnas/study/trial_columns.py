@@ -252,6 +252,10 @@ class Board:
         """When each trial ended, UTC seconds, NaN while it runs; float [n]."""
         return self._columns["ended"][: self._n]
 
+    def started(self) -> np.ndarray:
+        """When each trial began, UTC seconds; float [n]."""
+        return self._columns["started"][: self._n]
+
     def began(self) -> float:
         """When the first trial began, UTC seconds."""
         return float(self._columns["started"][: self._n].min()) if self._n else 0.0
@@ -262,9 +266,20 @@ class Board:
 
     def running(self) -> list[int]:
         """Numbers of the trials that run."""
-        running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)
-        found: list[int] = self.numbers[running].tolist()
+        found: list[int] = self.numbers[self.runs()].tolist()
         return found
+
+    def runs(self) -> np.ndarray:
+        """Which trials run, bool [n]."""
+        return self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)
+
+    def states(self) -> frozenset[str]:
+        """The states that trials have had."""
+        return frozenset(self._coded["state"].values[1:])
+
+    def flagged(self) -> bool:
+        """Whether any trial's latency has been doubtful."""
+        return any(self._coded["latency_flag"].values[1:])
 
     def marked(self) -> np.ndarray:
         """Which trials are marked, bool [n]."""
@@ -298,6 +313,8 @@ class Board:
                 return self._columns["ended"][:n] - self._columns["started"][:n]
             case "interval":
                 return self._columns["latency_high_ms"][:n] - self._columns["latency_low_ms"][:n]
+            case "half":
+                return self.column("interval") / 2
         found = np.full(n, np.nan)
         for values in reversed(list(self.keyed(key))):
             if isinstance(values, CodedColumn):

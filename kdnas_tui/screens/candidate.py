@@ -47,6 +47,7 @@ class CandidateScreen(Page):
     def action_mark(self) -> None:
         if self.watched.cursor is not None:
             steering.mark(self.watched, self.desk, self.watched.cursor)
+            self.draw()
 
     def action_next(self) -> None:
         self._step(1)

@@ -44,7 +44,7 @@ class ExportScreen(Frame):
     def compose(self) -> ComposeResult:
         yield Static(Text.assemble((f"{self._watched.name}  ", "dim"), ("export", "bold")), classes="head")
         with VerticalScroll(id="export", can_focus=False):
-            yield OptionList(*(Option(Text(label), name) for name, label in WHICH), id="which", compact=True)
+            yield OptionList(*(Option(_choice(label, False), name) for name, label in WHICH), id="which", compact=True)
             with Horizontal(classes="row gap"):
                 yield Static("how many", classes="label")
                 yield Field("10", id="top")
@@ -121,6 +121,9 @@ class ExportScreen(Frame):
         self._check()
 
     def on_option_list_option_highlighted(self) -> None:
+        which = self.query_one(OptionList)
+        for place, (_, label) in enumerate(WHICH):
+            which.replace_option_prompt_at_index(place, _choice(label, place == which.highlighted))
         self._check()
 
     def on_option_list_option_selected(self) -> None:
@@ -161,3 +164,8 @@ class ExportScreen(Frame):
     def _done(self) -> None:
         if self.is_current:
             self.dismiss()
+
+
+def _choice(label: str, chosen: bool) -> Text:
+    """A choice with its sign: a colour alone says nothing without colours."""
+    return Text(f"({'•' if chosen else ' '}) {label}")

@@ -6,6 +6,7 @@ What runs is `kdnas finalize` and `kdnas evaluate`; the screen reads their rows 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Input, Static
 
 from kdnas.students import model_folder as folders
+from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
@@ -23,11 +25,12 @@ from kdnas.system.liveness import this_host
 from kdnas_tui import words, workers
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.tick import Tick
 
 BAR = 20  # cells of a progress bar
 
@@ -47,8 +50,8 @@ class FinalizeScreen(Frame):
     FinalizeScreen .gap { margin: 1 0 0 0; }
     FinalizeScreen .label { width: 12; color: $foreground 65%; }
     FinalizeScreen Input { width: 1fr; }
-    FinalizeScreen Checkbox { border: none; padding: 0; background: $background; height: 1; }
     FinalizeScreen #hint { margin: 1 0 0 12; }
+    FinalizeScreen #facts { margin: 0 0 0 12; height: auto; }
     FinalizeScreen #runs { margin: 1 0 0 0; height: auto; }
     """
 
@@ -74,11 +77,12 @@ class FinalizeScreen(Frame):
                 yield Field(str(spec.get("full", {}).get("epochs", 20)), id="epochs")
             with Horizontal(classes="row"):
                 yield Static("", classes="label")
-                yield Checkbox("ONNX too", id="onnx", compact=True)
+                yield Tick("ONNX too", id="onnx")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
                 yield ActButton("Distil", id="start")
             yield Static("", id="hint", classes="hint")
+            yield Static("", id="facts")
             yield Static("", id="runs")
         yield KeyBar("finalize")
 
@@ -120,14 +124,36 @@ class FinalizeScreen(Frame):
         return int(text), place, int(epochs)
 
     def _check(self) -> None:
-        fault = ""
+        fault, facts = "", Text()
         try:
-            _, place, _ = self._wanted()
-            if partial_of(place).exists():
-                fault = f"Goes on from the checkpoints in {partial_of(place).name}."
+            trial, place, _ = self._wanted()
+            facts = self._facts(trial, place)
         except KdnasError as error:
             fault = str(error)
         self.query_one("#hint", Static).update(Text(fault))
+        self.query_one("#facts", Static).update(facts)
+
+    def _facts(self, trial: int, place: Path) -> Text:
+        """Which candidate it is, where its model will lie, whether a run is gone on with, and the command."""
+        text = Text()
+        scored = self._watched.trials.scored(trial) if self._watched.trials is not None else None
+        if scored is not None:
+            text.append(f"{in_words(scored)}\n")
+        text.append("into ", style="dim").append(f"{place}\n")
+        if partial_of(place).exists():
+            text.append("It goes on from the checkpoints that are there.\n")
+        text.append("$ ", style="dim").append(shlex.join(["kdnas", *self._asked()]))
+        return text
+
+    def _asked(self) -> list[str]:
+        """The words of the command. Raises UsageError as `_wanted` does."""
+        trial, place, epochs = self._wanted()
+        name = self._watched.name
+        asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
+        return [*asked, "--onnx"] if self.query_one("#onnx", Tick).value else asked
+
+    def on_checkbox_changed(self) -> None:
+        self._check()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id == "trial" and not self._named:
@@ -147,18 +173,17 @@ class FinalizeScreen(Frame):
 
     # ------------------------------------------------------------------ actions
 
+    @writes
     def action_start(self) -> None:
         try:
-            trial, place, epochs = self._wanted()
+            _, place, _ = self._wanted()
+            asked = self._asked()
         except KdnasError as error:
             self.query_one("#hint", Static).update(Text(str(error)))
             return
-        name = self._watched.name
-        asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
-        if self.query_one("#onnx", Checkbox).value:
-            asked.append("--onnx")
         self._begin(asked, str(place), "finalize")
 
+    @writes
     def action_score(self) -> None:
         """Task scores of the model that was made last."""
         made = [run for run in self._watched.runs if run.kind == "finalize" and run.state == "done"]
@@ -167,6 +192,7 @@ class FinalizeScreen(Frame):
             return
         self._begin(["evaluate", made[-1].folder], made[-1].folder, "evaluate")
 
+    @writes
     def action_stop(self) -> None:
         """The processes on this machine that are at it; what is finished is kept."""
         mine = [w for w in self._watched.crew if w.alive and w.task in ("finalize", "evaluate")]
@@ -206,6 +232,21 @@ class FinalizeScreen(Frame):
         if not said:
             said.append("No candidate of this study has become a model yet.", style="dim")
         self.query_one("#runs", Static).update(said)
+
+
+def in_words(scored: Scored) -> str:
+    """A candidate's sizes and figures on a line."""
+    row = scored.row
+    sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
+    parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
+    parts.append(f"loss {words.figure(scored.loss_used)}")
+    if row.latency_ms is not None:
+        parts.append(f"{words.milliseconds(row.latency_ms)} ms")
+    if scored.speedup is not None:
+        parts.append(f"{scored.speedup:.1f} × the teacher")
+    if row.parameters is not None:
+        parts.append(f"{words.count(row.parameters)} parameters")
+    return f"{sizes}: {', '.join(parts)}"
 
 
 def run_text(run: RunRow, crew: list[WorkerRow]) -> Text:

@@ -5,7 +5,9 @@ A screen knows the desk, which the app fulfils, and never the app itself.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ClassVar, TypeVar, cast
 
 from textual.screen import Screen
 from textual.widget import Widget
@@ -52,6 +54,22 @@ class Frame(LaidOutOnce, Screen[Any]):
 
     def action_back(self) -> None:
         self.dismiss()
+
+
+Action = TypeVar("Action", bound=Callable[..., Any])
+
+
+def writes(action: Action) -> Action:
+    """For the action of a key that changes the store or starts something: it only says why where that is refused."""
+
+    @wraps(action)
+    def guarded(screen: Frame, *given: object) -> Any:
+        if not screen.desk.readonly:
+            return action(screen, *given)
+        screen.notify(screen.desk.readonly, timeout=4, markup=False)
+        return None
+
+    return cast("Action", guarded)
 
 
 def bindings(name: str) -> list[Any]:

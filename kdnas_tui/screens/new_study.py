@@ -26,7 +26,7 @@ from kdnas_tui import words, workers
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.screens.spec_fields import (
     ENTRIES,
     FIELDS,
@@ -34,6 +34,7 @@ from kdnas_tui.screens.spec_fields import (
     asset_of,
     check_value,
     choices,
+    figures,
     first_comment,
     form_values,
     id_of,
@@ -46,7 +47,9 @@ from kdnas_tui.screens.spec_fields import (
 from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.lines import wrapped
 
+TALL = 30  # lines from which the command may take four
 PLAN_AFTER_S = 0.7  # without a key before the plan is asked for
 
 
@@ -61,9 +64,10 @@ class NewStudyScreen(Frame):
         "": "Begin a study. ^s starts it.",
     }
 
-    def __init__(self, desk: Desk, values: Mapping[str, Any]) -> None:
+    def __init__(self, desk: Desk, values: Mapping[str, Any], preset: str = "") -> None:
         """`values`: nested values of a spec to begin from (a preset, a study to duplicate)."""
         super().__init__(desk)
+        self._preset = preset  # the spec that ships from which the form was filled
         self._values = dict(values)
         self._faults: dict[str, str] = {}
         self.spec: StudySpec | None = None
@@ -90,9 +94,10 @@ class NewStudyScreen(Frame):
                 with Horizontal(classes="row gap"):
                     yield Static("", classes="label")
                     yield ActButton("Start", id="start")
-                    yield Static("", id="hint")
             with Container(id="plan"):
                 yield Static("", id="says")
+        yield Static("", id="hint")
+        yield Static("", id="figures")
         yield Static("", id="command")
         yield KeyBar("new")
 
@@ -108,7 +113,9 @@ class NewStudyScreen(Frame):
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width >= 100, "wide")
-        self.set_class(event.size.height < 20, "low")
+        self.set_class(event.size.height < TALL, "low")
+        if self.is_mounted:
+            self.show_plan()
 
     def on_unmount(self) -> None:
         self.give_up_asking()
@@ -201,7 +208,8 @@ class NewStudyScreen(Frame):
         if self.spec is None:
             command.update(Text("the form has a fault: correct it to see the command", style="dim"))
         else:
-            command.update(Text.assemble(("$ ", "dim"), self._command()))
+            command.update(self._shortened(self._command()))
+        self.query_one("#figures", Static).update(self._figures())
         self.query_one("#says", Static).update(self._says())
 
     def _command(self) -> str:
@@ -209,11 +217,42 @@ class NewStudyScreen(Frame):
 
         assert self.spec is not None
         storage = self.desk.storage
-        line = spec_flags.command(self.spec, None if storage == default_storage() else storage)
+        base = (self._preset, from_values(preset_values(self._preset))) if self._preset else None
+        line = spec_flags.command(self.spec, None if storage == default_storage() else storage, base)
         count = self._field("workers").value.strip()
         return line if count == "1" else f"{line} --workers {count}"
 
+    def _shortened(self, line: str) -> Text:
+        """The command in as many lines as there is room for; where it is longer, the key that shows the whole."""
+        most = 2 if self.app.size.height < TALL else 4
+        lines = wrapped(f"$ {line}", max(20, self.app.size.width - 4))
+        if len(lines) > most:
+            end = " … F5 shows all"
+            lines = [*lines[: most - 1], lines[most - 1][: self.app.size.width - 4 - len(end)] + end]
+        return Text("\n".join(lines))
+
+    def action_command(self) -> None:
+        """The whole command, to read and to copy."""
+        if self.spec is None:
+            self._to_fault()
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "copy":
+                self.action_copy_command()
+
+        answers = [Answer("copy", "Copy it"), Answer("back", "Go back")]
+        self.app.push_screen(Ask("The same study as one command", answers, self._command()), answered)
+
     # ------------------------------------------------------------------ the plan
+
+    def _figures(self) -> Text:
+        """What one wants to know before one starts, in sight at every size: how much, how large, how long."""
+        if self._plan_fault:
+            return Text(f"It would not start: {self._plan_fault}", style=self.app.theme_variables.get("error", ""))
+        if self.plan is None:
+            return Text("reckoning candidates, cache and time …" if self._planning else "", style="dim")
+        return Text(" · ".join(figures(self.plan)), style="bold")
 
     def _ask_plan_later(self) -> None:
         wanted = "" if self.spec is None else to_toml(self.spec)
@@ -272,11 +311,6 @@ class NewStudyScreen(Frame):
         if self.plan is not None:
             for title, lines in plan_words(self.plan):
                 part(title, *lines)
-        elif self._plan_fault:
-            text.append("It would not start\n", style="bold")
-            text.append(self._plan_fault)
-        elif self._planning:
-            text.append("Asking for the size of the space, the cache and a rough time …", style="dim")
         return text
 
     # ------------------------------------------------------------------ events
@@ -331,6 +365,7 @@ class NewStudyScreen(Frame):
             except KdnasError as error:
                 self.desk.fault(error)
                 return
+            self._preset = name
             for field, text in form_values(values).items():
                 self._field(field).value = text
 
@@ -348,6 +383,7 @@ class NewStudyScreen(Frame):
         self._field(field).focus()
         self.notify(self._faults[field], severity="error", timeout=8, markup=False)
 
+    @writes
     def action_start(self) -> None:
         """Start, once the field has taken in what was typed before the key: on a busy machine that may still wait."""
         at = self.focused

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 WIDE = 100  # columns from which table and plots stand side by side
-CARD = (60, 16)  # below it, only a card
+CARD = (40, 12)  # below it, only a card
+LOW = 16  # lines below which the table goes without its legend
+PLOTS = 40  # cells that the plots keep where the table would take all
+STEP = 4  # cells by which the border moves
 
 Layout = Literal["wide", "tabs", "card"]
 Tab = tuple[str, str]  # name and title
@@ -27,28 +30,39 @@ ASIDE = TABS[2:]  # beside the table the Pareto plot stands above the tabs
 SIDE_BY_SIDE = ("trials", "pareto")
 
 EXPLAINED = {  # name of a part → what `?` says of it
-    "trials": "The trials, best reward first; < and > sort by another column, = turns the order round, a click on "
-    "a title sorts by it. * stands for the Pareto front (nothing is both better and faster), ~ for a reward that "
-    "cannot be told from a better one's, ± for half of the latency's 95 % interval, ×T for how many times faster "
-    "than the teacher it is.",
+    "trials": "The trials, best reward first; what runs stands above them. < and > sort by another column, = turns "
+    "the order round, a click on a title sorts by it. ← and → turn to the columns that have no room, C chooses them, "
+    "{ and } move the border, z gives a pane the whole screen.\n"
+    "* is:front, nothing is both better and faster\n"
+    "~ is:tie, its reward cannot be told from a better one's\n"
+    "! is:flagged, its latency is doubtful (the candidate's page says why)\n"
+    "● is:marked, by space\n"
+    "▰ state:running, how far the evaluation is, and its finished epochs\n"
+    "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · "
+    "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every finished trial a point; the line is the front. The cursor is the one "
     "of the table: arrows walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
     "latency's axis logarithmic.",
-    "history": "The best reward so far, trial by trial, and each trial's own; h shows them over hours.",
+    "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
+    "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one.",
     "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
     "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
     "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",
     "log": "What the workers wrote down. End follows the newest line, l leaves out lower levels, / searches, and < "
     "and > go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
-    "joined by and, or, not. is:front, is:tie and is:marked, tag:word, and bare words work too. Esc clears it.",
+    "joined by and, or, not. is:front, is:tie, is:flagged and is:marked, tag:word, and bare words work too. → or Tab "
+    "writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
 }
 
 
 class Panes:
     """`tab` is what is looked at; `aside` the tab beside the table where the terminal is wide."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: int = 0) -> None:
+        """`share`: the table's part of a wide screen in percent, 0 for what its columns want."""
+        self.share = share
+        self.zoomed = False  # one pane has a screen that is wide enough for all
         self.tab = "trials"
         self.aside = "history"
         self.layout: Layout = "wide"
@@ -57,7 +71,9 @@ class Panes:
     def fit(self, width: int, height: int) -> None:
         """Choose the layout for a size of the terminal."""
         card = width < CARD[0] or height < CARD[1]
-        self.layout = "card" if card else "wide" if width >= WIDE else "tabs"
+        self.layout = "card" if card else "wide" if width >= WIDE and not self.zoomed else "tabs"
+        if width < WIDE:
+            self.zoomed = False
         if self.layout == "wide" and self.tab not in SIDE_BY_SIDE:
             self.aside = self.tab
 
@@ -70,6 +86,16 @@ class Panes:
         """What is looked at beside the table stays in sight where the terminal becomes narrow."""
         if self.layout == "wide" and name in NAMES:
             self.tab = name
+
+    def table_cells(self, width: int, wanted: int) -> int:
+        """The table's part of a wide screen, in cells, where its columns want so many."""
+        cells = width * self.share // 100 if self.share else wanted
+        return max(PLOTS, min(cells, width - PLOTS // 2 if self.share else width - PLOTS))
+
+    def move_border(self, by: int, width: int, cells: int) -> None:
+        """Give the table, which has so many cells, a step more or less."""
+        moved = max(PLOTS, min(cells + by * STEP, width - PLOTS // 2))
+        self.share = max(1, -(-moved * 100 // width))
 
     @property
     def tabs(self) -> list[Tab]:

@@ -16,7 +16,7 @@ from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens import steering
-from kdnas_tui.screens.frame import BREATH_S, Frame, bindings
+from kdnas_tui.screens.frame import BREATH_S, Frame, bindings, writes
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
@@ -173,6 +173,7 @@ class RescoreScreen(Frame):
             lines.append(Line(str(row.number), tuple(cells), tuple(looks)))
         return lines
 
+    @writes
     def action_use(self) -> None:
         from kdnas.store import changes
 

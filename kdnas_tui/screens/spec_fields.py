@@ -196,6 +196,16 @@ def _first_line(part: Any) -> str:
     return str(part.__doc__ or "").strip().splitlines()[0]
 
 
+def figures(plan: Mapping[str, Any]) -> list[str]:
+    """Candidates, cache and time of a plan in a few words each; what cannot be known beforehand says so."""
+    cache, seconds = plan["cache_bytes"], plan["seconds"]
+    size = words.plural(int(plan["space_size"]), "candidate")
+    held = "cache not known yet" if cache is None else f"{words.mib(cache / 2**20)} of cache"
+    if seconds is None:
+        return [size, held, "time not known yet"]
+    return [size, held, f"about {words.duration(seconds)}, {words.duration(plan['seconds_per_trial'])} each"]
+
+
 def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The answer of `kdnas plan --json` as titled lines; what cannot be known beforehand is left out."""
     space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]

@@ -12,9 +12,10 @@ from typing import Any
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
 from kdnas.system.errors import BadOptionError, UsageError
+from kdnas_tui import keys
 from kdnas_tui.desk import Desk
 from kdnas_tui.screens.ask import Answer, Ask, Write
-from kdnas_tui.screens.frame import Frame
+from kdnas_tui.screens.frame import Frame, writes
 from kdnas_tui.watched import Watched
 
 MOST_TRIALS = 1_000_000
@@ -34,12 +35,15 @@ def change(
 
 
 def mark(watched: Watched, desk: Desk, number: int) -> None:
-    """Mark the trial, or unmark it."""
+    """Mark the trial, or unmark it: in the store, or for this watching only where the store is only looked at."""
     from kdnas.store import changes
 
     scored = watched.trials.scored(number) if watched.trials is not None else None
     if scored is not None:
         marked = not scored.row.marked
+        if desk.readonly:
+            watched.mark_here(number, marked)
+            return
         change(watched, desk, lambda store, study: changes.set_remark(store, study, number, marked=marked))
 
 
@@ -61,6 +65,23 @@ def budget(value: str, ended: int) -> int:
     if int(plain) < ended:
         raise BadOptionError("trials", f"{ended} trials have ended already.", f"Give at least {ended}.")
     return int(plain)
+
+
+WRITING = frozenset(key.action for key in keys.KEYS["study"] if key.writes)
+
+
+def idle_keys(row: StudyRow | None, marked: int) -> frozenset[str]:
+    """Actions that would only say that there is nothing to do, as the study stands."""
+    idle = {"compare"} if marked < 2 else set()
+    if row is None:
+        return frozenset(idle)
+    if not row.workers:
+        idle |= {"pause", "stop", "worker"}
+    if row.status is Status.RUNNING or (row.done >= row.trials and not row.workers):
+        idle.add("resume")
+    if row.status is not Status.RUNNING:
+        idle.add("pause")  # r goes on
+    return frozenset(idle)
 
 
 class Steering(Frame):
@@ -86,6 +107,7 @@ class Steering(Frame):
 
         self.change(lambda store, study: changes.set_wanted(store, study, wanted), done)
 
+    @writes
     def action_pause(self) -> None:
         row = self.watched.study
         if row is None:
@@ -97,6 +119,7 @@ class Steering(Frame):
         else:
             self.desk.fault(UsageError(f"{row.name} is {row.status}: there is nothing to pause.", _hint(row)))
 
+    @writes
     def action_stop(self) -> None:
         row = self.watched.study
         if row is None:
@@ -121,6 +144,7 @@ class Steering(Frame):
             answered,
         )
 
+    @writes
     def action_resume(self) -> None:
         row = self.watched.study
         if row is None:
@@ -141,6 +165,7 @@ class Steering(Frame):
         self.notify("Starting a worker …", timeout=3, markup=False)
         self.desk.command(lambda: workers.resume(name, storage))
 
+    @writes
     def action_worker(self) -> None:
         row = self.watched.study
         if row is None:
@@ -153,6 +178,7 @@ class Steering(Frame):
         name, storage = row.name, self.desk.storage
         self.desk.command(lambda: workers.add_worker(name, storage), "One more worker is starting.")
 
+    @writes
     def action_budget(self) -> None:
         row = self.watched.study
         if row is None:
@@ -190,12 +216,14 @@ class Steering(Frame):
         if self.watched.cursor is not None:
             mark(self.watched, self.desk, self.watched.cursor)
 
+    @writes
     def action_tags(self) -> None:
         if (scored := self._remarkable()) is not None:
             detail = "Words separated by spaces; tag:word finds them."
             question = Write(f"Tags of trial {scored.number}", " ".join(scored.row.tags), detail=detail)
             self._ask_remark(question, scored.number, lambda value: {"tags": value.split()})
 
+    @writes
     def action_note(self) -> None:
         if (scored := self._remarkable()) is not None:
             question = Write(f"A note to trial {scored.number}", scored.row.note)

@@ -15,7 +15,7 @@ from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.screens.ask import Answer, Ask, Write
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.theme import MARKS
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
@@ -23,7 +23,7 @@ from kdnas_tui.widgets.list_table import Column, Line, ListTable
 from kdnas_tui.widgets.says import Says
 
 COLUMNS = (
-    Column("name", flex=True),
+    Column("name", flex=True, most=16),
     Column("status"),
     Column("teacher", leaves=4),
     Column("data", leaves=5),
@@ -100,8 +100,11 @@ class StudiesScreen(Frame):
         text.append("kdnas", style="bold")
         text.append("  studies", style="")
         if self.read and not self._fault:
-            running = sum(row.status in ALIVE for row in self.rows)
-            text.append(f"   {words.plural(len(self.rows), 'study', 'studies')}, {running} running", style="dim")
+            counts = [words.plural(len(self.rows), "study", "studies")]
+            for status in (Status.RUNNING, Status.PAUSED):
+                number = sum(row.status is status for row in self.rows)
+                counts += [f"{number} {status}"] if number else []
+            text.append(f"   {', '.join(counts)}", style="dim")
         text.append(f"   {words.shown_storage(self.desk.storage)}", style="dim")
         text.no_wrap, text.overflow = True, "ellipsis"
         self.query_one("#head", Says).show(text)
@@ -191,6 +194,7 @@ class StudiesScreen(Frame):
         values["budget"] = {**values.get("budget", {}), "trials": row.trials}
         self.app.push_screen(NewStudyScreen(self.desk, values))
 
+    @writes
     def action_rename(self) -> None:
         row = self._row()
         if row is None:
@@ -208,6 +212,7 @@ class StudiesScreen(Frame):
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
+    @writes
     def action_delete(self) -> None:
         row = self._row()
         if row is None:

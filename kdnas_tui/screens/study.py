@@ -11,17 +11,17 @@ import asyncio
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
 
-from kdnas.study.filter import FilterError
 from kdnas.study.trial_columns import Board
 from kdnas.system.errors import UsageError
-from kdnas_tui import words
+from kdnas_tui import settings, words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import MANY, News
+from kdnas_tui.screens.columns import ChooseColumns
+from kdnas_tui.screens.filtering import Filtering
 from kdnas_tui.screens.frame import BREATH_S, bindings
-from kdnas_tui.screens.panes import ASIDE, EXPLAINED, TABS, WIDE, Panes
-from kdnas_tui.screens.steering import Steering, mark
+from kdnas_tui.screens.panes import ASIDE, EXPLAINED, LOW, TABS, Panes
+from kdnas_tui.screens.steering import WRITING, idle_keys, mark
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets import study_head
 from kdnas_tui.widgets.controller import Controller
@@ -39,18 +39,19 @@ from kdnas_tui.widgets.trials_table import TrialsTable
 AGES_S = 5.0  # how often the times that pass are written anew: each costs some bytes on a slow line
 
 
-class StudyScreen(Steering):
+class StudyScreen(Filtering):
     NAME = "study"
     BINDINGS = bindings("study")
     PANES = EXPLAINED
 
     def __init__(self, name: str, desk: Desk) -> None:
         super().__init__(Watched(name), desk)
-        self.panes = Panes()
+        self.panes = Panes(settings.read().table_share)
         self._at_top = True
         self._drawing = False  # the plots, one after the other …
         self._lagging = False  # … and something is new since that began
         self.watched.follow(self._cursor_moved)
+        self.watched.redraw = self.draw
 
     # ------------------------------------------------------------------ composition and size
 
@@ -61,6 +62,7 @@ class StudyScreen(Steering):
         with Horizontal(id="body"):
             with Vertical(id="left"):
                 yield TrialsTable(empty="Reading the store …", id="trials")
+                yield Says(id="legend")
                 yield Says(id="below")
             with Vertical(id="right"):
                 yield ParetoPlot(id="pareto")
@@ -76,6 +78,8 @@ class StudyScreen(Steering):
     def on_mount(self) -> None:
         self._show_field(False)
         self._arrange()
+        kept = settings.read()
+        self.query_one(TrialsTable).choose(frozenset(kept.columns_hidden), frozenset(kept.columns_added))
         self.query_one("#trials").focus()
         self._draw_head()
         self.set_interval(AGES_S, self._draw_head)
@@ -94,7 +98,7 @@ class StudyScreen(Steering):
 
     def _settled(self) -> None:
         """All parts know their places: draw, once, and go back to the pane that a card had hidden."""
-        self._draw()
+        self.draw()
         if self.is_mounted and self.focused is None and self.panes.layout != "card":
             self.query_one(f"#{self.panes.tab}").focus()
 
@@ -113,6 +117,8 @@ class StudyScreen(Steering):
         self.query_one("#aside").display = wide
         self.query_one("#left").display = wide or panes.tab == "trials"
         self.query_one("#right").display = wide or panes.tab != "trials"
+        self.query_one("#legend").display = self.app.size.height >= LOW
+        self._share()
         self._mount_shown()
         for name, _ in TABS[1:]:
             for pane in self.query(f"#{name}"):
@@ -120,6 +126,51 @@ class StudyScreen(Steering):
         status = self.query_one(LogTail).status
         self.query_one("#tabs", TabBar).show(panes.tabs, panes.tab, status if panes.tab == "log" else "")
         self.query_one("#aside", TabBar).show(panes.tabs_aside, panes.aside, status if panes.aside == "log" else "")
+
+    def _share(self) -> None:
+        """Give the table the room that its columns want, or the share that somebody chose."""
+        left, right = self.query_one("#left"), self.query_one("#right")
+        wide = self.panes.layout == "wide"
+        cells = self.panes.table_cells(self.app.size.width, self.query_one(TrialsTable).wanted_width + 1)
+        left.styles.width = cells if wide else "1fr"
+        right.styles.width = "1fr"
+
+    def action_share(self, by: int) -> None:
+        """Move the border between table and plots, and remember where it is."""
+        if self.panes.layout != "wide":
+            self.notify("One pane has the whole screen: there is no border to move.", timeout=3, markup=False)
+            return
+        self.panes.move_border(by, self.app.size.width, self.query_one("#left").size.width)
+        settings.keep(table_share=self.panes.share)
+        self._resized()
+
+    def action_zoom(self) -> None:
+        """One pane on the whole screen, or all of them again."""
+        focused = self.focused.id if self.focused is not None else None
+        if self.panes.layout == "tabs" and not self.panes.zoomed:
+            self.notify("This pane has the whole screen already.", timeout=3, markup=False)
+            return
+        if not self.panes.zoomed:
+            self.panes.keep_in_sight(focused)
+        self.panes.zoomed = not self.panes.zoomed
+        self._resized()
+
+    def action_columns(self) -> None:
+        """Choose what the table shows; the choice is remembered."""
+        table = self.query_one(TrialsTable)
+
+        def chosen(_: object) -> None:
+            settings.keep(columns_hidden=tuple(table.pages.hidden), columns_added=tuple(table.pages.added))
+
+        self.app.push_screen(ChooseColumns(table, self._columns_chosen), chosen)
+
+    def _columns_chosen(self) -> None:
+        self._share()
+        self._draw_below()
+
+    def action_turn_page(self, by: int) -> None:
+        self.query_one(TrialsTable).turn_page(by)
+        self._draw_below()
 
     def _mount_shown(self) -> None:
         """Plots that not everybody looks at come to the screen when their tab is first shown."""
@@ -177,13 +228,13 @@ class StudyScreen(Steering):
         if not changed:
             self._draw_head()
         elif trials is not None and trials.rank() and len(trials) >= MANY:
-            self.set_timer(BREATH_S, self._draw)  # ranking so many is enough at once
+            self.set_timer(BREATH_S, self.draw)  # ranking so many is enough at once
         else:
-            self._draw()
+            self.draw()
 
     # ------------------------------------------------------------------ drawing
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         if not self.is_mounted:
             return
         self._draw_head()
@@ -199,7 +250,10 @@ class StudyScreen(Steering):
         self._follow(table)
         filtered = not watched.filter.empty and bool(len(watched.trials))
         table.empty = study_head.nothing(watched.study, watched.doing(), filtered)
+        before = table.wanted_width
         table.show(watched.trials, watched.mask)
+        if table.wanted_width != before:
+            self._share()
         if self._at_top and table.count:
             table.action_edge(0)  # who has not left the best trial stays on it when another becomes the best
         self._draw_curves()
@@ -227,7 +281,8 @@ class StudyScreen(Steering):
 
     def _draw_history(self, trials: Board) -> None:
         for history in self.query(RewardHistory):
-            history.show(trials)
+            history.show(trials, self.watched.mask)
+            history.point_at(self.watched.cursor)
 
     def _draw_controller(self, trials: Board) -> None:
         for controller in self.query(Controller):
@@ -256,11 +311,14 @@ class StudyScreen(Steering):
             fault=watched.fault,
             devices=watched.devices,
             now=self.desk.clock(),
+            readonly=bool(self.desk.readonly),
+            eta=watched.eta(self.desk.clock()),
             width=self.app.size.width,
-            wide=self.app.size.width >= WIDE,
             colours=self.app.theme_variables,
         )
         self.query_one("#head", Says).show(text)
+        idle = idle_keys(watched.study, len(watched.marked()) if watched.trials is not None else 0)
+        self.query_one(KeyBar).leave_out(idle | (WRITING if self.desk.readonly else frozenset()))
 
     def _draw_below(self) -> None:
         watched = self.watched
@@ -275,6 +333,11 @@ class StudyScreen(Steering):
                 watched.doing(),
                 watched.current(),
             )
+            table = self.query_one(TrialsTable)
+            legend = study_head.legend(
+                watched.trials, table.pages.elsewhere, self.app.size.width, self.app.theme_variables
+            )
+            self.query_one("#legend", Says).show(legend)
         self.query_one("#below", Says).show(text)
 
     def _draw_card(self) -> None:
@@ -317,83 +380,23 @@ class StudyScreen(Steering):
         table.go_to(number)
         self._at_top = table.first == number
         self._draw_below()
-        self.query_one(ParetoPlot).point_at(number)
+        for plot in (self.query_one(ParetoPlot), self.query_one(RewardHistory)):
+            plot.point_at(number)
         self._draw_curves()
 
     def action_sort(self, step: int) -> None:
         self.query_one(TrialsTable).action_sort(step)
 
-    # ------------------------------------------------------------------ filter and search
-
-    def action_filter(self) -> None:
-        """Filter the trials, or search the log where that is the focused pane."""
-        field = self.query_one(FilterField)
-        searching = isinstance(self.focused, LogTail)
-        text = self.query_one(LogTail).searched if searching else self.watched.filter.text
-        field.begin(text, searching=searching)
-        self._show_field(True)
-        self.set_focus(field)  # at once: what is typed next is for it
-
-    def _show_field(self, shown: bool) -> None:
-        """The field, and under it a line for what is wrong: it stays while one types, so that nothing jumps."""
-        field = self.query_one(FilterField)
-        field.display = shown
-        hint = self.query_one("#filter-hint", Says)
-        hint.show(Text())
-        hint.display = shown and not field.searching
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        if isinstance(event.input, FilterField):
-            if event.input.searching:
-                self.query_one(LogTail).search(event.value)
-            else:
-                self._use_filter(event.input, event.value, typing=True)
-
-    def _use_filter(self, field: FilterField, text: str, *, typing: bool) -> None:
-        """Filter by the text; where it cannot be read, say why and keep the last good one."""
-        hint = self.query_one("#filter-hint", Says)
-        try:
-            changed = self.watched.use_filter(text, typing=typing)
-        except FilterError as error:
-            field.fault = error if error.text == text else None
-            hint.show(Text(str(error)))
-            return
-        field.fault = None
-        hint.show(Text())
-        if changed:
-            self._draw()
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        field = event.input
-        if not isinstance(field, FilterField):
-            return
-        if not field.searching:
-            self._use_filter(field, event.value, typing=False)
-        if field.fault is None:
-            self._close_field(field)
-
-    def _close_field(self, field: FilterField) -> None:
-        """Hide the field, and go to the pane that it was for."""
-        self._show_field(False)
-        name = "log" if field.searching else "trials" if self.panes.layout == "wide" else self.panes.tab
-        field.searching = False
+    def focus_pane(self, name: str) -> None:
+        shown = self.panes.visible(name) if name else False
         if self.panes.layout != "card":
-            self.query_one(f"#{name}").focus()
+            self.query_one(f"#{name if shown else 'trials' if self.panes.layout == 'wide' else self.panes.tab}").focus()
 
     def action_back(self) -> None:
-        field = self.query_one(FilterField)
-        log = self.query_one(LogTail)
-        if field.searching or (isinstance(self.focused, LogTail) and log.searched):
-            field.searching = True
-            log.search("")
-            self._close_field(field)
-        elif field.display or not self.watched.filter.empty:
-            field.begin("", searching=False)
-            field.fault = None
-            self._use_filter(field, "", typing=False)
-            self._close_field(field)
+        if self.panes.zoomed and self.filter_is_empty():
+            self.action_zoom()
         else:
-            self.dismiss()
+            super().action_back()
 
     # ------------------------------------------------------------------ other screens
 

@@ -1,17 +1,22 @@
 """The field under a study in which the filter is written, or what the log is searched for.
 
-It underlines the part of a filter that is wrong. It parses nothing; the screen gives it the fault.
+It underlines the part of a filter that is wrong, offers how the last word may go on, and remembers what was written
+before. It parses nothing; the screen gives it the fault, the completion and the past.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.highlighter import Highlighter
 from rich.text import Text
+from textual import events
+from textual.suggester import Suggester
 
 from kdnas.study.filter import FilterError
 from kdnas_tui.widgets.field import Field
 
-FILTER_EXAMPLE = "state:done latency<8 layers>=4"
+FILTER_EXAMPLE = "state:done latency<8 layers>=4   → completes, ↑ the filter before"
 SEARCH_EXAMPLE = "words in the log"
 
 
@@ -22,8 +27,19 @@ class Underlined(Highlighter):
         self.fault: FilterError | None = None
 
     def highlight(self, text: Text) -> None:
-        if self.fault is not None and self.fault.text == text.plain:
+        if self.fault is not None and text.plain.startswith(self.fault.text):
             text.stylize("underline bold", self.fault.start, self.fault.end)
+
+
+class Completion(Suggester):
+    """Asks the field's `complete` for the text with its last word written out."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self.complete: Callable[[str], str | None] | None = None
+
+    async def get_suggestion(self, value: str) -> str | None:
+        return self.complete(value) if self.complete is not None else None
 
 
 class FilterField(Field):
@@ -31,15 +47,51 @@ class FilterField(Field):
 
     def __init__(self, *, id: str | None = None) -> None:
         self._underlined = Underlined()
-        super().__init__(id=id, placeholder=FILTER_EXAMPLE, highlighter=self._underlined)
+        self._completion = Completion()
+        super().__init__(id=id, placeholder=FILTER_EXAMPLE, highlighter=self._underlined, suggester=self._completion)
         self.searching = False
+        self.past: tuple[str, ...] = ()  # what was written before, the latest last
+        self._back = 0  # how far back in it
+        self._written = ""  # before one went back
+
+    @property
+    def complete(self) -> Callable[[str], str | None] | None:
+        return self._completion.complete
+
+    @complete.setter
+    def complete(self, complete: Callable[[str], str | None] | None) -> None:
+        self._completion.complete = complete
 
     def begin(self, text: str, *, searching: bool) -> None:
         """Hold this text, without a message that it changed."""
-        self.searching = searching
+        self.searching, self._back = searching, 0
         self.placeholder = SEARCH_EXAMPLE if searching else FILTER_EXAMPLE
         with self.prevent(self.Changed):
             self.value = text
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key in ("up", "down"):
+            event.stop()
+            event.prevent_default()
+            self._remember(1 if event.key == "up" else -1)
+        elif event.key == "tab" and self.complete is not None:
+            event.stop()
+            event.prevent_default()
+            self.value = self.complete(self.value) or self.value
+            self.cursor_position = len(self.value)
+        else:
+            await super()._on_key(event)
+
+    def _remember(self, by: int) -> None:
+        """What was written `by` times before what is shown."""
+        back = max(0, min(self._back + by, len(self.past)))
+        if back == self._back:
+            return
+        if self._back == 0:
+            self._written = self.value
+        self._back = back
+        self.value = self.past[-back] if back else self._written
+        self.cursor_position = len(self.value)
 
     @property
     def fault(self) -> FilterError | None:

@@ -27,26 +27,39 @@ class KeyBar(Widget):
 
     def __init__(self, screen: str) -> None:
         super().__init__()
-        self._keys = footer(screen)
+        self._footer = self._keys = footer(screen)
         self._spans: list[tuple[int, int, Key]] = []
+        self._gap = 2  # blanks between two keys
+
+    def leave_out(self, actions: frozenset[str]) -> None:
+        """Show no keys that do nothing here and now."""
+        kept = [key for key in self._footer if key.action not in actions]
+        if kept != self._keys:
+            self._keys = kept
+            self.refresh()
 
     def shown(self, width: int) -> list[Key]:
         """The keys that fit, in the footer's order."""
+        self._gap = 2
+        self._gap = 2 if 1 + sum(self._width(key) for key in self._keys) <= width else 1
         last = [key for key in self._keys if key.footer >= self.ALWAYS]
         left = width - 1
         kept: list[Key] = []
         for key in last:
-            if _width(key) <= left:
+            if self._width(key) <= left:
                 kept.append(key)
-                left -= _width(key)
+                left -= self._width(key)
         first: list[Key] = []
         for key in self._keys:
             if key.footer < self.ALWAYS:
-                if _width(key) > left:
+                if self._width(key) > left:
                     break
                 first.append(key)
-                left -= _width(key)
+                left -= self._width(key)
         return first + kept
+
+    def _width(self, key: Key) -> int:
+        return cell_len(key.shown) + len(key.label) + 1 + self._gap
 
     def render_line(self, y: int) -> Strip:
         key_style = self.get_component_rich_style("key-bar--key")
@@ -56,9 +69,9 @@ class KeyBar(Widget):
         self._spans = []
         x = 1
         for key in self.shown(self.size.width):
-            self._spans.append((x, x + _width(key), key))
-            segments += [Segment(key.shown, key_style), Segment(f" {key.label}  ", label_style)]
-            x += _width(key)
+            self._spans.append((x, x + self._width(key), key))
+            segments += [Segment(key.shown, key_style), Segment(f" {key.label}{' ' * self._gap}", label_style)]
+            x += self._width(key)
         return Strip(segments).adjust_cell_length(self.size.width, Style.combine([base]))
 
     async def on_click(self, event: events.Click) -> None:
@@ -66,7 +79,3 @@ class KeyBar(Widget):
             if start <= event.x < end:
                 await self.screen.run_action(key.action)
                 return
-
-
-def _width(key: Key) -> int:
-    return cell_len(key.shown) + len(key.label) + 3

@@ -32,6 +32,7 @@ class Column:
     width: int | None = None  # None: as wide as its widest cell
     leaves: int = 0  # the highest number leaves first where it is narrow, 0 never
     flex: bool = False  # takes what is left
+    most: int = 0  # a longer cell has room only where some is left; 0 for no such bound
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class ListTable(ScrollView, can_focus=True):
             else max([cell_len(c.title), *(cell_len(clean(line.cells[i])) for line in self.lines)], default=0)
             for i, c in enumerate(self.columns)
         ]
+        widths = [min(w, c.most) if c.most else w for w, c in zip(widths, self.columns, strict=True)]
         stays = fitting(widths, [column.leaves for column in self.columns], width, GAP)
         widths = [w if i in stays else -1 for i, w in enumerate(widths)]
         left = width - sum(widths[i] for i in stays) - GAP * (len(stays) - 1)

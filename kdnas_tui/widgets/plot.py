@@ -7,7 +7,7 @@ drawing before is repainted.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil, floor, log10
 from typing import Any
@@ -205,6 +205,8 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
                 width, height = canvas._canvas_size
                 self._scale_rectangle = Region(1, 1, width - 2, height - 2)
                 self._y_formatter = Ticks(max(2, (height - 2) // 3))
+                if isinstance(self._x_formatter, Ticks | LogTicks):
+                    self._x_formatter.cells = width - 2
                 super()._render_plot()
             else:
                 self._render_nothing()
@@ -259,6 +261,17 @@ def outward(low: float, high: float) -> tuple[float, float]:
     return floor((low - span * 0.02) / step) * step, ceil((high + span * 0.02) / step) * step
 
 
+def touching(ticks: Sequence[float], labels: Sequence[str], low: float, high: float, cells: int) -> bool:
+    """Whether two labels have no blank between them, each in the middle under its tick on an axis of so many cells."""
+    if not cells or len(ticks) < 2:
+        return False
+    middles = [(tick - low) / (high - low) * cells for tick in ticks]
+    halves = [len(label) / 2 for label in labels]
+    return any(
+        middles[i + 1] - middles[i] < halves[i] + halves[i + 1] + 2 for i in range(len(ticks) - 1)
+    )  # two: the ends fall on whole cells
+
+
 def round_step(rough: float) -> float:
     """The least of 1, 2, 5, 10 … that is not below."""
     power = 10.0 ** floor(log10(rough))
@@ -266,17 +279,25 @@ def round_step(rough: float) -> float:
 
 
 class Ticks(NumericAxisFormatter):
-    """At most so many ticks at 1, 2, 5, 10 …, at whole numbers where things are counted."""
+    """At most so many ticks at 1, 2, 5, 10 …, at whole numbers where things are counted; fewer where `cells`, the
+    length of the axis, has no room for their labels."""
 
     def __init__(self, most: int, *, whole: bool = False) -> None:
         self.most = most
         self.whole = whole
+        self.cells = 0  # 0 where labels stand below each other
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
-        span = max_ - min_
-        if not span > 0:
+        if not max_ - min_ > 0:
             return [min_]
-        step = round_step(span / self.most)
+        for most in range(self.most, 0, -1):
+            ticks = self._ticks(min_, max_, most)
+            if not touching(ticks, self.get_labels_for_ticks(ticks), min_, max_, self.cells):
+                return ticks
+        return ticks[:1]
+
+    def _ticks(self, min_: float, max_: float, most: int) -> list[float]:
+        step = round_step((max_ - min_) / most)
         step = max(step, 1.0) if self.whole else step
         first = ceil(min_ / step - 1e-9)
         ticks = []
@@ -293,11 +314,20 @@ class Ticks(NumericAxisFormatter):
 
 
 class LogTicks(AxisFormatter):
-    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values."""
+    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values; where `cells` has no
+    room for them at the powers, at every second one, and so on."""
+
+    def __init__(self) -> None:
+        self.cells = 0
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
-        ticks = [power + log10(factor) for power in range(floor(min_) - 1, ceil(max_) + 1) for factor in (1, 2, 5)]
-        return [tick for tick in ticks if min_ <= tick <= max_]
+        powers = range(floor(min_) - 1, ceil(max_) + 1)
+        fine = [power + log10(factor) for power in powers for factor in (1, 2, 5)]
+        for ticks in (fine, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
+            inside = [tick for tick in ticks if min_ <= tick <= max_]
+            if inside and not touching(inside, self.get_labels_for_ticks(inside), min_, max_, self.cells):
+                return inside
+        return [tick for tick in fine if min_ <= tick <= max_][:1]
 
     def get_labels_for_ticks(self, ticks: Any) -> list[str]:
         return [f"{10**tick:.3g}" for tick in ticks]

@@ -1,4 +1,7 @@
-"""The best reward so far, trial by trial or over the hours, and every trial's own reward behind it."""
+"""The best reward so far, trial by trial or over the hours, and every trial's own reward behind it.
+
+Filter, marks and cursor are those of the table: ◆ a marked trial, ✛ the one under the cursor.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from math import ceil
 
 import numpy as np
 from textual.binding import Binding
+from textual_hires_canvas import Canvas
 
 from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward, round_step
@@ -22,14 +26,26 @@ class RewardHistory(Plot):
         super().__init__("finished trials", "reward", empty="No finished trial yet.", period=period, id=id)
         self.board: Board | None = None
         self.by_time = False
-        self._seen: object = None
+        self.cursor: int | None = None
+        self._mask: np.ndarray | None = None
+        self._seen: tuple[object, bytes | None, bytes] = (None, None, b"")
+        self._places = np.zeros(0, dtype=np.int64)  # of the board, of the points drawn
+        self._x = self._reward = np.zeros(0)
 
-    def show(self, board: Board) -> None:
-        """Draw the board's rewards if they changed."""
-        self.board = board
-        if board.standing is not self._seen:
-            self._seen = board.standing
+    def show(self, board: Board, mask: np.ndarray | None = None) -> None:
+        """Draw the board's rewards, those of the mask, if they changed."""
+        self.board, self._mask = board, mask
+        self.empty = "No finished trial yet." if mask is None else "No finished trial passes the filter."
+        seen = (board.standing, None if mask is None else mask.tobytes(), np.packbits(board.marked()).tobytes())
+        if seen[0] is not self._seen[0] or seen[1:] != self._seen[1:]:
+            self._seen = seen
             self.changed()
+
+    def point_at(self, number: int | None) -> None:
+        """Put the cursor on a trial, as the table does."""
+        if number != self.cursor:
+            self.cursor = number
+            self.cursor_changed()
 
     def action_time(self) -> None:
         """Hours instead of trials along the axis, or back."""
@@ -40,7 +56,8 @@ class RewardHistory(Plot):
     def put(self) -> None:
         if self.board is None:
             return
-        x, reward = history(self.board, self.by_time)
+        places, x, reward = placed(self.board, self.by_time, self._mask)
+        self._places, self._x, self._reward = places, x, reward
         if not len(x):
             return
         best = np.maximum.accumulate(reward)
@@ -50,6 +67,8 @@ class RewardHistory(Plot):
         steps_x = np.append(np.repeat(x[rises], 2)[1:], x[-1])
         steps_y = np.repeat(best[rises], 2)
         self.plot(steps_x, steps_y, line_style=self.style_of("line"), hires_mode=BRAILLE)
+        marked = self.board.marked()[places]
+        self.scatter(x[marked], reward[marked], marker="◆", marker_style=self.style_of("mark"))
         self._x_formatter = Ticks(8, whole=not self.by_time)
         self._auto_y_min = self._auto_y_max = self._auto_x_min = self._auto_x_max = False
         # The few worst do not press the rest against the top edge.
@@ -59,14 +78,32 @@ class RewardHistory(Plot):
         step = round_step(max(most, 0.1) / 20)
         self._x_min, self._x_max = 0.0, ceil(most * 1.01 / step) * step
 
+    def put_cursor(self, canvas: Canvas) -> None:
+        if self.board is None or self.cursor is None or not len(self._places):
+            return
+        found = np.flatnonzero(self.board.numbers[self._places] == self.cursor)
+        if len(found):
+            column, row = self.get_pixel_from_coordinate(float(self._x[found[0]]), float(self._reward[found[0]]))
+            inside = self._scale_rectangle
+            column = max(inside.x, min(column, inside.right - 1))  # beyond the axes: at their edge
+            row = max(inside.y, min(row, inside.bottom - 1))
+            canvas.set_pixel(column, row, "✛", self.style_of("cursor"))
+
 
 def history(board: Board, by_time: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Of the ranked trials, as they ended: how many there were (or hours since the first began), and the reward."""
+    return placed(board, by_time)[1:]
+
+
+def placed(
+    board: Board, by_time: bool = False, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for those of the mask, after their places on the board. A filter changes no trial's place in time."""
     places = np.flatnonzero(board.standing.rank > 0)
     ended = board.ended()[places]
     order = np.lexsort((board.numbers[places], np.nan_to_num(ended, nan=0.0)))
     reward = board.standing.reward[places[order]]
-    if not by_time:
-        return np.arange(1.0, len(order) + 1), reward
-    hours = (ended[order] - board.began()) / 3600 if len(order) else ended[order]
-    return hours, reward
+    x = (ended[order] - board.began()) / 3600 if by_time and len(order) else np.arange(1.0, len(order) + 1)
+    places = places[order]
+    kept = np.ones(len(places), dtype=bool) if mask is None or len(mask) != len(board) else mask[places]
+    return places[kept], x[kept], reward[kept]

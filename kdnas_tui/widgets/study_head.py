@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 from rich.text import Text
 
 from kdnas.study.filter import Filter
@@ -17,9 +18,12 @@ from kdnas.study.trial_columns import Board
 from kdnas_tui import words
 from kdnas_tui.machine import Reading
 from kdnas_tui.theme import LOOKS, MARKS
-from kdnas_tui.widgets.lines import clean
+from kdnas_tui.widgets.column_fit import fitting
+from kdnas_tui.widgets.lines import clean, fitted
 
 MOST_DEVICES = 4
+ROOMY = 60  # cells from which the legend says more than a word
+WITH_UNITS = 72  # cells from which the numbers say what they count
 
 
 def head(
@@ -29,48 +33,70 @@ def head(
     fault: str,
     devices: Sequence[Reading],
     now: float,
+    readonly: bool,
+    eta: tuple[float, float] | None,
     width: int,
-    wide: bool,
     colours: Mapping[str, str],
 ) -> Text:
-    """State, progress and the best reward on one line; what does not fit is left out from the right."""
-    text = Text(no_wrap=True, overflow="ellipsis")
-    text.append("kdnas  " if wide else "", style="dim")
-    text.append(name, style="bold")
+    """State, progress and the best reward on one line; of what does not fit, the least important leaves first."""
+    bold = Text(no_wrap=True, overflow="ellipsis")
     if row is None:
-        text.append(f"  {fault or 'reading …'}", style="dim")
-        return text
+        return bold.append(name, style="bold").append(f"  {fault or 'reading …'}", style="dim")
     sign, look = MARKS[row.status]
-    text.append(f"  {sign} {str(row.status).upper()}", style=colours.get(LOOKS[look], ""))
+    parts: list[tuple[int, Text]] = [(9, Text("kdnas", style="dim"))]  # the highest number leaves first, 0 never
+
+    def part(leaves: int, *pieces: tuple[str, str]) -> None:
+        parts.append((leaves, Text.assemble(*pieces)))
+
+    part(0, (fitted(name, min(cell_len(name), max(10, width - 56))), "bold"))
+    part(0, (f"{sign} {str(row.status).upper()}", colours.get(LOOKS[look], "")))
+    if readonly:
+        part(3, ("read only", "dim"))
     if fault:
-        text.append(f"  {fault}", style=colours.get("error", ""))
-        return text
-    gap = "   " if wide else "  "
+        part(0, (fault, colours.get("error", "")))
+        return _joined([text for _, text in parts], bold)
     if row.status is Status.RUNNING:
-        text.append(f" {words.duration(now - row.created)}")
-    if wide and row.workers:
-        text.append(f"{gap}{words.plural(row.workers, 'worker')}")
+        part(5, (words.duration(now - row.created), ""))
+    if row.workers:
+        part(6, (words.plural(row.workers, "worker"), ""))
     if row.heartbeat is not None and (row.workers or row.status is Status.DEAD):
-        text.append(f"{gap}hb {words.duration(now - row.heartbeat)}", style="dim")
-    text.append(f"{gap}trials " if wide else gap, style="dim")
-    text.append(f"{row.done}/{row.trials}")
-    if wide:
-        for word, number in (("pruned", row.pruned), ("failed", row.failed), ("reused", row.reused)):
-            if number:
-                text.append(f"{gap}{word} ", style="dim")
-                text.append(str(number), style=colours.get("error", "") if word == "failed" else "")
+        part(3 if row.status is Status.DEAD else 8, (f"heard {words.duration(now - row.heartbeat)} ago", "dim"))
+    part(0, (f"{row.done}/{row.trials}", ""), (" trials", "dim") if width >= WITH_UNITS else ("", ""))
+    for word, number in (("pruned", row.pruned), ("failed", row.failed), ("reused", row.reused)):
+        if number:
+            style = colours.get("error", "") if word == "failed" else ""
+            part(4 if word == "failed" else 7, (f"{word} ", "dim"), (str(number), style))
     if row.best_reward is not None:
-        text.append(f"{gap}best ", style="dim")
-        text.append(f"{row.best_reward:.3f}", style=f"bold {colours.get('accent', '')}")
-    if row.eta_s is not None and row.status in (Status.RUNNING, Status.NEW):
-        left = words.duration(row.eta_s)
-        if text.cell_len + len(f"{gap}ETA {left}") <= width - 2:
-            text.append(f"{gap}ETA ", style="dim")
-            text.append(left)
+        part(1, ("best ", "dim"), (f"{row.best_reward:.3f}", f"bold {colours.get('accent', '')}"))
+    if eta is not None:
+        part(2, ("ETA ", "dim"), (words.span(*eta), ""))
     if row.workers and devices:
-        says = gap + "  ".join(str(reading) for reading in devices[:MOST_DEVICES])
-        if text.cell_len + len(says) <= width - 2:
-            text.append(says, style="dim")
+        part(10, ("  ".join(str(reading) for reading in devices[:MOST_DEVICES]), "dim"))
+    sizes = [text.cell_len for _, text in parts]
+    stays = fitting(sizes, [leaves for leaves, _ in parts], width - 2, gap=2)
+    return _joined([parts[place][1] for place in stays], bold)
+
+
+def _joined(parts: Sequence[Text], text: Text) -> Text:
+    for place, part in enumerate(parts):
+        text.append("  " if place else "").append_text(part)
+    return text
+
+
+def legend(trials: Board, elsewhere: int, width: int, colours: Mapping[str, str]) -> Text:
+    """What the signs of the table mean, those that stand in it, and how many columns have no room."""
+    text = Text(no_wrap=True, overflow="ellipsis", style="dim")
+    standing, accent, error = trials.standing, colours.get("accent", ""), colours.get("error", "")
+    for sign, look, says, there in (
+        ("*", accent, "front", bool(standing.front.any())),
+        ("~", "", "tie", bool(standing.tie.any())),
+        ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", trials.flagged()),
+        ("●", accent, "marked", bool(trials.marked().any())),
+    ):
+        if there:
+            text.append(sign, style=look).append(f" {says}  ")
+    if elsewhere:
+        text.append(f"→ {words.plural(elsewhere, 'more column')}")
     return text
 
 
@@ -94,7 +120,7 @@ def below(
         text.append("its worker is gone; press r to go on")
     elif row.status is Status.FAILED:
         fault = next((worker.error for worker in reversed(crew) if worker.error), None)
-        text.append(f"{clean(fault or 'its worker failed')}; press r to try again")
+        text.append(f"{clean(fault or 'its worker failed').rstrip('.')}; press r to try again")
     elif row.status in (Status.PAUSED, Status.STOPPED):
         text.append(f"{row.status}; press r to go on")
     else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kdnas.study.filter import ALIASES, lookup
+from kdnas.study.filter import ALIASES, COLUMNS, lookup
 from kdnas.study.ranking import Scored
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
 from kdnas_tui.widgets.lines import clean
 
 _TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
+_STATE_CELLS = {"running": 8, "pruned": 10, "reused": 7, "failed": 6}  # cells that a state takes; else 5
 _SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
 
 
@@ -30,27 +31,52 @@ class Column:
     look: Callable[[Scored], str] | None = field(default=None, compare=False)
     left: bool = False
     falling: bool = False  # the natural order is from the largest down
+    usual: bool = True  # shown unless it is hidden; the others only where they are chosen
+
+    @property
+    def about(self) -> str:
+        """What it shows, in a few words."""
+        if self.key in COLUMNS:
+            return COLUMNS[self.key].about
+        return ", ".join(ALIASES.get(self.key, (self.key,))[:1])
 
 
 def columns_of(board: Board | None) -> list[Column]:
-    """All columns that the board's trials have something for, from the left."""
+    """All columns that the board's trials have something for, from the left; those that are not usual last."""
     digits = 4 if board is not None and board.loss == "raw" else 3
     highest = int(board.numbers.max()) if board is not None and len(board) else 0
+    states = board.states() if board is not None else frozenset()
+    state = max([5, *(_STATE_CELLS.get(name, 5) for name in states)])
     columns = [
         Column("number", "#", max(4, len(str(highest)) + 1), 0, _number, falling=True),
-        Column("reward", "reward", 6, 0, lambda s: words.figure(s.reward), falling=True),
+        Column("reward", "reward", 7, 0, _reward, falling=True),
         Column("loss", "loss", digits + 2, 0, lambda s: words.figure(s.loss_used, digits)),
-        Column("latency", "lat ms", 6, 0, lambda s: words.milliseconds(s.row.latency_ms)),
-        Column("interval", "±", 3, 5, _latency_spread, _flag_look),
-        Column("speedup", "×T", 5, 1, _speedup, falling=True),
-        Column("params", "params", 6, 2, lambda s: words.count(s.row.parameters)),
+        Column("latency", "lat", 5, 0, lambda s: words.milliseconds(s.row.latency_ms)),
+        Column("half", "±", 3, 8, _latency_spread, _flag_look),
+        Column("speedup", "×T", 5, 9, _speedup, falling=True),
+        Column("params", "params", 6, 10, lambda s: words.count(s.row.parameters)),
     ]
     if board is not None:
         columns += _settings(board)
-    columns.append(Column("state", "state", 10, 0, _state, _state_look, left=True))
-    if board is None or board.tagged():
+    columns.append(Column("state", "state", state, 0, _state, _state_look, left=True))
+    if board is not None and board.tagged():
         columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
-    return columns
+    return columns + _unusual()
+
+
+def _unusual() -> list[Column]:
+    """What is shown where somebody has chosen it."""
+    return [
+        Column("rank", "rank", 5, 30, lambda s: str(s.rank or "–"), usual=False),
+        Column("raw", "raw", 7, 30, lambda s: words.figure(s.row.raw_loss, 4), usual=False),
+        Column("p90", "p90", 5, 30, lambda s: words.milliseconds(s.row.latency_p90_ms), usual=False),
+        Column("memory", "memory", 8, 30, lambda s: words.mib(s.row.memory_mib), usual=False, falling=True),
+        Column("duration", "time", 6, 30, _duration, usual=False),
+        Column("predicted", "predicted", 9, 30, lambda s: words.figure(s.row.predicted), usual=False, falling=True),
+        Column("origin", "origin", 10, 30, lambda s: clean(s.row.origin or "–"), left=True, usual=False),
+        Column("flag", "flag", 20, 30, lambda s: clean(s.row.latency_flag or ""), left=True, usual=False),
+        Column("note", "note", 20, 30, lambda s: clean(s.row.note), left=True, usual=False),
+    ]
 
 
 def _settings(board: Board) -> list[Column]:
@@ -60,13 +86,12 @@ def _settings(board: Board) -> list[Column]:
     short = [key for key in _TITLES if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])]
     spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
     columns = [
-        Column(key, _TITLES[key], _SIZES[key], 4 - place if place < 2 else 6 + place, _setting(key), left=key == "act")
+        Column(key, _TITLES[key], _SIZES[key], 1 + place, _setting(key), left=key == "act")
         for place, key in enumerate(short)
     ]
     others = [key for key in board.candidate_keys() if key in varying and key not in spoken_for]
     for place, key in enumerate(others):
-        title = key.replace("_", " ")
-        columns.append(Column(key, title[:9], min(9, max(5, len(title))), 12 + place, _setting(key)))
+        columns.append(Column(key, key, min(16, max(5, len(key))), 12 + place, _setting(key)))
     return columns
 
 
@@ -78,6 +103,16 @@ def progress_bar(row_epoch: int, epochs: int, progress: float) -> str:
 
 def _number(scored: Scored) -> str:
     return f"{scored.number} "  # the last cell is for the star of the front
+
+
+def _reward(scored: Scored) -> str:
+    """The last cell is for the mark of a tie."""
+    return f"{words.figure(scored.reward)}{'~' if scored.tie else ' '}"
+
+
+def _duration(scored: Scored) -> str:
+    row = scored.row
+    return "–" if row.ended is None else words.duration(row.ended - row.started)
 
 
 def _speedup(scored: Scored) -> str:
@@ -123,8 +158,6 @@ def _state(scored: Scored) -> str:
             return f"pruned {row.epoch}/{row.epochs}"
         case "reused":
             return f"as #{row.reused_from}" if row.reused_from is not None else "reused"
-        case "done":
-            return "done ~" if scored.tie else "done"
     return row.state
 
 

@@ -1,5 +1,7 @@
 """The trials of a study as a table of any length: sorted, with a cursor that stays on its trial, drawn line by line.
 
+What runs stands pinned at the top. Columns that do not fit stand on further pages, with number and reward on each.
+
 Shows a `Board` of kdnas.study.trial_columns; `show` costs little enough for every tick. Knows no store: marking and
 opening a trial are messages that the screen answers.
 """
@@ -15,11 +17,10 @@ from textual.strip import Strip
 from kdnas.study.ranking import Scored, Standing
 from kdnas.study.trial_columns import Board
 from kdnas_tui.keys import MOVES
-from kdnas_tui.widgets.column_fit import fitting
+from kdnas_tui.widgets.column_pages import LEFT, ColumnPages
 from kdnas_tui.widgets.lines import Lines, fitted, strip_of
 from kdnas_tui.widgets.trial_cells import Column, columns_of
 
-_LEFT = 2  # cells for cursor and mark before the first column
 CACHED = 1000  # lines, as they were drawn
 RANKED = frozenset({"reward", "rank", "number"})  # keys whose order changes only with the standing
 
@@ -96,8 +97,9 @@ class TrialsTable(Lines, can_focus=True):
         self._places = np.zeros(0, dtype=np.int64)  # of the board, in the table's order
         self._numbers = np.zeros(0, dtype=np.int64)
         self._row = 0  # where the cursor is
-        self._columns: tuple[Column, ...] = ()
-        self._gaps: tuple[int, ...] = ()  # blanks before each column
+        self.pages = ColumnPages()
+        self._pinned = 0  # rows that run, and stay at the top …
+        self._live = np.zeros(0, dtype=np.int64)  # … of all trials that run and are shown
         self._fitted_to = -1  # the cells that a line has
         self._restyled = True
         self._drawn_in: tuple[Style, ...] = ()
@@ -111,10 +113,16 @@ class TrialsTable(Lines, can_focus=True):
         ranked_alike = self._order is not None and order[0] is self._order[0]
         alike = ranked_alike and self._order is not None and order[1:] == self._order[1:]
         new = board.changes != self._changes or board is not self.board
+        running = self._live if not new and _equal(mask, self._mask) else _running(board, mask)
         moved = not alike or (new and self.sort_key not in RANKED) or not _equal(mask, self._mask)
+        moved = moved or not np.array_equal(running, self._live)
+        self._live = running
         self.board, self._mask, self._order, self._changes = board, mask, order, board.changes
         if moved:
-            self._places = board.order(self.sort_key, descending=self.descending, mask=mask)
+            places = board.order(self.sort_key, descending=self.descending, mask=mask)
+            runs = board.runs()[places]
+            self._places = np.concatenate((places[runs], places[~runs])) if len(running) else places
+            self._pin()
             self._numbers = board.numbers[self._places]
         if new or not ranked_alike:
             self._strips.clear()
@@ -126,11 +134,10 @@ class TrialsTable(Lines, can_focus=True):
 
     def _fit(self) -> bool:
         """Choose the columns for the width there is; False where they are as they were."""
-        before = self._columns, self._gaps, self._fitted_to
-        self._columns = self._fitting()
-        self._gaps = self._spaced()
-        self._fitted_to = self.content_size.width - (self.count > self._rows)  # the bar takes a cell
-        if before == (self._columns, self._gaps, self._fitted_to):
+        before = self.pages.shown, self.pages.gaps, self._fitted_to
+        self.pages.fit(self.board, self.content_size.width)
+        self._fitted_to = self.content_size.width - self._scrolls  # the bar takes a cell
+        if before == (self.pages.shown, self.pages.gaps, self._fitted_to):
             return False
         self._strips.clear()
         return True
@@ -148,13 +155,43 @@ class TrialsTable(Lines, can_focus=True):
 
     @property
     def first(self) -> int | None:
-        """The trial at the top."""
-        return int(self._numbers[0]) if self.count else None
+        """The trial at the top of those that do not run."""
+        return int(self._numbers[self._start]) if self.count else None
+
+    @property
+    def _start(self) -> int:
+        """The first row below those that run; the first of all where there is none."""
+        return len(self._live) if len(self._live) < self.count else 0
+
+    @property
+    def running(self) -> int:
+        """How many of the trials shown run."""
+        return len(self._live)
+
+    def _pin(self) -> None:
+        """As many running trials stay in sight as take a third of the table."""
+        self._pinned = min(len(self._live), max(1, (self.content_size.height - 1) // 3))
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns that fit the width, from the left."""
-        return self._columns
+        """The columns of the page that is shown, from the left."""
+        return self.pages.shown
+
+    @property
+    def wanted_width(self) -> int:
+        """Cells that all columns take."""
+        return LEFT + 1 + sum(column.width + 1 for column in self.pages.wanted(self.board))
+
+    def choose(self, hidden: frozenset[str], added: frozenset[str]) -> None:
+        """Show all usual columns but these, and these others."""
+        self.pages.hidden, self.pages.added = hidden, added
+        self.turn_page(0)
+
+    def turn_page(self, by: int) -> None:
+        """Go to the columns that stand on the next page, or back."""
+        self.pages.page += by
+        if self._fit():
+            self.repaint()
 
     def _find_cursor(self) -> None:
         """Keep the cursor on its trial, and the trial on its line. Where the trial is gone, keep the line."""
@@ -163,9 +200,11 @@ class TrialsTable(Lines, can_focus=True):
         at_top = self.top == 0
         if len(found):
             row = int(found[0])
-            if not (at_top and row < self._rows):
+            if not (at_top and row - self._pinned < self._rows):
                 self.top += row - self._row
             self._row = row
+        elif before is None:
+            self._row = self._start
         else:
             self._row = max(0, min(self._row, self.count - 1))
         self.cursor = int(self._numbers[self._row]) if self.count else None
@@ -183,6 +222,7 @@ class TrialsTable(Lines, can_focus=True):
         self.sort_key, self.descending = key, descending
         if self.board is not None:
             self.show(self.board, self._mask)
+        self.turn_page(self.pages.page_of(key) - self.pages.page)
         self.post_message(self.SortChanged(self, key, descending))
 
     def action_sort(self, step: int) -> None:
@@ -190,11 +230,12 @@ class TrialsTable(Lines, can_focus=True):
         if step == 0:
             self.sort_by(self.sort_key, not self.descending)
             return
-        keys = [column.key for column in self._columns]
+        columns = self.pages.wanted(self.board)
+        keys = [column.key for column in columns]
         if keys:
             here = keys.index(self.sort_key) if self.sort_key in keys else 0
-            key = keys[(here + step) % len(keys)]
-            self.sort_by(key, next(c.falling for c in self._columns if c.key == key))
+            there = columns[(here + step) % len(keys)]
+            self.sort_by(there.key, there.falling)
 
     # ------------------------------------------------------------------ cursor
 
@@ -212,7 +253,8 @@ class TrialsTable(Lines, can_focus=True):
         self._move_to(self._row + by * max(1, self._rows - 1))
 
     def action_edge(self, to: int) -> None:
-        self._move_to(0 if to == 0 else self.count - 1)
+        """0 is the first trial below those that run, -1 the last."""
+        self._move_to(self._start if to == 0 else self.count - 1)
 
     def _move_to(self, row: int) -> None:
         row = max(0, min(row, self.count - 1))
@@ -226,57 +268,54 @@ class TrialsTable(Lines, can_focus=True):
 
     @property
     def _rows(self) -> int:
-        """How many rows fit below the titles."""
-        return max(1, self.content_size.height - 1)
+        """How many rows fit below the titles and what is pinned."""
+        return max(1, self.content_size.height - 1 - self._pinned - bool(self._pinned))
+
+    @property
+    def _scrolls(self) -> bool:
+        return self.count - self._pinned > self._rows
+
+    def _row_at(self, y: int) -> int | None:
+        """The row that is drawn at y; None for the titles and the line below what is pinned."""
+        if y <= self._pinned:
+            return y - 1 if y else None
+        below = y - 1 - self._pinned - bool(self._pinned)
+        return None if below < 0 else self._pinned + self.top + below
 
     def _keep_in_view(self) -> None:
-        top = min(max(self.top, self._row - self._rows + 1), self._row)
-        self.top = max(0, min(top, self.count - self._rows))
+        row = self._row - self._pinned
+        top = min(max(self.top, row - self._rows + 1), row) if row >= 0 else self.top
+        self.top = max(0, min(top, self.count - self._pinned - self._rows))
 
     def _scroll(self, by: int) -> None:
-        top = max(0, min(self.top + by, self.count - self._rows))
+        top = max(0, min(self.top + by, self.count - self._pinned - self._rows))
         if top != self.top:
             self.top = top
             self.redraw()
-
-    # ------------------------------------------------------------------ columns
-
-    def _fitting(self) -> tuple[Column, ...]:
-        """The columns that the width has room for."""
-        columns = columns_of(self.board)
-        stays = fitting(
-            [column.width for column in columns],
-            [column.leaves for column in columns],
-            self.content_size.width - _LEFT - 1,
-            gap=1,
-        )
-        return tuple(columns[place] for place in stays)
-
-    def _spaced(self) -> tuple[int, ...]:
-        """Blanks before each column: two where there is room for them, else one; the left ones first."""
-        spare = self.content_size.width - _LEFT - 1 - sum(column.width + 1 for column in self._columns) + 1
-        return tuple(_LEFT if place == 0 else 2 if place <= spare else 1 for place in range(len(self._columns)))
 
     # ------------------------------------------------------------------ drawing
 
     def line(self, y: int, width: int) -> Strip:
         if y == 0:
-            return self._titles()
-        row = self.top + y - 1
+            return self._titles(width)
+        row = self._row_at(y)
+        if row is None:
+            says = f"─── {self.running} running "
+            return strip_of([(says + "─" * max(0, width - 1 - len(says)), self.look("bar"))])
         if row >= self.count or self.board is None:
             if self.count == 0 and y == 2:
                 return strip_of([(fitted("  " + self.empty, width), self.look("quiet"))])
             return Strip.blank(width, self.base)
         strip = self._row_strip(row)
-        if self.count > self._rows:
-            bar = self._bar(y)
+        if self._scrolls and y > self._pinned:
+            bar = self._bar(y - self._pinned - bool(self._pinned))
             strip = Strip.join([strip.adjust_cell_length(width - 1, self.base), bar])
         return strip
 
-    def _titles(self) -> Strip:
+    def _titles(self, width: int) -> Strip:
         plain, sorted_look = self.look("title"), self.look("title-sorted")
         pieces: list[tuple[str, Style]] = []
-        for column, blank in zip(self._columns, self._gaps, strict=True):  # the arrow finds room in the blanks
+        for column, blank in zip(self.pages.shown, self.pages.gaps, strict=True):  # the arrow finds room in the blanks
             style, title = plain, column.title
             if column.key == self.sort_key:
                 arrow = "▾" if self.descending else "▴"
@@ -285,7 +324,9 @@ class TrialsTable(Lines, can_focus=True):
                 pieces += [(" " * blank, plain), (fitted(title, column.width), style)]
             else:
                 pieces.append((fitted(title, column.width + blank, right=True), style))
-        return strip_of(pieces)
+        more = self.pages.arrows
+        head = strip_of(pieces).adjust_cell_length(width - len(more), self.base)
+        return Strip.join([head, strip_of([(more, sorted_look)])]) if more else strip_of(pieces)
 
     def _row_strip(self, row: int) -> Strip:
         assert self.board is not None
@@ -308,7 +349,7 @@ class TrialsTable(Lines, can_focus=True):
             ("▸" if cursor else " ", base),
             ("●" if scored.row.marked else " ", self.look("mark", base)),
         ]
-        for place, (column, blank) in enumerate(zip(self._columns, self._gaps, strict=True)):
+        for place, (column, blank) in enumerate(zip(self.pages.shown, self.pages.gaps, strict=True)):
             look = column.look(scored) if column.look is not None else ""
             text = fitted(column.text(scored), column.width, right=not column.left)
             if place:
@@ -322,11 +363,13 @@ class TrialsTable(Lines, can_focus=True):
     def _bar(self, y: int) -> Strip:
         """One cell of the scroll bar."""
         rows = self._rows
-        length = max(1, rows * rows // self.count)
-        start = (rows - length) * self.top // max(1, self.count - rows)
+        count = self.count - self._pinned
+        length = max(1, rows * rows // count)
+        start = (rows - length) * self.top // max(1, count - rows)
         return strip_of([("▐" if start <= y - 1 < start + length else " ", self.look("bar"))])
 
     def on_resize(self) -> None:
+        self._pin()
         self._fit()
         self._keep_in_view()
         self.redraw()
@@ -368,27 +411,34 @@ class TrialsTable(Lines, can_focus=True):
             if column is not None:
                 self.sort_by(column.key)
             return
-        if self.count > self._rows and place.x >= self.content_size.width - 1:
-            share = (place.y - 1) / max(1, self._rows - 1)
-            self._scroll(round(share * (self.count - self._rows)) - self.top)
+        above = 1 + self._pinned + bool(self._pinned)
+        if self._scrolls and place.x >= self.content_size.width - 1 and place.y >= above:
+            share = (place.y - above) / max(1, self._rows - 1)
+            self._scroll(round(share * (self.count - self._pinned - self._rows)) - self.top)
             return
-        row = self.top + place.y - 1
-        if row >= self.count:
+        row = self._row_at(place.y)
+        if row is None or row >= self.count:
             return
         self._move_to(row)
         number = int(self._numbers[row])
-        if place.x < _LEFT:
+        if place.x < LEFT:
             self.post_message(self.MarkClicked(self, number))
         elif event.chain == 2:
             self.post_message(self.Chosen(self, number))
 
     def _column_at(self, x: int) -> Column | None:
         left = 0
-        for column, blank in zip(self._columns, self._gaps, strict=True):
+        for column, blank in zip(self.pages.shown, self.pages.gaps, strict=True):
             if left <= x < left + blank + column.width:
                 return column
             left += blank + column.width
         return None
+
+
+def _running(board: Board, mask: np.ndarray | None) -> np.ndarray:
+    """Numbers of the trials that run and pass the mask."""
+    runs = board.runs()
+    return board.numbers[runs if mask is None or len(mask) != len(runs) else runs & mask]
 
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:

@@ -20,12 +20,12 @@ from kdnas_tui.screens.study import StudyScreen
 from tests.tui.filled import NOW
 
 GOLDENS = Path(__file__).parent / "goldens"
-SIZES = {"80x24": (80, 24), "120x36": (120, 36), "50x16": (50, 16)}
+SIZES = {"48x40": (48, 40), "80x24": (80, 24), "100x30": (100, 30), "120x36": (120, 36), "200x60": (200, 60)}
 PATIENCE_S = 30.0
 
 
-def app_on(url: str, **given: Any) -> KdnasApp:
-    return KdnasApp(url, clock=lambda: NOW, period=0.05, **given)
+def app_on(url: str, now: float = NOW, **given: Any) -> KdnasApp:
+    return KdnasApp(url, clock=lambda: now, period=0.05, **given)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from tests.rows import made_rows
 
 NOW = 4_000_000_000.0  # ahead of every real clock: what was heard just before it is alive
 BEGAN = NOW - 3 * 3600
+RECORDED_NOW = 1_795_270_733.0  # a minute after the recorded study ended
 SPACE = SearchSpace(
     (
         Dimension("num_hidden_layers", (2, 3, 4, 5, 6)),

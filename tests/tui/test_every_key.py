@@ -28,6 +28,7 @@ from kdnas_tui.keys import Key
 from kdnas_tui.screens.about import AboutScreen
 from kdnas_tui.screens.ask import Ask, Write
 from kdnas_tui.screens.candidate import CandidateScreen
+from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.compare import CompareScreen
 from kdnas_tui.screens.export import ExportScreen
 from kdnas_tui.screens.finalize import FinalizeScreen
@@ -281,6 +282,40 @@ def order(site: Site) -> object:
     return site.table.sort_key, site.table.descending
 
 
+def page(site: Site) -> int:
+    return site.table.pages.page
+
+
+async def turns_page(site: Site, key: str) -> None:
+    before, last = page(site), len(site.table.pages.pages) - 1
+    await site.press(key)
+    assert page(site) == min(before + 1, last)
+
+
+async def turns_back(site: Site, key: str) -> None:
+    await turns_page(site, "right")
+    before = page(site)
+    await site.press(key)
+    assert page(site) == max(0, before - 1)
+
+
+async def zooms(site: Site, key: str) -> None:
+    """Where the screen is wide enough for all panes, and back; elsewhere it says that there is one already."""
+    panes = site.study.panes
+    if panes.layout == "tabs":
+        await tells("the whole screen already")(site, key)
+        return
+    await changes(lambda site: panes.layout, "one pane is shown")(site, key)
+    await changes(lambda site: panes.layout, "all panes are shown")(site, key)
+
+
+async def moves_border(site: Site, key: str) -> None:
+    if site.study.panes.layout == "tabs":
+        await tells("no border to move")(site, key)
+        return
+    await changes(lambda site: site.study.query_one("#left").size.width, "the border moved")(site, key)
+
+
 def first_column(site: Site) -> object:
     return site.screen.query_one(CompareTable).left
 
@@ -315,6 +350,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "choose": lists_choices,
         "copy_command": copies_command,
         "preset": opens(Ask),
+        "command": opens(Ask),
         "app.focus_next": changes(focus, "another field has the focus"),
         "app.focus_previous": changes(focus, "another field has the focus"),
         "back": leads_to(StudiesScreen),
@@ -339,6 +375,12 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "sort(1)": changes(order, "sorted by another column"),
         "sort(-1)": changes(order, "sorted by another column"),
         "sort(0)": changes(order, "the order is turned round"),
+        "turn_page(1)": turns_page,
+        "turn_page(-1)": turns_back,
+        "columns": opens(ChooseColumns),
+        "zoom": zooms,
+        "share(1)": moves_border,
+        "share(-1)": moves_border,
         "next_pane": changes(tab, "another pane is shown"),
         "previous_pane": changes(tab, "another pane is shown"),
         "next_tab": changes(tab, "another tab is shown"),
@@ -422,7 +464,7 @@ def pressed(key: Key) -> str:
     return key.keys.split(",")[0]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["48x40", "80x24", "120x36"])
 @pytest.mark.parametrize("name", [name for name in keys.KEYS if name != "everywhere"])
 async def test_every_key_does_what_it_says(
     name: str, size: str, three_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

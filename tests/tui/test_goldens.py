@@ -1,4 +1,4 @@
-"""Every screen at three sizes, as text, exactly as it was judged to be right."""
+"""Every screen at five sizes, as text, exactly as it was judged to be right: on the recorded study that ships."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kdnas.store import changes
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.widgets.key_bar import KeyBar
 from tests.tui.driving import SIZES, app_on, driven, listed, matches, opened, settled, until
+from tests.tui.filled import NOW, RECORDED_NOW
 
 Steps = Callable[[Pilot[str]], Awaitable[None]]
 
@@ -38,21 +39,30 @@ async def _new(pilot: Pilot[str]) -> None:
 
 
 async def _study(pilot: Pilot[str]) -> None:
+    await opened(pilot, "quickstart")
+
+
+async def _running(pilot: Pilot[str]) -> None:
     await opened(pilot, "minilm")
 
 
+async def _stop(pilot: Pilot[str]) -> None:
+    await opened(pilot, "minilm")
+    await pilot.press("s")
+
+
 async def _compare(pilot: Pilot[str]) -> None:
-    found = await opened(pilot, "minilm")
+    found = await opened(pilot, "quickstart")
     assert found.watched.study is not None
-    for number in (25, 16):
+    for number in (11, 8, 3, 5):
         found.change(lambda store, study, number=number: changes.set_remark(store, study, number, marked=True))
-    await until(pilot, lambda: len(found.watched.marked()) == 2, "two are marked")
+    await until(pilot, lambda: len(found.watched.marked()) == 4, "four are marked")
     await pilot.press("c")
 
 
 def _keys(*keys: str) -> Steps:
     async def steps(pilot: Pilot[str]) -> None:
-        await opened(pilot, "minilm")
+        await opened(pilot, "quickstart")
         for key in keys:
             await pilot.press(key)
             await settled(pilot)
@@ -64,6 +74,7 @@ SCREENS: dict[str, Steps] = {
     "studies": _studies,
     "new_study": _new,
     "study": _study,
+    "study_running": _running,
     "study_filtered": _keys("slash", *"layers>=4", "enter"),
     "rescore": _keys("a", "left", "left", "left", "left"),
     "candidate": _keys("i"),
@@ -71,20 +82,23 @@ SCREENS: dict[str, Steps] = {
     "export": _keys("x"),
     "about": _keys("v"),
     "help": _keys("question_mark"),
-    "stop": _keys("s"),
+    "columns": _keys("C"),
+    "stop": _stop,
 }
+ON_THREE = frozenset({"studies", "new_study", "study_running", "stop"})  # what a finished study does not show
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SCREENS)
 async def test_screen_looks_as_it_was_judged(
-    name: str, size: str, three_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, size: str, three_studies: Path, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    shutil.copy(three_studies if name in ON_THREE else recorded, tmp_path / "kdnas.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    async with driven(app_on("kdnas.db"), SIZES[size]) as pilot:
+    now = NOW if name in ON_THREE else RECORDED_NOW
+    async with driven(app_on("kdnas.db", now), SIZES[size]) as pilot:
         await SCREENS[name](pilot)
         await settled(pilot)
         matches(pilot.app, name, size)

@@ -17,7 +17,11 @@ from tests.tui.test_import_hygiene import modules
 def frames() -> dict[str, type[Frame | Dialog]]:
     for name in modules():
         import_module(name)
-    kinds = {kind for found in Frame.__subclasses__() for kind in (found, *found.__subclasses__())}
+    kinds, found = set(), [Frame]
+    while found:
+        kind = found.pop()
+        kinds.add(kind)
+        found += kind.__subclasses__()
     return {kind.NAME: kind for kind in (*kinds, Dialog) if "NAME" in vars(kind)}
 
 

