@@ -85,6 +85,10 @@ class FakeTraining(Training):
         self.done = 0
         self.before_step = before_step
 
+    def begin(self) -> Epoch:
+        now = loss(self.candidate, 0)
+        return Epoch(0, self.epochs, Score(now, now * 2, {"figure": 1.0}), now * 2, 0.1, 0)
+
     def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
         for step in range(1, STEPS + 1):
             self.before_step()
@@ -144,6 +148,9 @@ class FakeBench(Workbench):
 
     def score(self, student: Student) -> Score:
         return Score(loss(self.candidate), 2 * loss(self.candidate))
+
+    def comparable(self, candidate: Candidate) -> str:
+        return str(candidate["num_hidden_layers"])
 
     def timed(self, student: Student | None) -> Callable[[], None]:
         return lambda: None

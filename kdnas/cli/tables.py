@@ -92,6 +92,8 @@ def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
         state = f"reused #{row.reused_from}"
     elif row.error:
         state = f"{state}: {' '.join(row.error.split())[:60]}"
+    elif "rung" in row.extra:
+        state = f"{state}, rung {row.extra['rung']:.0f}" + (f", latency {row.latency_flag}" if row.latency_flag else "")
     elif row.latency_flag:
         state = f"{state}, latency {row.latency_flag}"
     spread = None

@@ -57,6 +57,10 @@ class Workbench(ABC):
     def score(self, student: Student) -> Score:
         """The held-out loss now, in eval mode."""
 
+    def comparable(self, candidate: Candidate) -> str:
+        """A key: candidates of equal keys may be compared by their scores before training, and after a part of it."""
+        return ""
+
     @abstractmethod
     def timed(self, student: Student | None) -> Once:
         """One forward pass of the student's body (the teacher's for None), as it is served on the bench's device, on

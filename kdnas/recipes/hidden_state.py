@@ -109,7 +109,7 @@ class HiddenStateBench(Workbench):
         self.spec, self.device, self._on_progress = spec, device, on_progress
         assert isinstance(spec.recipe, HiddenStateRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
-        self._scored_as_built = spec.budget.epochs == 0
+        self._scored_as_built = spec.budget.epochs == 0 or bool(spec.budget.rungs)
         self.teacher = encoder.load(spec.teacher, device, on_progress)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
@@ -267,6 +267,9 @@ class HiddenStateBench(Workbench):
         raw = float(total.mean())
         loss = float(total[-1, 1]) / self.variance_of(self.own.layers - 1)
         return Score(loss, raw, {"mapped_loss": raw / self.variance(body)})
+
+    def comparable(self, candidate: Candidate) -> str:
+        return f"{sizes_of(candidate).layers} layers"
 
     def timed(self, student: Student | None) -> Once:
         if student is None:

@@ -19,6 +19,7 @@ from kdnas.measuring.devices import resolve_device
 from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
+from kdnas.search import rungs
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_flags import command
@@ -107,14 +108,14 @@ def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
 
 
 def _seconds(spec: StudySpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:
-    """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch. Without
-    epochs, what a fit costs: the products of its Gram matrices are about two forward passes over the sample."""
+    """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch. A score
+    as built costs a fit: the products of its Gram matrices are about two forward passes over the sample."""
     if described.flops_per_token is None:
         return None
     rng = seeds.fixed(seeds.Fixed.ESTIMATE)
     forward = statistics.median(described.flops_per_token(described.space.sample(rng)) for _ in range(SAMPLES))
-    fitted = 0 if spec.budget.epochs else 3 * min(proxy, FIT_TOKENS) + held
-    work = forward * (spec.budget.epochs * (3 * proxy + held) + fitted)
+    built = 3 * min(proxy, FIT_TOKENS) + held if spec.budget.rungs or not spec.budget.epochs else 0
+    work = forward * (rungs.expected_epochs(spec.budget) * (3 * proxy + held) + built)
     return OVERHEAD_S + work / (SHARE_OF_PEAK * _flops_per_second(device))
 
 

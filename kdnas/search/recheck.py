@@ -7,10 +7,11 @@ Runs in this process, beside a search or after it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from kdnas.measuring import memory
 from kdnas.recipes.contract import Workbench
-from kdnas.search.candidate import EvaluationError, Measure, evaluate
+from kdnas.search.candidate import EvaluationError, Measure, Timed, evaluate
 from kdnas.search.heartbeat import Steering, at_work
 from kdnas.search.timing import latency_protocol
 from kdnas.search.worker import Prepare, place, recipe_of
@@ -23,6 +24,7 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.seeds import Purpose, number
+from kdnas.training.contract import Epoch
 
 
 def recheck(
@@ -71,6 +73,11 @@ def recheck(
         return _ranked(store, name, spec)
 
 
+def _had_more(leader: TrialRow, epoch: Epoch, timed: Timed) -> bool:
+    """Whether the trial went on after this epoch: it may have stopped at a rung."""
+    return epoch.epoch < leader.epoch
+
+
 def _ranked(store: Store, name: str, spec: StudySpec) -> list[Scored]:
     row = queries.study_row(store, name)
     scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta, spec.reward.loss)
@@ -98,7 +105,8 @@ def _evaluate(
                 epochs=leader.epochs,
                 on_phase=lambda phase: None,
                 on_timed=lambda timed, parameters: None,
-                on_epoch=lambda epoch, timed: True,
+                on_epoch=partial(_had_more, leader),
+                as_built=leader.epoch == 0,
             )
         except EvaluationError as fault:
             steering.log("error", f"trial {leader.number} again: failed: {fault}")

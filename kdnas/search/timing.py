@@ -11,7 +11,7 @@ from kdnas.search.candidate import Aside, Measure, Timed
 from kdnas.store import latencies
 from kdnas.store.database import Store
 from kdnas.study.space import Candidate
-from kdnas.training.contract import Student
+from kdnas.training.contract import Epoch, Student
 
 
 def latency_protocol(store: Store) -> Measure:
@@ -64,4 +64,16 @@ def latency_columns(timed: Timed) -> dict[str, float | int | str | None]:
         "latency_count": timed.count,
         "latency_flag": timed.flag,
         "teacher_latency_ms": timed.teacher_p50,
+    }
+
+
+def curve_columns(epoch: Epoch) -> dict[str, float]:
+    """A finished epoch as a point of its trial's curve."""
+    return {
+        "epoch": epoch.epoch,
+        "loss": epoch.score.loss,
+        "raw_loss": epoch.score.raw_loss,
+        "train_loss": epoch.train_loss,
+        "seconds": epoch.seconds,
+        "tokens": epoch.tokens,
     }

@@ -29,8 +29,9 @@ from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
+from kdnas.search.climb import RUNG, Climb
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.search.timing import further_passes, latency_columns, latency_protocol
+from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
@@ -241,6 +242,7 @@ class Worker:
 
     def evaluate(self, trial: optuna.Trial, chosen: Candidate) -> Measurement:
         this, epochs = trial.number, self.spec.budget.epochs
+        climb = Climb(self.store, self.study_id, self.spec, self.bench, chosen)
         last_write = time.monotonic()
         done = 0
 
@@ -269,20 +271,13 @@ class Worker:
         def on_epoch(epoch: Epoch, timed: Timed) -> bool:
             nonlocal done
             done = epoch.epoch
-            if not done:  # scored as built: nothing that a curve of epochs could show
-                return True
+            if not done:  # as built: nothing that a curve of epochs shows
+                return climb.goes_on(epoch, timed)
             slots.epoch(
                 self.store,
                 self.study_id,
                 this,
-                {
-                    "epoch": epoch.epoch,
-                    "loss": epoch.score.loss,
-                    "raw_loss": epoch.score.raw_loss,
-                    "train_loss": epoch.train_loss,
-                    "seconds": epoch.seconds,
-                    "tokens": epoch.tokens,
-                },
+                curve_columns(epoch),
                 progress=BUILT + (1 - BUILT) * done / epochs,
             )
             if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
@@ -292,13 +287,14 @@ class Worker:
                     trial.report(rewarded, epoch.epoch)
                     if done < epochs and trial.should_prune():
                         return False
-            if done == epochs:
-                return True
+            go_on = climb.goes_on(epoch, timed)
+            if done == epochs or not go_on:
+                return go_on
             self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}"
             self.wait_before_epoch()
             return True
 
-        return evaluate(
+        measured = evaluate(
             self.bench,
             chosen,
             self.measure,
@@ -309,7 +305,9 @@ class Worker:
             on_epoch=on_epoch,
             on_step=on_step,
             aside=further_passes(self.store),
+            as_built=bool(climb.rungs),
         )
+        return climb.measured(measured)
 
     def use_present_rewards(self) -> None:
         """From here on strategy and pruner see every trial's reward at the study's α and β of now."""
@@ -355,7 +353,8 @@ class Worker:
         state = SlotState.PRUNED if found.pruned else SlotState.DONE
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
         # For those who look with Optuna's own tools.
-        set_attributes(self.store, trial, {name: columns[name] for name in ("loss", "latency_ms", "parameters")})
+        known = {name: columns[name] for name in ("loss", "latency_ms", "parameters")}
+        set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         times = found.timed.teacher_p50 / found.timed.p50

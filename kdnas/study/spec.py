@@ -115,7 +115,20 @@ class BudgetSpec(Part):
     epochs: int = Field(4, ge=0, le=1000, description="epochs of mini-KD; 0 scores students as they are fitted")
     proxy_fraction: float = Field(0.3, ge=FLOOR, le=1, description="share of the training data that mini-KD sees")
     pruner: Literal["none", "median", "asha", "hyperband"] = Field("none", description="who stops hopeless candidates")
+    rungs: tuple[float, ...] = Field(
+        (), description="shares of a depth's candidates that go on: from the score as built, then after each part"
+    )
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
+
+    @model_validator(mode="after")
+    def _rungs_divide_the_epochs(self) -> BudgetSpec:
+        if not all(FLOOR <= share <= 1 for share in self.rungs):
+            raise ValueError(f"rungs are shares of more than 0 and at most 1; {list(self.rungs)} has another")
+        if len(self.rungs) > self.epochs:
+            raise ValueError(f"{len(self.rungs)} rungs need as many epochs, and epochs is {self.epochs}")
+        if self.rungs and self.pruner != "none":
+            raise ValueError(f"rungs stop candidates themselves; set pruner to none (it is {self.pruner})")
+        return self
 
 
 class TrainingSpec(Part):
@@ -215,6 +228,11 @@ class StudySpec(Part):
             raise ValueError(
                 "budget.epochs is 0, which scores students before they learn, and those of this recipe begin with "
                 "nothing to score; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
+            )
+        if self.budget.rungs and not scored_as_built(self.recipe):
+            raise ValueError(
+                "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
+                "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(

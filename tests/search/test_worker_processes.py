@@ -44,6 +44,9 @@ def void(_: object) -> None:
     """For what a lambda gives back and nobody wants."""
 
 
+FITTED = {"name": "hidden-state", "init": "fitted"}
+
+
 class Forked:
     """A worker in a process of its own that has torch loaded already; it can be killed like any."""
 
@@ -170,8 +173,9 @@ def check_history(place: Place, spec: StudySpec, killed: int) -> None:
         {"strategy": {"name": "tpe", "startup": 3}},
         {"strategy": {"name": "lstm", "episodes": 3, "samples": 3, "pool": 20}},
         {"strategy": {"name": "evolution", "population": 3, "tournament": 2}, "budget": {"pruner": "asha"}},
+        {"strategy": {"name": "tpe", "startup": 3}, "recipe": FITTED, "budget": {"epochs": 4, "rungs": [0.5, 0.5]}},
     ],
-    ids=["tpe", "lstm", "evolution-asha"],
+    ids=["tpe", "lstm", "evolution-asha", "tpe-rungs"],
 )
 def test_killed_in_mid_trial_and_taken_up_it_goes_on_as_if_nothing_had_happened(
     place: Place, tmp_path: Path, parts: dict[str, Any]
