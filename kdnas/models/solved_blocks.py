@@ -148,7 +148,8 @@ def solve_blocks(
         return
     for module in student.modules():
         if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0  # a layer's tokens in one piece; the figures are the same
+            # A layer's tokens in one piece; the figures are the same.
+            module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     family, width = cut.family, cut.width.to(device)
     carried = [_before_first(student, family, ids[rows].to(device)) for rows in parts]
     for index, end in enumerate(ends_of(cut)):
