@@ -37,8 +37,8 @@ class FittedStudents:
         needed = max(own.width, own.inner)
         if self.ids.numel() < needed:
             raise UsageError(
-                f"{what.capitalize()} has {self.ids.numel():,} tokens, too few to fit students of {teacher.name!r} on: "
-                f"a layer of it has {needed:,} inputs.",
+                f"{what[:1].upper()}{what[1:]} has {self.ids.numel():,} tokens, too few to fit students of "
+                f"{teacher.name!r} on: a layer of it has {needed:,} inputs.",
                 "Give more text or a larger budget.proxy_fraction, or leave out recipe.init = fitted.",
             )
         self._moments = hidden_state_cache.moments_of(teacher, ids)
