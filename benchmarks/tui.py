@@ -370,7 +370,7 @@ class Actions:
 
     def at(self, row: int) -> int:
         """Number of the trial in a row of the table."""
-        return int(self.table._numbers[row])
+        return int(self.table._numbers[row + self.table.running if row >= 0 else row])
 
     def sorted_by(self, key: str) -> bool:
         return bool(self.table.sort_key == key)
@@ -395,10 +395,10 @@ class Actions:
         await self.until(lambda: self.study.watched.cursor == self.at(0), "it is at the top")
 
     async def sort(self) -> None:
-        for key in ("loss", "latency", "interval"):
+        for key in ("loss", "latency", "half"):
             await self.keys("greater_than_sign")
             await self.until(partial(self.sorted_by, key), f"sorted by {key}")
-            values = self.study.watched.trials.column(key)[self.table._places[:100]]
+            values = self.study.watched.trials.column(key)[self.table._places[self.table.running :][:100]]
             assert (np.diff(values[~np.isnan(values)]) >= 0).all(), key
         first = self.at(0)
         await self.keys("equals_sign")

@@ -179,14 +179,20 @@ def test_settings_are_split_only_where_nothing_is_open(parts: list[str]) -> None
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_command_figures_and_hint_are_in_sight_at_every_size(tmp_path: Path, size: str) -> None:
-    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}", preset="quickstart"), SIZES[size]) as pilot:
+async def test_command_figures_and_hint_are_in_sight_at_every_size(
+    tmp_path: Path, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'k.db'}"
+    monkeypatch.setenv("KDNAS_STORAGE", url)  # the store of every day, which the command need not name
+    async with driven(app_on(url, preset="quickstart"), SIZES[size]) as pilot:
         found = screen(pilot.app, NewStudyScreen)
+        await until(pilot, lambda: found.spec is not None, "the form is read")
         found.give_up_asking()
         found.plan = {
             "space_size": 4096, "dimensions": {}, "proxy_tokens": 1000, "cache_bytes": 100 * 2**20,
             "seconds_per_trial": 20, "seconds": 240, "device": "cpu", "notes": [],
         }  # fmt: skip
+        found.show_plan()
         found.query_one("#f-strategy-name").focus()
         await until(pilot, shows(pilot.app, "Who proposes the next candidate."), "the hint is in sight")
         shown = " ".join(text_of(pilot.app).split())
