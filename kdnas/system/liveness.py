@@ -19,6 +19,7 @@ from kdnas.system.paths import private_folder, state_folder
 
 HEARTBEAT_S = 5.0  # how often a worker writes that it lives
 STALE_S = 60.0  # a worker on another host that has been silent for so long counts as dead
+LONG_S = 600.0  # no clock is so wrong: whoever was silent for so long is dead at the first look
 GAP_S = STALE_S - 3 * HEARTBEAT_S  # counts at most between two looks: the store may have been away for both
 
 
@@ -85,7 +86,7 @@ def alive(
 ) -> bool:
     """Whether the process of a row that has not ended lives. `whose` names the worker; `heartbeat` and `now` are UTC
     seconds by the database's clock, which judges at the first look. With `surely_dead` a worker of another host lives
-    until its heartbeat has been seen to stand still: for those who take its work away.
+    until its heartbeat has been seen to stand still, or is very old: for those who take its work away.
     """
     here = host == this_host()
     if here and lock is not None:
@@ -95,4 +96,4 @@ def alive(
     silent, changed = heard.look((whose, host, lock), heartbeat)
     if silent >= STALE_S:
         return False
-    return changed or (surely_dead and not here) or now - heartbeat < STALE_S
+    return changed or now - heartbeat < (LONG_S if surely_dead and not here else STALE_S)
