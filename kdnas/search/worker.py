@@ -100,8 +100,8 @@ class Worker:
         for complaint in slots.key_planned(self.store, self.study_id, self.space):
             self.log("warning", complaint)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
-        storage = optuna.storages.get_storage(self.optuna)
-        self.rescored = Rescored(cast(BaseStorage, Patient(self.store, storage)))
+        patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
+        self.rescored = Rescored(cast(BaseStorage, patient))
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
@@ -245,7 +245,6 @@ class Worker:
         climb = Climb(self.store, self.study_id, self.spec, self.bench, chosen)
         last_write = time.monotonic()
         done = 0
-
         found: dict[str, Any] = {}  # written with the next phase
 
         def on_phase(phase: str) -> None:
@@ -273,13 +272,8 @@ class Worker:
             done = epoch.epoch
             if not done:  # as built: nothing that a curve of epochs shows
                 return climb.goes_on(epoch, timed)
-            slots.epoch(
-                self.store,
-                self.study_id,
-                this,
-                curve_columns(epoch),
-                progress=BUILT + (1 - BUILT) * done / epochs,
-            )
+            share = BUILT + (1 - BUILT) * done / epochs
+            slots.epoch(self.store, self.study_id, this, curve_columns(epoch), progress=share)
             if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
                 rewarded, _, _ = self.rewarded(epoch.score.loss, epoch.score.raw_loss, timed)
                 self.use_present_rewards()
@@ -417,9 +411,6 @@ def run_worker(
         except KeyboardInterrupt:
             return 130
         return 0
-
-
-# ---------------------------------------------------------------------------- the process
 
 
 def place(steering: Steering, name: str) -> torch.device:
