@@ -58,6 +58,7 @@ class Left:
 def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = False) -> Claim | Left:
     """The lowest free slot, now held by the worker; or what is left where none is free or people want no new trial.
 
+    A worker that holds a slot without a trial gets that one again: the answer to its claim may have been lost.
     `planned_only` passes over slots without a candidate: for when no further candidate can be proposed.
     """
     s = t.slot.c
@@ -69,7 +70,6 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
             query = query.where(s.candidate.is_not(None))
         row = connection.execute(query).first() if wanted == Wanted.RUN else None
         own = sa.and_(s.study_id == study_id, s.state == SlotState.RUNNING, s.worker_id == worker_id, s.trial.is_(None))
-        # A claim that was committed while the answer got lost.
         row = connection.execute(sa.select(t.slot).where(own)).first() or row
         if row is None:
             number = sa.select(sa.func.count()).where(s.study_id == study_id)

@@ -37,16 +37,25 @@ def close(store: Store, study_id: int, spec: StudySpec | None = None) -> list[in
 def test_each_slot_is_claimed_once_however_many_try(store: Store) -> None:
     study_id = create_study(store, fakes.spec(budget={"trials": 40}))
 
-    def claim_all(worker_id: int) -> list[int]:
-        mine = []
+    def claim_all(first: int) -> list[int]:
+        mine: list[int] = []
         with open_store(store.url) as own:
-            while isinstance(claimed := slots.claim(own, study_id, worker_id), slots.Claim):
+            # Each time as another worker: one that holds a slot without a trial gets that one again.
+            while isinstance(claimed := slots.claim(own, study_id, first + 4 * len(mine)), slots.Claim):
                 mine.append(claimed.slot)
         return mine
 
     with ThreadPoolExecutor(4) as pool:
         claimed = [slot for mine in pool.map(claim_all, range(4)) for slot in mine]
     assert sorted(claimed) == list(range(40))
+
+
+def test_who_holds_a_slot_without_a_trial_gets_it_again(store: Store, study_id: int) -> None:
+    """The answer to a claim may be lost on its way; no slot may be left behind for that."""
+    first, again = slots.claim(store, study_id, 1), slots.claim(store, study_id, 1)
+    assert isinstance(first, slots.Claim) and first == again
+    other = slots.claim(store, study_id, 2)
+    assert isinstance(other, slots.Claim) and other.slot != first.slot
 
 
 def test_nothing_is_claimed_while_people_want_no_new_trial(store: Store, study_id: int) -> None:
@@ -228,7 +237,7 @@ def test_enqueued_candidates_are_keyed_once_the_space_is_known(store: Store) -> 
     assert len(said) == 2
     assert "gives no" in said[0] or "99" in said[0]
     assert "twice" in said[1]
-    claims = [slots.claim(store, study_id, 1) for _ in range(4)]
+    claims = [slots.claim(store, study_id, worker_id) for worker_id in range(4)]
     assert [c.candidate for c in claims if isinstance(c, slots.Claim)] == [good, None, None, other]
 
 
