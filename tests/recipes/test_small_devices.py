@@ -98,7 +98,7 @@ def test_a_fitted_student_is_built_on_as_many_chunks_as_fit_and_from_its_beginni
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "inherit", watched)
         close(plain, bench.build(SMALL, 0).body.state_dict())
-    assert room.tried[:4] == [32, 16, 8, 4] and len(bodies) == 4
+    assert room.tried[:5] == [64, 32, 16, 8, 4] and len(bodies) == 5
     bench.close()
 
 
