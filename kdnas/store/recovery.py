@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from kdnas.store import changes, slots
 from kdnas.store import tables as t
-from kdnas.store.database import Store, clock
+from kdnas.store.database import Store, clock, clock_column
 from kdnas.store.optuna_storage import explained
 from kdnas.store.patience import patient
 from kdnas.study import states
@@ -57,7 +57,7 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     with store.connect() as connection:
         s, w = t.slot.c, t.worker.c
         held = connection.execute(
-            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat, _now(connection))
+            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat, *_here(connection))
             .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
             .where(s.study_id == study_id, s.state == states.SlotState.RUNNING)
         ).all()
@@ -136,17 +136,18 @@ def at_work(store: Store, study_id: int) -> Sequence[Any]:
     w = t.worker.c
     with store.connect() as connection:
         return connection.execute(
-            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat, _now(connection)).where(
+            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat, *_here(connection)).where(
                 w.study_id == study_id, w.state.in_(states.AT_WORK)
             )
         ).all()
 
 
-def _now(connection: Connection) -> sa.ColumnElement[float]:
-    return sa.literal(clock(connection)).label("now")
+def _here(connection: Connection) -> tuple[sa.ColumnElement[float], sa.ColumnElement[str]]:
+    """Beside a worker's row: the time by the database's clock, and which store the row is of."""
+    return clock_column(connection).label("now"), sa.literal(str(connection.engine.url)).label("store")
 
 
 def _lives(row: Any) -> bool:
     return row.state in states.AT_WORK and liveness.alive(
-        row.worker_id, row.host, row.lock, row.heartbeat, row.now, surely_dead=True
+        (row.store, row.worker_id), row.host, row.lock, row.heartbeat, row.now, surely_dead=True
     )

@@ -55,7 +55,9 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
     for _, group in groupby(connection.execute(_statement(connection, those)), key=lambda row: row.study_id):
         of_study = list(group)  # a row for each of its workers, and one where there is none
         row = of_study[0]
-        workers = [(_worker(one, "worker_"), one.busy or 0) for one in of_study if one.worker_worker_id is not None]
+        workers = [
+            (_worker(connection, one, "worker_"), one.busy or 0) for one in of_study if one.worker_worker_id is not None
+        ]
         here = [worker for worker, _ in workers if worker.task == "search"]
         alive = [worker for worker in here if worker.alive]
         spec = _spec(row)
@@ -249,14 +251,20 @@ def workers_of(connection: Connection, study_id: int) -> list[WorkerRow]:
     """Every worker that the study has had, oldest first."""
     c = t.worker.c
     query = sa.select(t.worker, clock_column(connection).label("now"))
-    return [_worker(row) for row in connection.execute(query.where(c.study_id == study_id).order_by(c.worker_id))]
+    return [
+        _worker(connection, row)
+        for row in connection.execute(query.where(c.study_id == study_id).order_by(c.worker_id))
+    ]
 
 
-def _worker(row: Any, prefix: str = "") -> WorkerRow:
+def _worker(connection: Connection, row: Any, prefix: str = "") -> WorkerRow:
     """From a row whose columns are those of the table, with `prefix` before their names, and `now`."""
+    store = str(connection.engine.url)
     told = {name: getattr(row, prefix + name) for name in t.worker.columns.keys()}  # noqa: SIM118 - its names
     at_work = told["state"] in AT_WORK
-    lives = at_work and liveness.alive(told["worker_id"], told["host"], told["lock"], told["heartbeat"], row.now)
+    lives = at_work and liveness.alive(
+        (store, told["worker_id"]), told["host"], told["lock"], told["heartbeat"], row.now
+    )
     return WorkerRow(
         worker_id=told["worker_id"],
         host=told["host"],
