@@ -20,14 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.check import check
 from kdnas.store.database import open_reader
 from kdnas.study.spec import StudySpec
+from kdnas.system import seeds
 from tests import fakes
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -88,7 +87,7 @@ def told(path: Path) -> list[tuple[Any, ...]]:
 
 def study(strategy: str, seed: int, folder: Path, most: int) -> tuple[int, str | None]:
     """How often its worker was killed, and what was wrong at the end."""
-    rng = np.random.default_rng(seed)
+    rng = seeds.generator(seed, seeds.Benchmark.DEATHS)
     os.environ["KDNAS_STATE"] = str(folder / "state")
     whole, path = folder / "whole.db", folder / "kdnas.db"
     begin(spec(strategy, seed), whole)

@@ -53,6 +53,7 @@ class Benchmark(IntEnum):
 
     SAMPLE = 0  # candidates, rows and texts that are drawn, figures that are made up
     NEIGHBOURS = 1  # the steps of a local search
+    DEATHS = 2  # when a worker is killed
     SPREAD = 7  # candidates that use all choices evenly
     ORDERS = 8  # in which pruners see the candidates
 

@@ -49,11 +49,6 @@ def test_data_with_equal_texts_is_split_as_ever(share: float) -> None:
     assert of_repeated(share) == REPEATED[share]
 
 
-def test_a_purpose_has_random_numbers_of_its_own_and_always_the_same() -> None:
-    draws = [tuple(splits.generator(purpose).integers(1 << 30, size=4).tolist()) for purpose in (0, 1, 2, 6, 7, 0)]
-    assert len(set(draws)) == 5 and draws[0] == draws[-1]
-
-
 # ---------------------------------------------------------------- what is drawn as one, and what is tied to it
 
 

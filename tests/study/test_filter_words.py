@@ -56,7 +56,7 @@ VALUE, CONDITION, MORE = "Write one.", "Write one, as in latency<8.", "Write a c
         ("a layers:", 2, "A value is missing after layers:.", VALUE),
         ("latency<<8", 0, "A value is missing after latency<.", VALUE),
         ("layers:(a)", 0, "A value is missing after layers:.", VALUE),
-        ("a <8", 0, "There is no key 'a'.", None),
+        ("q <8", 0, "There is no key 'q'.", None),
         ("<8", 0, "There is no key before <.", CONDITION),
         ("(a b) =8", 6, "There is no key before =.", CONDITION),
         ('"latency"<8', 0, 'A key stands without quotation marks: "latency".', "Take them away."),
