@@ -79,7 +79,8 @@ def shown_storage(url: str) -> str:
     from kdnas.system.errors import UsageError
 
     try:
-        return addresses.shown(addresses.store_url(url))
+        address = addresses.store_url(url)
+        return addresses.shown(address) if "://" in url else url
     except UsageError as error:  # said again where it is opened
         return error.problem
 
