@@ -265,7 +265,7 @@ async def test_export_says_what_keeps_it_from_writing(pilot: Pilot[str], tmp_pat
     await pilot.press("up")
     found = screen(pilot.app, ExportScreen)
     for value, hint in (
-        (str(tmp_path), "Name a file in it."),
+        (".", "Name a file in it."),
         ("nowhere/x.json", "Make it first, or name another."),
         ("x.docx", ".json"),
         ("", "Name a .json, .csv or .md file."),
