@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,8 @@ def read_parquet(name: str, raw: bytes, wanted: Sequence[str]) -> Table:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(raw))
+        # Not a file of Python's: pyarrow's threads would ask for it after the interpreter has ended, and abort.
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(raw))
         schema = file.schema_arrow
     except Exception as error:  # of several unrelated types, and some of Python's own
         raise UsageError(f"{name} is no Parquet file: {first_line(error)}.", HINT) from None

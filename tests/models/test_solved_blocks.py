@@ -200,3 +200,17 @@ def test_kept_results_stay_below_their_limit_and_the_oldest_goes_first() -> None
     assert (kept.get("c"), kept.bytes) == ("D", 10)
     kept.put("large", "L", 11)
     assert kept.get("large") is None and kept.bytes == 10
+
+
+def test_a_block_stands_for_the_layers_up_to_the_next_kept_one() -> None:
+    """And the last one for all that are left."""
+
+    class Cut:
+        class own:  # noqa: N801 - the teacher's sizes
+            layers = 6
+
+        def __init__(self, *sources: int) -> None:
+            self.sources = sources
+
+    assert ends_of(Cut(0, 2, 5)) == [1, 4, 5]  # type: ignore[arg-type]
+    assert ends_of(Cut(0)) == [5] and ends_of(Cut(0, 1, 2, 3, 4, 5)) == [0, 1, 2, 3, 4, 5]  # type: ignore[arg-type]
