@@ -518,7 +518,7 @@ class Actions:
             await self.until(partial(self.theme_is, not dark), "the other theme is on")
 
     async def resize(self) -> None:
-        for size, layout in (((80, 24), "tabs"), ((50, 16), "card"), (SIZE, "wide")):
+        for size, layout in (((80, 24), "tabs"), ((38, 11), "card"), (SIZE, "wide")):
             await self.pilot.resize_terminal(*size)
             await self.until(partial(self.laid_out, layout), layout)
 
