@@ -26,6 +26,7 @@ from kdnas.measuring.latency import measure
 from kdnas.models.tokenizer import opener
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
+from kdnas.search.timing import curve_columns
 from kdnas.students import model_folder
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
@@ -262,15 +263,7 @@ def _share(epochs_done: float, epochs: int) -> float:
 
 
 def point_of(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "epoch": epoch.epoch,
-        "loss": epoch.score.loss,
-        "raw_loss": epoch.score.raw_loss,
-        "train_loss": epoch.train_loss,
-        "seconds": epoch.seconds,
-        "tokens": epoch.tokens,
-        "extra": dict(epoch.score.extra),
-    }
+    return {**curve_columns(epoch), "extra": dict(epoch.score.extra)}
 
 
 def _epoch(point: Mapping[str, Any], epochs: int) -> Epoch:
