@@ -3,8 +3,8 @@
 The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
 best student that is at least three times as fast as its teacher, evaluate it: as it is, beside the taught teacher, and
 fine-tuned, beside the teacher as it ships. Then distil and evaluate, in the same way from the same teacher on the same
-text, the students that a person would make, of whole teacher layers at full width: as many as the found student has,
-and every second and every third one. Goes on where an earlier run was cut off.
+text, the students that a person would make, of whole teacher layers at full width: every third and every second one, and
+as many as the found student has (`--by-hand` names other depths). Goes on where an earlier run was cut off.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ NARROWED = {
     "data.batch_size": 64,
     "data.limit": None,
     "data.max_held_out": 128,
-    "recipe.init": "fitted",
     "budget.trials": 24,
+    "budget.epochs": 0,
     "budget.proxy_fraction": 0.15,
     "strategy.two_objectives": True,
     "space.choices.num_hidden_layers": [2, 3, 4, 5],
@@ -65,7 +65,6 @@ QUICK = {
     "data.limit": 384,
     "data.max_held_out": 32,
     "budget.trials": 3,
-    "budget.epochs": 1,
     "full.epochs": 2,
     "latency.max_seconds": 2.0,
 }
@@ -74,6 +73,9 @@ QUICK = {
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where studies and models are kept, to go on from them")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each model (3)")
+    parser.add_argument(
+        "--by-hand", type=int, nargs="+", metavar="LAYERS", help="depths of the students made by hand, instead of three"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="another value of the spec")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
 
@@ -168,7 +170,8 @@ def measure(chosen: argparse.Namespace) -> Result:
 
     evaluate("found")
     layers = int(sizes["num_hidden_layers"])
-    for depth in dict.fromkeys((int(found["config"]["num_hidden_layers"]), layers // 2, layers // 3)):
+    depths = chosen.by_hand or (layers // 3, layers // 2, int(found["config"]["num_hidden_layers"]))
+    for depth in dict.fromkeys(depths):
         job = given(every_kth(spec), {**sizes, "num_hidden_layers": depth})
         name = f"by-hand-{depth}"
         made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))

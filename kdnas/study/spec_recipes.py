@@ -17,8 +17,8 @@ class HiddenStateRecipe(Choice):
     """Hidden states of an encoder, Uniform+Last layer mapping."""
 
     name: Literal["hidden-state"] = "hidden-state"
-    init: Literal["inherit", "fitted", "random"] = Field(
-        "inherit", description="the teacher's sliced weights, these solved anew for what was cut, or fresh ones"
+    init: Literal["fitted", "inherit", "random"] = Field(
+        "fitted", description="the teacher's weights, what was cut solved anew; these only sliced; or fresh ones"
     )
     cut: Literal["spread", "every-kth"] = Field(
         "spread", description="layers to inherit: evenly spaced with the first and the last, or every k-th"
