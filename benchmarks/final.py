@@ -56,9 +56,9 @@ NARROWED = {
     "space.choices.head_size": [32],
     "space.choices.intermediate_size": [64, 96, 128, 192, 256, 384, 448, 768, 1280],
     "space.choices.hidden_act": ["gelu"],
-    "full.epochs": 8,
-    "latency.precision": 0.01,
-    "latency.max_seconds": 20.0,
+    "full.epochs": 4,
+    "latency.precision": 0.02,
+    "latency.max_seconds": 5.0,
 }
 QUICK = {
     **NARROWED,
