@@ -4,8 +4,8 @@ ten times that budget.
     python -m benchmarks.fidelity [--quick] [--json FILE] [--candidates N] [--fresh]
 
 Candidates are drawn over the whole space of the study (Latin-hypercube, seeded). Each is distilled once with the mini
-budget and looked at on the way, and once with ten times its steps on the whole training part. Every finished
-candidate is written down at once, so that an interrupted run goes on; `--fresh` forgets what is there.
+budget and looked at before its first step and on the way, and once with ten times its steps on the whole training part.
+Every finished candidate is written down at once, so that an interrupted run goes on; `--fresh` forgets what is there.
 
 What each pruner would have made of these candidates, met in many orders: the steps it saves, and what they cost.
 """
@@ -37,7 +37,7 @@ from kdnas.study.spec import BudgetSpec, StudySpec, from_values
 from kdnas.system import paths, seeds
 
 CPU = torch.device("cpu")
-SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget; none of it is the fitted student
 LONGER = 10
 LOOKS = (0.2, 0.5, 1.0)  # shares after which a pruner is asked, the last one the whole
 ORDERS = 100
@@ -104,7 +104,8 @@ def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> 
     epochs = spec.budget.epochs
     training = bench.training(student, epochs=epochs, seed=spec.seed)
     all_steps = ceil(len(bench.chunks.proxy) / min(spec.data.batch_size, len(bench.chunks.proxy))) * epochs
-    shares = _along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES])
+    fitted = training.begin().score
+    shares = [fitted, *_along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES if share])]
     long_student = bench.build(candidate, spec.seed)
     long_epochs = max(1, round(LONGER * epochs * len(bench.chunks.proxy) / len(bench.chunks.train)))
     long = bench.training(long_student, epochs=long_epochs, seed=spec.seed + 1, full=True)
@@ -137,10 +138,13 @@ def _along(training: HiddenStateTraining, epochs: int, wanted: list[int]) -> lis
     return [found[step] for step in wanted]
 
 
-def kendall(one: list[float], two: list[float]) -> float:
-    """Kendall's τ-b, from all pairs."""
+def kendall(one: list[float], two: list[float], groups: list[Any] | None = None) -> float:
+    """Kendall's τ-b, from all pairs, or from those of one group each."""
     a, b = np.asarray(one, dtype=float), np.asarray(two, dtype=float)
     upper = np.triu_indices(len(a), 1)
+    if groups is not None:
+        alike = np.asarray(groups)[upper[0]] == np.asarray(groups)[upper[1]]
+        upper = upper[0][alike], upper[1][alike]
     signs = np.sign(a[:, None] - a)[upper], np.sign(b[:, None] - b)[upper]
     norm = np.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
     return float((signs[0] * signs[1]).sum() / norm) if norm else 0.0
@@ -166,14 +170,21 @@ def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]
         "tau_raw_mse": lines[-1][3],
         "tau_parameters": size,
     }
+    depths = [row["candidate"]["num_hidden_layers"] for row in rows]
+    within = [kendall([row["losses"][place] for row in rows], long, depths) for place in (0, len(SHARES) - 1)]
+    figures |= {"tau_fitted": lines[0][1], "tau_fitted_within_depth": within[0], "tau_within_depth": within[1]}
     for place, share in enumerate(SHARES[:-1]):
-        figures[f"tau_loss_{share * 100:g}"] = lines[place][1]
+        if share:
+            figures[f"tau_loss_{share * 100:g}"] = lines[place][1]
     steps = ceil(len(bench.chunks.proxy) / spec.data.batch_size) * spec.budget.epochs
     table = Table(
         f"Kendall's τ between shares of the mini budget ({steps} steps) and {LONGER} times it, {len(rows)} candidates",
         ["share", "normalised loss", "reward", "raw MSE"],
         lines,
-        [f"parameter count alone: {size:.3g}"],
+        [
+            f"parameter count alone: {size:.3g}",
+            f"normalised loss within a depth: {within[0]:.3g} as fitted, {within[1]:.3g} after the mini budget",
+        ],
     )
     each = Table(
         "The candidates",

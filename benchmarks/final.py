@@ -3,8 +3,8 @@
 The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
 best student that is at least three times as fast as its teacher, evaluate it: as it is, beside the taught teacher, and
 fine-tuned, beside the teacher as it ships. Then distil and evaluate, in the same way from the same teacher on the same
-text, the students that a person would make, of whole teacher layers at full width: every third and every second one, and
-as many as the found student has (`--by-hand` names other depths). Goes on where an earlier run was cut off.
+text, the students that a person would make, of whole teacher layers at full width: every third one, every second one,
+and as many as the found student has (`--by-hand` names other depths). Goes on where an earlier run was cut off.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ SPEC = {
     "name": NAME,
     "seed": 0,
     "device": "cpu",
+    "recipe": {"name": "hidden-state", "init": "inherit"},
     "data": {"source": "sotu", "length": 64, "batch_size": 8, "limit": 420, "held_out": 0.15, "max_held_out": 64},
     "space": {
         "choices": {
