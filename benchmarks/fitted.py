@@ -15,8 +15,6 @@ from benchmarks.report import Result, Table, say
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec
-from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.study.spec_toml import read_toml
 from kdnas.system import paths
 
@@ -30,7 +28,7 @@ def fitted(quick: bool) -> Result:
     space, without its latency and after what a process builds once; `plain_over_fitted`: the plain method's four epochs
     of the same candidates on joined text, over that, the median of the ratios."""
     torch.set_num_threads(1)
-    spec = untrained(read_toml(paths.presets()["quickstart"]))
+    spec = read_toml(paths.presets()["quickstart"])
     bench = recipe("hidden-state").prepare(spec, torch.device("cpu"), lambda what, share: None)
     assert isinstance(bench, HiddenStateBench)
     rows: list[tuple[Any, ...]] = []
@@ -52,12 +50,6 @@ def fitted(quick: bool) -> Result:
     }
     bench.close()
     return Result([table], figures, {"fitted": bench.provenance()})
-
-
-def untrained(spec: StudySpec) -> StudySpec:
-    """The same study with fitted students that are scored before any step."""
-    own = HiddenStateRecipe(init="fitted")  # type: ignore[call-arg]
-    return spec.model_copy(update={"recipe": own, "budget": spec.budget.model_copy(update={"epochs": 0})})
 
 
 def _scored(bench: HiddenStateBench, candidate: Candidate) -> tuple[float, float]:
