@@ -32,7 +32,7 @@ from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, TeacherSpec
-from kdnas.study.spec_recipes import CausalDivergenceRecipe, CausalPolicyGradientRecipe
+from kdnas.study.spec_recipes import CausalRecipe
 from kdnas.system import disk_cache, paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
@@ -112,8 +112,8 @@ class CausalRecipe(Recipe):
         return None
 
 
-def causal_part(spec: StudySpec) -> CausalDivergenceRecipe | CausalPolicyGradientRecipe:
-    assert isinstance(spec.recipe, CausalDivergenceRecipe | CausalPolicyGradientRecipe)
+def causal_part(spec: StudySpec) -> CausalRecipe:
+    assert isinstance(spec.recipe, CausalRecipe)
     return spec.recipe
 
 

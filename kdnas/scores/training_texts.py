@@ -24,7 +24,7 @@ from kdnas.models import lora_adapters
 from kdnas.models.open import open_tokenizer
 from kdnas.students import model_folder
 from kdnas.study.spec import DataSpec, from_values
-from kdnas.study.spec_recipes import ClassifierRecipe
+from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
 from kdnas.system.errors import KdnasError
 from kdnas.system.progress import Note, Progress
 from kdnas.training import finetune
@@ -61,7 +61,7 @@ def _grounds(folder: Path, deepest: int) -> Iterator[Ground]:
         facts = model_folder.read_facts(folder)
         spec = from_values(facts["spec"])
         classes = isinstance(spec.recipe, ClassifierRecipe)
-        pairs = spec.recipe.name.startswith("causal") and spec.data.label_column is not None
+        pairs = isinstance(spec.recipe, CausalRecipe) and spec.data.label_column is not None
         record = facts.get("provenance") or {}
         yield Ground(folder, spec.data, classes, pairs, record.get("source_fingerprint"))
         if spec.teacher.checkpoint is not None:

@@ -23,7 +23,7 @@ from kdnas.search import rungs
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_flags import command
-from kdnas.study.spec_recipes import ClassifierRecipe
+from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 
@@ -96,7 +96,7 @@ def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
     if not reading.at_hand(spec.data):
         return limited, ()
     classes = isinstance(spec.recipe, ClassifierRecipe)
-    pairs = spec.recipe.name.startswith("causal") and spec.data.label_column is not None
+    pairs = isinstance(spec.recipe, CausalRecipe) and spec.data.label_column is not None
     documents = reading.read(spec.data, labelled=classes, summaries=pairs)
     tokens = round(sum(map(len, documents.texts)) / CHARACTERS_PER_TOKEN)
     if limited is None and tokens < 2 * spec.data.length:

@@ -25,14 +25,19 @@ class HiddenStateRecipe(Choice):
     )
 
 
-class CausalDivergenceRecipe(Choice):
-    """Token-level divergence on the logits of a causal model."""
+class CausalRecipe(Choice):
+    """What the recipes of causal models share: how a student begins. A label column holds the texts' summaries."""
 
-    name: Literal["causal-divergence"] = "causal-divergence"
     init: Literal["inherit", "random"] = Field("inherit", description="from the teacher's sliced weights, or fresh")
     student: str | None = Field(
         None, min_length=1, description="model of the teacher's tokenizer that students are cut from in its place"
     )
+
+
+class CausalDivergenceRecipe(CausalRecipe):
+    """Token-level divergence on the logits of a causal model."""
+
+    name: Literal["causal-divergence"] = "causal-divergence"
     divergence: Literal["forward", "reverse", "js"] = Field("forward", description="which divergence")
     js_beta: float = Field(0.5, ge=FLOOR, lt=1, description="mixing weight of the Jensen–Shannon divergence")
     temperature: float = Field(
@@ -42,14 +47,10 @@ class CausalDivergenceRecipe(Choice):
     top_k: int = Field(64, ge=0, description="log-probabilities cached per token; 0: all of them, computed live")
 
 
-class CausalPolicyGradientRecipe(Choice):
+class CausalPolicyGradientRecipe(CausalRecipe):
     """Reward-based distillation of a causal model on its own samples."""
 
     name: Literal["causal-policy-gradient"] = "causal-policy-gradient"
-    init: Literal["inherit", "random"] = Field("inherit", description="from the teacher's sliced weights, or fresh")
-    student: str | None = Field(
-        None, min_length=1, description="model of the teacher's tokenizer that students are cut from in its place"
-    )
     teacher_mix: float = Field(0.2, ge=0, lt=1, description="share of the teacher in the sampling distribution")
     temperature: float = Field(1.0, ge=FLOOR, le=100, description="sampling temperature")
     weight: float = Field(0.5, ge=0, le=1, description="share of the policy loss; the rest is cross-entropy")
