@@ -30,9 +30,9 @@ from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
+from kdnas.study import spec_recipes
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, TeacherSpec
-from kdnas.study.spec_recipes import CausalRecipe
 from kdnas.system import disk_cache, paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.files import write_atomically
@@ -112,8 +112,8 @@ class CausalRecipe(Recipe):
         return None
 
 
-def causal_part(spec: StudySpec) -> CausalRecipe:
-    assert isinstance(spec.recipe, CausalRecipe)
+def causal_part(spec: StudySpec) -> spec_recipes.CausalRecipe:
+    assert isinstance(spec.recipe, spec_recipes.CausalRecipe)
     return spec.recipe
 
 
