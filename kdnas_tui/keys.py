@@ -55,6 +55,8 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "delete,backspace", "del", "delete", "delete", "Delete the study and its trials, after a question", 6, True
         ),
+        Key("t", "t", "tags", "tags", "Tag the study under the cursor", 7, True),
+        Key("N", "N", "note", "note", "Write a note to the study under the cursor", 8, True),
         Key("escape", "esc", "back", "all", "Clear the filter"),
     ),
     "new": (

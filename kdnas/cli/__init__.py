@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "stop": ("kdnas.cli.control:stop", "End the workers of a study after the running trial, or at once"),
     "rescore": ("kdnas.cli.control:rescore", "Rank the finished trials by another α and β; nothing runs again"),
     "recheck": ("kdnas.cli.control:recheck", "Evaluate the leaders again with fresh seeds"),
+    "tag": ("kdnas.cli.remarks:tag", "Tag a study, or take tags away"),
+    "note": ("kdnas.cli.remarks:note", "Write a note to a study"),
     "delete": ("kdnas.cli.control:delete", "Remove a study from the store"),
     "export": ("kdnas.cli.files:export", "Write the best candidates as JSON, CSV or Markdown"),
     "import": ("kdnas.cli.files:import_", "Begin a study from an exported file, its candidates first"),

@@ -7,7 +7,7 @@ import datetime
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
+from kdnas.cli.tables import ranked, study_cells, study_head, study_table, study_values, trial_table, trial_values
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
@@ -15,6 +15,7 @@ from kdnas.study.filter import Filter, FilterError, keys_of, parse
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status
+from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 
@@ -34,9 +35,10 @@ def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
 
 
 @click.command()
+@click.option("--filter", "text", metavar="WORDS", help="Only studies with all these words; tag:WORD asks for a tag.")
 @frame.storage
 @frame.as_json
-def studies(storage: str | None, as_json: bool) -> None:
+def studies(text: str | None, storage: str | None, as_json: bool) -> None:
     """List the studies of the store, the one that changed last first."""
     where = frame.place(storage)
     address = store_url(where)
@@ -45,10 +47,14 @@ def studies(storage: str | None, as_json: bool) -> None:
     else:
         with open_reader(where) as store:
             rows = queries.study_rows(store)
+    here = len(rows)
+    rows = [row for row in rows if passes(row, study_cells(row), words(text or ""))]
     if as_json:
         frame.print_json([study_values(row) for row in rows])
     elif rows:
         study_table(rows)
+    elif here:
+        frame.say(f"None of the {here} studies has these words.")
     else:
         frame.say(f"No studies yet in {address.database}. Begin one with `kdnas search --preset quickstart`.")
 

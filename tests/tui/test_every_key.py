@@ -341,6 +341,8 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "filter": finds_studies,
         "duplicate": opens(NewStudyScreen),
         "rename": opens(Write),
+        "tags": opens(Write),
+        "note": opens(Write),
         "delete": opens(Ask),
         "back": shows_all_studies,
         "open": leads_to(StudyScreen),
