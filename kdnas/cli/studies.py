@@ -19,6 +19,7 @@ from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 
+FORMS = ("json", "toml", "csv", "markdown", "latex")  # of `kdnas.study.pasted`, which loads more than a list needs
 POLL_S = 1.0  # how often `logs -f` looks for new lines
 
 
@@ -69,10 +70,36 @@ def _exists(path: str | None) -> bool:
 @frame.study
 @click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'state:done latency<8 layers>=4'.")
 @click.option("--top", type=click.IntRange(min=1), help="At most this many trials, the best first.  [default: 20]")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["command", *FORMS]),
+    help="Print text to paste instead: the study's command, or the best candidate, or those of --trial or --top.",
+)
+@click.option("--trial", type=int, metavar="N", help="With --as: the candidate of this trial.")
+@click.option("--heading", is_flag=True, help="With --as csv, markdown or latex: the columns' names above.")
 @frame.storage
 @frame.as_json
-def show(study: str, text: str | None, top: int | None, storage: str | None, as_json: bool) -> None:
+def show(
+    study: str,
+    text: str | None,
+    top: int | None,
+    form: str | None,
+    trial: int | None,
+    heading: bool,
+    storage: str | None,
+    as_json: bool,
+) -> None:
     """Show STUDY: its state, its reward and its trials, the best first."""
+    if form is None and (trial is not None or heading):
+        raise UsageError(f"{'--heading' if trial is None else '--trial'} says what --as prints.", "Give --as, too.")
+    if form is not None:
+        from kdnas.cli.paste import paste
+
+        if as_json:
+            raise UsageError("--json and --as were both given.", "Give one of them.")
+        paste(study, form, text=text, top=top, trial=trial, heading=heading, storage=storage)
+        return
     with open_reader(frame.place(storage)) as store:
         row = queries.study_row(store, study)
         scored = ranked(store, row)

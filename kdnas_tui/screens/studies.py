@@ -219,6 +219,14 @@ class StudiesScreen(Frame):
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
+    def action_copy_as(self) -> None:
+        row = self._row()
+        if row is not None:
+            from kdnas_tui.screens import copying
+
+            best = "" if row.best_number is None else f"the best, trial {row.best_number},"
+            copying.ask(self, self.desk, row, best, lambda *form: copying.copy_best(self.desk, row, *form))
+
     @writes
     def action_tags(self) -> None:
         row = self._row()

@@ -343,6 +343,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "rename": opens(Write),
         "tags": opens(Write),
         "note": opens(Write),
+        "copy_as": opens(Ask),
         "delete": opens(Ask),
         "back": shows_all_studies,
         "open": leads_to(StudyScreen),
@@ -370,6 +371,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "finalize": opens(FinalizeScreen),
         "export": opens(ExportScreen),
         "copy": copies(candidate_file),
+        "copy_as": opens(Ask),
         "budget": opens(Write),
         "worker": worker,
         "candidate": opens(CandidateScreen),
@@ -398,6 +400,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
     },
     "candidate": {
         "copy": copies(candidate_file),
+        "copy_as": opens(Ask),
         "next": changes(cursor, "the next candidate is shown"),
         "previous": previous_candidate,
         "mark": marks,
