@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "plan": ("kdnas.cli.search:plan", "Say what a search would do, without running it"),
     "studies": ("kdnas.cli.studies:studies", "List the studies of the store"),
     "show": ("kdnas.cli.studies:show", "Show a study and its trials"),
+    "compare": ("kdnas.cli.compare:compare", "Compare studies: fronts, histories and settings"),
     "logs": ("kdnas.cli.studies:logs", "Print what the workers of a study wrote down"),
     "pause": ("kdnas.cli.control:pause", "Let the running epoch finish, then wait"),
     "resume": ("kdnas.cli.control:resume", "Go on with a paused, stopped or dead study, in the background"),
