@@ -28,8 +28,8 @@ def compare(studies: tuple[str, ...], storage: str | None, as_json: bool) -> Non
         return
     rows: list[list[object]] = []
     for name, cells, better in comparison.figures(found):
-        best = _best(cells, better)
-        rows.append([name, *(f"{cell} ▲" if cell in best else cell for cell in cells)])
+        best = comparison.best_places(cells, better)
+        rows.append([name, *(f"{cell} ▲" if place in best else cell for place, cell in enumerate(cells))])
     rows += [[field, *("–" if value is None else value for value in those)] for field, those in found.differing]
     frame.table(["", *found.names], rows)
     frame.line()
@@ -38,9 +38,3 @@ def compare(studies: tuple[str, ...], storage: str | None, as_json: bool) -> Non
         frame.line(f"All are ranked at α {found.alpha:g}, β {found.beta:g}, those of {found.names[0]}.")
     for line in comparison.refusals(found):
         frame.line(line)
-
-
-def _best(cells: tuple[str, ...], better: int) -> set[str]:
-    """The best of a line's cells, where there is a better and a worse."""
-    known = {float(cell.replace(",", "")): cell for cell in cells if cell != "–"} if better else {}
-    return {known[(max if better > 0 else min)(known)]} if len(known) > 1 else set()

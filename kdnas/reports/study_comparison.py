@@ -156,6 +156,15 @@ def figures(compared: Comparison) -> list[tuple[str, tuple[str, ...], int]]:
     ]
 
 
+def best_places(cells: tuple[str, ...], better: int) -> frozenset[int]:
+    """Places of the best of a line's cells, by `figures`' sense of better; none where all are the same."""
+    known = [(place, float(cell.replace(",", ""))) for place, cell in enumerate(cells) if better and cell != "–"]
+    if len({value for _, value in known}) < 2:
+        return frozenset()
+    top = (max if better > 0 else min)(value for _, value in known)
+    return frozenset(place for place, value in known if value == top)
+
+
 def refusals(compared: Comparison) -> list[str]:
     """What is not compared, and why: a sentence each."""
     verdict = compared.verdict

@@ -43,8 +43,8 @@ def ask(screen: Screen[Any], desk: Desk, row: StudyRow, candidate: str, take: Ca
         elif answer is not None:
             take(*CHOICES[answer][:2])
 
-    question = f"Copy what? Below the command, {candidate} as" if candidate else "Copy what?"
-    screen.app.push_screen(Ask(question, answers), answered)
+    detail = f"The study's command, or {candidate} as:" if candidate else "No trial has finished yet."
+    screen.app.push_screen(Ask("Copy what?", answers, detail), answered)
 
 
 def copy_command(desk: Desk, row: StudyRow) -> None:

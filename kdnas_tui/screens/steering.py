@@ -69,7 +69,7 @@ def copy_as(screen: Frame, watched: Watched) -> None:
         if scored is not None:
             copying.copy_candidate(screen.desk, row.name, scored, form, heading)
 
-    copying.ask(screen, screen.desk, row, "" if scored is None else f"trial {scored.number}", take)
+    copying.ask(screen, screen.desk, row, "" if scored is None else f"the candidate of trial {scored.number}", take)
 
 
 def budget(value: str, ended: int) -> int:

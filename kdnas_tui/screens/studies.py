@@ -56,6 +56,7 @@ class StudiesScreen(Frame):
         self._words: list[str] = []
         self.read = False
         self._fault = ""
+        self.marked: set[int] = set()  # numbers of studies
 
     def compose(self) -> ComposeResult:
         yield Says(id="head", classes="head")
@@ -149,7 +150,7 @@ class StudiesScreen(Frame):
         return Line(
             str(row.study_id),
             (
-                row.name,
+                f"◆ {row.name}" if row.study_id in self.marked else row.name,
                 f"{sign} {row.status}",
                 words.short(spec.get("teacher", {}).get("model")),
                 words.short(spec.get("data", {}).get("source")),
@@ -219,12 +220,28 @@ class StudiesScreen(Frame):
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
+    def action_mark(self) -> None:
+        row = self._row()
+        if row is not None:
+            self.marked ^= {row.study_id}
+            self._draw()
+
+    def action_compare(self) -> None:
+        from kdnas.reports.study_comparison import MOST
+        from kdnas_tui.screens.compare_studies import CompareStudiesScreen
+
+        chosen = tuple(row.study_id for row in self.rows if row.study_id in self.marked)
+        if 2 <= len(chosen) <= MOST:
+            self.app.push_screen(CompareStudiesScreen(self.desk, chosen))
+        else:
+            self.notify(f"{len(chosen)} studies are marked; space marks two to {MOST}.", timeout=4, markup=False)
+
     def action_copy_as(self) -> None:
         row = self._row()
         if row is not None:
             from kdnas_tui.screens import copying
 
-            best = "" if row.best_number is None else f"the best, trial {row.best_number},"
+            best = "" if row.best_number is None else f"its best candidate (trial {row.best_number})"
             copying.ask(self, self.desk, row, best, lambda *form: copying.copy_best(self.desk, row, *form))
 
     @writes
