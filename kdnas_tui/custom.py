@@ -95,7 +95,7 @@ def _theme(file: Path, name: str, values: Mapping[str, Any]) -> Theme:
     if not isinstance(dark, bool):
         raise UsageError(f"{where}.dark is {dark!r}.", "Write true or false.")
     base = theme.DARK if dark else theme.LIGHT
-    colours = {one: _colour(values[one], f"{where}.{one}") for one in COLOURS if one in values}
+    colours: dict[str, Any] = {one: _colour(values[one], f"{where}.{one}") for one in COLOURS if one in values}
     moved = {getattr(base, one): colour for one, colour in colours.items()}
     variables = {key: moved.get(value, value) for key, value in base.variables.items()}
     for key, value in _table(values.get("variables", {}), f"{where}.variables").items():

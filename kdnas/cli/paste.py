@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from kdnas.cli import frame
-from kdnas.cli.studies import parsed
+from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked
 from kdnas.store import queries
 from kdnas.store.database import open_reader

@@ -7,13 +7,12 @@ import datetime
 import click
 
 from kdnas.cli import frame
+from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked, study_cells, study_head, study_table, study_values, trial_table, trial_values
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
-from kdnas.study.filter import Filter, FilterError, keys_of, parse
 from kdnas.study.ranked_rows import passing
-from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status
 from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
@@ -21,18 +20,6 @@ from kdnas.system.text import clean
 
 FORMS = ("json", "toml", "csv", "markdown", "latex")  # of `kdnas.study.pasted`, which loads more than a list needs
 POLL_S = 1.0  # how often `logs -f` looks for new lines
-
-
-def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
-    """The filter over a study's trials; a fault is underlined on standard error before it is raised."""
-    if text is None:
-        return None
-    try:
-        return parse(text, keys_of([s.row for s in scored]))
-    except FilterError as error:
-        for line in error.underlined:
-            frame.say(line)
-        raise
 
 
 @click.command()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,14 +63,14 @@ class Comparison:
         for board in self.boards:
             places = np.flatnonzero(board.standing.front)
             places = places[np.argsort(board.column("latency")[places], kind="stable")]
-            columns = (board.column(key)[places] for key in ("loss", "latency", "params"))
-            found.append((board.numbers[places], *columns))
-        sizes = [len(one[0]) for one in found]
-        together = np.zeros(sum(sizes), dtype=bool)
-        if not self.verdict.reward and len(together):
-            together = on_front(*(np.concatenate([one[part] for one in found]) for part in (1, 2)))
-        commons = np.split(together, np.cumsum(sizes)[:-1])
-        return tuple(Front(*one, common) for one, common in zip(found, commons, strict=True))
+            loss, latency, parameters = (board.column(key)[places] for key in ("loss", "latency", "params"))
+            found.append(Front(board.numbers[places], loss, latency, parameters, np.zeros(len(places), dtype=bool)))
+        if self.verdict.reward:
+            return tuple(found)
+        losses, latencies = (np.concatenate([getattr(one, axis) for one in found]) for axis in ("loss", "latency_ms"))
+        together = on_front(losses, latencies)
+        commons = np.split(together, np.cumsum([len(one.number) for one in found])[:-1])
+        return tuple(replace(one, common=common) for one, common in zip(found, commons, strict=True))
 
     def histories(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         """Of each study: how many trials had finished at each improvement and at the end, and the best until then.
