@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,14 @@ class Filmed(Terminal):
         super().read(seconds)
         self.cast.add(self.bytes[before:])
 
+    def until(self, condition: str | Callable[[], Any], what: str = "") -> None:
+        """Read until a text is shown or a condition holds, as long as the screens run."""
+        holds = condition if callable(condition) else (lambda: condition in self.text)
+        while not holds():
+            if not self.child.isalive():
+                raise SystemExit(f"The screens ended before they showed {what or condition!r}:\n{self.text}")
+            self.read()
+
     def settle(self) -> None:
         """Until nothing more is drawn."""
         before = -1
@@ -95,8 +103,7 @@ def film(size: str) -> Cast:
     folder = Path(tempfile.gettempdir()) / "five-minutes"
     folder.mkdir()  # refuses one that is there
     (folder / "studies").mkdir()
-    environment = {"KDNAS_STATE": str(folder / "state"), "KDNAS_CONFIG": str(folder / "config"), "KDNAS_STORAGE": ""}
-    environment = {key: value for key, value in environment.items() if value}
+    environment = {"KDNAS_STATE": str(folder / "state"), "KDNAS_CONFIG": str(folder / "config")}
     os.environ.pop("KDNAS_STORAGE", None)
     try:
         first = Filmed(cast, ["--preset", "quickstart"], folder, environment)
@@ -120,8 +127,7 @@ def film(size: str) -> Cast:
 
 def begin(screens: Filmed) -> None:
     """The form of the quickstart, and its command."""
-    screens.step("The form of a new study, filled in", [], "candidates")
-    screens.until("a candidate", "the plan is made")
+    screens.step("The form of a new study, filled in", [], "^s start")
     screens.step("What it will take", [], "a candidate")
     screens.step("The same study as one command", ["\x1b[15~"], "kdnas search quickstart")
     screens.step("Back in the form", ["escape"], "new study")

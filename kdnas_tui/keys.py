@@ -59,11 +59,11 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "delete,backspace", "del", "delete", "delete", "Delete the study and its trials, after a question", 6, True
         ),
-        Key("t", "t", "tags", "tags", "Tag the study under the cursor", 7, True),
-        Key("N", "N", "note", "note", "Write a note to the study under the cursor", 8, True),
-        Key("space", "space", "mark", "mark", "Mark or unmark the study under the cursor", 10),
-        Key("c", "c", "compare", "compare", "Compare the marked studies, two to six", 11),
-        Key("y", "y", "copy_as", "copy", "Copy the study's command, or its best candidate as JSON, TOML, a row …", 9),
+        Key("t", "t", "tags", "tags", "Tag the study under the cursor", 10, True),
+        Key("N", "N", "note", "note", "Write a note to the study under the cursor", 11, True),
+        Key("space", "space", "mark", "mark", "Mark or unmark the study under the cursor", 7),
+        Key("c", "c", "compare", "compare", "Compare the marked studies, two to six", 8),
+        Key("y", "y", "copy_as", "copy", "Copy its command, or its best candidate in a format", 9),
         Key("escape", "esc", "back", "all", "Clear the filter"),
     ),
     "studies-compare": (
@@ -99,9 +99,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("f", "f", "finalize", "finalize", "Make a model of the candidate, and score it", 7),
         Key("x", "x", "export", "export", "Write the best, the marked or the front to a file", 8),
         Key("y", "y", "copy", "copy", "Copy the candidate under the cursor as JSON", 9),
-        Key(
-            "Y", "Y", "copy_as", "copy as", "Copy the study's command, or the candidate as TOML, a row of a table …", 29
-        ),
+        Key("Y", "Y", "copy_as", "copy as", "Copy it as TOML or a table's row, or the study's command", 29),
         Key("plus", "+", "budget", "budget", "Give the study another number of trials", 20, True),
         Key("w", "w", "worker", "worker", "Start one more worker", 21, True),
         Key("i,enter", "i", "candidate", "candidate", "Show all about the trial under the cursor (also Enter)", 10),
@@ -130,9 +128,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
     ),
     "candidate": (
         Key("y", "y", "copy", "copy JSON", "Copy the candidate as JSON", 1),
-        Key(
-            "Y", "Y", "copy_as", "copy as", "Copy the study's command, or the candidate as TOML, a row of a table …", 6
-        ),
+        Key("Y", "Y", "copy_as", "copy as", "Copy it as TOML or a table's row, or the study's command", 6),
         Key("left_square_bracket", "[", "previous", "better", "Show the candidate one rank better", 2),
         Key("right_square_bracket", "]", "next", "worse", "Show the candidate one rank worse", 3),
         Key("space", "space", "mark", "mark", "Mark or unmark it", 4),
