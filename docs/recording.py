@@ -128,7 +128,7 @@ def film(size: str) -> Cast:
 def begin(screens: Filmed) -> None:
     """The form of the quickstart, and its command."""
     screens.step("The form of a new study, filled in", [], "^s start")
-    screens.step("What it will take", [], "a candidate")
+    screens.step("What it will take", [], "of cache")
     screens.step("The same study as one command", ["\x1b[15~"], "kdnas search quickstart")
     screens.step("Back in the form", ["escape"], "new study")
     screens.press("\x11")

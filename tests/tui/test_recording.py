@@ -11,7 +11,7 @@ from docs.recording import SIZES, frames
 
 FOLDER = Path(__file__).parents[2] / "docs"
 SHOWN = {  # step → words that its screen must show
-    "What it will take": ("candidates", "a candidate", "^s start"),
+    "What it will take": ("candidates", "of cache", "^s start"),
     "The same study as one command": ("kdnas search quickstart --preset quickstart",),
     "Come back: the best stand on top": ("FINISHED", "best 0.526"),
     "Speed counts more": ("ranked again",),
