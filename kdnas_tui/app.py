@@ -21,7 +21,8 @@ from textual.message import Message
 from textual.screen import Screen
 
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas_tui import keys, memory, mishaps, settings, theme
+from kdnas_tui import keys, memory, mishaps, notices, settings, theme
+from kdnas_tui.custom import Custom
 from kdnas_tui.feed import Feed
 from kdnas_tui.palette import Actions
 from kdnas_tui.screens.frame import BREATH_S, Frame
@@ -58,6 +59,7 @@ class KdnasApp(App[str]):
         period: float = 1.0,
         farewell: str = "",
         readonly: str = "",
+        custom: Custom | None = None,
     ) -> None:
         super().__init__()
         self.animation_level = "none"  # animations cost a slow line too much
@@ -72,7 +74,10 @@ class KdnasApp(App[str]):
         self._filters.append(theme.Harmless())
         if ascii:
             self._filters.append(theme.Ascii())
-        for one in theme.THEMES:
+        self.custom = custom or Custom()
+        keys.use(self.custom.keys)
+        self._endings = notices.Endings()
+        for one in (*theme.THEMES, *self.custom.themes):
             self.register_theme(one)
         chosen = settings.read().theme
         self.theme = chosen if chosen in self.available_themes else theme.DARK.name
@@ -92,6 +97,8 @@ class KdnasApp(App[str]):
             except (ValueError, RuntimeError, NotImplementedError):
                 break  # not the main thread, as in tests
         self._on_terminal = os.isatty(STDIN)
+        if self.custom.keys:
+            self.set_keymap(keys.keymap())
         if self.first_study is not None:
             self.open_study(self.first_study)
         else:
@@ -167,9 +174,17 @@ class KdnasApp(App[str]):
             self.alive[news.study.name] = news.study.workers
         for row in news.studies or ():
             self.alive[row.name] = row.workers
+        shown = [news.study] if news.study is not None else news.studies or ()
+        for row in self._endings.among(shown):
+            self._send(notices.sequence(self.custom.notify, row))
         for screen in self.screen_stack:
             if isinstance(screen, Frame):
                 screen.hear(news)
+
+    def _send(self, sequence: str) -> None:
+        """To the terminal itself, past the screens; Textual's own bell goes the same way."""
+        if sequence and not self.is_headless and self._driver is not None:
+            self._driver.write(sequence)
 
     def open_study(self, name: str) -> None:
         """Show a study, over the list of them."""
@@ -229,7 +244,11 @@ class KdnasApp(App[str]):
     # ------------------------------------------------------------------ theme, copy
 
     def action_next_theme(self) -> None:
-        self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
+        names = [one.name for one in (*theme.THEMES, *self.custom.themes)]
+        if self.theme in names:
+            self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        else:
+            self.theme = theme.LIGHT.name if self.current_theme.dark else theme.DARK.name
         settings.keep(theme=self.theme)
 
     async def refresh_css(self, animate: bool = True) -> None:  # type: ignore[override]  # is only ever called back

@@ -1,18 +1,22 @@
 """The one table of keys: it drives dispatch, the footer, the palette, the help and docs/keys.md.
 
 A key of a screen is a line here and an `action_…` method there; nothing else names keys. `python -m kdnas_tui.keys`
-prints the page for the docs.
+prints the page for the docs. What a person has chosen instead (`own_keys`) is laid over the table by `use`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from textual.binding import Binding
+from textual.keys import format_key
 
 SCREENS = {
     "everywhere": "Everywhere",
     "studies": "Studies",
+    "studies-compare": "Compare studies",
     "new": "New study",
     "study": "Study",
     "reward": "α and β",
@@ -55,7 +59,22 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "delete,backspace", "del", "delete", "delete", "Delete the study and its trials, after a question", 6, True
         ),
+        Key("t", "t", "tags", "tags", "Tag the study under the cursor", 10, True),
+        Key("N", "N", "note", "note", "Write a note to the study under the cursor", 11, True),
+        Key("space", "space", "mark", "mark", "Mark or unmark the study under the cursor", 7),
+        Key("c", "c", "compare", "compare", "Compare the marked studies, two to six", 8),
+        Key("y", "y", "copy_as", "copy", "Copy its command, or its best candidate in a format", 9),
         Key("escape", "esc", "back", "all", "Clear the filter"),
+    ),
+    "studies-compare": (
+        Key("right_square_bracket", "]", "turn(1)", "next part", "Go to the next part: settings, fronts, histories", 1),
+        Key("left_square_bracket", "[", "turn(-1)", "part before", "Go to the part before"),
+        Key("enter", "enter", "whole", "whole, fold", "Show the values under the cursor whole; fold a section", 2),
+        Key("left", "←", "across(-1)", "left", "Go to the study to the left"),
+        Key("right", "→", "across(1)", "right", "Go to the study to the right"),
+        Key("l", "l", "log", "log", "Make the fronts' lower axis logarithmic, or linear again", 3),
+        Key("y", "y", "copy", "copy JSON", "Copy the comparison as JSON", 4),
+        Key("escape", "esc", "back", "back", "Go back to the studies", 5),
     ),
     "new": (
         Key("ctrl+s", "^s", "start", "start", "Begin the study and open it", 1, True, priority=True),
@@ -80,6 +99,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("f", "f", "finalize", "finalize", "Make a model of the candidate, and score it", 7),
         Key("x", "x", "export", "export", "Write the best, the marked or the front to a file", 8),
         Key("y", "y", "copy", "copy", "Copy the candidate under the cursor as JSON", 9),
+        Key("Y", "Y", "copy_as", "copy as", "Copy it as TOML or a table's row, or the study's command", 29),
         Key("plus", "+", "budget", "budget", "Give the study another number of trials", 20, True),
         Key("w", "w", "worker", "worker", "Start one more worker", 21, True),
         Key("i,enter", "i", "candidate", "candidate", "Show all about the trial under the cursor (also Enter)", 10),
@@ -108,6 +128,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
     ),
     "candidate": (
         Key("y", "y", "copy", "copy JSON", "Copy the candidate as JSON", 1),
+        Key("Y", "Y", "copy_as", "copy as", "Copy it as TOML or a table's row, or the study's command", 6),
         Key("left_square_bracket", "[", "previous", "better", "Show the candidate one rank better", 2),
         Key("right_square_bracket", "]", "next", "worse", "Show the candidate one rank worse", 3),
         Key("space", "space", "mark", "mark", "Mark or unmark it", 4),
@@ -142,31 +163,81 @@ KEYS: dict[str, tuple[Key, ...]] = {
 }
 
 
+Own = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Screen → what a key does, by its name → Textual's names of the keys for it."""
+
+_STEPS = {"(1)": "_next", "(-1)": "_previous", "(0)": "_turn"}
+_own: dict[tuple[str, str], tuple[str, ...]] = {}  # what `use` was given, for the one app of this process
+
+
+def named(screen: str) -> dict[str, Key]:
+    """The keys of a table by the names under which a person may choose others: their actions in plain words."""
+    found: dict[str, Key] = {}
+    for key in KEYS[screen]:
+        name = re.sub(r"\(-?\d\)$", lambda step: _STEPS[step[0]], key.action.removeprefix("app."))
+        found[f"{name}_in_fields" if name in found else name] = key
+    return found
+
+
+def use(own: Own) -> None:
+    """Show these keys instead of the table's from now on; `keymap` has the app listen to them."""
+    _own.clear()
+    _own.update({(screen, name): those for screen, table in own.items() for name, those in table.items()})
+
+
+def keymap() -> dict[str, str]:
+    """The chosen keys as Textual takes them: id of a binding → names of keys."""
+    return {f"{screen}.{name}": ",".join(those) for (screen, name), those in _own.items()}
+
+
+def table(screen: str) -> tuple[Key, ...]:
+    """The keys of one table, with those that a person has chosen."""
+    return tuple(
+        replace(key, keys=",".join(own), shown="/".join(map(shown, own))) if own else key
+        for name, key in named(screen).items()
+        for own in [_own.get((screen, name))]
+    )
+
+
+def shown(key: str) -> str:
+    """A key as people call it: `ctrl+s` as `^s`, `question_mark` as `?`."""
+    *modifiers, last = key.split("+")
+    if re.fullmatch(r"f\d+", last):
+        last = last.upper()
+    elif last != "enter":
+        last = {"escape": "esc", "delete": "del"}.get(last) or format_key(last)
+    return "".join({"ctrl": "^", "shift": "⇧"}.get(one, f"{one}+") for one in modifiers) + last
+
+
 def keys(screen: str) -> tuple[Key, ...]:
     """The keys of a screen, its own first."""
-    return (*KEYS[screen], *KEYS["everywhere"])
+    return (*table(screen), *table("everywhere"))
 
 
 Bindings = list[Binding | tuple[str, str] | tuple[str, str, str]]  # as Textual takes them
 
 
-def binding(key: Key) -> Binding:
-    return Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains)
+def binding(key: Key, id: str) -> Binding:
+    return Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains, id=id)
+
+
+def _bindings(screen: str) -> list[Binding]:
+    return [binding(key, f"{screen}.{name}") for name, key in named(screen).items()]
 
 
 def bindings(screen: str) -> Bindings:
-    return [binding(key) for key in keys(screen)]
+    return [*_bindings(screen), *_bindings("everywhere")]
 
 
 def dialog_bindings() -> Bindings:
     """A dialog's own keys only: a letter that ends the app has no place in a question."""
-    return [binding(key) for key in KEYS["dialog"]]
+    return [*_bindings("dialog")]
 
 
 def app_bindings() -> Bindings:
     """The keys that work everywhere, also in fields, dialogs and the palette."""
-    here = (replace(key, action=key.action.removeprefix("app.")) for key in KEYS["everywhere"] if key.priority)
-    return [binding(key) for key in here]
+    here = [(name, key) for name, key in named("everywhere").items() if key.priority]
+    return [binding(replace(key, action=key.action.removeprefix("app.")), f"everywhere.{name}") for name, key in here]
 
 
 MOVES: Bindings = [  # in anything that has lines
@@ -188,16 +259,17 @@ def footer(screen: str) -> list[Key]:
     shown = sorted((key for key in keys(screen) if key.footer), key=lambda key: key.footer)
     if screen not in FORMS:
         return shown
-    twins = {key.action: key for key in KEYS["everywhere"] if key.priority}
+    twins = {key.action: key for key in table("everywhere") if key.priority}
     return [replace(twins[key.action], footer=key.footer) if key.action in twins else key for key in shown]
 
 
 def page() -> str:
     """docs/keys.md."""
     lines = ["# Keys", "", "Printed by `python -m kdnas_tui.keys`; `?` shows the same inside the app.", ""]
+    lines += ["The third column is for those who want other keys: [custom.md](custom.md).", ""]
     for screen, title in SCREENS.items():
-        lines += [f"## {title}", "", "| key | what it does |", "| --- | --- |"]
-        lines += [f"| `{key.shown}` | {key.explains} |" for key in KEYS[screen]]
+        lines += [f"## {title}", "", f"| key | what it does | name in `keys.{screen}` |", "| --- | --- | --- |"]
+        lines += [f"| `{key.shown}` | {key.explains} | `{name}` |" for name, key in named(screen).items()]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

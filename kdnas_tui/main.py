@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas_tui import memory, settings, theme, words
+from kdnas_tui import custom, memory, notices, settings, theme, words
 from kdnas_tui.app import KdnasApp
 
 RECORDED = "This is a recorded study: it is only looked at. Begin one of your own with `kdnas-tui --preset quickstart`."
@@ -37,6 +38,9 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--locate", action="store_true", help="print where settings, stores, logs and caches lie")
     parser.add_argument("--demo", action="store_true", help="look round in a recorded study; nothing runs")
     parser.add_argument("--readonly", action="store_true", help="look only: nothing is changed, started or stopped")
+    parser.add_argument(
+        "--notify", metavar="WAY", help=f"when a study ends or fails: {', '.join(notices.WAYS)} (default off)"
+    )
     parser.add_argument("--serve", action="store_true", help="serve the screens to a browser on this machine only")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of --serve (default 8000)")
     chosen = parser.parse_args(arguments)
@@ -55,6 +59,9 @@ def _run(chosen: argparse.Namespace) -> int:
         for what, place in located(storage):
             print(f"{what:<9} {place}")
         return 0
+    own = custom.read()
+    if chosen.notify is not None:
+        own = replace(own, notify=notices.require_way(chosen.notify, "--notify"))
     if chosen.serve:
         from kdnas_tui.serve import serve
 
@@ -69,7 +76,7 @@ def _run(chosen: argparse.Namespace) -> int:
         from kdnas.store import recording
 
         with recording.opened(recording.shipped()) as (url, study):
-            return show(KdnasApp(url, study=study, ascii=ascii_only, readonly=RECORDED))
+            return show(KdnasApp(url, study=study, ascii=ascii_only, readonly=RECORDED, custom=own))
     if chosen.study is not None and chosen.preset is not None:
         raise UsageError("A study and a preset were both given.", "Give one of them.")
     if chosen.study is not None:
@@ -83,7 +90,9 @@ def _run(chosen: argparse.Namespace) -> int:
 
         preset(chosen.preset)  # before anything is drawn; read where its form is made
     readonly = READONLY if chosen.readonly else ""
-    return show(KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only, readonly=readonly))
+    return show(
+        KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only, readonly=readonly, custom=own)
+    )
 
 
 def show(app: KdnasApp) -> int:
@@ -106,6 +115,7 @@ def located(storage: str) -> list[tuple[str, str | Path]]:
     return [
         ("storage", words.shown_storage(storage)),
         ("settings", settings.path()),
+        ("custom", custom.path()),
         ("state", paths.state_folder()),
         ("cache", paths.cache_folder()),
     ]

@@ -16,7 +16,7 @@ class Actions(Provider):
 
     def _all(self) -> Iterable[tuple[keys.Key, Callable[[], Any]]]:
         name = getattr(self.screen, "NAME", "everywhere")
-        for key in keys.keys(name) if name in keys.KEYS else keys.KEYS["everywhere"]:
+        for key in keys.keys(name) if name in keys.KEYS else keys.table("everywhere"):
             if key.action != "app.command_palette":
                 yield key, partial(self.screen.run_action, key.action)
 

@@ -26,6 +26,7 @@ def command(chosen: argparse.Namespace) -> str:
     words = [sys.executable, "-m", "kdnas_tui"]
     words += [chosen.study] if chosen.study else []
     words += ["--preset", chosen.preset] if chosen.preset else []
+    words += ["--notify", chosen.notify] if chosen.notify else []
     words += [
         flag
         for flag, given in (("--demo", chosen.demo), ("--readonly", chosen.readonly), ("--ascii", chosen.ascii))

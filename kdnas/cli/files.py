@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.studies import parsed
+from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked
 from kdnas.system.errors import UsageError
 

@@ -7,36 +7,26 @@ import datetime
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
+from kdnas.cli.filtering import parsed
+from kdnas.cli.tables import ranked, study_cells, study_head, study_table, study_values, trial_table, trial_values
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
-from kdnas.study.filter import Filter, FilterError, keys_of, parse
 from kdnas.study.ranked_rows import passing
-from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status
+from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 
+FORMS = ("json", "toml", "csv", "markdown", "latex")  # of `kdnas.study.pasted`, which loads more than a list needs
 POLL_S = 1.0  # how often `logs -f` looks for new lines
 
 
-def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
-    """The filter over a study's trials; a fault is underlined on standard error before it is raised."""
-    if text is None:
-        return None
-    try:
-        return parse(text, keys_of([s.row for s in scored]))
-    except FilterError as error:
-        for line in error.underlined:
-            frame.say(line)
-        raise
-
-
 @click.command()
+@click.option("--filter", "text", metavar="WORDS", help="Only studies with all these words; tag:WORD asks for a tag.")
 @frame.storage
 @frame.as_json
-def studies(storage: str | None, as_json: bool) -> None:
+def studies(text: str | None, storage: str | None, as_json: bool) -> None:
     """List the studies of the store, the one that changed last first."""
     where = frame.place(storage)
     address = store_url(where)
@@ -45,10 +35,14 @@ def studies(storage: str | None, as_json: bool) -> None:
     else:
         with open_reader(where) as store:
             rows = queries.study_rows(store)
+    here = len(rows)
+    rows = [row for row in rows if passes(row, study_cells(row), words(text or ""))]
     if as_json:
         frame.print_json([study_values(row) for row in rows])
     elif rows:
         study_table(rows)
+    elif here:
+        frame.say(f"None of the {here} studies has these words.")
     else:
         frame.say(f"No studies yet in {address.database}. Begin one with `kdnas search --preset quickstart`.")
 
@@ -63,10 +57,36 @@ def _exists(path: str | None) -> bool:
 @frame.study
 @click.option("--filter", "text", metavar="FILTER", help="Only these trials, as in 'state:done latency<8 layers>=4'.")
 @click.option("--top", type=click.IntRange(min=1), help="At most this many trials, the best first.  [default: 20]")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["command", *FORMS]),
+    help="Print text to paste instead: the study's command, or the best candidate, or those of --trial or --top.",
+)
+@click.option("--trial", type=int, metavar="N", help="With --as: the candidate of this trial.")
+@click.option("--heading", is_flag=True, help="With --as csv, markdown or latex: the columns' names above.")
 @frame.storage
 @frame.as_json
-def show(study: str, text: str | None, top: int | None, storage: str | None, as_json: bool) -> None:
+def show(
+    study: str,
+    text: str | None,
+    top: int | None,
+    form: str | None,
+    trial: int | None,
+    heading: bool,
+    storage: str | None,
+    as_json: bool,
+) -> None:
     """Show STUDY: its state, its reward and its trials, the best first."""
+    if form is None and (trial is not None or heading):
+        raise UsageError(f"{'--heading' if trial is None else '--trial'} says what --as prints.", "Give --as, too.")
+    if form is not None:
+        from kdnas.cli.paste import paste
+
+        if as_json:
+            raise UsageError("--json and --as were both given.", "Give one of them.")
+        paste(study, form, text=text, top=top, trial=trial, heading=heading, storage=storage)
+        return
     with open_reader(frame.place(storage)) as store:
         row = queries.study_row(store, study)
         scored = ranked(store, row)

@@ -32,28 +32,31 @@ def ranked(store: Store, study: StudyRow, alpha: float | None = None, beta: floa
 
 
 def study_table(rows: Sequence[StudyRow]) -> None:
-    table(
-        ["study", "status", "trials", "best", "ETA", "teacher", "data", "recipe", "strategy", "updated"],
-        [
-            (
-                row.name,
-                row.status,
-                f"{row.done}/{row.trials}",
-                _number(row.best_reward, 3),
-                duration(row.eta_s),
-                row.spec["teacher"]["model"],
-                row.spec["data"]["source"],
-                row.spec["recipe"]["name"],
-                row.spec["strategy"]["name"],
-                ago(row.updated),
-            )
-            for row in rows
-        ],
-    )
+    """Studies, one a line; tags and notes where any study has some."""
+    tagged, noted = any(row.tags for row in rows), any(row.note for row in rows)
+    columns = ["study", "status", "trials", "best", "ETA", "teacher", "data", "recipe", "strategy", "updated"]
+    columns += ["tags"] * tagged + ["note"] * noted
+    table(columns, [study_cells(row) + [" ".join(row.tags)] * tagged + [row.note] * noted for row in rows])
+
+
+def study_cells(row: StudyRow) -> list[object]:
+    """What a line of the table of studies shows, but for tags and note."""
+    return [
+        row.name,
+        row.status,
+        f"{row.done}/{row.trials}",
+        _number(row.best_reward, 3),
+        duration(row.eta_s),
+        row.spec["teacher"]["model"],
+        row.spec["data"]["source"],
+        row.spec["recipe"]["name"],
+        row.spec["strategy"]["name"],
+        ago(row.updated),
+    ]
 
 
 def study_head(row: StudyRow) -> None:
-    """A study in four lines."""
+    """A study in a few lines."""
     counts = [f"{row.done} of {row.trials} trials"]
     counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
     best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
@@ -70,6 +73,8 @@ def study_head(row: StudyRow) -> None:
         lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
     if row.ending:
         lines.append(row.ending)
+    lines += [f"tags {' '.join(row.tags)}"] if row.tags else []
+    lines += [f"note {row.note}"] if row.note else []
     for text in lines:
         line(text)
 

@@ -24,7 +24,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kdnas.measuring import devices, memory
+from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
@@ -94,6 +94,7 @@ class Worker:
             "versions": {"python": platform.python_version(), **versions()},
             "device": devices.device_name(device),
             "threads": torch.get_num_threads(),
+            "latency_protocol": latency.VERSION,
             **self.bench.provenance(),
         }
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)

@@ -15,10 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from kdnas.store import study_remarks
 from kdnas.store import tables as t
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
+from kdnas.study.plain_values import unwritable
 from kdnas.study.spec import NAME
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted
@@ -168,6 +170,54 @@ def set_remark(
                 note=row.note if note is None else note,
             )
         )
+
+
+@patient
+def set_study_tags(
+    store: Store, study_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The study's tags afterwards, in the order in which they were added. Raises BadOptionError for a tag that is not
+    one word, UsageError for one to remove that the study has not."""
+    new, gone = list(dict.fromkeys(add)), list(dict.fromkeys(remove))
+    for word in new:
+        require_tag(word)
+    with store.begin() as connection:
+        bump(connection, study_id)
+        before = study_remarks.tags(connection, study_id)
+        for word in gone:
+            if word not in before:
+                known = f"It has: {' '.join(before)}." if before else "It has none."
+                raise UsageError(f"The study has no tag {word!r}.", known)
+        after = tuple(word for word in dict.fromkeys((*before, *new)) if word not in gone)
+        study_remarks.put(connection, study_id, study_remarks.TAGS, list(after))
+        return after
+
+
+@patient
+def replace_study_tags(store: Store, study_id: int, tags: Iterable[str]) -> None:
+    """These tags instead of those that the study has. Raises BadOptionError."""
+    words = list(dict.fromkeys(tags))
+    for word in words:
+        require_tag(word)
+    with store.begin() as connection:
+        bump(connection, study_id)
+        study_remarks.put(connection, study_id, study_remarks.TAGS, words)
+
+
+@patient
+def set_study_note(store: Store, study_id: int, note: str) -> None:
+    """The study's note; an empty one takes it away. Raises BadOptionError for text that no store can take."""
+    if (wrong := unwritable(note)) is not None:
+        raise BadOptionError("note", f"The note {wrong}.", "Write it in UTF-8.")
+    with store.begin() as connection:
+        bump(connection, study_id)
+        study_remarks.put(connection, study_id, study_remarks.NOTE, note)
+
+
+def require_tag(word: str) -> None:
+    """Raises BadOptionError for what is not one word that can be seen and typed."""
+    if not word or word.split() != [word] or not word.isprintable():
+        raise BadOptionError("tags", f"The tag {word!r} is not one word.", "Write it without spaces and signs unseen.")
 
 
 def rename(store: Store, study_id: int, name: str) -> None:

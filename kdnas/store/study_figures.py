@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from kdnas.store import study_remarks
 from kdnas.store import tables as t
 from kdnas.store.database import clock_column
 from kdnas.study.reward import reward
@@ -90,6 +91,8 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
                 updated=row.updated,
                 revision=row.revision,
                 eta_s=_eta(row, row.trials - done, len(alive)),
+                tags=study_remarks.tags_of(row.tags),
+                note=study_remarks.note_of(row.note),
             )
         )
     return rows
@@ -117,7 +120,14 @@ def _statement(connection: Connection, those: sa.ColumnElement[bool]) -> sa.Sele
     counted = [column for part in parts for column in part.columns if column.name != "study_id"]
     workers = [column.label(f"worker_{column.name}") for column in t.worker.columns]
     return (
-        sa.select(t.study, *counted, *workers, busy.c.busy, clock_column(connection).label("now"))
+        sa.select(
+            t.study,
+            *study_remarks.columns(connection),
+            *counted,
+            *workers,
+            busy.c.busy,
+            clock_column(connection).label("now"),
+        )
         .select_from(joined)
         .where(those)
         .order_by(t.study.c.updated.desc(), t.study.c.study_id, t.worker.c.worker_id)

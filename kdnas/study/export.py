@@ -7,7 +7,6 @@ the format; export.schema.json defines it.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -211,26 +210,42 @@ def render(body: Mapping[str, Any], style: Style) -> str:
     return _as_markdown(body)
 
 
-def _dimensions(body: Mapping[str, Any]) -> list[str]:
+Entries = Sequence[Mapping[str, Any]]
+"""Several of `candidate`'s."""
+
+
+def _dimensions(entries: Entries) -> list[str]:
     names: dict[str, None] = {}
-    for entry in body["candidates"]:
+    for entry in entries:
         names.update(dict.fromkeys(entry["candidate"]))
     return list(names)
 
 
 def _as_csv(body: Mapping[str, Any]) -> str:
-    text = io.StringIO()
-    dimensions = _dimensions(body)
-    writer = csv.writer(text, lineterminator="\n")
+    return "".join(csv_lines(body["candidates"]))
+
+
+def csv_lines(entries: Entries) -> list[str]:
+    """The heading and a line for each candidate, each with its end."""
+    lines: list[str] = []
+    dimensions = _dimensions(entries)
+    writer = csv.writer(_Lines(lines), lineterminator="\n")
     before = ("rank", "trial", "reward", "loss", "raw_loss")
     after = ("teacher_latency_ms", "speedup", "parameters", "seed")
     writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config"])
-    for entry in body["candidates"]:
+    for entry in entries:
         latency, candidate = entry["latency_ms"], entry["candidate"]
         cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
         writer.writerow([*cells, json.dumps(entry["config"])])
-    return text.getvalue()
+    return lines
+
+
+class _Lines:
+    """What csv writes to: a list of its lines."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
 
 
 def _unspreadsheet(value: Any) -> Any:
@@ -241,7 +256,6 @@ def _unspreadsheet(value: Any) -> Any:
 def _as_markdown(body: Mapping[str, Any]) -> str:
     study, reward = body["study"], body["reward"]
     latency = body["latency"]
-    dimensions = _dimensions(body)
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
         f"# {markdown(study['name'])}",
@@ -252,12 +266,29 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
         f"{study['done']} of {study['trials']} trials.",
         "",
-        "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
-        + " | ".join(markdown(name) for name in dimensions)
-        + " |",
-        "|" + " ---: |" * 7 + " --- |" * len(dimensions),
+        *markdown_lines(body["candidates"]),
     ]
-    for entry in body["candidates"]:
+    lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
+    return "\n".join(lines)
+
+
+def markdown_lines(entries: Entries) -> list[str]:
+    """The heading's two lines and a line for each candidate."""
+    heading, *rows = table_cells(entries)
+    lines = [[*row[:FIGURES], *map(markdown, row[FIGURES:])] for row in (heading, *rows)]
+    rule = "|" + " ---: |" * FIGURES + " --- |" * (len(heading) - FIGURES)
+    first, *others = ["| " + " | ".join(line) + " |" for line in lines]
+    return [first, rule, *others]
+
+
+FIGURES = 7  # columns of a table before the candidates' dimensions
+
+
+def table_cells(entries: Entries) -> list[list[str]]:
+    """The heading and a row for each candidate, for people to read."""
+    dimensions = _dimensions(entries)
+    found = [["rank", "trial", "reward", "loss", "latency p50 ms", "× teacher", "parameters", *dimensions]]
+    for entry in entries:
         figures = [
             str(entry["rank"]) + (" ~" if entry["tie"] else ""),
             str(entry["trial"]) + ("*" if entry["pareto"] else ""),
@@ -267,10 +298,8 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
             "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}",
             "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
         ]
-        values: list[str] = [markdown(entry["candidate"].get(name, "–")) for name in dimensions]
-        lines.append("| " + " | ".join(figures + values) + " |")
-    lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
-    return "\n".join(lines)
+        found.append(figures + [str(entry["candidate"].get(name, "–")) for name in dimensions])
+    return found
 
 
 def spec_of(body: Mapping[str, Any]) -> StudySpec:

@@ -38,6 +38,8 @@ class StudyRow:
     updated: float
     revision: int
     eta_s: float | None  # from the mean time of finished trials and the workers alive
+    tags: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

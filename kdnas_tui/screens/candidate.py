@@ -44,6 +44,9 @@ class CandidateScreen(Page):
     def action_copy(self) -> None:
         steering.copy_candidate(self.watched, self.desk)
 
+    def action_copy_as(self) -> None:
+        steering.copy_as(self, self.watched)
+
     def action_mark(self) -> None:
         if self.watched.cursor is not None:
             steering.mark(self.watched, self.desk, self.watched.cursor)

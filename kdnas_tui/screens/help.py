@@ -37,7 +37,7 @@ class HelpScreen(LaidOutOnce, ModalScreen[None]):
         for part in (self._of, "everywhere"):
             if part == "everywhere":
                 text.append("\n")
-            for key in keys.KEYS[part]:
+            for key in keys.table(part):
                 text.append(f"{key.shown:>6}", style="bold")
                 text.append(f"  {key.explains}\n")
         return text

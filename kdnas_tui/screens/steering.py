@@ -57,6 +57,21 @@ def copy_candidate(watched: Watched, desk: Desk) -> None:
         desk.copy(text, f"{watched.name}-{scored.number}.json")
 
 
+def copy_as(screen: Frame, watched: Watched) -> None:
+    """Ask in which form to copy the candidate under the cursor, or whether to copy the study's command."""
+    from kdnas_tui.screens import copying
+
+    row, scored = watched.study, watched.current()
+    if row is None:
+        return
+
+    def take(form: copying.Form, heading: bool) -> None:
+        if scored is not None:
+            copying.copy_candidate(screen.desk, row.name, scored, form, heading)
+
+    copying.ask(screen, screen.desk, row, "" if scored is None else f"the candidate of trial {scored.number}", take)
+
+
 def budget(value: str, ended: int) -> int:
     """The number of trials that was typed. Raises BadOptionError where a study with `ended` trials cannot take it."""
     plain = value.replace(",", "").strip()
@@ -247,6 +262,10 @@ class Steering(Frame):
     def action_copy(self) -> None:
         if not self.still_reading():
             copy_candidate(self.watched, self.desk)
+
+    def action_copy_as(self) -> None:
+        if not self.still_reading():
+            copy_as(self, self.watched)
 
 
 def _hint(row: StudyRow) -> str:

@@ -9,8 +9,10 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
+from kdnas.study import study_words
 from kdnas.study.rows import Status, StudyRow, WorkerRow
 from kdnas.system.errors import UsageError
+from kdnas.system.text import clean
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
@@ -33,6 +35,7 @@ COLUMNS = (
     Column("best", "right", leaves=1),
     Column("updated", "right", leaves=2),
 )
+TAGS = Column("tags", leaves=3, most=24)
 ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
 
 
@@ -42,7 +45,8 @@ class StudiesScreen(Frame):
     PANES = {
         "studies": "Every study of the store, the one that changed last first. The status is the true one: it comes "
         "from the workers' own locks and heartbeats, not from what was last asked of them.",
-        "filter": "Words that a study's line must contain; several words must all be there.",
+        "filter": "Words that a study's line, tags or note must contain; several words must all be there. tag:word "
+        "asks for the tag itself.",
     }
 
     def __init__(self, desk: Desk) -> None:
@@ -52,6 +56,7 @@ class StudiesScreen(Frame):
         self._words: list[str] = []
         self.read = False
         self._fault = ""
+        self.marked: set[int] = set()  # numbers of studies
 
     def compose(self) -> ComposeResult:
         yield Says(id="head", classes="head")
@@ -84,7 +89,8 @@ class StudiesScreen(Frame):
         table = self.query_one(ListTable)
         shown = [row for row in self.rows if self._passes(row)]
         table.empty = self._nothing()
-        table.fill([self._line(row) for row in shown])
+        columns = (*COLUMNS, TAGS) if any(row.tags for row in self.rows) else COLUMNS
+        table.fill([self._line(row) for row in shown], columns if columns != table.columns else None)
         self._draw_head()
         self._draw_detail()
 
@@ -134,7 +140,9 @@ class StudiesScreen(Frame):
             parts.append(row.ending)
         space = f"{row.space_size:,} candidates" if row.space_size else "space not known yet"
         parts.append(f"{space}, α {words.signed(row.alpha)}, β {row.beta:g}, begun {words.ago(now, row.created)} ago")
-        return " · ".join(parts)
+        parts += [f"tags: {' '.join(row.tags)}"] if row.tags else []
+        parts += [f"note: {row.note}"] if row.note else []
+        return clean(" · ".join(parts))
 
     def _line(self, row: StudyRow) -> Line:
         sign, look = MARKS[row.status]
@@ -142,7 +150,7 @@ class StudiesScreen(Frame):
         return Line(
             str(row.study_id),
             (
-                row.name,
+                f"◆ {row.name}" if row.study_id in self.marked else row.name,
                 f"{sign} {row.status}",
                 words.short(spec.get("teacher", {}).get("model")),
                 words.short(spec.get("data", {}).get("source")),
@@ -151,13 +159,13 @@ class StudiesScreen(Frame):
                 f"{row.done}/{row.trials}",
                 words.figure(row.best_reward),
                 words.ago(self.desk.clock(), row.updated),
+                " ".join(row.tags),
             ),
-            ("strong", look, "", "", "quiet", "quiet", "", "", "quiet"),
+            ("strong", look, "", "", "quiet", "quiet", "", "", "quiet", ""),
         )
 
     def _passes(self, row: StudyRow) -> bool:
-        text = " ".join(self._line(row).cells).lower()
-        return all(word in text for word in self._words)
+        return study_words.passes(row, self._line(row).cells, self._words)
 
     def _row(self) -> StudyRow | None:
         key = self.query_one(ListTable).current
@@ -212,6 +220,62 @@ class StudiesScreen(Frame):
 
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
+    def action_mark(self) -> None:
+        row = self._row()
+        if row is not None:
+            self.marked ^= {row.study_id}
+            self._draw()
+
+    def action_compare(self) -> None:
+        from kdnas.reports.study_comparison import MOST
+        from kdnas_tui.screens.compare_studies import CompareStudiesScreen
+
+        chosen = tuple(row.study_id for row in self.rows if row.study_id in self.marked)
+        if 2 <= len(chosen) <= MOST:
+            self.app.push_screen(CompareStudiesScreen(self.desk, chosen))
+        else:
+            self.notify(f"{len(chosen)} studies are marked; space marks two to {MOST}.", timeout=4, markup=False)
+
+    def action_copy_as(self) -> None:
+        row = self._row()
+        if row is not None:
+            from kdnas_tui.screens import copying
+
+            best = "" if row.best_number is None else f"its best candidate (trial {row.best_number})"
+            copying.ask(self, self.desk, row, best, lambda *form: copying.copy_best(self.desk, row, *form))
+
+    @writes
+    def action_tags(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        from kdnas.store import changes
+
+        def check(text: str) -> None:
+            for word in text.split():
+                changes.require_tag(word)
+
+        def answered(text: str | None) -> None:
+            if text is not None:
+                self.desk.change(lambda store: changes.replace_study_tags(store, row.study_id, text.split()))
+
+        detail = "Words separated by spaces; tag:word in the filter finds them."
+        self.app.push_screen(Write(f"Tags of {row.name}", " ".join(row.tags), detail=detail, check=check), answered)
+
+    @writes
+    def action_note(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        from kdnas.store import changes
+
+        def answered(text: str | None) -> None:
+            if text is not None and text != shown:
+                self.desk.change(lambda store: changes.set_study_note(store, row.study_id, text.strip()))
+
+        shown = clean(row.note)  # on one line; what holds more stays as it is unless it is written anew
+        self.app.push_screen(Write(f"A note to {row.name}", shown), answered)
+
     @writes
     def action_delete(self) -> None:
         row = self._row()
@@ -242,7 +306,7 @@ class StudiesScreen(Frame):
         self.set_focus(field)  # at once: what is typed next is for it
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        self._words = event.value.lower().split()
+        self._words = study_words.words(event.value)
         self._draw()
 
     def on_input_submitted(self) -> None:

@@ -30,6 +30,7 @@ from kdnas_tui.screens.ask import Ask, Write
 from kdnas_tui.screens.candidate import CandidateScreen
 from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.compare import CompareScreen
+from kdnas_tui.screens.compare_studies import CompareStudiesScreen
 from kdnas_tui.screens.export import ExportScreen
 from kdnas_tui.screens.finalize import FinalizeScreen
 from kdnas_tui.screens.help import HelpScreen
@@ -264,6 +265,20 @@ async def shows_all_studies(site: Site, key: str) -> None:
     await site.until(lambda: len(site.screen.query_one(ListTable).lines) == 3, "all are shown")
 
 
+async def compares_studies(site: Site, key: str) -> None:
+    site.screen.marked = {row.study_id for row in site.screen.rows}
+    await opens(CompareStudiesScreen)(site, key)
+
+
+async def across_studies(site: Site, key: str) -> None:
+    """To the next study where one has no room, and back."""
+    table = site.screen.query_one(CompareTable)
+    table.left = 0 if key == "right" else len(table.titles) - len(table.in_sight)
+    before, room = table.left, len(table.titles) > len(table.in_sight)
+    await site.press(key)
+    await site.until(lambda: (table.left != before) == room, "the next study is in sight")
+
+
 async def leaves(site: Site, key: str) -> None:
     await site.press(key)
     await site.until(lambda: site.app._exit, "the app ends")
@@ -341,9 +356,24 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "filter": finds_studies,
         "duplicate": opens(NewStudyScreen),
         "rename": opens(Write),
+        "tags": opens(Write),
+        "note": opens(Write),
+        "copy_as": opens(Ask),
+        "mark": changes(lambda site: set(site.screen.marked), "it is marked"),
+        "compare": compares_studies,
         "delete": opens(Ask),
         "back": shows_all_studies,
         "open": leads_to(StudyScreen),
+    },
+    "studies-compare": {
+        "turn(1)": changes(lambda site: site.screen.tab, "another part is shown"),
+        "turn(-1)": changes(lambda site: site.screen.tab, "another part is shown"),
+        "whole": changes(lambda site: site.screen.query_one(CompareTable)._opened.copy(), "the value is shown whole"),
+        "across(-1)": across_studies,
+        "across(1)": across_studies,
+        "log": changes(lambda site: site.screen.query_one("#front").log_x, "the axis is another"),
+        "copy": copies(lambda site: "-".join(site.screen.compared.names) + ".json"),
+        "back": leads_to(StudiesScreen),
     },
     "new": {
         "start": starts_nothing_with_a_fault,
@@ -368,6 +398,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "finalize": opens(FinalizeScreen),
         "export": opens(ExportScreen),
         "copy": copies(candidate_file),
+        "copy_as": opens(Ask),
         "budget": opens(Write),
         "worker": worker,
         "candidate": opens(CandidateScreen),
@@ -396,6 +427,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
     },
     "candidate": {
         "copy": copies(candidate_file),
+        "copy_as": opens(Ask),
         "next": changes(cursor, "the next candidate is shown"),
         "previous": previous_candidate,
         "mark": marks,
@@ -433,18 +465,20 @@ EFFECTS: dict[str, dict[str, Effect]] = {
 async def arrive(site: Site, name: str) -> None:
     """Go to the screen, if it is not the one that is shown."""
     kinds: dict[str, tuple[type[Screen[Any]], str]] = {
-        "new": (NewStudyScreen, "n"), "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
+        "new": (NewStudyScreen, "n"), "studies-compare": (CompareStudiesScreen, "c"),
+        "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
         "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
         "finalize": (FinalizeScreen, "f"), "dialog": (Ask, "s"),
     }  # fmt: skip
     kind, key = kinds.get(name, (StudiesScreen if name == "studies" else StudyScreen, ""))
     if isinstance(site.screen, kind):
         return
-    if name in ("studies", "new"):
+    if name in ("studies", "new", "studies-compare"):
         while not isinstance(site.screen, StudiesScreen):
             site.app.pop_screen()
             await site.pilot.pause()
         await listed(site.pilot)
+        site.screen.marked = {row.study_id for row in site.screen.rows}
     else:
         await opened(site.pilot, "minilm")
         if name == "compare":
@@ -456,6 +490,8 @@ async def arrive(site: Site, name: str) -> None:
         await site.press(key)
         await site.shown(kind)
         await site.pilot.pause()
+    if name == "studies-compare":
+        await site.until(lambda: site.screen.compared is not None, "the studies are read")
     if name == "new":
         site.screen.give_up_asking()
 

@@ -1,0 +1,192 @@
+"""Records the README's five minutes: `python -m docs.recording [--size 120x36]`.
+
+Drives `kdnas-tui` in a real pseudo-terminal and writes docs/five-minutes.COLUMNSxLINES.cast. `asciinema play` shows it;
+`python -m docs.recording --show FILE` prints it as text, a screen for each step. The form is the quickstart's own. The
+study that one comes back to is the quickstart that ships as a recording, so that nobody waits for a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyte
+
+from kdnas.store import recording
+from kdnas.store.database import open_store
+from tests.tui.terminal import Terminal
+
+FOLDER = Path(__file__).resolve().parent
+SIZES = ("120x36", "80x24")
+LOOK_S = 1.5  # for which a step stands still
+SHORT_S = 0.2  # the longest wait between two pieces of a step: nobody watches a cache being built
+SETTLED_S = 0.6  # without a byte, after which a step is drawn
+
+
+@dataclass
+class Cast:
+    """What the terminal was sent, with the time at which it is shown: asciinema's format, version 2."""
+
+    columns: int
+    rows: int
+    moment: float = 0.0
+    events: list[tuple[float, str, str]] = field(default_factory=list)
+    _decoder: Any = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def add(self, sent: bytes) -> None:
+        text = self._decoder.decode(sent)
+        if text:
+            self.moment += SHORT_S
+            self.events.append((round(self.moment, 2), "o", text))
+
+    def mark(self, title: str) -> None:
+        """A step ends here, and is looked at."""
+        self.events.append((round(self.moment, 2), "m", title))
+        self.moment += LOOK_S
+
+    def text(self) -> str:
+        head = {"version": 2, "width": self.columns, "height": self.rows, "title": "kdnas-tui: the first five minutes"}
+        return "\n".join([json.dumps(head), *(json.dumps(one, ensure_ascii=False) for one in self.events)]) + "\n"
+
+
+class Filmed(Terminal):
+    """A terminal whose output goes into a cast."""
+
+    def __init__(self, cast: Cast, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(arguments, folder, environment, (cast.columns, cast.rows))
+        self.cast = cast
+
+    def read(self, seconds: float = 0.05) -> None:
+        before = len(self.bytes)
+        super().read(seconds)
+        self.cast.add(self.bytes[before:])
+
+    def until(self, condition: str | Callable[[], Any], what: str = "") -> None:
+        """Read until a text is shown or a condition holds, as long as the screens run."""
+        holds = condition if callable(condition) else (lambda: condition in self.text)
+        while not holds():
+            if not self.child.isalive():
+                raise SystemExit(f"The screens ended before they showed {what or condition!r}:\n{self.text}")
+            self.read()
+
+    def settle(self) -> None:
+        """Until nothing more is drawn."""
+        before = -1
+        while before != len(self.bytes):
+            before = len(self.bytes)
+            self.read(SETTLED_S)
+
+    def step(self, title: str, keys: Sequence[str], shows: str) -> None:
+        """Press keys, wait for words on the screen, and let people look at it."""
+        for key in keys:
+            self.press(key)
+            if key == "escape":
+                self.settle()  # an escape with a letter right after it is another key
+            self.read()
+        self.until(shows)
+        self.settle()
+        self.cast.mark(title)
+
+
+def film(size: str) -> Cast:
+    """All steps at one size, in a folder of their own."""
+    columns, rows = map(int, size.split("x"))
+    cast = Cast(columns, rows)
+    folder = Path(tempfile.gettempdir()) / "five-minutes"
+    folder.mkdir()  # refuses one that is there
+    (folder / "studies").mkdir()
+    environment = {"KDNAS_STATE": str(folder / "state"), "KDNAS_CONFIG": str(folder / "config")}
+    os.environ.pop("KDNAS_STORAGE", None)
+    try:
+        first = Filmed(cast, ["--preset", "quickstart"], folder, environment)
+        try:
+            begin(first)
+            cast.add(b"\r\n$ kdnas-tui quickstart    # when the search has finished\r\n")
+            cast.mark("Closed")
+        finally:
+            first.kill()
+        with open_store(folder / "studies" / "kdnas.db", create=True) as store:
+            recording.read(recording.shipped(), store)
+        again = Filmed(cast, ["quickstart"], folder, environment)
+        try:
+            come_back(again)
+        finally:
+            again.kill()
+    finally:
+        shutil.rmtree(folder)
+    return cast
+
+
+def begin(screens: Filmed) -> None:
+    """The form of the quickstart, and its command."""
+    screens.step("The form of a new study, filled in", [], "^s start")
+    screens.step("What it will take", [], "of cache")
+    screens.step("The same study as one command", ["\x1b[15~"], "kdnas search quickstart")
+    screens.step("Back in the form", ["escape"], "new study")
+    screens.press("\x11")
+    screens.ended()
+
+
+def come_back(screens: Filmed) -> None:
+    """What one does with a finished study."""
+    wide = screens.cast.columns >= 100
+    screens.step("Come back: the best stand on top", [], "FINISHED")
+    if not wide:
+        screens.step("The front of loss and latency", ["]"], "latency ms →")
+        screens.step("Back to the trials", ["["], "#")
+    screens.step("The cursor in the table is the cross in the plot", ["down", "down"], "#")
+    screens.step("Another α and β", ["a"], "ranked again")
+    screens.step("Speed counts more", ["left"] * 8, "ranked again")
+    screens.step("Nothing was changed", ["escape"], "FINISHED")
+    screens.step("Filter table and plots", ["/", "layers<=3 speedup>=2", "enter"], " of 12")
+    screens.step("All trials again", ["escape"], "FINISHED")
+    screens.step("Mark three", [" ", "down", " ", "down", " "], "●")
+    screens.step("Compare them", ["c"], "compare")
+    screens.step("All about one candidate", ["escape", "i"], "configuration")
+    screens.step("Copy it as people paste it", ["Y"], "a row of a Markdown table")
+    screens.step("Make a model of it", ["escape", "escape", "f"], "distil")
+    screens.step("Export the best to a file", ["escape", "x"], "the Pareto front")
+    screens.step("Which keys there are", ["escape", "?"], "Pause after the running epoch")
+    screens.press("escape", "q")
+    screens.ended()
+
+
+def frames(cast: str) -> Iterator[tuple[str, list[str]]]:
+    """Each step of a cast with the lines of its screen."""
+    head, *lines = cast.splitlines()
+    size = json.loads(head)
+    screen = pyte.Screen(size["width"], size["height"])
+    stream = pyte.Stream(screen)
+    for line in lines:
+        _, kind, text = json.loads(line)
+        if kind == "o":
+            stream.feed(text)
+        else:
+            yield text, [shown.rstrip() for shown in screen.display]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, action="append", help="all by default")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the screens of a recording")
+    chosen = parser.parse_args()
+    if chosen.show is not None:
+        for title, lines in frames(chosen.show.read_text(encoding="utf-8")):
+            print(f"=== {title}", *lines, sep="\n")
+        return
+    for size in chosen.size or SIZES:
+        path = FOLDER / f"five-minutes.{size}.cast"
+        path.write_text(film(size).text(), encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
