@@ -15,6 +15,8 @@ from bisect import bisect_left
 
 import numpy as np
 
+from kdnas.study.trial_columns import Board
+
 REFERENCE = (1.0, 1.0)
 """Normalised loss of a constant prediction, and the teacher's own latency: who is no better in one covers nothing."""
 
@@ -54,6 +56,15 @@ def hypervolume_so_far(loss: np.ndarray, ratio: np.ndarray, reference: tuple[flo
             gains[place] = _gain(losses, ratios, float(loss[place]), float(ratio[place]))
         start, size = start + size, min(2 * size, _MOST)
     return np.cumsum(gains)
+
+
+def loss_and_ratio(board: Board, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised loss, whatever loss the study rewards, and latency over the teacher's, of the trials at places [n] of
+    the board; NaN where one is missing; float [n], [n]."""
+    loss = board.column("loss" if board.loss == "normalised" else "normalised")[places]
+    latency, teacher = board.column("latency")[places], board.column("teacher")[places]
+    ratio = np.divide(latency, teacher, out=np.full(len(places), np.nan), where=(latency > 0) & (teacher > 0))
+    return loss, ratio
 
 
 def _within(loss: np.ndarray, ratio: np.ndarray, reference: tuple[float, float]) -> np.ndarray:
