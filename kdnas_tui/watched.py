@@ -17,6 +17,7 @@ from kdnas.study.filter import COLUMNS, Filter, parse
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
+from kdnas.system.errors import UsageError
 from kdnas_tui import filter_words
 from kdnas_tui.feed import News
 
@@ -145,6 +146,16 @@ class Watched:
             self.cursor = number
             for heard in self._followers:
                 heard(number)
+
+    def check_shown(self, number: int) -> None:
+        """Raises UsageError where there is no such trial, or the filter hides it."""
+        numbers = self.trials.numbers if self.trials is not None else np.zeros(0, dtype=np.int64)
+        places = np.flatnonzero(numbers == number)
+        if not len(places):
+            there = f"They go from {numbers.min()} to {numbers.max()}." if len(numbers) else "There is none yet."
+            raise UsageError(f"There is no trial {number}.", there)
+        if self.mask is not None and not self.mask[places[0]]:
+            raise UsageError(f"The filter hides trial {number}.", "Press esc twice to see all trials.")
 
     def step(self, by: int) -> None:
         """Move the cursor in the table's order; it stops at both ends."""

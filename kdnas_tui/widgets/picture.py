@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.cells import cell_len
 from textual.strip import Strip
+from textual.timer import Timer
 
 from kdnas.study.ranking import Standing
 from kdnas.study.trial_columns import Board
@@ -67,6 +68,7 @@ class Picture(Lines, can_focus=True):
         self._drawn_for = (0, 0)
         self._drawn_at = -1e9
         self._waiting = False
+        self._coming: Timer | None = None  # what it waits for
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -130,11 +132,13 @@ class Picture(Lines, can_focus=True):
     def changed(self, *, at_once: bool = False) -> None:
         """Draw soon, if the pane is on the screen; else when it comes there."""
         self._drawn_for = (0, 0)
-        if self._waiting or not self.is_attached or not self.is_on_screen:
+        if (self._waiting and not at_once) or not self.is_attached or not self.is_on_screen:
             return
+        if self._coming is not None:
+            self._coming.stop()
         self._waiting = True
         wait = 0.0 if at_once else self._drawn_at + self.period - time.monotonic()
-        self.set_timer(max(wait, PAUSE_S), self._draw_late)
+        self._coming = self.set_timer(max(wait, PAUSE_S), self._draw_late)
 
     def _draw_late(self) -> None:
         self._waiting = False
@@ -143,15 +147,15 @@ class Picture(Lines, can_focus=True):
 
     def _draw_now(self) -> None:
         width, height = self.content_size
-        if width < 1 or height < 1:
+        board, drawn = self.board, False
+        if width < 1 or height < 1 or board is None:
             return
         sketch = Sketch(width, height)
-        board, drawn = self.board, False
-        if board is not None and not board.whole:
+        if not board.whole:
             self._say(sketch, "Reading the store …")
         elif width < SMALLEST[0] or height < SMALLEST[1]:
             self._say(sketch, "z gives it room.")
-        elif board is None or not len(board):
+        elif not len(board):
             self._say(sketch, "No trial yet.")
         else:
             passing = np.ones(len(board), dtype=bool)

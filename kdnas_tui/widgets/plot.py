@@ -292,6 +292,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
 
     def _render_x_label(self) -> None:
         margin = self.query_one("#margin-top", Still)
+        margin.reset()
         style = self.get_component_rich_style("plot--label")
         margin.write_text(margin.size.width - 2, 0, f"[{style}]{escape(self.x_name)} →", TextAlign.RIGHT)
 
@@ -310,7 +311,6 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def _write_top(self) -> None:
         """The names of the axes and the readout anew."""
         if self._datasets:
-            self.query_one("#margin-top", Still).reset()
             self._render_x_label()
             self._render_y_label()
 

@@ -69,8 +69,8 @@ class RewardHistory(Plot):
         places, x, reward = placed(self.board, self.by_time, self._mask)
         if self.hypervolume:
             reward = hypervolume_so_far(*loss_and_ratio(self.board, places))
-        self.y_name = "hypervolume" if self.hypervolume else "reward"
-        self.remark = f"of loss × latency ratio up to {REFERENCE[0]:g}, {REFERENCE[1]:g}" if self.hypervolume else ""
+        self.y_name = "covered" if self.hypervolume else "reward"
+        self.remark = f"hypervolume to loss {REFERENCE[0]:g}, ratio {REFERENCE[1]:g}" if self.hypervolume else ""
         self.y_log = spans_decades(reward)
         reward = logarithm(reward) if self.y_log else reward
         self._places, self._x, self._reward = places, x, reward
