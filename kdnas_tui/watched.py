@@ -6,6 +6,7 @@ asks nothing of the store and knows no Textual.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kdnas_tui.machine import Reading
 
 
+READ_S = 10.0  # between two readings of devices that are remembered
+MOST_READINGS = 5000  # some fourteen hours of them
 FEWEST = 3  # finished trials before it is said how long the rest may take
 
 
@@ -42,6 +45,7 @@ class Watched:
         self.events: list[EventRow] = []  # what was changed on the study, oldest first
         self.runs: list[RunRow] = []  # models made of candidates, and their scores
         self.devices: tuple[Reading, ...] = ()  # readings of this machine, while a worker runs on it
+        self.readings: deque[tuple[float, tuple[Reading, ...]]] = deque(maxlen=MOST_READINGS)  # since it was opened
         self.last_log = ""
         self.fault = ""  # why the store cannot be read, while it cannot
         self.filter: Filter = parse("")
@@ -86,6 +90,11 @@ class Watched:
         if changed:
             self._filter_again()
         return changed
+
+    def keep_reading(self, now: float) -> None:
+        """Remember how busy the devices are, so often that a night has room."""
+        if self.devices and (not self.readings or now - self.readings[-1][0] >= READ_S):
+            self.readings.append((now, self.devices))
 
     # ------------------------------------------------------------------ filter
 

@@ -61,8 +61,10 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "timeline": "A row for each worker, and its trials from start to end: those that live (●) first. A cell shows the "
     "state that fills most of it; · and blanks are times without a trial. e and X come closer to the cursor's trial, "
     "0 shows all, ← and → turn to workers that have no room. worker:2 filters by worker.\n"
-    "█ done · ≈ pruned · × failed · ! lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
-    "◆ marked, by space · ✛ the trial under the table's cursor",
+    "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
+    "◆ marked, by space · ✛ the trial under the table's cursor\n"
+    "Below, ! where a trial with a doubtful latency ended, and how busy this machine's devices were meanwhile, "
+    "since the study was opened here.",
     "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
     "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
     "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",

@@ -77,7 +77,7 @@ class Plotting(Filtering):
         for plot in self.query(kind):  # none where the screen has just closed, or nobody has looked at it
             assert isinstance(plot, AT_CURSOR)
             if isinstance(plot, Timeline):
-                plot.show_crew(self.watched.crew)
+                plot.show_crew(self.watched.crew, self.watched.readings)
             plot.show(trials, self.watched.mask)
             if self.watched.cursor is not None:
                 plot.point_at(self.watched.cursor)

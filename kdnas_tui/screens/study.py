@@ -203,6 +203,8 @@ class StudyScreen(Plotting):
             return
         first = self.watched.study is None
         changed = self.watched.take(news)
+        if news.devices is not None:
+            self.watched.keep_reading(self.desk.clock())
         study, trials = self.watched.study, self.watched.trials
         if first and study is not None:
             self.panes.with_controller = study.spec["strategy"].get("name") == "lstm"

@@ -59,7 +59,7 @@ def page_of(own: Sequence[Axis], results: Sequence[Axis], width: int, page: int)
     """The axes of a page, with the results on each or, where there is little room, the reward alone; and the number of
     pages."""
     room = max(2, (width - 4) // APART + 1)
-    kept = list(results) if room >= len(results) + 2 else [results[-1]]
+    kept = list(results) if room >= len(results) + 2 or not own else [results[-1]]
     each = max(1, room - len(kept))
     pages = max(1, -(-len(own) // each))
     page = min(page, pages - 1)

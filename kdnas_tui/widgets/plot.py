@@ -385,8 +385,11 @@ class Ticks(NumericAxisFormatter):
 
 
 class LogTicks(AxisFormatter):
-    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values; where `cells` has no
-    room for them at the powers, at every second one, and so on; at most `most`, where that is not 0."""
+    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values.
+
+    Where `cells` has no room for them at 1 and 3 times the powers, then at the powers, at every second one, and so on;
+    at most `most`, where that is not 0.
+    """
 
     def __init__(self, most: int = 0) -> None:
         self.most = most
@@ -394,8 +397,8 @@ class LogTicks(AxisFormatter):
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
         powers = range(floor(min_) - 1, ceil(max_) + 1)
-        fine = [power + log10(factor) for power in powers for factor in (1, 2, 5)]
-        for ticks in (fine, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
+        fine, rough = ([power + log10(factor) for power in powers for factor in some] for some in ((1, 2, 5), (1, 3)))
+        for ticks in (fine, rough, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
             inside = [tick for tick in ticks if min_ <= tick <= max_]
             if self.most and len(inside) > self.most:
                 continue

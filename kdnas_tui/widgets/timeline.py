@@ -15,6 +15,7 @@ from kdnas.study.rows import WorkerRow
 from kdnas.study.states import TrialState
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
+from kdnas_tui.widgets.devices import Moment, draw_devices, draw_doubtful, named
 from kdnas_tui.widgets.lines import clean, fitted
 from kdnas_tui.widgets.picture import Picture, paged, title, title_end
 from kdnas_tui.widgets.sketch import Sketch
@@ -24,13 +25,14 @@ SIGNS = {  # state → (sign, look): all differ in ASCII, too
     TrialState.DONE: ("█", "line"),
     TrialState.PRUNED: ("≈", "quiet"),
     TrialState.FAILED: ("×", "bad"),
-    TrialState.LOST: ("!", "bad"),
+    TrialState.LOST: ("?", "bad"),
     TrialState.REUSED: ("○", "good"),
     TrialState.RUNNING: ("▸", "good"),
 }
 PARTLY = "·"
 AGES_S = 5.0  # how often what runs grows
 MOST_CLOSER = 16  # times that the time axis may be doubled
+LEAST_ROWS = 3  # of workers, before anything stands beneath
 _FAULTS = (TrialState.FAILED, TrialState.LOST)
 _UNKNOWN = -1.0  # stands for the worker of trials of which none is recorded
 
@@ -88,6 +90,7 @@ class Timeline(Picture):
     def __init__(self, clock: Callable[[], float], *, period: float = 1.0, id: str | None = None) -> None:
         super().__init__(period=period, id=id)
         self.crew: tuple[WorkerRow, ...] = ()
+        self.readings: Sequence[Moment] = ()
         self._clock = clock
         self._closer = 0
         self._pages = 1
@@ -108,8 +111,9 @@ class Timeline(Picture):
     def pages(self) -> int:
         return self._pages
 
-    def show_crew(self, crew: Sequence[WorkerRow]) -> None:
-        """Who they are; draw soon if somebody came or went."""
+    def show_crew(self, crew: Sequence[WorkerRow], readings: Sequence[Moment] = ()) -> None:
+        """Who they are, and how busy the devices were; draw soon if somebody came or went."""
+        self.readings = readings
         seen = [(worker.worker_id, worker.alive) for worker in crew]
         if seen != [(worker.worker_id, worker.alive) for worker in self.crew]:
             self.changed()
@@ -137,7 +141,10 @@ class Timeline(Picture):
             return self.say_none(sketch)
         shown = Bars.of(board, passing, self._clock() if live else 0.0)
         order = self._order(every)
-        room = sketch.height - 3
+        doubtful = self._doubtful(board, shown)
+        below = len(named(self.readings)) + bool(len(doubtful))
+        below = below if sketch.height - 3 - below >= LEAST_ROWS else 0
+        room = sketch.height - 3 - below
         self._pages = max(1, -(-len(order) // room))
         self.page = min(self.page, self._pages - 1)
         here = order[self.page * room : (self.page + 1) * room]
@@ -155,9 +162,12 @@ class Timeline(Picture):
             sketch.write(left + cell, len(here) + 1, label, "quiet")
         if live and end >= float(every.end.max()):
             sketch.write(sketch.width - 3, len(here) + 1, "now", "quiet")
+        if below:
+            self._beneath(sketch, len(here) + 2, doubtful)
         self._legend(sketch, shown)
+        whole = f" of {words.duration(float(every.end.max() - every.start.min()))}" if self._closer else ""
         self._title = paged(
-            f"{words.plural(len(order), 'worker')}, {words.duration(end - start)}", self.page, self._pages
+            f"{words.plural(len(order), 'worker')}, {words.duration(end - start)}{whole}", self.page, self._pages
         )
         title(sketch, self._title)
         return True
@@ -228,6 +238,22 @@ class Timeline(Picture):
             if edges[0] <= middle <= edges[-1]:
                 column = self._left + int(_cells(np.array([middle]), edges)[0])
                 sketch.signs(np.array([column]), np.array([1 + here.index(shown.worker[place])]), sign, look)
+
+    def _doubtful(self, board: Board, shown: Bars) -> np.ndarray:
+        """When the trials with doubtful latencies ended, float [n]."""
+        flags = board.coded("latency_flag")
+        assert flags is not None
+        found: np.ndarray = shown.end[np.isin(shown.number, board.numbers[flags.where(len(board), bool)])]
+        return found
+
+    def _beneath(self, sketch: Sketch, row: int, doubtful: np.ndarray) -> None:
+        """What disturbs measurements, beneath what was measured meanwhile."""
+        edges = self._edges
+        if len(doubtful):
+            inside = doubtful[(doubtful >= edges[0]) & (doubtful <= edges[-1])]
+            draw_doubtful(sketch, row, self._left, _cells(inside, edges))
+            row += 1
+        draw_devices(sketch, row, self._left, edges, self.readings)
 
     def _legend(self, sketch: Sketch, shown: Bars) -> None:
         there = set(np.unique(shown.state).tolist())

@@ -23,6 +23,7 @@ from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.picture import Picture
 from kdnas_tui.widgets.reward_history import RewardHistory
 from kdnas_tui.widgets.slices import Slices
+from kdnas_tui.widgets.tab_bar import TabBar
 from kdnas_tui.widgets.timeline import Timeline
 from tests.rows import made_row, made_rows
 from tests.tui.driving import app_on, driven, opened, settled, shows, text_of, until
@@ -81,6 +82,7 @@ ODD = {
     "failed only": [
         made_row(n, state="failed", loss=None, latency_ms=None, started=HERE, ended=HERE + 1) for n in range(3)
     ],
+    "no dimension": [made_row(0, candidate={}, started=HERE, ended=HERE + 60)],
     "no time at all": [made_row(n, started=HERE, ended=HERE) for n in range(2)],
     "far apart": [made_row(0, loss=1e-9, latency_ms=1e-6), made_row(1, loss=5e8, latency_ms=1e9)],
 }
@@ -105,6 +107,30 @@ async def test_whatever_there_is_of_trials_is_drawn_at_every_size() -> None:
                     assert all(strip.cell_length == size[0] for strip in pane._strips)
                     nothing = not rows or (not isinstance(pane, Timeline) and name in ("running only", "failed only"))
                     assert ("yet." in " ".join(text)) is nothing, (name, size, type(pane))
+
+
+async def test_a_sketch_of_very_many_trials_waits_for_the_rest() -> None:
+    plot = Slices(period=0)
+    app = WidgetApp(plot)
+    async with app.run_test(size=(60, 10)) as pilot:
+        sketch = Board(-0.06, 0.6, whole=False)
+        sketch.update(made_rows(20))
+        plot.show(sketch)
+        await drawn(pilot, plot)
+        assert "Reading the store …" in "\n".join(app.text())
+        plot.show(board_of(made_rows(20)))
+        await drawn(pilot, plot)
+        assert "num_hidden_layers" in "\n".join(app.text())
+
+
+async def test_a_narrow_row_of_tabs_names_the_shown_one_whole() -> None:
+    tabs = TabBar(TABS, "timeline")
+    app = WidgetApp(tabs)
+    async with app.run_test(size=(48, 3)) as pilot:
+        assert "Timeline" in app.text()[0] and "Parallel" not in app.text()[0] and "Log" in app.text()[0]
+        tabs.show(TABS, "parallel")
+        await pilot.pause()
+        assert "Parallel" in app.text()[0] and "Timeline" not in app.text()[0] and "Log" in app.text()[0]
 
 
 async def test_slices_follow_filter_cursor_and_marks() -> None:
