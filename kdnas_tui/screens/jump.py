@@ -24,6 +24,12 @@ def letters(tabs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
+def lettered(title: str, letter: str) -> str:
+    """`P(a)rallel`"""
+    at = title.casefold().index(letter)
+    return f"{title[:at]}({title[at]}){title[at + 1 :]}"
+
+
 class Jump(Dialog):
     """The answer is a trial's number or a pane's name. A pane's letter needs no Enter.
 
@@ -38,7 +44,7 @@ class Jump(Dialog):
         self._check = check
 
     def compose(self) -> ComposeResult:
-        says = "  ".join(f"{letter} {self._titles[name]}" for letter, name in self._panes.items())
+        says = "  ".join(lettered(self._titles[name], letter) for letter, name in self._panes.items())
         with Vertical(classes="dialog"):
             yield Static(Text("Go to"), classes="title")
             yield Static(Text(says), classes="says")

