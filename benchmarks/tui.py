@@ -332,6 +332,8 @@ class Actions:
             "filter": self.filter,
             "no filter": self.no_filter,
             "tabs": self.tabs,
+            "axes": self.axes,
+            "jump": self.jump,
             "mark": self.mark,
             "tag": self.tag,
             "compare": self.compare,
@@ -420,10 +422,34 @@ class Actions:
         await self.until(lambda: self.table.count == len(self.study.watched.trials), "all trials are shown")
 
     async def tabs(self) -> None:
-        for tab in ("curves", "importance", "log", "history"):
+        for tab in ("slice", "parallel", "timeline", "curves", "importance", "log", "history"):
             await self.keys("right_square_bracket")
             await self.until(partial(self.tab_shown, tab), f"{tab} is shown")
+            if tab in ("slice", "parallel", "timeline"):
+                await self.drawn(self.study.query_one(f"#{tab}"))
+                await self.keys(*["down"] * 5)
+                await self.drawn(self.study.query_one(f"#{tab}"))
         self.table.focus()
+
+    async def drawn(self, pane: Any) -> None:
+        """Until a pane shows the trial under the cursor."""
+        await self.until(
+            lambda: pane.cursor == self.study.watched.cursor and pane._drawn_for == tuple(pane.content_size), "drawn"
+        )
+
+    async def axes(self) -> None:
+        history = self.study.query_one("#history")
+        await self.keys("m")
+        await self.until(lambda: history.hypervolume, "the hypervolume is shown")
+        await self.keys("e", "e", "X")
+        await self.until(lambda: history._closer == {"x": 3, "y": 2}, "it is closer")
+        await self.keys("0", "m")
+        await self.until(lambda: not history.hypervolume, "rewards are shown")
+
+    async def jump(self) -> None:
+        await self.keys("colon", *"54321", "enter")
+        await self.until(lambda: self.study.watched.cursor == 54321, "the cursor is on 54321")
+        await self.keys("home")
 
     async def mark(self) -> None:
         number = self.study.watched.cursor

@@ -19,6 +19,7 @@ class Reading:
     busy: float  # 0 … 1
     used_gib: float
     total_gib: float
+    celsius: float | None = None  # None where it is not reported
 
     def __str__(self) -> str:
         """`gpu0 87% 31/139G`"""
@@ -52,7 +53,10 @@ class Probe:
                     busy = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
                 except self._nvml.NVMLError:
                     busy = float("nan")  # a part of a shared GPU reports no utilisation
-                found.append(Reading(f"gpu{i}", busy, memory.used / _GIB, memory.total / _GIB))
+                heat: float | None = None
+                with contextlib.suppress(self._nvml.NVMLError):
+                    heat = float(self._nvml.nvmlDeviceGetTemperature(handle, self._nvml.NVML_TEMPERATURE_GPU))
+                found.append(Reading(f"gpu{i}", busy, memory.used / _GIB, memory.total / _GIB, heat))
         return tuple(found)
 
     def _cpu(self) -> Reading:

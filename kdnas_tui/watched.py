@@ -6,6 +6,7 @@ asks nothing of the store and knows no Textual.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from kdnas.study.filter import COLUMNS, Filter, parse
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
+from kdnas.system.errors import UsageError
 from kdnas_tui import filter_words
 from kdnas_tui.feed import News
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from kdnas_tui.machine import Reading
 
 
+READ_S = 10.0  # between two readings of devices that are remembered
+MOST_READINGS = 5000  # some fourteen hours of them
 FEWEST = 3  # finished trials before it is said how long the rest may take
 
 
@@ -41,6 +45,7 @@ class Watched:
         self.events: list[EventRow] = []  # what was changed on the study, oldest first
         self.runs: list[RunRow] = []  # models made of candidates, and their scores
         self.devices: tuple[Reading, ...] = ()  # readings of this machine, while a worker runs on it
+        self.readings: deque[tuple[float, tuple[Reading, ...]]] = deque(maxlen=MOST_READINGS)  # since it was opened
         self.last_log = ""
         self.fault = ""  # why the store cannot be read, while it cannot
         self.filter: Filter = parse("")
@@ -85,6 +90,11 @@ class Watched:
         if changed:
             self._filter_again()
         return changed
+
+    def keep_reading(self, now: float) -> None:
+        """Remember how busy the devices are, so often that a night has room."""
+        if self.devices and (not self.readings or now - self.readings[-1][0] >= READ_S):
+            self.readings.append((now, self.devices))
 
     # ------------------------------------------------------------------ filter
 
@@ -145,6 +155,16 @@ class Watched:
             self.cursor = number
             for heard in self._followers:
                 heard(number)
+
+    def check_shown(self, number: int) -> None:
+        """Raises UsageError where there is no such trial, or the filter hides it."""
+        numbers = self.trials.numbers if self.trials is not None else np.zeros(0, dtype=np.int64)
+        places = np.flatnonzero(numbers == number)
+        if not len(places):
+            there = f"They go from {numbers.min()} to {numbers.max()}." if len(numbers) else "There is none yet."
+            raise UsageError(f"There is no trial {number}.", there)
+        if self.mask is not None and not self.mask[places[0]]:
+            raise UsageError(f"The filter hides trial {number}.", "Press esc twice to see all trials.")
 
     def step(self, by: int) -> None:
         """Move the cursor in the table's order; it stops at both ends."""

@@ -189,6 +189,7 @@ def _trial_row(
         marked=bool(remark.marked) if remark else False,
         tags=tuple(remark.tags.split()) if remark else (),
         note=remark.note if remark else "",
+        worker_id=row.worker_id,
     )
 
 

@@ -24,7 +24,7 @@ from kdnas.study.trial_columns import Board
 
 _BATCH = 1000
 _OWN = ("candidate", "config", "extra")
-_PLAIN = tuple(c.name for c in t.trial.c if c.name not in (*_OWN, "study_id", "worker_id", "candidate_key"))
+_PLAIN = tuple(c.name for c in t.trial.c if c.name not in (*_OWN, "study_id", "candidate_key"))
 _SKETCH = (  # enough to rank, list and plot
     "number", "state", "loss", "raw_loss", "latency_ms", "latency_low_ms", "latency_high_ms", "teacher_latency_ms",
     "started", "ended",

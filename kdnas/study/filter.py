@@ -76,6 +76,7 @@ COLUMNS: dict[str, Column] = {
         Column("progress", "how far the evaluation is", "share", "progress"),
         Column("seed", "seed of the evaluation", "plain", "seed"),
         Column("duration", "time from start to end", "s"),
+        Column("worker", "number of the worker that evaluated it", "plain", "worker_id"),
         Column("state", "running, done, pruned, failed, reused or lost", "state", "state"),
         Column("origin", "strategy, controller, random or enqueued", "text", "origin"),
         Column("phase", "building, timing, training or scoring", "text", "phase"),

@@ -84,6 +84,7 @@ class TrialRow:
     marked: bool = False
     tags: tuple[str, ...] = ()
     note: str = ""
+    worker_id: int | None = None  # who evaluated it; None where nobody wrote it down
 
     @property
     def speedup(self) -> float | None:

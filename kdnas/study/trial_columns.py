@@ -6,7 +6,7 @@ Takes rows as they change; reads no store and draws nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
@@ -40,7 +40,7 @@ _FLOATS = (
     "mean_raw_loss", "loss_spread",
 )  # fmt: skip
 _INTS = (
-    "number", "slot", "seed", "parameters", "epoch", "revision", "repeats",
+    "number", "slot", "seed", "parameters", "epoch", "revision", "repeats", "worker_id",
 )  # fmt: skip
 _CODED = (
     "state", "origin", "phase", "alpha", "beta", "latency_count", "latency_flag", "epochs", "reused_from", "error",
@@ -240,9 +240,9 @@ class Board:
         """Every candidate key, configuration key and recipe's figure, for `kdnas.study.filter.parse`."""
         return frozenset().union(*self._mappings.values(), self._extra)
 
-    def candidate_keys(self) -> list[str]:
-        """The dimensions of the candidates, in the space's order."""
-        return list(self._mappings["candidate"])
+    def dimensions(self) -> Mapping[str, CodedColumn]:
+        """What the candidates hold, by dimension in the space's order."""
+        return self._mappings["candidate"]
 
     def varying_keys(self) -> set[str]:
         """Candidate and configuration keys that have had more than one value."""

@@ -20,6 +20,9 @@ TABS: tuple[Tab, ...] = (
     ("trials", "Trials"),
     ("pareto", "Pareto"),
     ("history", "History"),
+    ("slice", "Slice"),
+    ("parallel", "Parallel"),
+    ("timeline", "Timeline"),
     ("curves", "Curves"),
     ("controller", "Controller"),
     ("importance", "Importance"),
@@ -42,9 +45,26 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every finished trial a point; the line is the front. The cursor is the one "
     "of the table: arrows walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
-    "latency's axis logarithmic.",
+    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all.",
     "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
-    "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one.",
+    "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "
+    "the front covers of the square from the teacher's loss, 0, to a constant prediction's, 1, and from no latency to "
+    "the teacher's. e comes closer to the cursor, W and T along one axis, 0 shows all.",
+    "slice": "Each dimension of the space by itself: its values from left to right, every finished trial a point. "
+    "m shows loss, latency and reward in turn, ← and → the dimensions that have no room.\n"
+    "─ the median of a value\n"
+    "● on the front · ★ the best · ◆ marked, by space · ✛ the trial under the table's cursor",
+    "parallel": "A line for each trial across the dimensions of the space, its loss, latency and reward; where there "
+    "are many, some of each kind. ← and → turn to the dimensions that have no room, a filter leaves lines out.\n"
+    "unbroken: the best tenth by reward · dashed: the others up to the median · dotted: the rest\n"
+    "★ the best · ◆ marked, by space · ✛ the trial under the table's cursor",
+    "timeline": "A row for each worker, and its trials from start to end: those that live (●) first. A cell shows the "
+    "state that fills most of it; · and blanks are times without a trial. e and X come closer to the cursor's trial, "
+    "0 shows all, ← and → turn to workers that have no room. worker:2 filters by worker.\n"
+    "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
+    "◆ marked, by space · ✛ the trial under the table's cursor\n"
+    "Below, ! where a trial with a doubtful latency ended, and how busy this machine's devices were meanwhile, "
+    "since the study was opened here.",
     "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
     "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
     "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",

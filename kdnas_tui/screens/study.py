@@ -6,26 +6,21 @@ and `Panes` decides which part stands where. It runs nothing.
 
 from __future__ import annotations
 
-import asyncio
-
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from kdnas.study.trial_columns import Board
 from kdnas.system.errors import UsageError
 from kdnas_tui import settings, words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import MANY, News
 from kdnas_tui.screens.columns import ChooseColumns
-from kdnas_tui.screens.filtering import Filtering
 from kdnas_tui.screens.frame import BREATH_S, bindings
 from kdnas_tui.screens.panes import ASIDE, EXPLAINED, LOW, TABS, Panes
+from kdnas_tui.screens.plotting import Plotting
 from kdnas_tui.screens.steering import WRITING, idle_keys, mark
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets import study_head
-from kdnas_tui.widgets.controller import Controller
-from kdnas_tui.widgets.curves import Curves, wanted_curves
 from kdnas_tui.widgets.filter_field import FilterField
 from kdnas_tui.widgets.importance import Importance
 from kdnas_tui.widgets.key_bar import KeyBar
@@ -39,7 +34,7 @@ from kdnas_tui.widgets.trials_table import TrialsTable
 AGES_S = 5.0  # how often the times that pass are written anew: each costs some bytes on a slow line
 
 
-class StudyScreen(Filtering):
+class StudyScreen(Plotting):
     NAME = "study"
     BINDINGS = bindings("study")
     PANES = EXPLAINED
@@ -48,8 +43,6 @@ class StudyScreen(Filtering):
         super().__init__(Watched(name), desk)
         self.panes = Panes(settings.read().table_share)
         self._at_top = True
-        self._drawing = False  # the plots, one after the other …
-        self._lagging = False  # … and something is new since that began
         self.watched.follow(self._cursor_moved)
         self.watched.redraw = self.draw
 
@@ -119,7 +112,7 @@ class StudyScreen(Filtering):
         self.query_one("#right").display = wide or panes.tab != "trials"
         self.query_one("#legend").display = self.app.size.height >= LOW
         self._share()
-        self._mount_shown()
+        self.mount_shown()
         for name, _ in TABS[1:]:
             for pane in self.query(f"#{name}"):
                 pane.display = panes.visible(name)
@@ -169,14 +162,8 @@ class StudyScreen(Filtering):
         self._draw_below()
 
     def action_turn_page(self, by: int) -> None:
-        self.query_one(TrialsTable).turn_page(by)
+        super().action_turn_page(by)
         self._draw_below()
-
-    def _mount_shown(self) -> None:
-        """Plots that not everybody looks at come to the screen when their tab is first shown."""
-        for name, kind in (("curves", Curves), ("controller", Controller)):
-            if name == self.panes.shown and not self.query(kind):
-                self.query_one("#right").mount(kind(id=name))
 
     def _show_tab(self, name: str) -> None:
         self.panes.show(name)
@@ -216,6 +203,8 @@ class StudyScreen(Filtering):
             return
         first = self.watched.study is None
         changed = self.watched.take(news)
+        if news.devices is not None:
+            self.watched.keep_reading(self.desk.clock())
         study, trials = self.watched.study, self.watched.trials
         if first and study is not None:
             self.panes.with_controller = study.spec["strategy"].get("name") == "lstm"
@@ -256,52 +245,7 @@ class StudyScreen(Filtering):
             self._share()
         if self._at_top and table.count:
             table.action_edge(0)  # who has not left the best trial stays on it when another becomes the best
-        self._draw_curves()
-        self._lagging = True
-        if not self._drawing:
-            self._drawing = True
-            self.run_worker(self._draw_plots(), group="plots")
-
-    async def _draw_plots(self) -> None:
-        """One after the other, so that keys are heard between two of a hundred thousand trials."""
-        try:
-            while self._lagging:
-                self._lagging = False
-                for draw in (self._draw_pareto, self._draw_history, self._draw_controller, self._ask_importance):
-                    await asyncio.sleep(BREATH_S)
-                    if self.watched.trials is not None and self.panes.layout != "card" and self.is_mounted:
-                        draw(self.watched.trials)
-        finally:
-            self._drawing = False
-
-    def _draw_pareto(self, trials: Board) -> None:
-        for pareto in self.query(ParetoPlot):  # none where the screen has just closed, here and below
-            pareto.show(trials, self.watched.mask)
-            pareto.point_at(self.watched.cursor)
-
-    def _draw_history(self, trials: Board) -> None:
-        for history in self.query(RewardHistory):
-            history.show(trials, self.watched.mask)
-            history.point_at(self.watched.cursor)
-
-    def _draw_controller(self, trials: Board) -> None:
-        for controller in self.query(Controller):
-            controller.show(trials, self.watched.episodes)
-
-    def _ask_importance(self, _: Board) -> None:
-        study = self.watched.study
-        for importance in self.query(Importance):
-            if study is not None:
-                rate = (study.alpha, study.beta)
-                importance.ask(self.watched.name, self.desk.storage, study.done, rate)
-
-    def _draw_curves(self) -> None:
-        trials = self.watched.trials
-        if trials is not None:
-            looks = wanted_curves(trials, self.watched.cursor)
-            for curves in self.query(Curves):
-                curves.show(self.watched.curves, looks, trials.loss)
-            self.desk.feed.want_curves(frozenset(looks))
+        self.draw_plots()
 
     def _draw_head(self) -> None:
         watched = self.watched
@@ -380,9 +324,19 @@ class StudyScreen(Filtering):
         table.go_to(number)
         self._at_top = table.first == number
         self._draw_below()
-        for plot in (self.query_one(ParetoPlot), self.query_one(RewardHistory)):
-            plot.point_at(number)
-        self._draw_curves()
+        self.point_plots_at(number)
+
+    def action_jump(self) -> None:
+        """Go to a trial by its number, or to a pane by its letter."""
+        from kdnas_tui.screens.jump import Jump
+
+        def go(answer: str | None) -> None:
+            if answer is not None and answer.isdigit():
+                self.watched.point_at(int(answer))
+            elif answer is not None and self.panes.layout != "card":
+                self._show_tab(answer)
+
+        self.app.push_screen(Jump(TABS, [name for name, _ in self.panes.tabs], self.watched.check_shown), go)
 
     def action_sort(self, step: int) -> None:
         self.query_one(TrialsTable).action_sort(step)

@@ -9,6 +9,7 @@ from textual_hires_canvas import Canvas
 
 from kdnas.study.rows import CurvePoint
 from kdnas.study.trial_columns import Board
+from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
 from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward
 
 MOST = 12  # curves at once
@@ -36,6 +37,7 @@ class Curves(Plot):
         self._x_formatter = Ticks(8, whole=True)
         self.curves: dict[int, tuple[list[int], list[float]]] = {}
         self.looks: dict[int, str] = {}
+        self._drawn: dict[int, list[float]] = {}  # the losses as they stand on the axis
 
     def show(
         self, curves: Mapping[int, Sequence[CurvePoint]], looks: Mapping[int, str], loss: str = "normalised"
@@ -56,12 +58,18 @@ class Curves(Plot):
                 self.changed()
 
     def put(self) -> None:
-        for number, (epochs, losses) in reversed(self.curves.items()):  # the cursor's last, over the others
+        drawn = {number: losses for number, (_, losses) in self.curves.items()}
+        self.y_log = spans_decades(np.array([loss for losses in drawn.values() for loss in losses]))
+        if self.y_log:
+            drawn = {number: logarithm(np.array(losses)).tolist() for number, losses in drawn.items()}
+        self._drawn = drawn
+        for number, (epochs, _) in reversed(self.curves.items()):  # the cursor's last, over the others
+            losses = drawn[number]
             style = self.style_of(self.looks[number])
             if len(epochs) > 1:
                 self.plot(epochs, losses, line_style=style, hires_mode=BRAILLE)
             self.scatter(epochs, losses, marker="●", marker_style=style)
-        every = [loss for _, losses in self.curves.values() for loss in losses if np.isfinite(loss)]
+        every = [loss for losses in drawn.values() for loss in losses if np.isfinite(loss)]
         if not every:
             return
         last = max(max(epochs) for epochs, _ in self.curves.values())
@@ -72,7 +80,8 @@ class Curves(Plot):
     def put_cursor(self, canvas: Canvas) -> None:
         taken: set[tuple[int, int]] = set()
         inside = self._scale_rectangle
-        for number, (epochs, losses) in self.curves.items():
+        for number, (epochs, _) in self.curves.items():
+            losses = self._drawn.get(number, [np.nan])
             if not np.isfinite(losses[-1]):
                 continue
             column, row = self.get_pixel_from_coordinate(epochs[-1], losses[-1])

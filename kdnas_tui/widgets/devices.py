@@ -1,53 +1,53 @@
-"""A line for each device of the machine: how busy it is and how full, as bars."""
+"""How busy the devices were, and which latencies are doubtful, over the time axis of the trials: a line for each.
+
+Readings are those of this machine since its study was opened, while a worker ran on it. Pure: draws on a sketch.
+"""
 
 from __future__ import annotations
 
-from textual.strip import Strip
+from collections.abc import Sequence
+
+import numpy as np
 
 from kdnas_tui.machine import Reading, gib
-from kdnas_tui.widgets.lines import Lines, fitted, strip_of
+from kdnas_tui.widgets.lines import fitted
+from kdnas_tui.widgets.sketch import Sketch
+
+Moment = tuple[float, tuple[Reading, ...]]  # UTC seconds, and what was read then
+LEVELS = "▁▂▃▄▅▆▇█"
+DOUBTFUL = "!"
 
 
-class Devices(Lines):
-    """A line for each device: utilisation and memory as bars."""
+def named(history: Sequence[Moment]) -> list[str]:
+    """The devices of the last reading, in its order."""
+    return [reading.name for reading in history[-1][1]] if history else []
 
-    PREFIX = "devices"
-    COMPONENT_CLASSES = {"devices--bar", "devices--rest", "devices--quiet"}
-    DEFAULT_CSS = """
-    Devices {
-        height: 1;
-        background: $background;
-        & > .devices--bar { color: $primary; }
-        & > .devices--rest { color: $foreground 20%; }
-        & > .devices--quiet { color: $foreground 55%; }
-    }
-    """
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.readings: tuple[Reading, ...] = ()
+def means(history: Sequence[Moment], name: str, edges: np.ndarray) -> np.ndarray:
+    """How busy a device was between neighbouring edges [m], 0 to 1; NaN where nothing was read; float [m − 1]."""
+    found = [(moment, reading.busy) for moment, readings in history for reading in readings if reading.name == name]
+    moments, figures = np.array(found, dtype=float).reshape(-1, 2).T
+    known = np.isfinite(figures) & (moments >= edges[0]) & (moments <= edges[-1])
+    cells = np.clip(np.searchsorted(edges, moments[known], side="right") - 1, 0, len(edges) - 2)
+    count = np.bincount(cells, minlength=len(edges) - 1)
+    sums = np.bincount(cells, weights=figures[known], minlength=len(edges) - 1)
+    return np.divide(sums, count, out=np.full(len(count), np.nan), where=count > 0)
 
-    def show(self, readings: tuple[Reading, ...]) -> None:
-        if len(readings) != len(self.readings):
-            self.styles.height = max(1, len(readings))
-        self.readings = readings
-        self.redraw()
 
-    def line(self, y: int, width: int) -> Strip:
-        if y >= len(self.readings):
-            return Strip.blank(width, self.base)
-        reading = self.readings[y]
-        quiet, bar, rest = self.look("quiet"), self.look("bar"), self.look("rest")
-        length = max(4, min(16, (width - 28) // 2))
-        pieces = [(fitted(reading.name, 5), quiet)]
-        figures = (
-            (reading.busy, " –  " if reading.busy != reading.busy else f"{reading.busy:4.0%} "),
-            (
-                reading.used_gib / max(reading.total_gib, 1e-9),
-                f" {gib(reading.used_gib, reading.total_gib)}/{reading.total_gib:.0f} GiB",
-            ),
-        )
-        for share, text in figures:
-            full = round(length * max(0.0, min(1.0, share))) if share == share else 0
-            pieces += [("▰" * full, bar), ("▱" * (length - full), rest), (f" {text.strip():>5}  ", quiet)]
-        return strip_of(pieces)
+def draw_devices(sketch: Sketch, top: int, left: int, edges: np.ndarray, history: Sequence[Moment]) -> None:
+    """A line for each device from line `top` on: what it is at, and its use as bars over the axis from cell `left`."""
+    for row, reading in enumerate(history[-1][1] if history else (), start=top):
+        busy = "–" if reading.busy != reading.busy else f"{reading.busy:.0%}"
+        heat = "" if reading.celsius is None else f" {reading.celsius:.0f}°C"
+        says = f"{reading.name} {busy}{heat} {gib(reading.used_gib, reading.total_gib)}G"
+        sketch.write(0, row, fitted(says, left - 1).rstrip(), "quiet")
+        levels = means(history, reading.name, edges)
+        for cell in np.flatnonzero(np.isfinite(levels)).tolist():
+            level = LEVELS[min(int(levels[cell] * len(LEVELS)), len(LEVELS) - 1)]
+            sketch.write(left + cell, row, level, "line")
+
+
+def draw_doubtful(sketch: Sketch, row: int, left: int, cells: np.ndarray) -> None:
+    """A line with a sign at each of these cells, in which a trial of a doubtful latency ended."""
+    sketch.write(0, row, fitted("doubtful latency", left - 1).rstrip(), "quiet")
+    sketch.signs(left + cells, np.full(len(cells), row), DOUBTFUL, "bad")

@@ -5,7 +5,7 @@ A click puts the cursor on the nearest trial, left and right walk along the fron
 
 from __future__ import annotations
 
-from math import log10
+from collections.abc import Sequence
 
 import numpy as np
 from textual import events
@@ -15,7 +15,9 @@ from textual_hires_canvas import Canvas
 
 from kdnas.study.ranking import Standing
 from kdnas.study.trial_columns import Board
+from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
 from kdnas_tui.widgets.plot import BRAILLE, LogTicks, Plot, Ticks, outward
+from kdnas_tui.widgets.readout import readout
 
 MOST = 2000  # points drawn; the front and the marks are always among them
 _NEAR = 4.0  # cells within which a click finds a trial
@@ -45,9 +47,10 @@ class ParetoPlot(Plot):
         super().__init__("latency ms", "loss", empty="No finished trial yet.", period=period, id=id)
         self.board: Board | None = None
         self.cursor: int | None = None
-        self.log_latency = False
+        self.log_latency: bool | None = None  # None where the latencies decide
+        self._x_log = False
         self._mask: np.ndarray | None = None
-        self._seen: tuple[Standing | None, bytes | None, bool] = (None, None, False)
+        self._seen: tuple[Standing | None, bytes | None] = (None, None)
         self._numbers = np.zeros(0, dtype=np.int64)  # of the points drawn
         self._x = np.zeros(0)
         self._y = np.zeros(0)
@@ -57,7 +60,7 @@ class ParetoPlot(Plot):
         self.board, self._mask = board, mask
         self.empty = "No finished trial yet." if mask is None else "No finished trial passes the filter."
         standing = board.standing
-        seen = (standing, None if mask is None else mask.tobytes(), self.log_latency)
+        seen = (standing, None if mask is None else mask.tobytes())
         if standing is not self._seen[0] or seen[1:] != self._seen[1:]:
             self._seen = seen
             self.changed()
@@ -88,7 +91,10 @@ class ParetoPlot(Plot):
         marked = shown & (board.marked() if shown.any() else shown)
         places = self._thinned(shown, front | marked)
         latency, loss = board.column("latency"), board.column("loss")
-        x_all = np.log10(latency, where=latency > 0, out=np.full(len(latency), np.nan)) if self.log_latency else latency
+        self._x_log = spans_decades(latency[shown]) if self.log_latency is None else self.log_latency
+        self.y_log = spans_decades(loss[shown])
+        self.x_name = "latency ms, log" if self._x_log else "latency ms"
+        x_all, loss = logarithm(latency) if self._x_log else latency, logarithm(loss) if self.y_log else loss
         self._numbers, self._x, self._y = board.numbers[places], x_all[places], loss[places]
         if not len(places):
             return
@@ -115,7 +121,7 @@ class ParetoPlot(Plot):
     def _limit(self, x: np.ndarray, y: np.ndarray, front_x: np.ndarray, front_y: np.ndarray) -> None:
         """Axes that hold the front whole and all but the farthest hundredth of the rest."""
         self._auto_x_min = self._auto_x_max = self._auto_y_min = self._auto_y_max = False
-        self._x_formatter = LogTicks() if self.log_latency else Ticks(8)
+        self._x_formatter = LogTicks() if self._x_log else Ticks(8)
         low_x, low_y = float(x.min()), float(y.min())
         high_x = max(float(np.percentile(x, 99)), float(front_x.max()) if len(front_x) else low_x)
         high_y = max(float(np.percentile(y, 99)), float(front_y.max()) if len(front_y) else low_y)
@@ -123,29 +129,27 @@ class ParetoPlot(Plot):
         self._y_min, self._y_max = outward(low_y, high_y)
 
     def put_cursor(self, canvas: Canvas) -> None:
-        point = self._cursor_point()
-        if point is None:
-            return
-        column, row = self.get_pixel_from_coordinate(*point)
-        inside = self._scale_rectangle
-        column = max(inside.x, min(column, inside.right - 1))  # beyond the axes: at their edge
-        row = max(inside.y, min(row, inside.bottom - 1))
-        canvas.set_pixel(column, row, "✛", self.style_of("cursor"))
+        self.put_sign(canvas, "✛")
 
-    def _cursor_point(self) -> tuple[float, float] | None:
+    def says(self) -> Sequence[str]:
+        pieces = readout(self.board, self.cursor)
+        return (*pieces[:1], *pieces[2:], *pieces[1:2])  # what the axes show first
+
+    def cursor_point(self) -> tuple[float, float] | None:
         if self.board is None or self.cursor is None or not len(self._numbers):
             return None
         scored = self.board.scored(self.cursor)
         if scored is None or scored.loss_used is None or not scored.row.latency_ms:
             return None
-        latency = scored.row.latency_ms
-        return (log10(latency) if self.log_latency else latency), scored.loss_used
+        point = np.array([scored.row.latency_ms]), np.array([scored.loss_used])
+        x, y = (logarithm(one) if log else one for one, log in zip(point, (self._x_log, self.y_log), strict=True))
+        return (float(x[0]), float(y[0])) if np.isfinite(x[0]) and np.isfinite(y[0]) else None
 
     # ------------------------------------------------------------------ choosing
 
     def action_log(self) -> None:
         """Latency on a logarithmic axis, or back."""
-        self.log_latency = not self.log_latency
+        self.log_latency = not self._x_log
         self._draw_now()
 
     def action_along(self, step: int) -> None:

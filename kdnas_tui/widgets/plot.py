@@ -23,9 +23,11 @@ from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
 from textual_plot.plot_widget import Legend
 
 from kdnas_tui.widgets.lines import over
+from kdnas_tui.widgets.readout import as_fits
 
 BRAILLE = HiResMode.BRAILLE
 PERIOD_S = 1.0  # between two drawings of changed data
+MOST_CLOSER = 16  # times that an axis can be doubled
 PAUSE_S = 0.01  # between a paint of the screen and the drawing that it showed to be needed
 
 
@@ -100,6 +102,8 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         self.set_reactive(PlotWidget.margin_left, 8)
         self.x_name, self.y_name, self.empty, self.period = x_name, y_name, empty, period
         self.remark = ""  # beside the name of the y axis, where there is room
+        self.y_log = False  # whether what is drawn holds log10 of its values
+        self._closer = {"x": 0, "y": 0}  # how often each axis was doubled
         self._x_formatter = Ticks(8)
         self._y_formatter = Ticks(4)
         self._drawn_at = -1e9
@@ -122,6 +126,14 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def put_cursor(self, canvas: Canvas) -> None:
         """Draw over the finished plot what moves often."""
 
+    def cursor_point(self) -> tuple[float, float] | None:
+        """Where the trial under the cursor lies, in the units of the axes; None where it has no place."""
+        return None
+
+    def says(self) -> Sequence[str]:
+        """The figures of the trial under the cursor, the most important first."""
+        return ()
+
     def changed(self) -> None:
         """The data changed: draw them soon, if the plot is on the screen."""
         if self._waiting or not self.is_attached:
@@ -138,10 +150,37 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         canvas = self._canvas()
         if canvas is None or self._base is None or not self.is_on_screen:
             return
+        if any(self._closer.values()):
+            self._draw_again()  # what is drawn follows the cursor
+            return
         with self._quietly():
             canvas._buffer = [*map(list, self._base[0])]
             canvas._styles = [*map(list, self._base[1])]
             self.put_cursor(canvas)
+            self._write_top()
+
+    def closer(self, by: int, axis: str = "xy") -> bool:
+        """Double the axes so many times around the cursor, or halve them, 0 for the whole; False where nothing changes.
+
+        `axis` is x, y or both.
+        """
+        chosen = {name: max(0, min(self._closer[name] + by, MOST_CLOSER)) if by else 0 for name in axis}
+        if all(self._closer[name] == times for name, times in chosen.items()):
+            return False
+        self._closer.update(chosen)
+        self._draw_again()
+        return True
+
+    def put_sign(self, canvas: Canvas, sign: str) -> None:
+        """Draw the cursor at its point, or at the edge of the axes beyond which it lies."""
+        point = self.cursor_point()
+        if point is None:
+            return
+        column, row = self.get_pixel_from_coordinate(*point)
+        inside = self._scale_rectangle
+        column = max(inside.x, min(column, inside.right - 1))
+        row = max(inside.y, min(row, inside.bottom - 1))
+        canvas.set_pixel(column, row, sign, self.style_of("cursor"))
 
     def style_of(self, name: str) -> str:
         """A component's colour as textual-plot takes it."""
@@ -172,6 +211,11 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         if not self._coming:
             self._coming = True
             self.set_timer(PAUSE_S, self._come)
+
+    def _draw_again(self) -> None:
+        """Soon and not here: a key may ask it of several plots."""
+        self._needs_rerender = True
+        self._draw_soon()
 
     def _come(self) -> None:
         self._coming = False
@@ -204,7 +248,9 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             if any(len(data.x) for data in self._datasets):
                 width, height = canvas._canvas_size
                 self._scale_rectangle = Region(1, 1, width - 2, height - 2)
-                self._y_formatter = Ticks(max(2, (height - 2) // 3))
+                most = max(2, (height - 2) // 3)
+                self._y_formatter = LogTicks(most) if self.y_log else Ticks(most)
+                self._narrow()
                 if isinstance(self._x_formatter, Ticks | LogTicks):
                     self._x_formatter.cells = width - 2
                 super()._render_plot()
@@ -213,6 +259,17 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             self._base = ([*map(list, canvas._buffer)], [*map(list, canvas._styles)])
             self.put_cursor(canvas)
         self._needs_rerender = False  # what putting it there asked for
+
+    def _narrow(self) -> None:
+        """Take of the axes the part around the cursor, where somebody came closer."""
+        point = self.cursor_point()
+        for at, axis in enumerate("xy"):
+            if not self._closer[axis]:
+                continue
+            low, high = getattr(self, f"_{axis}_min"), getattr(self, f"_{axis}_max")
+            low, high = part(low, high, self._closer[axis], None if point is None else point[at])
+            setattr(self, f"_{axis}_min", low)
+            setattr(self, f"_{axis}_max", high)
 
     def _render_nothing(self) -> None:
         for still in self.query(Still):
@@ -240,16 +297,35 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
 
     def _render_x_label(self) -> None:
         margin = self.query_one("#margin-top", Still)
+        margin.reset()
         style = self.get_component_rich_style("plot--label")
         margin.write_text(margin.size.width - 2, 0, f"[{style}]{escape(self.x_name)} →", TextAlign.RIGHT)
 
     def _render_y_label(self) -> None:
         margin = self.query_one("#margin-top", Still)
         style = self.get_component_rich_style("plot--label")
-        name = f"{self.y_name} ↑"
+        name = f"{self.y_name}{', log' if self.y_log else ''} ↑"
+        name += f"  ×{2 ** max(self._closer.values())} closer" if any(self._closer.values()) else ""
         room = margin.size.width - len(self.x_name) - 6
         says = f"{name}   {self.remark}" if len(name) + len(self.remark) + 3 <= room else self.remark[:room] or name
+        said = as_fits(self.says(), room - len(says) - 3)
         margin.write_text(1, 0, f"[{style}]{escape(says)}", TextAlign.LEFT)
+        if said:
+            margin.write_text(len(says) + 4, 0, f"[{self.style_of('cursor')}]{escape(said)}", TextAlign.LEFT)
+
+    def _write_top(self) -> None:
+        """The names of the axes and the readout anew."""
+        if self._datasets:
+            self._render_x_label()
+            self._render_y_label()
+
+
+def part(low: float, high: float, times: int, middle: float | None) -> tuple[float, float]:
+    """The axis from `low` to `high`, halved so many times around `middle` or its own; never beyond its ends."""
+    span = (high - low) / 2**times
+    at = (low + high) / 2 if middle is None or not low <= middle <= high else middle
+    start = min(max(low, at - span / 2), high - span)
+    return start, start + span
 
 
 def outward(low: float, high: float) -> tuple[float, float]:
@@ -314,17 +390,23 @@ class Ticks(NumericAxisFormatter):
 
 
 class LogTicks(AxisFormatter):
-    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values; where `cells` has no
-    room for them at the powers, at every second one, and so on."""
+    """Ticks at 1, 2 and 5 times the powers of ten, for an axis that holds log10 of its values.
 
-    def __init__(self) -> None:
+    Where `cells` has no room for them at 1 and 3 times the powers, then at the powers, at every second one, and so on;
+    at most `most`, where that is not 0.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most
         self.cells = 0
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
         powers = range(floor(min_) - 1, ceil(max_) + 1)
-        fine = [power + log10(factor) for power in powers for factor in (1, 2, 5)]
-        for ticks in (fine, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
+        fine, rough = ([power + log10(factor) for power in powers for factor in some] for some in ((1, 2, 5), (1, 3)))
+        for ticks in (fine, rough, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
             inside = [tick for tick in ticks if min_ <= tick <= max_]
+            if self.most and len(inside) > self.most:
+                continue
             if inside and not touching(inside, self.get_labels_for_ticks(inside), min_, max_, self.cells):
                 return inside
         return [tick for tick in fine if min_ <= tick <= max_][:1]

@@ -1,18 +1,22 @@
-"""The best reward so far, trial by trial or over the hours, and every trial's own reward behind it.
+"""The best reward so far, trial by trial or over the hours, and every trial's own reward behind it; or the hypervolume.
 
 Filter, marks and cursor are those of the table: ◆ a marked trial, ✛ the one under the cursor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 from textual.binding import Binding
 from textual_hires_canvas import Canvas
 
+from kdnas.study.hypervolume import REFERENCE, hypervolume_so_far, loss_and_ratio
 from kdnas.study.trial_columns import Board
+from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
 from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward, round_step
+from kdnas_tui.widgets.readout import readout
 
 MOST = 2000  # points drawn
 
@@ -26,6 +30,7 @@ class RewardHistory(Plot):
         super().__init__("finished trials", "reward", empty="No finished trial yet.", period=period, id=id)
         self.board: Board | None = None
         self.by_time = False
+        self.hypervolume = False  # instead of rewards
         self.cursor: int | None = None
         self._mask: np.ndarray | None = None
         self._seen: tuple[object, bytes | None, bytes] = (None, None, b"")
@@ -53,16 +58,28 @@ class RewardHistory(Plot):
         self.x_name = "hours" if self.by_time else "finished trials"
         self._draw_now()
 
+    def another_measure(self) -> None:
+        """The hypervolume instead of rewards, or back."""
+        self.hypervolume = not self.hypervolume
+        self._draw_now()
+
     def put(self) -> None:
         if self.board is None:
             return
         places, x, reward = placed(self.board, self.by_time, self._mask)
+        if self.hypervolume:
+            reward = hypervolume_so_far(*loss_and_ratio(self.board, places))
+        self.y_name = "covered" if self.hypervolume else "reward"
+        self.remark = f"hypervolume to loss {REFERENCE[0]:g}, ratio {REFERENCE[1]:g}" if self.hypervolume else ""
+        self.y_log = spans_decades(reward)
+        reward = logarithm(reward) if self.y_log else reward
         self._places, self._x, self._reward = places, x, reward
         if not len(x):
             return
         best = np.maximum.accumulate(reward)
-        kept = np.unique(np.linspace(0, len(x) - 1, min(MOST, len(x))).astype(np.int64))
-        self.scatter(x[kept], reward[kept], marker_style=self.style_of("quiet"), hires_mode=BRAILLE)
+        if not self.hypervolume:
+            kept = np.unique(np.linspace(0, len(x) - 1, min(MOST, len(x))).astype(np.int64))
+            self.scatter(x[kept], reward[kept], marker_style=self.style_of("quiet"), hires_mode=BRAILLE)
         rises = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
         steps_x = np.append(np.repeat(x[rises], 2)[1:], x[-1])
         steps_y = np.repeat(best[rises], 2)
@@ -79,15 +96,21 @@ class RewardHistory(Plot):
         self._x_min, self._x_max = 0.0, ceil(most * 1.01 / step) * step
 
     def put_cursor(self, canvas: Canvas) -> None:
+        self.put_sign(canvas, "✛")
+
+    def cursor_point(self) -> tuple[float, float] | None:
         if self.board is None or self.cursor is None or not len(self._places):
-            return
+            return None
         found = np.flatnonzero(self.board.numbers[self._places] == self.cursor)
-        if len(found):
-            column, row = self.get_pixel_from_coordinate(float(self._x[found[0]]), float(self._reward[found[0]]))
-            inside = self._scale_rectangle
-            column = max(inside.x, min(column, inside.right - 1))  # beyond the axes: at their edge
-            row = max(inside.y, min(row, inside.bottom - 1))
-            canvas.set_pixel(column, row, "✛", self.style_of("cursor"))
+        return (float(self._x[found[0]]), float(self._reward[found[0]])) if len(found) else None
+
+    def says(self) -> Sequence[str]:
+        pieces, point = readout(self.board, self.cursor), self.cursor_point()
+        if point is None:
+            return pieces
+        so_far = float(self._reward[self._x <= point[0]].max())
+        so_far = 10**so_far if self.y_log else so_far
+        return (*pieces[:2], f"{'covered' if self.hypervolume else 'best'} so far {so_far:.3f}", *pieces[2:])
 
 
 def history(board: Board, by_time: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -42,15 +42,17 @@ class TabBar(Widget):
             self.refresh()
 
     def _fitting(self) -> tuple[str, list[tuple[str, str]]]:
-        """The separator and the tabs that fit: first the air goes, then the ends of long titles."""
+        """The separator and the tabs that fit: first the air goes, then the ends of all titles but the shown one."""
         for separator in (" │ ", "│"):
             room = self.size.width - 4 - len(separator) * (len(self.tabs) - 1)
             if sum(len(title) for _, title in self.tabs) <= room:
                 return separator, list(self.tabs)
-        length = max((len(title) for _, title in self.tabs), default=0)
-        while length > 3 and sum(min(len(title), length) for _, title in self.tabs) > room:
+        others = [title for tab, title in self.tabs if tab != self.shown]
+        room -= sum(len(title) for tab, title in self.tabs if tab == self.shown)
+        length = max(map(len, others), default=0)
+        while length > 3 and sum(min(len(title), length) for title in others) > room:
             length -= 1
-        return separator, [(tab, title[:length]) for tab, title in self.tabs]
+        return separator, [(tab, title if tab == self.shown else title[:length]) for tab, title in self.tabs]
 
     def render_line(self, y: int) -> Strip:
         rule = self.get_component_rich_style("tab-bar--rule")

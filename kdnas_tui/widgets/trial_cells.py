@@ -89,7 +89,7 @@ def _settings(board: Board) -> list[Column]:
         Column(key, _TITLES[key], _SIZES[key], 1 + place, _setting(key), left=key == "act")
         for place, key in enumerate(short)
     ]
-    others = [key for key in board.candidate_keys() if key in varying and key not in spoken_for]
+    others = [key for key in board.dimensions() if key in varying and key not in spoken_for]
     for place, key in enumerate(others):
         columns.append(Column(key, key, min(16, max(5, len(key))), 12 + place, _setting(key)))
     return columns

@@ -34,12 +34,15 @@ from kdnas_tui.screens.compare_studies import CompareStudiesScreen
 from kdnas_tui.screens.export import ExportScreen
 from kdnas_tui.screens.finalize import FinalizeScreen
 from kdnas_tui.screens.help import HelpScreen
+from kdnas_tui.screens.jump import Jump
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.rescore import RescoreScreen
 from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.screens.study import StudyScreen
 from kdnas_tui.widgets.compare_table import CompareTable
 from kdnas_tui.widgets.list_table import ListTable
+from kdnas_tui.widgets.pareto_plot import ParetoPlot
+from kdnas_tui.widgets.reward_history import RewardHistory
 from kdnas_tui.widgets.trials_table import TrialsTable
 from tests.tui.driving import SIZES, app_on, driven, listed, opened, until
 
@@ -314,6 +317,40 @@ async def turns_back(site: Site, key: str) -> None:
     assert page(site) == max(0, before - 1)
 
 
+async def steps_back(site: Site, key: str) -> None:
+    await changes(cursor, "the cursor is on the next trial")(site, "down")
+    await changes(cursor, "it is back")(site, key)
+
+
+def axes(site: Site) -> object:
+    plot = site.study.query_one(ParetoPlot)
+    return plot._x_min, plot._x_max, plot._y_min, plot._y_max
+
+
+async def comes_closer(site: Site, key: str) -> None:
+    if site.study.panes.layout == "tabs":
+        await tells("No plot with axes is shown")(site, key)
+        return
+    await changes(axes, "less of the plot is shown")(site, key)
+    await changes(axes, "all of it again")(site, "0")
+
+
+async def goes_farther(site: Site, key: str) -> None:
+    if site.study.panes.layout == "tabs":
+        await tells("No plot with axes is shown")(site, key)
+        return
+    await changes(axes, "less of the plot is shown")(site, "e")
+    await changes(axes, "all of it again")(site, key)
+
+
+async def shows_another_quantity(site: Site, key: str) -> None:
+    if site.study.panes.layout == "tabs":
+        await tells("several quantities")(site, key)
+        return
+    await changes(lambda site: site.study.query_one(RewardHistory).hypervolume, "the hypervolume is shown")(site, key)
+    await site.press(key)
+
+
 async def zooms(site: Site, key: str) -> None:
     """Where the screen is wide enough for all panes, and back; elsewhere it says that there is one already."""
     panes = site.study.panes
@@ -406,6 +443,15 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "sort(1)": changes(order, "sorted by another column"),
         "sort(-1)": changes(order, "sorted by another column"),
         "sort(0)": changes(order, "the order is turned round"),
+        "jump": opens(Jump),
+        "step(1)": changes(cursor, "the cursor is on the next trial"),
+        "step(-1)": steps_back,
+        "closer(1)": comes_closer,
+        "closer(-1)": goes_farther,
+        "closer(1, 'x')": comes_closer,
+        "closer(1, 'y')": comes_closer,
+        "closer(0)": goes_farther,
+        "measure": shows_another_quantity,
         "turn_page(1)": turns_page,
         "turn_page(-1)": turns_back,
         "columns": opens(ChooseColumns),

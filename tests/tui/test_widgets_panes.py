@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kdnas.study.rows import LogRow
 from kdnas_tui.machine import Probe, Reading
-from kdnas_tui.widgets.devices import Devices
+from kdnas_tui.widgets.devices import draw_devices, draw_doubtful, means
 from kdnas_tui.widgets.importance import Importance
 from kdnas_tui.widgets.lines import wrapped
 from kdnas_tui.widgets.log_tail import MOST, LogTail
+from kdnas_tui.widgets.sketch import Sketch
 from tests.tui.widget_apps import WidgetApp
 
 
@@ -210,23 +212,29 @@ def test_gpus_are_read_where_there_are_some_and_left_out_when_they_fail(monkeypa
         nvmlDeviceGetHandleByIndex=lambda i: i,
         nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=87),
         nvmlDeviceGetMemoryInfo=memory,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlDeviceGetTemperature=lambda handle, sensor: 64,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     (reading,) = Probe().read()
-    assert str(reading) == "gpu0 87% 31/139G"
+    assert str(reading) == "gpu0 87% 31/139G" and reading.celsius == 64
 
 
-async def test_devices_draw_a_line_each_and_only_what_changed():
-    devices = Devices()
-    app = WidgetApp(devices)
-    async with app.run_test(size=(80, 5)) as pilot:
-        devices.show((Reading("gpu0", 0.87, 31.0, 139.0), Reading("gpu1", float("nan"), 1.0, 139.0)))
-        await pilot.pause()
-        await pilot.pause()
-        first, second = app.text()[:2]
-        assert first.startswith("gpu0") and "87%" in first and "31/139 GiB" in first
-        assert second.startswith("gpu1") and "–" in second
-        app.take_sent()
-        devices.show((Reading("gpu0", 0.87, 31.0, 139.0), Reading("gpu1", float("nan"), 1.0, 139.0)))
-        await pilot.pause()
-        assert app.take_sent() == ""
+def test_devices_have_a_line_each_over_the_time_of_the_trials():
+    history = [
+        (100.0, (Reading("gpu0", 0.1, 30.0, 139.0, 60.0), Reading("gpu1", float("nan"), 1.0, 139.0))),
+        (130.0, (Reading("gpu0", 0.9, 31.0, 139.0, 64.0), Reading("gpu1", float("nan"), 1.0, 139.0))),
+        (135.0, (Reading("gpu0", 1.0, 31.0, 139.0, 64.0), Reading("gpu1", float("nan"), 1.0, 139.0))),
+    ]
+    edges = np.linspace(90.0, 140.0, 6)
+    assert means(history, "gpu0", edges).tolist() == pytest.approx(
+        [float("nan"), 0.1, float("nan"), float("nan"), 0.95], nan_ok=True
+    )
+    sketch = Sketch(30, 3)
+    draw_doubtful(sketch, 0, 20, np.array([1, 4]))
+    draw_devices(sketch, 1, 20, edges, history)
+    lines = ["".join(text for text, _ in row) for row in sketch.rows()]
+    assert lines[0].startswith("doubtful latency") and lines[0][20:25] == " !  !"
+    assert lines[1].startswith("gpu0 100% 64°C 31G") and lines[1][20:25] == " ▁  █"
+    assert lines[2].startswith("gpu1 – 1G") and not lines[2][20:].strip()
+    draw_devices(sketch, 0, 20, edges, [])
