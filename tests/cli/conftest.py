@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.forks import Command
 from tests.tiny import WORDS, tiny_folder
 
 
@@ -61,9 +62,20 @@ class Place:
             text=True,
         )
 
+    def fork(self, *arguments: str, **more: str) -> Command:
+        """The same in a process that has loaded all that is heavy; so have the workers that it starts."""
+        environment = {**self.environment, **more}
+        return Command(["kdnas.cli", *arguments], self.folder, environment, self.folder.parent / "said")
+
     def kdnas(self, *arguments: str, **more: str) -> Said:
         process = self.start(*arguments, **more)
         out, err = process.communicate(timeout=300)
+        return Said(process.returncode, out, err)
+
+    def forked(self, *arguments: str, **more: str) -> Said:
+        process = self.fork(*arguments, **more)
+        out, err = process.communicate()
+        assert process.returncode is not None
         return Said(process.returncode, out, err)
 
 
@@ -80,7 +92,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec_text(teacher: object, text: object, **values: object) -> str:
     """A spec that a search finishes in seconds; keywords replace values."""
-    known = {"trials": 4, "seed": 1, "strategy": "random", **values}
+    known = {"trials": 4, "seed": 1, "strategy": "random", "max_seconds": 0.02, **values}
     return f"""
 name = "tiny"
 seed = {known["seed"]}
@@ -100,7 +112,7 @@ epochs = 1
 [latency]
 length = 32
 precision = 0.5
-max_seconds = 0.3
+max_seconds = {known["max_seconds"]}
 """
 
 

@@ -137,7 +137,7 @@ def test_empty_and_too_little_text(search: Search, tmp_path: Path) -> None:
 def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place, quick: Quick, unharmed: Path) -> None:
     """The search itself: its worker's fault is its own."""
     begun = ("search", "bad", "--spec", str(place.spec))
-    refused(place.kdnas(*begun, "--teacher", "./nowhere"), "'./nowhere'", "Give a folder")
+    refused(place.forked(*begun, "--teacher", "./nowhere"), "'./nowhere'", "Give a folder")
     begin(spec_from(base_values("bad", place.spec, None), {"budget.trials": 1}), place.store)
     assert quick("worker", "bad").code == 0
     said = quick(*begun, "--trials", "1", "--json")

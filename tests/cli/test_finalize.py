@@ -22,7 +22,7 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place, quick: Q
     assert quick("worker", "tiny").code == 0
     output = place.folder / "student"
 
-    made = place.kdnas("finalize", "tiny", "--rank", "1", "--output", str(output), "--epochs", "2", "--json")
+    made = place.forked("finalize", "tiny", "--rank", "1", "--output", str(output), "--epochs", "2", "--json")
     assert made.code == 0, made.err
     assert "epoch 2 of 2" in made.err
     best = quick("show", "tiny", "--json").data["trials"][0]

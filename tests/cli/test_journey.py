@@ -27,6 +27,7 @@ from kdnas.store.database import open_reader
 from kdnas.study import export
 from kdnas.study.spec import StudySpec
 from tests.cli.conftest import Place, Quick, spec_text
+from tests.forks import Command
 
 SAME = ("slot", "state", "candidate", "seed", "loss", "raw_loss", "parameters", "epoch")
 
@@ -163,27 +164,33 @@ def asked(url: str, server: subprocess.Popen[str]) -> Any:
 
 @pytest.fixture
 def longer(place: Place, shelf: Path) -> Path:
+    """Its trials last long enough to be met in their midst."""
     file = place.folder / "longer.toml"
-    file.write_text(spec_text(shelf / "teacher", shelf / "text.txt", trials=6, strategy="tpe"))
+    file.write_text(spec_text(shelf / "teacher", shelf / "text.txt", trials=8, strategy="tpe", max_seconds=0.1))
     return file
 
 
-def wait_for(place: Place, study: str, enough: int, process: subprocess.Popen[str] | None = None) -> int:
+def wait_for(place: Place, study: str, enough: int, process: Command | None = None) -> int:
     """Waits until so many trials are done and another one runs; the process number of its worker."""
     deadline = time.monotonic() + 120
-    while True:
-        assert time.monotonic() < deadline, "the trials do not arrive"
-        assert process is None or process.poll() is None, process.stderr.read() if process and process.stderr else ""
-        if place.store.exists() and place.store.stat().st_size:
-            with open_reader(place.store) as store:
+    while not (place.store.exists() and place.store.stat().st_size):
+        assert time.monotonic() < deadline, "the store is not made"
+        time.sleep(0.02)
+    with open_reader(place.store) as store:
+        seen = -1
+        while True:
+            assert time.monotonic() < deadline, "the trials do not arrive"
+            assert process is None or process.poll() is None, process.err.read_text() if process else ""
+            if queries.changed(store) != seen:
+                seen = queries.changed(store)
                 row = next((r for r in queries.study_rows(store) if r.name == study), None)
                 alive = [w for w in queries.workers(store, row.study_id) if w.alive] if row else []
                 if row and row.done >= enough and row.running and alive:
                     return alive[0].pid
-        time.sleep(0.02)
+            time.sleep(0.02)
 
 
-def kill_in_mid_trial(place: Place, study: str, enough: int, process: subprocess.Popen[str]) -> None:
+def kill_in_mid_trial(place: Place, study: str, enough: int, process: Command) -> None:
     """Stops the worker first, to see that it holds a trial whose result is not known."""
     while True:
         worker = wait_for(place, study, enough, process)
@@ -198,10 +205,10 @@ def kill_in_mid_trial(place: Place, study: str, enough: int, process: subprocess
 
 @pytest.mark.heavy
 def test_a_killed_study_goes_on_as_the_uninterrupted_one(place: Place, quick: Quick, longer: Path) -> None:
-    begin(spec_from(base_values("whole", longer, None), {"budget.trials": 7}), place.store)
+    begin(spec_from(base_values("whole", longer, None), {"budget.trials": 9}), place.store)
     assert quick("worker", "whole").code == 0
 
-    broken = place.start("search", "broken", "--spec", str(longer))
+    broken = place.fork("search", "broken", "--spec", str(longer))
     kill_in_mid_trial(place, "broken", 2, broken)
     _, err = broken.communicate(timeout=120)
     assert broken.returncode == 1, err
@@ -210,22 +217,22 @@ def test_a_killed_study_goes_on_as_the_uninterrupted_one(place: Place, quick: Qu
     finished = [t for t in kept if t[2] != "None"]
     assert len(finished) >= 2
 
-    resumed = place.kdnas("search", "broken", "--trials", "7", "--json")  # and one more than it was begun with
+    resumed = place.forked("search", "broken", "--trials", "9", "--json")  # and one more than it was begun with
     assert resumed.code == 0, resumed.err
-    assert (resumed.data["study"]["done"], resumed.data["study"]["trials"]) == (7, 7)
+    assert (resumed.data["study"]["done"], resumed.data["study"]["trials"]) == (9, 9)
     assert trials(quick, "broken") == trials(quick, "whole")  # one seed, one result, in whichever process
     assert [t for t in trials(quick, "broken", "number", "slot", "loss") if t in finished] == finished
     states = [t["state"] for t in quick("show", "broken", "--top", "100", "--json").data["trials"]]
-    assert (states.count("done"), states.count("lost")) == (7, 1)
+    assert (states.count("done"), states.count("lost")) == (9, 1)
 
 
 @pytest.mark.heavy
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(place: Place, quick: Quick, longer: Path) -> None:
-    process = place.start("search", "--spec", str(longer), "--set", "budget.trials=400")
+    process = place.fork("search", "--spec", str(longer), "--set", "budget.trials=400")
     wait_for(place, "tiny", 1, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Go on with: kdnas search tiny" in err and "Traceback" not in err
     row = quick("show", "tiny", "--json").data["study"]
     assert row["done"] >= 1 and row["workers"] == 0 and row["status"] == "stopped"
@@ -233,7 +240,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(place: Place, quick
 
 @pytest.mark.heavy
 def test_a_detached_study_is_paused_resumed_and_stopped_from_outside(place: Place, quick: Quick, longer: Path) -> None:
-    began = place.kdnas("search", "--spec", str(longer), "--trials", "60", "--detach", "--json")
+    began = place.forked("search", "--spec", str(longer), "--trials", "90", "--detach", "--json")
     assert began.code == 0, began.err
     (worker,) = began.data["workers"]
     assert Path(worker["log"]).exists()
@@ -249,7 +256,7 @@ def test_a_detached_study_is_paused_resumed_and_stopped_from_outside(place: Plac
     assert quick("stop", "tiny", "--abandon").code == 0
     until(place, "stopped")
 
-    woken = place.kdnas("resume", "tiny")
+    woken = place.forked("resume", "tiny")
     assert woken.code == 0 and "in the background" in woken.err
     wait_for(place, "tiny", done + 1)
     assert quick("stop", "tiny").code == 0

@@ -397,7 +397,7 @@ def test_two_teachers_in_one_store_give_their_own_speed_ups(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency, "clock_of", lambda device: Flops())
-    short = {"length": 16, "max_seconds": 0.2, "precision": 0.5}
+    short = {"length": 16, "max_seconds": 0.02, "precision": 0.5}
     same = str(place / "llama")
     tall = tiny_causal.folder(tmp_path / "tall", "llama", seed=3, steps=60, num_hidden_layers=6)
     candidate = small("llama")

@@ -64,7 +64,7 @@ def spec_of(place: Path, recipe: dict[str, Any], **parts: Any) -> StudySpec:
         "recipe": {"name": "lora", "teacher_epochs": 4, "teacher_rate": 5e-3, "teacher_head_rate": 5e-3, **recipe},
         "budget": {"trials": 2, "epochs": 1},
         "training": {"learning_rate": 5e-3},
-        "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.2},
+        "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
         "full": {"epochs": 2},
     }
     return from_values({**values, **parts})

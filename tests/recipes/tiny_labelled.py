@@ -54,7 +54,7 @@ def rnn_spec(model: Path, source: Path, **parts: Any) -> StudySpec:
         },
         "budget": {"trials": 2, "epochs": 2, "proxy_fraction": 0.5},
         "training": {"learning_rate": 1e-2},
-        "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.2},
+        "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
         "full": {"epochs": 3, "patience": 2},
     }
     for part, given in parts.items():

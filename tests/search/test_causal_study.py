@@ -45,7 +45,7 @@ def test_search_export_finalize_generate(
             },
             "recipe": recipe,
             "budget": {"trials": 2, "epochs": 1},
-            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.2},
+            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
             "training": {"learning_rate": 3e-3},
             "full": {"epochs": 2},
         }

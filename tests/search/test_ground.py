@@ -137,7 +137,7 @@ def test_real_text_and_a_real_teacher_change_under_a_study(tmp_path: Path, monke
             "data": {"source": str(text), "length": 16, "batch_size": 8, "held_out": 0.1},
             "recipe": {"name": "causal-divergence", "top_k": 8},
             "budget": {"trials": 1, "epochs": 1},
-            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.1},
+            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
         }
     )
     database = str(tmp_path / "kdnas.db")

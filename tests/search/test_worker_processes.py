@@ -28,8 +28,8 @@ from kdnas.study.rows import Status, TrialRow
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
 from tests import fakes
+from tests.forks import Forked
 
-FAKE_WORKER = [sys.executable, "-m", "tests.fakes"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,37 +47,6 @@ def void(_: object) -> None:
 FITTED = {"name": "hidden-state", "init": "fitted"}
 
 
-class Forked:
-    """A worker in a process of its own that has torch loaded already; it can be killed like any."""
-
-    def __init__(self, path: Path, before: Callable[[], None] = lambda: None) -> None:
-        self.pid = os.fork()
-        self.code: int | None = None
-        if self.pid == 0:
-            code = 70
-            try:
-                before()
-                os.environ["KDNAS_STORAGE"] = str(path)
-                code = fakes.main(["fake"])
-            finally:
-                os._exit(code)
-
-    def poll(self) -> int | None:
-        return self.code if self.code is not None else self._wait(os.WNOHANG)
-
-    def wait(self) -> int | None:
-        return self.code if self.code is not None else self._wait(0)
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def _wait(self, options: int) -> int | None:
-        pid, status = os.waitpid(self.pid, options)
-        self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
-
-
 class Place:
     """A store, and a folder through which fake workers are held."""
 
@@ -85,16 +54,18 @@ class Place:
         self.path = folder / "kdnas.db"
         self.folder = folder / "fake"
         self.folder.mkdir()
-        self.started: list[subprocess.Popen[bytes] | Forked] = []
+        self.started: list[Forked] = []
 
     def fork(self, before: Callable[[], None] = lambda: None) -> Forked:
-        self.started.append(forked := Forked(self.path, before))
-        return forked
+        """A worker in a process of its own that has torch loaded already; it can be killed like any."""
 
-    def start(self, count: int = 1, study: str = "fake") -> list[subprocess.Popen[bytes]]:
-        new = [s.process for s in start_workers(str(self.path), study, count, command=FAKE_WORKER)]
-        self.started += new
-        return new
+        def work() -> int:
+            before()
+            os.environ["KDNAS_STORAGE"] = str(self.path)
+            return fakes.main(["fake"])
+
+        self.started.append(forked := Forked(work))
+        return forked
 
     def hold(self) -> None:
         (self.folder / "held").unlink(missing_ok=True)
@@ -245,7 +216,7 @@ def test_killed_between_any_two_transactions_nothing_is_lost_or_done_twice(
 def test_several_workers_share_one_budget(place: Place) -> None:
     spec = fakes.spec(strategy={"name": "tpe", "startup": 4}, budget={"trials": 40, "epochs": 2})
     begin(spec, place.path)
-    workers = [*place.start(1), place.fork(), place.fork()]
+    workers = [place.fork(), place.fork(), place.fork()]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     check_history(place, spec, 0)
     assert len({r.candidate["num_hidden_layers"] for r in place.rows()}) > 1

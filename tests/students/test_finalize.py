@@ -59,7 +59,7 @@ def spec_of(shelf: Path, **parts: Any) -> StudySpec:
         "device": "cpu",
         "teacher": {"model": str(shelf / "teacher")},
         "data": {"source": str(shelf / "text.txt"), "length": 32, "batch_size": 8, "max_held_out": 8},
-        "latency": {"length": 32, "precision": 0.5, "max_seconds": 0.2},
+        "latency": {"length": 32, "precision": 0.5, "max_seconds": 0.02},
         "full": {"epochs": 3},
     }
     return from_values({**values, **parts})
@@ -389,7 +389,7 @@ def test_a_causal_student_by_hand_becomes_a_folder_that_generates(tmp_path: Path
             "recipe": {"name": "causal-divergence"},
             "teacher": {"model": str(teacher)},
             "data": {"source": str(text), "length": 16, "batch_size": 4, "max_held_out": 4},
-            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.2},
+            "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
             "full": {"epochs": 2},
         }
     )

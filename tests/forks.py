@@ -1,0 +1,136 @@
+"""Processes of kdnas that are forked from the tests' own: real ones, which need not load torch and transformers first.
+
+Each has a number, an environment, a folder, files and a session of its own, and can be killed like any. What a process
+does from nothing (its imports, its settings) only those show that a test starts with `subprocess`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+
+class Forked:
+    """A process that runs `work`, as `subprocess.Popen` would tell of it; its code is what `work` returns."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                code = work()
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        return self.returncode if self.returncode is not None else self._wait(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if timeout is not None:
+            end = time.monotonic() + timeout
+            while self.poll() is None:
+                if time.monotonic() > end:
+                    raise subprocess.TimeoutExpired(str(self.pid), timeout)
+                time.sleep(min(timeout, 0.02))
+        return self.returncode if self.returncode is not None else self._wait(0)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _wait(self, options: int) -> int | None:
+        pid, status = os.waitpid(self.pid, options)
+        self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+
+class Command(Forked):
+    """`python -m MODULE ARGUMENTS`, what it writes in files."""
+
+    def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str], files: Path) -> None:
+        files.mkdir(exist_ok=True)
+        number = len(list(files.iterdir()))
+        self.out, self.err = files / f"{number}.out", files / f"{number}.err"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            super().__init__(lambda: run(words, folder, environment, out.fileno(), err.fileno()))
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end, however long it takes."""
+        self.wait()
+        return self.out.read_text(), self.err.read_text()
+
+
+def run(words: Sequence[str], folder: Path | None, environment: Mapping[str, str], out: int, err: int) -> int:
+    """In the child: what the interpreter does with `-m MODULE ARGUMENTS`."""
+    module, *arguments = words
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    os.environ.clear()
+    os.environ.update(environment)
+    if folder is not None:
+        os.chdir(folder)
+    launch: Any = importlib.import_module("kdnas.search.launch")
+    launch.subprocess = Processes
+    launch._children.clear()  # they are the tests', not this process's
+    # The tests' own lock of progress bars is shared with all forked processes: one that is killed would keep it.
+    tqdm.set_lock(threading.RLock())
+    return int(importlib.import_module(module).main(arguments) or 0)
+
+
+class Processes:
+    """In place of `subprocess` in a module that starts workers or scripts in Python: they are forked."""
+
+    DEVNULL, STDOUT = subprocess.DEVNULL, subprocess.STDOUT
+
+    @staticmethod
+    def Popen(  # noqa: N802
+        words: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        stdout: IO[bytes] | None = None,
+        start_new_session: bool = False,
+        **_: Any,
+    ) -> Forked:
+        assert words[0] == sys.executable and words[1] in ("-m", "-c"), words
+        out, err = (1, 2) if stdout is None else (stdout.fileno(),) * 2
+        environment = dict(os.environ) if env is None else env
+
+        def work() -> int:
+            if start_new_session:
+                os.setsid()
+            if words[1] == "-m":
+                return run(words[2:], None, environment, out, err)
+            sys.argv = ["-c", *words[3:]]
+            exec(compile(words[2], "<script>", "exec"), {"__name__": "__main__"})
+            return 0
+
+        return Forked(work)
