@@ -265,9 +265,9 @@ class ClassifierTraining(Stepwise[Tensor]):
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Of a batch: logits [n, classes], labels [n], the teacher's logits [n, classes] → [n]."""
 
-    def feed(self, generator: np.random.Generator) -> tuple[Sequence[Tensor], int]:
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
         plan = labelled.plan(self._lengths, self.bench.spec.data.batch_size, generator)
-        return [torch.from_numpy(rows) for rows in plan], len(plan)
+        return [torch.from_numpy(rows) for rows in plan[first:]], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)

@@ -28,7 +28,9 @@ from kdnas.students.finalize import finalize
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_recipes import LoraRecipe
 from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.training.contract import Student, Training
 from tests.encoders import WORDS, tiny_encoder
+from tests.recipes.taken_up import assert_same_within_an_epoch
 
 ROBERTA = Sizes(12, 768, 12, 3072, "gelu")
 HEAD = 593_668  # of RoBERTa's own head for four classes
@@ -169,6 +171,17 @@ def test_only_adapters_and_head_learn_and_are_written_down_and_a_resumed_trainin
     assert [resumed.run_epoch().score for _ in range(2)] == scores[1:]
     for one, other in zip(whole.modules().parameters(), fresh.modules().parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_training_left_within_an_epoch_is_the_uninterrupted_one(place: Path, tmp_path: Path) -> None:
+    bench = bench_of(spec_of(place, {"dropout": 0.2}))
+    point = recipe("lora").one(bench.spec)
+
+    def begin() -> tuple[Student, Training]:
+        student = bench.build(point, seed=1)
+        return student, bench.training(student, epochs=2, seed=5)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
 
 
 def test_a_student_on_another_base_learns_from_the_same_teacher(place: Path) -> None:
