@@ -11,6 +11,7 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
 from kdnas.system.errors import UsageError
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from kdnas.cli.progress import Told
@@ -137,7 +138,7 @@ def _telling(told: Told) -> Telling:
     def epoch(done: Epoch) -> None:
         told.line(
             f"epoch {done.epoch} of {done.epochs}: held-out loss {done.score.loss:.4f}, "
-            f"raw training loss {done.train_loss:.4g}, {frame.duration(done.seconds)} so far"
+            f"raw training loss {done.train_loss:.4g}, {duration(done.seconds)} so far"
         )
 
     return Telling(told.on_progress, epoch)

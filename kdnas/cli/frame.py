@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.text import clean, escaped
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -280,18 +281,6 @@ def narration() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
-
-
-def duration(seconds: float | None) -> str:
-    """`45s`, `12m`, `3h12`."""
-    if seconds is None:
-        return "–"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}" if whole < 600 else f"{whole // 60}m"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}"
 
 
 def ago(moment: float | None) -> str:

@@ -19,6 +19,7 @@ from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_f
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.states import TrialState
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from kdnas.search.launch import Started
@@ -246,7 +247,7 @@ def plan(
     if made.cache_bytes is not None:
         frame.line(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
     if made.seconds is not None:
-        each, total = frame.duration(made.seconds_per_trial), frame.duration(made.seconds)
+        each, total = duration(made.seconds_per_trial), duration(made.seconds)
         frame.line(f"time      about {each} a candidate, {total} in all on {made.device}")
     for note in made.notes:
         frame.line(f"note      {note}")

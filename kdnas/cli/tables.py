@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kdnas.cli.frame import ago, duration, line, table
+from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.filter import ALIASES
@@ -15,6 +15,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
+from kdnas.system import time_left
 
 MARKS = "* is on the front of loss and latency, ~ ties with a better one."
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
@@ -40,7 +41,7 @@ def study_table(rows: Sequence[StudyRow]) -> None:
                 row.status,
                 f"{row.done}/{row.trials}",
                 _number(row.best_reward, 3),
-                duration(row.eta_s),
+                None if row.eta is None else time_left.words(row.eta),
                 row.spec["teacher"]["model"],
                 row.spec["data"]["source"],
                 row.spec["recipe"]["name"],
@@ -57,7 +58,7 @@ def study_head(row: StudyRow) -> None:
     counts = [f"{row.done} of {row.trials} trials"]
     counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
     best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
-    eta = "" if row.eta_s is None or row.done >= row.trials else f"   ETA {duration(row.eta_s)}"
+    eta = "" if row.eta is None else f"   ETA {time_left.words(row.eta)}"
     spec = row.spec
     teacher_ms = "" if row.teacher_latency_ms is None else f" ({row.teacher_latency_ms:.3g} ms)"
     lines = [

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from kdnas.cli.frame import duration, narration
+from kdnas.cli.frame import narration
 from kdnas.cli.tables import figures
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import REWARDED
+from kdnas.system import time_left
 from kdnas.system.text import clean
 
 LOOK_S = 0.5  # between two looks at the store
@@ -109,7 +110,7 @@ class _Line:
 
     def update(self, row: StudyRow, doing: str | None) -> None:
         best = "" if row.best_reward is None else f"best {row.best_reward:.4f}"
-        eta = "" if row.eta_s is None or row.done >= row.trials else f" ETA {duration(row.eta_s)}"
+        eta = "" if row.eta is None else f" ETA {time_left.words(row.eta)}"
         # The worker's row comes a moment after its process.
         before = row.status in (Status.NEW, Status.STOPPED, Status.DEAD, Status.FAILED)
         status = "starting" if before else str(row.status)
