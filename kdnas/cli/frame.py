@@ -33,6 +33,12 @@ SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # on an empty line
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Interrupted(KdnasError):  # noqa: N818 - what people asked for is no error
+    """An interrupt of which there is something to say."""
+
+    exit_code = INTERRUPTED
+
+
 class Named(click.Group):
     """A group that says which command is nearest to a wrong one."""
 
@@ -103,7 +109,16 @@ def _terminal_left_as_it_was() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def asked() -> list[str]:
+    """The words after `kdnas` of the command that runs now."""
+    return list(_asked)
+
+
+_asked: list[str] = []
+
+
 def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
+    _asked[:] = sys.argv[1:] if arguments is None else arguments
     try:
         # A tuple of arguments is what click wants; standalone mode would print usage blocks of its own.
         code = root.main(args=None if arguments is None else list(arguments), prog_name="kdnas", standalone_mode=False)

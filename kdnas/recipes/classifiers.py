@@ -21,7 +21,7 @@ from kdnas.data.labelled import Examples, LabelledText
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices, passes
 from kdnas.measuring.passes import Once
-from kdnas.models import class_order
+from kdnas.models import class_order, merged_adapters
 from kdnas.models import open as opening
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Workbench
@@ -240,8 +240,10 @@ class ClassifierBench(Workbench):
 
 
 def stored_mib(folder: Path) -> float:
-    """Of all weights below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
+    """Of the weights below a folder, an adapter beside the model that it was merged into left out."""
+    beside = folder / merged_adapters.ADAPTER
+    weights = (path for path in folder.rglob("*.safetensors") if beside not in path.parents)
+    return sum(path.stat().st_size for path in weights) / 2**20
 
 
 def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
 from kdnas.students import finalize, from_config
-from kdnas.students.distil import Extras, Job, Telling, distil
+from kdnas.students.distil import Job, Telling, distil
+from kdnas.students.extras import Extras
 from kdnas.study.space import Candidate
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_flags import command
