@@ -54,7 +54,7 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
                 for trial in queries.trial_rows(store, row.study_id, revision):
                     if trial.ended is not None and trial.number not in shown:
                         shown.add(trial.number)
-                        console.print(Text(clean(ended(trial))), soft_wrap=True)
+                        console.print(Text(clean(ended(trial, row.teacher_latency_ms))), soft_wrap=True)
                 revision = row.revision
             doing = next((w.doing for w in queries.workers(store, row.study_id) if w.alive and w.doing), None)
             line.update(row, doing)
@@ -73,10 +73,10 @@ def _wait(processes: Sequence[Process]) -> None:
             return
 
 
-def ended(row: TrialRow) -> str:
+def ended(row: TrialRow, reference_ms: float | None) -> str:
     """One finished trial as one line."""
     point = " ".join(f"{key}={value}" for key, value in row.candidate.items())
-    words = figures(row) if row.state in REWARDED else row.error or ""
+    words = figures(row, reference_ms) if row.state in REWARDED else row.error or ""
     return f"#{row.number} {row.state}  {words}  {point}"
 
 

@@ -20,6 +20,7 @@ from kdnas.study.filter import Filter
 from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
+from kdnas.study.reference_time import factor
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
@@ -223,14 +224,26 @@ def _as_csv(body: Mapping[str, Any]) -> str:
     dimensions = _dimensions(body)
     writer = csv.writer(text, lineterminator="\n")
     before = ("rank", "trial", "reward", "loss", "raw_loss")
-    after = ("teacher_latency_ms", "speedup", "parameters", "seed")
-    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config"])
+    after = ("speedup", "parameters", "seed")
+    signs = ("latency_flag", "front", "tie")
+    timed = ("latency_p50_ms", "latency_p90_ms", "teacher_latency_ms")
+    writer.writerow([*before, *timed, *after, *dimensions, "config", *signs])
     for entry in body["candidates"]:
-        latency, candidate = entry["latency_ms"], entry["candidate"]
-        cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
+        candidate = entry["candidate"]
+        cells = [*(entry[key] for key in before), *_at_reference(body, entry), *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
-        writer.writerow([*cells, json.dumps(entry["config"])])
+        cells += [json.dumps(entry["config"]), _unspreadsheet(entry["latency_ms"]["flag"])]
+        writer.writerow([*cells, str(entry["pareto"]).lower(), str(entry["tie"]).lower()])
     return text.getvalue()
+
+
+def _at_reference(body: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """A candidate's median and 90th percentile in ms, and its teacher's median, told for the study's one time of the
+    teacher: what was measured is their ratio."""
+    latency, teacher = entry["latency_ms"], entry["teacher_latency_ms"]
+    by = factor(teacher, body["latency"]["teacher_ms"])
+    p50, p90, taught = (None if ms is None else ms * by for ms in (latency["p50"], latency["p90"], teacher))
+    return p50, p90, taught
 
 
 def _unspreadsheet(value: Any) -> Any:
@@ -253,23 +266,27 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"{study['done']} of {study['trials']} trials.",
         "",
         "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
-        + " | ".join(markdown(name) for name in dimensions)
-        + " |",
-        "|" + " ---: |" * 7 + " --- |" * len(dimensions),
+        + "".join(f"{markdown(name)} | " for name in dimensions)
+        + "front | tie | latency is |",
+        "|" + " ---: |" * 7 + " --- |" * (len(dimensions) + 3),
     ]
     for entry in body["candidates"]:
         figures = [
-            str(entry["rank"]) + (" ~" if entry["tie"] else ""),
-            str(entry["trial"]) + ("*" if entry["pareto"] else ""),
+            str(entry["rank"]),
+            str(entry["trial"]),
             f"{entry['reward']:.4f}",
             f"{entry['loss']:.4f}",
-            f"{entry['latency_ms']['p50']:.3g}",
+            f"{_at_reference(body, entry)[0]:.3g}",
             "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}",
             "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
         ]
         values: list[str] = [markdown(entry["candidate"].get(name, "–")) for name in dimensions]
-        lines.append("| " + " | ".join(figures + values) + " |")
-    lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
+        signs = ["yes" if entry["pareto"] else "no", "yes" if entry["tie"] else "no"]
+        signs.append(markdown(entry["latency_ms"]["flag"] or "settled"))
+        lines.append("| " + " | ".join(figures + values + signs) + " |")
+    about = "Front: of loss and latency. Tie: cannot be told from a better one within its noise. "
+    about += "× teacher is what was measured; milliseconds are told from it for one time of the teacher. "
+    lines += ["", f"{about}Written by kdnas {body['kdnas']}.", ""]
     return "\n".join(lines)
 
 
