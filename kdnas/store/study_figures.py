@@ -90,7 +90,7 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
-                **_eta(row, row.trials - done, len(alive)),
+                **_eta(row, row.trials - done, len(alive), max((w.heartbeat for w in alive), default=0.0)),
             )
         )
     return rows
@@ -181,8 +181,8 @@ def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
     return query.where(c.study_id.in_(ids), c.state == TrialState.DONE).group_by(c.study_id).cte("bests")
 
 
-def _eta(row: Any, left: int, workers: int) -> dict[str, float | None]:
-    """How long the rest may take, as of now: by the trials that have learned here."""
+def _eta(row: Any, left: int, workers: int, now: float) -> dict[str, float | None]:
+    """How long the rest may take, by the trials that have learned here, as of the workers' last heartbeat."""
     nothing = {"eta_s": None, "eta_spread_s": None}
     if not row.learned or not workers or left <= 0:
         return nothing
@@ -190,8 +190,8 @@ def _eta(row: Any, left: int, workers: int) -> dict[str, float | None]:
     deviation = math.sqrt(max(0.0, row.spent_squared - row.learned * mean**2) / max(1, row.learned - 1))
     begun: list[float] = []
     if row.under_way:
-        oldest = row.now - row.first_begun
-        others = (row.under_way * row.now - row.begun_sum - oldest) / max(1, row.under_way - 1)
+        oldest = now - row.first_begun
+        others = (row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
         begun = [oldest, *[others] * (row.under_way - 1)]
     found = time_left.span(left, row.learned, mean, deviation, row.longest, begun, workers)
     if found is None:
