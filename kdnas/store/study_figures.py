@@ -183,7 +183,7 @@ def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
 
 def _eta(row: Any, left: int, workers: int, now: float) -> dict[str, float | None]:
     """How long the rest may take, by the trials that have learned here, as of the workers' last heartbeat."""
-    nothing = {"eta_s": None, "eta_spread_s": None}
+    nothing: dict[str, float | None] = {"eta_s": None, "eta_spread_s": None}
     if not row.learned or not workers or left <= 0:
         return nothing
     mean = float(row.spent) / row.learned

@@ -21,6 +21,15 @@ def at(row: TrialRow, reference_ms: float | None) -> TrialRow:
     by = factor(row.teacher_latency_ms, reference_ms)
     if by == 1.0:
         return row
-    names = ("latency_ms", "latency_p90_ms", "latency_low_ms", "latency_high_ms", "teacher_latency_ms")
-    scaled = {name: None if getattr(row, name) is None else getattr(row, name) * by for name in names}
-    return replace(row, **scaled)
+
+    def scaled(ms: float | None) -> float | None:
+        return None if ms is None else ms * by
+
+    return replace(
+        row,
+        latency_ms=scaled(row.latency_ms),
+        latency_p90_ms=scaled(row.latency_p90_ms),
+        latency_low_ms=scaled(row.latency_low_ms),
+        latency_high_ms=scaled(row.latency_high_ms),
+        teacher_latency_ms=scaled(row.teacher_latency_ms),
+    )
