@@ -276,10 +276,11 @@ class KdnasApp(App[str]):
         def write() -> None:
             from kdnas.system.files import write_atomically
             from kdnas.system.paths import private_folder, state_folder
+            from kdnas_tui.clipboard import outcome
 
             folder = private_folder(state_folder() / "copies")
             write_atomically(folder / name, text)
-            self.call_from_thread(self.notify, f"Copied. Also in {folder / name}", timeout=6, markup=False)
+            self.call_from_thread(self.notify, outcome(folder / name), timeout=6, markup=False)
 
         self.command(write)
 

@@ -163,7 +163,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
     "finalize": (
         Key("ctrl+s", "^s", "start", "distil", "Distil the candidate on the whole data", 1, True, priority=True),
         Key("ctrl+e", "^e", "score", "score", "Score the model made last, beside its teacher", 2, True, priority=True),
-        Key("ctrl+k", "^k", "stop", "stop", "Stop what runs here; finished epochs are kept", 3, True, priority=True),
+        Key("ctrl+k", "^k", "stop", "stop", "Stop what runs here; its last checkpoint is kept", 3, True, priority=True),
         Key("escape", "esc", "back", "back", "Go back; what runs goes on", 4),
         Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),

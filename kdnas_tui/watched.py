@@ -19,6 +19,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
 from kdnas.system.errors import UsageError
+from kdnas.system.time_left import FEWEST, Span, span
 from kdnas_tui import filter_words
 from kdnas_tui.feed import News
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 READ_S = 10.0  # between two readings of devices that are remembered
 MOST_READINGS = 5000  # some fourteen hours of them
-FEWEST = 3  # finished trials before it is said how long the rest may take
 
 
 class Watched:
@@ -195,11 +195,10 @@ class Watched:
         """What the first worker that lives says it does."""
         return next((worker.doing for worker in self.crew if worker.alive and worker.doing), None)
 
-    def eta(self, now: float) -> tuple[float, float] | None:
+    def eta(self, now: float) -> Span | None:
         """Seconds until the budget is spent, from and to; None where nothing can be said.
 
-        Of the times of what has finished here: their mean, and two standard errors to each side. Nothing is said of
-        fewer than `FEWEST` trials, nor while a trial takes longer than any before it.
+        By the times of what has finished here, as `span` tells them.
         """
         row, trials = self.study, self.trials
         if row is None or trials is None or row.status is not Status.RUNNING or not row.workers or not trials.whole:
@@ -208,14 +207,9 @@ class Watched:
         took = took[np.isfinite(took) & (trials.column("epoch") > 0)]
         if len(took) < FEWEST:
             return None
-        mean, deviation = float(took.mean()), float(took.std(ddof=1))
-        begun = now - trials.started()[trials.runs()]
-        if len(begun) and float(begun.max()) > max(float(took.max()), mean + 3 * deviation):
-            return None
-        left = max(0, row.trials - row.done)
-        work = left * mean - float(np.minimum(begun, mean).sum())
-        spread = 2 * deviation * (np.sqrt(left) + left / np.sqrt(len(took)))
-        return max(0.0, work - spread) / row.workers, (work + spread) / row.workers
+        begun = (now - trials.started()[trials.runs()]).tolist()
+        left, mean, deviation = max(0, row.trials - row.done), float(took.mean()), float(took.std(ddof=1))
+        return span(left, len(took), mean, deviation, float(took.max()), begun, row.workers)
 
     @property
     def sketched(self) -> bool:

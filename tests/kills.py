@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kdnas.recipes import hidden_state
+from kdnas.students import distil as distillation
 from kdnas.students import model_folder as folders
 from kdnas.students.distil import Job, Telling, distil, weights_digest
 from kdnas.students.from_config import given, read_config
@@ -33,6 +34,7 @@ def child(job: Job, output: Path, progress: Path) -> int:
     if process:
         return process
     try:
+        distillation.KEPT_S = 0.0  # a checkpoint after each step
         with progress.open("w", buffering=1) as told:
             distil(job, output, Telling(lambda words, share: told.write(f"{words}\n") and None), device="cpu")
         os._exit(0)

@@ -37,6 +37,11 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
         if row.done >= row.trials:
             more = f"kdnas search {study} --trials {row.trials * 2}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
+        if not row.workers:
+            from kdnas.search.ready import require_ready
+            from kdnas.study.spec import from_values
+
+            require_ready(from_values(row.spec), lambda words, _: frame.say(words))
         changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")
@@ -103,10 +108,10 @@ def rescore(
         return
     old_top = sorted((s for s in before.values() if s.rank is not None), key=lambda s: s.rank or 0)[:top]
     frame.line(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
-    trial_table(old_top)
+    trial_table(old_top, row.teacher_latency_ms)
     frame.line()
     frame.line(f"α {new_alpha:g}, β {new_beta:g}: {exchange(new_alpha)}")
-    trial_table(after[:top])
+    trial_table(after[:top], row.teacher_latency_ms)
     if use:
         frame.say(f"{study} uses α {new_alpha:g}, β {new_beta:g} from now on.")
     else:
@@ -151,7 +156,9 @@ def recheck(study: str, top: int, seeds: int, device: str | None, storage: str |
     if as_json:
         frame.print_json([trial_values(s) for s in shown])
         return
-    trial_table(shown)
+    with open_reader(frame.place(storage)) as store:
+        reference = queries.study_row(store, study).teacher_latency_ms
+    trial_table(shown, reference)
     for s in shown:
         if s.row.loss_spread is not None:
             spread = f"mean loss {s.row.mean_loss:.4f} ± {s.row.loss_spread:.4f}"

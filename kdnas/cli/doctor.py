@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Literal
 
 from kdnas import __version__
 from kdnas.data import hub, shipped
-from kdnas.system import paths
+from kdnas.system import paths, tmux
 from kdnas.system.errors import UsageError, first_line
 
 State = Literal["found", "optional", "missing"]
@@ -110,16 +109,10 @@ def _terminal() -> Iterator[Finding]:
 def _clipboard() -> Finding:
     fallback = "What is copied is always written to a file too."
     if os.environ.get("TMUX"):
-        try:
-            asked = subprocess.run(
-                ["tmux", "show-options", "-gv", "set-clipboard"], capture_output=True, text=True, timeout=5
-            )
-            state = asked.stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            state = ""
+        state = tmux.set_clipboard(os.environ)
         if state == "on":
             return Finding("clipboard", "found", "tmux passes copies on (OSC 52)")
-        hint = f"Put `set -s set-clipboard on` into ~/.tmux.conf. {fallback}"
+        hint = f"Put `{tmux.SETTING}` into ~/.tmux.conf. {fallback}"
         return Finding("clipboard", "optional", f"tmux drops copies (set-clipboard is {state or 'unknown'})", hint)
     program = os.environ.get("TERM_PROGRAM", "")
     if program in CLIPBOARDS or any(word in os.environ.get("TERM", "") for word in ("kitty", "alacritty", "ghostty")):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,12 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
 from kdnas.system.errors import UsageError
+from kdnas.system.time_left import duration, words
 
 if TYPE_CHECKING:
     from kdnas.cli.progress import Told
     from kdnas.students.distil import Telling
+    from kdnas.students.finalize import Chosen
 
 output_option = click.option(
     "--output",
@@ -27,7 +31,15 @@ output_option = click.option(
 patience_option = click.option(
     "--patience", type=int, help="Epochs without a better held-out loss before stopping.  [default: the spec's]"
 )
-onnx_option = click.option("--onnx", is_flag=True, help="Write model.onnx too, checked and timed in onnxruntime.")
+onnx_option = click.option(
+    "--onnx", is_flag=True, help="Write model.onnx too, checked and timed in onnxruntime; also into a finished folder."
+)
+merge_option = click.option(
+    "--merge/--no-merge",
+    default=None,
+    help="A LoRA student as a plain model, its adapter beside it, or as the adapter alone.  "
+    "[default: merged where its base was cut]",
+)
 push_option = click.option("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
 
 
@@ -40,6 +52,7 @@ push_option = click.option("--push", metavar="USER/NAME", help="Upload the folde
 @click.option("--epochs", type=int, help="At most this many epochs.  [default: the study's full.epochs]")
 @patience_option
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
+@merge_option
 @onnx_option
 @push_option
 @frame.storage
@@ -53,6 +66,7 @@ def finalize(
     epochs: int | None,
     patience: int | None,
     device: str | None,
+    merge: bool | None,
     onnx: bool,
     push: str | None,
     storage: str | None,
@@ -60,16 +74,34 @@ def finalize(
 ) -> None:
     """Distil a candidate of STUDY on its whole data and write it as a model folder.
 
-    Killed or interrupted, the same command goes on from the last finished epoch, to the same result.
+    Checkpoints are written after each epoch and every five minutes. Killed or interrupted, the same command goes on
+    from the last one, to the same result.
     """
     if trial is not None and (rank_wanted is not None or only is not None):
         other = "--rank" if rank_wanted is not None else "--filter"
         raise UsageError(f"{other} and --trial both choose the candidate.", "Give one of them.")
     from kdnas.cli.progress import Told
-    from kdnas.students.distil import Extras
+    from kdnas.students.extras import Extras
     from kdnas.students.finalize import finalize as run
 
-    with Told(f"finalizing {study}") as told:
+    asked = {"--epochs": epochs, "--patience": patience, "--device": device, "--push": push}
+    flags = [word for flag, value in asked.items() if value is not None for word in (flag, str(value))]
+    flags += [] if merge is None else ["--merge" if merge else "--no-merge"]
+    flags += ["--onnx"] if onnx else []
+    flags += ["--storage", frame.shown(storage)] if storage else []
+    chosen: list[Chosen] = []
+
+    def again() -> list[str]:
+        """Of the trial, since others may have its rank by then."""
+        which = ["--trial", str(chosen[0].job.trial)] if chosen else _which(rank_wanted, only, trial)
+        return ["finalize", study, *which, "--output", str(output.absolute()), *flags]
+
+    def begins(what: Chosen) -> None:
+        chosen.append(what)
+        for line in _beginning(what):
+            told.line(line)
+
+    with _explained(output, again), Told(f"finalizing {study}") as told:
         facts = run(
             frame.place(storage),
             study,
@@ -80,7 +112,8 @@ def finalize(
             only=only,
             full={"epochs": epochs, "patience": patience},
             device=device,
-            extras=Extras(onnx, push),
+            extras=Extras(onnx, push, merge),
+            begins=begins,
         )
     _show(facts, output, as_json)
 
@@ -97,6 +130,7 @@ def finalize(
 )
 @output_option
 @patience_option
+@merge_option
 @onnx_option
 @push_option
 @frame.as_json
@@ -106,6 +140,7 @@ def distill(
     config_file: Path,
     output: Path,
     patience: int | None,
+    merge: bool | None,
     onnx: bool,
     push: str | None,
     as_json: bool,
@@ -114,7 +149,8 @@ def distill(
     """Distil a student of a given configuration on the whole data, without a search; --epochs says how long."""
     from kdnas.cli.progress import Told
     from kdnas.search.heartbeat import interruptible
-    from kdnas.students.distil import Extras, distil
+    from kdnas.students.distil import distil
+    from kdnas.students.extras import Extras
     from kdnas.students.from_config import given, read_config
 
     fields = given_fields(flags)
@@ -125,9 +161,46 @@ def distill(
         fields["full.patience"] = patience
     spec = spec_from(base_values(None, spec_file, preset), fields)
     job = given(spec, read_config(config_file))
-    with Told("distilling") as told, interruptible():
-        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push))
+    with _explained(output, frame.asked), Told("distilling") as told, interruptible():
+        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push, merge))
     _show(facts, output, as_json)
+
+
+def _which(rank_wanted: int | None, only: str | None, trial: int | None) -> list[str]:
+    """The candidate as it was asked for."""
+    asked = {"--rank": rank_wanted, "--filter": only, "--trial": trial}
+    return [word for flag, value in asked.items() if value is not None for word in (flag, str(value))]
+
+
+def _beginning(chosen: Chosen) -> Iterator[str]:
+    """Which candidate it is, where its folder will lie, and how long that may take."""
+    job, epochs = chosen.job, chosen.job.spec.full.epochs
+    sizes = ", ".join(f"{name} {value}" for name, value in job.candidate.items())
+    yield f"trial {job.trial} of {job.study} ({sizes}) into {chosen.output}"
+    if chosen.kept is not None:
+        yield f"It goes on: {chosen.kept.words()} are kept."
+    if chosen.expected is not None:
+        yield (
+            f"{epochs} epochs take {words(chosen.expected)} at the speed of its epochs in the search; fewer are done "
+            "where the loss no longer falls."
+        )
+
+
+@contextlib.contextmanager
+def _explained(output: Path, again: Callable[[], list[str]]) -> Iterator[None]:
+    """An interrupt inside says what is kept, where, and the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from kdnas.students import unfinished
+        from kdnas.system.folders import partial_of
+
+        kept, command = unfinished.read(output.absolute()), shlex.join(["kdnas", *again()])
+        if kept is not None and (kept.done or kept.step):
+            said = f"{kept.words()} are kept in {partial_of(output.absolute())}. Go on with: {command}"
+        else:
+            said = f"No checkpoint was written yet; what is cached of the teacher stays. Begin again with: {command}"
+        raise frame.Interrupted("Stopped.", said) from None
 
 
 def _telling(told: Told) -> Telling:
@@ -137,7 +210,7 @@ def _telling(told: Told) -> Telling:
     def epoch(done: Epoch) -> None:
         told.line(
             f"epoch {done.epoch} of {done.epochs}: held-out loss {done.score.loss:.4f}, "
-            f"raw training loss {done.train_loss:.4g}, {frame.duration(done.seconds)} so far"
+            f"raw training loss {done.train_loss:.4g}, {duration(done.seconds)} so far"
         )
 
     return Telling(told.on_progress, epoch)

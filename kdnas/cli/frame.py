@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.text import clean, escaped
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # on an empty line
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(KdnasError):  # noqa: N818 - what people asked for is no error
+    """An interrupt of which there is something to say."""
+
+    exit_code = INTERRUPTED
 
 
 class Named(click.Group):
@@ -102,7 +109,16 @@ def _terminal_left_as_it_was() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def asked() -> list[str]:
+    """The words after `kdnas` of the command that runs now."""
+    return list(_asked)
+
+
+_asked: list[str] = []
+
+
 def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
+    _asked[:] = sys.argv[1:] if arguments is None else arguments
     try:
         # A tuple of arguments is what click wants; standalone mode would print usage blocks of its own.
         code = root.main(args=None if arguments is None else list(arguments), prog_name="kdnas", standalone_mode=False)
@@ -280,18 +296,6 @@ def narration() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
-
-
-def duration(seconds: float | None) -> str:
-    """`45s`, `12m`, `3h12`."""
-    if seconds is None:
-        return "–"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}" if whole < 600 else f"{whole // 60}m"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}"
 
 
 def ago(moment: float | None) -> str:

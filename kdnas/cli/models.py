@@ -10,6 +10,7 @@ import click
 
 from kdnas.cli import frame
 from kdnas.system.errors import UsageError
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from kdnas.study.spec import StudySpec
@@ -200,7 +201,7 @@ def finetune(
         def epoch(done: training.Epoch) -> None:
             told.line(
                 f"epoch {done.epoch} of {epochs}: held-out {_figures(done.scores)}, "
-                f"training loss {done.train_loss:.4f}, in {frame.duration(done.seconds)}"
+                f"training loss {done.train_loss:.4f}, in {duration(done.seconds)}"
             )
 
         about = {"model": model, "data": spec.data.model_dump(mode="json")}

@@ -47,4 +47,5 @@ def paste(
         raise UsageError(f"{study} has no trial {trial}.", known)
     if not chosen:
         raise UsageError(f"{study} has no finished candidate to show.", "Let it finish a trial, or loosen --filter.")
-    frame.data(pasted(chosen, cast(Form, form), heading=heading, several=top is not None))
+    teacher_ms = row.teacher_latency_ms
+    frame.data(pasted(chosen, cast(Form, form), teacher_ms=teacher_ms, heading=heading, several=top is not None))

@@ -19,6 +19,7 @@ from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_f
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.states import TrialState
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from kdnas.search.launch import Started
@@ -56,7 +57,7 @@ def search(
 
     where = frame.place(storage)
     fields = given_fields(flags)
-    begun = _begin(where, base_values(study, spec_file, preset), fields)
+    begun = _begin(where, base_values(study, spec_file, preset), fields, check=detach)
     name = begun.name
     started = (
         [] if begun.status == Status.FINISHED else start_workers(where, name, workers, device=fields.get("device"))
@@ -86,8 +87,11 @@ def search(
     return _outcome(row, started, _again(name, storage))
 
 
-def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> StudyRow:
-    """Create the study or take it up again; its row. Flags lie over the spec, or over what it was begun with."""
+def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check: bool) -> StudyRow:
+    """Create the study or take it up again; its row. Flags lie over the spec, or over what it was begun with.
+
+    With `check`, teacher, data and space are looked at first: of a detached worker's complaints nobody hears.
+    """
     from kdnas.search.begin import begin
 
     if set(values) <= {"name"}:
@@ -95,6 +99,10 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any]) -> StudyR
         if existing is not None:
             values = dict(existing.spec)
     spec = spec_from(values, fields)
+    if check:
+        from kdnas.search.ready import require_ready
+
+        require_ready(spec, lambda words, _: frame.say(words))
     begun = begin(
         spec,
         where,
@@ -167,16 +175,17 @@ def _again(name: str, storage: str | None) -> str:
 
 
 def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
-    from kdnas.cli.tables import MARKS, ranked, study_head, trial_table
+    from kdnas.cli.tables import legend, ranked, study_head, trial_table
 
     scored = [s for s in ranked(store, row) if s.rank is not None]
     study_head(row)
     frame.line()
-    trial_table(scored[:BEST])
+    trial_table(scored[:BEST], row.teacher_latency_ms)
     where = ["--storage", frame.shown(storage)] if storage else []
     show, finalize = (shlex.join(["kdnas", command, row.name, *where]) for command in ("show", "finalize"))
     shown = f"The best {BEST} of {len(scored)}; all of them: {show}. " if len(scored) > BEST else ""
-    frame.say(f"{shown}{MARKS} Make a model of the best: {finalize} --output DIR")
+    frame.say(legend(scored[:BEST], row.teacher_latency_ms))
+    frame.say(f"{shown}Make a model of the best: {finalize} --output DIR")
 
 
 def _all_failed(store: Store, row: StudyRow) -> str | None:
@@ -228,10 +237,12 @@ def _last_words(started: Sequence[Started]) -> str | None:
 def plan(
     study: str | None, spec_file: Path | None, preset: str | None, storage: str | None, as_json: bool, **flags: Any
 ) -> None:
-    """Say what a search with these flags would do, without running it."""
+    """Say what a search with these flags would do, without running it. A teacher that ships is fetched for that."""
     from kdnas.search.plan import plan as make
+    from kdnas.search.ready import fetch
 
     spec = spec_from(base_values(study, spec_file, preset), given_fields(flags))
+    fetch(spec, lambda words, _: frame.say(words))
     made = make(spec, frame.shown(storage) if storage else None)
     if as_json:
         frame.print_json(made.values())
@@ -246,7 +257,7 @@ def plan(
     if made.cache_bytes is not None:
         frame.line(f"cache     {made.cache_bytes / 2**20:,.0f} MiB of the teacher's outputs, where keeping them pays")
     if made.seconds is not None:
-        each, total = frame.duration(made.seconds_per_trial), frame.duration(made.seconds)
+        each, total = duration(made.seconds_per_trial), duration(made.seconds)
         frame.line(f"time      about {each} a candidate, {total} in all on {made.device}")
     for note in made.notes:
         frame.line(f"note      {note}")

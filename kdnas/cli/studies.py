@@ -8,7 +8,16 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.filtering import parsed
-from kdnas.cli.tables import ranked, study_cells, study_head, study_table, study_values, trial_table, trial_values
+from kdnas.cli.tables import (
+    legend,
+    ranked,
+    study_cells,
+    study_head,
+    study_table,
+    study_values,
+    trial_table,
+    trial_values,
+)
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
@@ -99,7 +108,8 @@ def show(
     frame.line()
     shown = chosen[: top or 20]
     if shown:
-        trial_table(shown)
+        trial_table(shown, row.teacher_latency_ms)
+        frame.say(legend(shown, row.teacher_latency_ms))
     if len(chosen) > len(shown):
         frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
     if only is not None and not chosen:

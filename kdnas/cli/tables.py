@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kdnas.cli.frame import ago, duration, line, table
+from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
+from kdnas.study import reference_time
 from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
+from kdnas.system import time_left
 
-MARKS = "* is on the front of loss and latency, ~ ties with a better one."
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
 
@@ -46,7 +47,7 @@ def study_cells(row: StudyRow) -> list[object]:
         row.status,
         f"{row.done}/{row.trials}",
         _number(row.best_reward, 3),
-        duration(row.eta_s),
+        None if row.eta is None else time_left.words(row.eta),
         row.spec["teacher"]["model"],
         row.spec["data"]["source"],
         row.spec["recipe"]["name"],
@@ -60,7 +61,7 @@ def study_head(row: StudyRow) -> None:
     counts = [f"{row.done} of {row.trials} trials"]
     counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
     best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
-    eta = "" if row.eta_s is None or row.done >= row.trials else f"   ETA {duration(row.eta_s)}"
+    eta = "" if row.eta is None else f"   ETA {time_left.words(row.eta)}"
     spec = row.spec
     teacher_ms = "" if row.teacher_latency_ms is None else f" ({row.teacher_latency_ms:.3g} ms)"
     lines = [
@@ -79,17 +80,29 @@ def study_head(row: StudyRow) -> None:
         line(text)
 
 
-def trial_table(scored: Sequence[Scored]) -> None:
-    """Trials with what was measured of them; `*` on the Pareto front, `~` a tie within its noise."""
+def trial_table(scored: Sequence[Scored], reference_ms: float | None) -> None:
+    """Trials with what was measured of them; latencies are told for a teacher that takes `reference_ms`."""
     dimensions = list(dict.fromkeys(name for s in scored for name in s.row.candidate))
     table(
         [*MEASURED, *(SHORT.get(name, name) for name in dimensions), "state"],
-        [_trial(s, dimensions) for s in scored],
+        [_trial(s, dimensions, reference_ms) for s in scored],
     )
 
 
-def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
-    row = s.row
+def legend(scored: Sequence[Scored], reference_ms: float | None) -> str:
+    """What the table's signs and figures mean, of those that stand in it."""
+    signs = [("*", "on the front of loss and latency", any(s.front for s in scored))]
+    signs.append(("~", "ties with a better one within its noise", any(s.tie for s in scored)))
+    signs.append(("!", "a doubtful latency", any(s.row.latency_flag for s in scored)))
+    parts = [f"{sign} {means}" for sign, means, there in signs if there]
+    parts.append("± half the 95 % interval of lat ms")
+    if reference_ms is not None:
+        parts.append(f"× T is measured, lat ms is told from it for a teacher of {reference_ms:.3g} ms")
+    return "; ".join(parts) + "."
+
+
+def _trial(s: Scored, dimensions: Sequence[str], reference_ms: float | None) -> list[object]:
+    row = reference_time.at(s.row, reference_ms)
     state = row.state
     if state == TrialState.RUNNING:
         state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}"
@@ -109,7 +122,7 @@ def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
         f"{row.number}{'*' if s.front else ''}",
         _number(s.reward, 4),
         _number(s.loss_used, 4),
-        None if row.latency_ms is None else f"{row.latency_ms:.3g}",
+        None if row.latency_ms is None else f"{row.latency_ms:.3g}{'!' if row.latency_flag else ''}",
         spread,
         None if row.speedup is None else f"{row.speedup:.2f}×",
         None if row.parameters is None else f"{row.parameters / 1e6:.2f}M",
@@ -118,9 +131,10 @@ def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
     ]
 
 
-def figures(row: TrialRow) -> str:
+def figures(row: TrialRow, reference_ms: float | None) -> str:
     """What was measured of a trial, in words."""
     words = []
+    row = reference_time.at(row, reference_ms)
     if row.reward is not None:
         words.append(f"reward {row.reward:.4f}")
     if row.loss is not None:

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from kdnas.cli.frame import duration, narration
+from kdnas.cli.frame import narration
 from kdnas.cli.tables import figures
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import REWARDED
+from kdnas.system import time_left
 from kdnas.system.text import clean
 
 LOOK_S = 0.5  # between two looks at the store
@@ -53,7 +54,7 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
                 for trial in queries.trial_rows(store, row.study_id, revision):
                     if trial.ended is not None and trial.number not in shown:
                         shown.add(trial.number)
-                        console.print(Text(clean(ended(trial))), soft_wrap=True)
+                        console.print(Text(clean(ended(trial, row.teacher_latency_ms))), soft_wrap=True)
                 revision = row.revision
             doing = next((w.doing for w in queries.workers(store, row.study_id) if w.alive and w.doing), None)
             line.update(row, doing)
@@ -72,10 +73,10 @@ def _wait(processes: Sequence[Process]) -> None:
             return
 
 
-def ended(row: TrialRow) -> str:
+def ended(row: TrialRow, reference_ms: float | None) -> str:
     """One finished trial as one line."""
     point = " ".join(f"{key}={value}" for key, value in row.candidate.items())
-    words = figures(row) if row.state in REWARDED else row.error or ""
+    words = figures(row, reference_ms) if row.state in REWARDED else row.error or ""
     return f"#{row.number} {row.state}  {words}  {point}"
 
 
@@ -109,7 +110,7 @@ class _Line:
 
     def update(self, row: StudyRow, doing: str | None) -> None:
         best = "" if row.best_reward is None else f"best {row.best_reward:.4f}"
-        eta = "" if row.eta_s is None or row.done >= row.trials else f" ETA {duration(row.eta_s)}"
+        eta = "" if row.eta is None else f" ETA {time_left.words(row.eta)}"
         # The worker's row comes a moment after its process.
         before = row.status in (Status.NEW, Status.STOPPED, Status.DEAD, Status.FAILED)
         status = "starting" if before else str(row.status)

@@ -57,6 +57,22 @@ def is_id(text: str) -> bool:
     return HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
+def require_data_set(hub_id: str) -> None:
+    """Raise UsageError for a data set that the hub does not know; nothing is said where the hub cannot be asked."""
+    if not reachable():
+        return
+    quiet()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        HfApi().dataset_info(hub_id, timeout=10)
+    except RepositoryNotFoundError:
+        raise UsageError(f"The hub knows no data set {hub_id!r}.", "Check the spelling of the id.") from None
+    except (HfHubHTTPError, OSError, ValueError):
+        return  # the worker says it better, if it lasts
+
+
 def fetch_model(hub_id: str, revision: str | None = None) -> Path:
     """The folder of a hub model's files, from the local hub cache or the network. Raises UsageError."""
     return _fetch(hub_id, revision, config_only=False)

@@ -221,7 +221,8 @@ def save(model: Any, folder: Path, tokenizer: Any, base: str, *, truncated: bool
     folder.mkdir(parents=True, exist_ok=True)
     plain = model.get_base_model()
     config = model.active_peft_config
-    config.base_model_name_or_path = BASE if truncated else base
+    # With the dot it can be taken for a folder only, never for a repository of that name.
+    config.base_model_name_or_path = f"./{BASE}" if truncated else base
     config.inference_mode = True
     with _quiet():
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
@@ -293,8 +294,9 @@ def base_of(folder: Path, given: Path | None = None) -> Path:
     if shipped is not None:
         return fetch(shipped)
     path = Path(named).expanduser()
-    if named and (path / "config.json").is_file():
-        return path
+    for place in (folder / path, path):  # a relative one is meant from the adapter, whatever folder one works in
+        if named and (place / "config.json").is_file():
+            return place
     if not named or path.is_absolute() or named.startswith((".", "~")) or not hub.is_id(named):
         raise UsageError(
             f"The base of the adapter {folder}, {named!r}, is not there.",

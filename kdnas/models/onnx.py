@@ -66,7 +66,6 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
     """Write `model.onnx` into a model folder. Raises KdnasError where its outputs differ from PyTorch's by more than
     1e-4. The pass has the protocol's threads, batch and length."""
     require()
-    import onnxruntime
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = opening.open_config(folder, str(folder))
@@ -84,7 +83,7 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
         model = _Outputs(opening.open_weights(opener, folder, str(folder), config).model)
     limit = opening.longest(config, int(getattr(config, "max_position_embeddings", None) or 512))
     name = "last_hidden_state" if opener is AutoModel else "logits"
-    path = folder / FILE
+    path = folder / f"{FILE}.part"
     ids, mask = _sample(config, 2, min(16, limit))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=limit)
     with _hushed():
@@ -107,6 +106,21 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
             ) from error
         assert program is not None
         program.save(path, external_data=False)
+    try:
+        session, worst = _compared(path, model, config, limit, settings)
+        path.replace(folder / FILE)
+    finally:
+        path.unlink(missing_ok=True)
+    ids, mask = _sample(config, settings.batch_size, min(settings.length, limit), padded=False)
+    feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    return Exported(FILE, worst, OPSET, name, lambda: session.run(None, feed))
+
+
+def _compared(path: Path, model: _Outputs, config: Any, limit: int, settings: LatencySpec) -> tuple[Any, float]:
+    """onnxruntime's session of a file, and the largest difference of its outputs. Raises KdnasError for too large a
+    one."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
@@ -127,9 +141,7 @@ def export(folder: Path, settings: LatencySpec) -> Exported:
             f"The ONNX file's outputs differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}.",
             "Leave out --onnx; the folder can be written without it.",
         )
-    ids, mask = _sample(config, settings.batch_size, min(settings.length, limit), padded=False)
-    feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-    return Exported(FILE, worst, OPSET, name, lambda: session.run(None, feed))
+    return session, worst
 
 
 def _sample(config: Any, rows: int, tokens: int, *, padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

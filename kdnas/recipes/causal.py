@@ -372,10 +372,10 @@ class CausalTraining(Stepwise[Tensor]):
     def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
         return parameter is not self.model.get_input_embeddings().weight
 
-    def feed(self, generator: np.random.Generator) -> tuple[Sequence[Tensor], int]:
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
         order = torch.from_numpy(generator.permutation(len(self.ids)))
         plan = order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
-        return plan, len(plan)
+        return plan[first:], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)

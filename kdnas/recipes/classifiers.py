@@ -21,7 +21,7 @@ from kdnas.data.labelled import Examples, LabelledText
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices, passes
 from kdnas.measuring.passes import Once
-from kdnas.models import class_order
+from kdnas.models import class_order, merged_adapters
 from kdnas.models import open as opening
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Workbench
@@ -240,8 +240,10 @@ class ClassifierBench(Workbench):
 
 
 def stored_mib(folder: Path) -> float:
-    """Of all weights below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
+    """Of the weights below a folder, an adapter beside the model that it was merged into left out."""
+    beside = folder / merged_adapters.ADAPTER
+    weights = (path for path in folder.rglob("*.safetensors") if beside not in path.parents)
+    return sum(path.stat().st_size for path in weights) / 2**20
 
 
 def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
@@ -265,9 +267,9 @@ class ClassifierTraining(Stepwise[Tensor]):
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Of a batch: logits [n, classes], labels [n], the teacher's logits [n, classes] → [n]."""
 
-    def feed(self, generator: np.random.Generator) -> tuple[Sequence[Tensor], int]:
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
         plan = labelled.plan(self._lengths, self.bench.spec.data.batch_size, generator)
-        return [torch.from_numpy(rows) for rows in plan], len(plan)
+        return [torch.from_numpy(rows) for rows in plan[first:]], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)

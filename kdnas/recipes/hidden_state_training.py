@@ -145,14 +145,16 @@ class HiddenStateTraining(Stepwise[Ready]):
                 sums.add(i, output, *self._states.batch(rows, [first[i], second[i]]))
         sums.solve()
 
-    def feed(self, generator: np.random.Generator) -> tuple[Iterable[Ready], int]:
-        return self._batches(generator), ceil(len(self._ids) / self._batch)
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Ready], int]:
+        return self._batches(generator, first), ceil(len(self._ids) / self._batch)
 
-    def _batches(self, generator: np.random.Generator) -> Iterator[Ready]:
-        """The epoch's batches in the order that the seed and the epoch's number give; made ahead on a GPU."""
+    def _batches(self, generator: np.random.Generator, first: int) -> Iterator[Ready]:
+        """The epoch's batches in the order that the seed and the epoch's number give, without those before `first`;
+        made ahead on a GPU."""
         order = torch.from_numpy(generator.permutation(len(self._ids)))
         offsets = seeds.generator(self.seed, seeds.Student.OFFSETS, self.done)
         plan = [(rows, slice(int(offsets.integers(STRIDE)), None, STRIDE)) for rows in order.split(self._batch)]
+        plan = plan[first:]
         if self.bench.device.type == "cuda" and self._states.decision.place != "recompute":
             yield from ahead(lambda part: self._ready(*part), plan)
         else:
@@ -176,7 +178,8 @@ class HiddenStateTraining(Stepwise[Ready]):
         self._table[self._rows] = self._embeddings.detach()
 
     def body_state(self) -> Mapping[str, Tensor]:
-        """The whole body: its table is written back between epochs."""
+        """The whole body, with its table written back."""
+        self._write_back()
         return self.student.body.state_dict()
 
     def restore_body(self, state: Mapping[str, Tensor]) -> None:

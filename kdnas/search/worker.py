@@ -35,7 +35,7 @@ from kdnas.search.timing import curve_columns, further_passes, latency_columns, 
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import Patient, explained, optuna_storage, put_away, set_attributes
+from kdnas.store.optuna_storage import Patient, describe, explained, optuna_storage, put_away, set_attributes
 from kdnas.store.patience import persist
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -106,6 +106,7 @@ class Worker:
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
+        describe(self.study, self.spec, *slots.rate(self.store, self.study_id))
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
     # ------------------------------------------------------------------------ the loop
@@ -347,12 +348,13 @@ class Worker:
         }
         state = SlotState.PRUNED if found.pruned else SlotState.DONE
         slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
+        times = found.timed.teacher_p50 / found.timed.p50
         # For those who look with Optuna's own tools.
-        known = {name: columns[name] for name in ("loss", "latency_ms", "parameters")}
+        timed = ("latency_ms", "teacher_latency_ms", "latency_flag")
+        known = {name: columns[name] for name in ("loss", *timed, "parameters", "alpha", "beta")} | {"speedup": times}
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
-        times = found.timed.teacher_p50 / found.timed.p50
         what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 

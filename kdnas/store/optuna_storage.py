@@ -102,6 +102,27 @@ def delete_rows(connection: Connection, name: str) -> None:
     connection.execute(sa.text("DELETE FROM studies WHERE study_name = :name"), {"name": name})
 
 
+def describe(study: optuna.Study, spec: StudySpec, alpha: float, beta: float) -> None:
+    """What Optuna's own tools show of a study: names for its objectives, and what it is a search of."""
+    names = ["loss", "latency_ms"] if spec.two_objectives else ["reward"]
+    known = {
+        "teacher": spec.teacher.model,
+        "data": spec.data.source,
+        "recipe": spec.recipe.name,
+        "strategy": spec.strategy.name,
+        "alpha": alpha,
+        "beta": beta,
+    }
+    if study.metric_names != names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(names)
+    there = study.user_attrs
+    for name, value in known.items():  # each is a transaction
+        if there.get(name) != value:
+            study.set_user_attr(name, value)
+
+
 class Patient:
     """An Optuna storage whose every call, each one transaction, is tried until the store is back; what it complains
     of becomes a StoreError."""

@@ -8,6 +8,7 @@ repeated, are the trials of a study gone through, until one more has ended. Read
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from kdnas.study.reward import reward
 from kdnas.study.rows import StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
 from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
-from kdnas.system import liveness
+from kdnas.system import liveness, time_left
 from kdnas.system.errors import KdnasError
 
 
@@ -90,7 +91,7 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
-                eta_s=_eta(row, row.trials - done, len(alive)),
+                **_eta(row, row.trials - done, len(alive), max((w.heartbeat for w in alive), default=0.0)),
                 tags=study_remarks.tags_of(row.tags),
                 note=study_remarks.note_of(row.note),
             )
@@ -145,16 +146,25 @@ def _slots(ids: sa.Select[Any]) -> sa.CTE:
 
 
 def _ended(ids: sa.Select[Any]) -> sa.CTE:
-    """Trials `reused`, `ended` with the seconds `spent` on them, and `done_trials`; of the done ones the highest
-    `reward` and the ends of `alpha` and `beta`."""
+    """Trials `reused` and `done_trials`; of the done ones the highest `reward` and the ends of `alpha` and `beta`. Of
+    those that `learned` here the seconds `spent`, their squares and the `longest`; of those `under_way` when they
+    began."""
     c = t.trial.c
-    finished = c.state.in_((TrialState.DONE, TrialState.PRUNED, TrialState.FAILED))
+    finished = c.state.in_((TrialState.DONE, TrialState.PRUNED))
+    learned = sa.and_(finished, c.epoch > 0, c.ended.is_not(None))
+    running = c.state == TrialState.RUNNING
     done = c.state == TrialState.DONE
+    took = c.ended - c.started
     query = sa.select(
         c.study_id,
         sa.func.count().filter(c.state == TrialState.REUSED).label("reused"),
-        sa.func.count().filter(finished).label("ended"),
-        sa.func.sum(c.ended - c.started).filter(finished).label("spent"),
+        sa.func.count().filter(learned).label("learned"),
+        sa.func.sum(took).filter(learned).label("spent"),
+        sa.func.sum(took * took).filter(learned).label("spent_squared"),
+        sa.func.max(took).filter(learned).label("longest"),
+        sa.func.count().filter(running).label("under_way"),
+        sa.func.sum(c.started).filter(running).label("begun_sum"),
+        sa.func.min(c.started).filter(running).label("first_begun"),
         sa.func.count().filter(done).label("done_trials"),
         sa.func.max(c.reward).filter(done).label("reward"),
         *(
@@ -181,10 +191,22 @@ def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
     return query.where(c.study_id.in_(ids), c.state == TrialState.DONE).group_by(c.study_id).cte("bests")
 
 
-def _eta(row: Any, left: int, workers: int) -> float | None:
-    if not row.ended or not workers:
-        return None
-    return float(row.spent or 0.0) / row.ended * left / workers
+def _eta(row: Any, left: int, workers: int, now: float) -> dict[str, float | None]:
+    """How long the rest may take, by the trials that have learned here, as of the workers' last heartbeat."""
+    nothing: dict[str, float | None] = {"eta_s": None, "eta_spread_s": None}
+    if not row.learned or not workers or left <= 0:
+        return nothing
+    mean = float(row.spent) / row.learned
+    deviation = math.sqrt(max(0.0, row.spent_squared - row.learned * mean**2) / max(1, row.learned - 1))
+    begun: list[float] = []
+    if row.under_way:
+        oldest = now - row.first_begun
+        others = (row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
+        begun = [oldest, *[others] * (row.under_way - 1)]
+    found = time_left.span(left, row.learned, mean, deviation, row.longest, begun, workers)
+    if found is None:
+        return nothing
+    return {"eta_s": (found[0] + found[1]) / 2, "eta_spread_s": (found[1] - found[0]) / 2}
 
 
 UNREADABLE = "The spec that this study was begun with cannot be read: its row is damaged."

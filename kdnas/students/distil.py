@@ -1,36 +1,40 @@
 """Full distillation: a candidate learns on the whole training data and becomes a model folder.
 
-Checkpointed after every epoch beside the folder; a run that was killed goes on to the same result. The work itself is
-the recipe's. Knows no study: `finalize` takes its candidate from one, `from_config` from a configuration.
+Checkpointed beside the folder after every epoch, and within one every few minutes; a run that was killed goes on to the
+same result. The work itself is the recipe's. Knows no study: `finalize` takes its candidate from one, `from_config`
+from a configuration.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import as_studies, resolve_device
-from kdnas.measuring.latency import measure
 from kdnas.models.tokenizer import opener
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
 from kdnas.search.timing import curve_columns
-from kdnas.students import model_folder
+from kdnas.students import model_folder, unfinished
+from kdnas.students.course import Course, Epochs
+from kdnas.students.extras import Extras
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LatencySpec, StudySpec
+from kdnas.study.spec import StudySpec
 from kdnas.system import fingerprint, folders, versions
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
@@ -38,13 +42,12 @@ from kdnas.system.seeds import Purpose, number
 from kdnas.training import checkpoints
 from kdnas.training.contract import Epoch, Student, Training
 
-if TYPE_CHECKING:
-    from kdnas.models.onnx import Exported
-
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
 
 PREPARED = 0.05  # shares of the progress: until the first epoch, …
-TRAINED = 0.95  # … until the last one
+TRAINED = 0.95  # … until the last one, …
+SCORED = 0.98  # … until the folder is written
+KEPT_S = 300.0  # seconds between two checkpoints within an epoch
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,6 @@ class Telling:
     epoch: Callable[[Epoch], None] = lambda _: None
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What is made beside the folder's weights."""
-
-    onnx: bool = False
-    push: str | None = None
-
-
 def distil(
     job: Job,
     output: Path,
@@ -101,14 +96,7 @@ def distil(
     """
     wanted = extras or Extras()
     output = output.absolute()
-    if wanted.push is not None:
-        from kdnas.students.upload import check_push
-
-        check_push(wanted.push)
-    if wanted.onnx:
-        from kdnas.models.onnx import require
-
-        require()
+    wanted.check(job.spec)
     key = job.key()
     partial_folder = folders.partial_of(output)
     with contextlib.ExitStack() as stack:
@@ -117,17 +105,13 @@ def distil(
         if model_folder.finished(output, key):
             shutil.rmtree(partial_folder, ignore_errors=True)
             telling.on_progress(f"{output} is finished already", 1.0)
-            facts = model_folder.read_facts(output)
+            facts = wanted.completed(output, telling.on_progress)
         else:
             stack.enter_context(as_studies())
             where = resolve_device(device)
             facts = _distil(job, key, output, partial_folder, telling, where, wanted, prepare, measure)
             shutil.rmtree(partial_folder, ignore_errors=True)
-    if wanted.push is not None:
-        from kdnas.students.upload import push
-
-        telling.on_progress(f"uploading to {wanted.push}", None)
-        facts = {**facts, "pushed": push(output, wanted.push)}
+    facts = wanted.pushed(output, facts, telling.on_progress)
     telling.on_progress("done", 1.0)
     return facts
 
@@ -154,8 +138,10 @@ def _distil(
         raise UsageError(
             f"{partial_folder} holds the checkpoints of another run.", "Remove it, or name another --output."
         )
+    course = Course(telling.on_progress)
+    course.until(PREPARED)
     with memory.one_line(device):
-        bench = prepare(job.spec, device, lambda words, share: telling.on_progress(words, PREPARED * (share or 0.0)))
+        bench = prepare(job.spec, device, course.tell)
     try:
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
@@ -181,27 +167,31 @@ def _distil(
             )
             training.restore(saved.tensors, saved.facts)
             history = list(saved.kept["history"])
-            telling.on_progress(f"going on after epoch {len(history)}", _share(len(history), epochs))
+            within = f" and {training.step:,} steps" if training.step else ""
+            course.reach(f"going on after epoch {len(history)}{within}", _share(len(history), epochs))
             for point in history:
                 telling.epoch(_epoch(point, epochs))
         del saved
+        keeper = _Keeper(key, partial_folder, training, student, _ground(provenance, device))
+        unfinished.write(
+            partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
+        )
+        rest = Epochs(epochs, _seconds(history))
         patience = job.spec.full.patience
         while len(history) < epochs and not _over(history, patience):
-            history = _one_epoch(training, student, history, device, telling)
-            best_number = best_epoch(history)
-            kept = {"key": key, "history": history, "best": best_number, "ground": _ground(provenance, device)}
-            tensors, facts = training.state()
-            is_best = best_number == len(history)
-            checkpoints.write(
-                partial_folder, len(history), tensors, facts, kept, student.modules().state_dict() if is_best else None
-            )
+            rest.begins(training.step)
+            history = _one_epoch(training, history, device, course, rest, keeper, _held_out(provenance))
+            keeper.keep(history)
+            rest.ends()
             telling.epoch(_epoch(history[-1], epochs))
         best_number = best_epoch(history)
         student.modules().load_state_dict(checkpoints.best(partial_folder, best_number))
-        telling.on_progress(f"scoring the student of epoch {best_number}", TRAINED)
+        course.until(TRAINED)
+        course.until(SCORED)
+        course.tell(f"scoring the student of epoch {best_number}", None)
         with Turn(device):
             score = bench.score(student)
-        telling.on_progress("measuring its latency", TRAINED)
+        course.tell("measuring its latency", None)
         timed = (measure or _plain_measure)(bench, student, job.candidate)
         facts = {
             **_facts(job, key, bench, student, provenance, seed, device),
@@ -218,16 +208,14 @@ def _distil(
             },
             "latency": {**_latency(timed, device), **further_passes(None)(bench, student, job.candidate)},
         }
-        telling.on_progress("writing the folder", 0.98)
+        course.tell("writing the folder", None)
         with folders.whole(output) as work:
             bench.save(student, work)
-            facts |= _saved_as(work)
-            facts |= bench.finished(student, work, telling.on_progress)
-            if extras.onnx:
-                from kdnas.models.onnx import export
-
-                telling.on_progress("writing ONNX", 0.98)
-                facts["onnx"] = _onnx_facts(export(work, job.spec.latency), job.spec.latency)
+            facts |= extras.merged(work)
+            facts |= saved_as(work)
+            facts |= bench.finished(student, work, course.tell)
+            course.until(1.0)
+            facts |= extras.exported(work, job.spec.latency, course.tell)
             facts = model_folder.stamp(facts)
             model_folder.write_facts(work, facts)
         return facts
@@ -239,15 +227,47 @@ def _distil(
         bench.close()
 
 
+class _Keeper:
+    """Writes the checkpoints of one training."""
+
+    def __init__(self, key: str, folder: Path, training: Training, student: Student, ground: Mapping[str, Any]) -> None:
+        self._key, self._folder = key, folder
+        self._training, self._student, self._ground = training, student, ground
+        self._written = time.monotonic()
+
+    def keep(self, history: list[dict[str, Any]]) -> None:
+        """The training as it is now, between two epochs or within one."""
+        best = best_epoch(history) if history else 0
+        kept = {"key": self._key, "history": history, "best": best, "ground": dict(self._ground)}
+        tensors, facts = self._training.state()
+        step = self._training.step
+        own = self._student.modules().state_dict() if best == len(history) and history and not step else None
+        checkpoints.write(self._folder, len(history), tensors, facts, kept, own, step)
+        self._written = time.monotonic()
+
+    def keep_now_and_then(self, history: list[dict[str, Any]]) -> None:
+        if time.monotonic() - self._written >= KEPT_S:
+            self.keep(history)
+
+
 def _one_epoch(
-    training: Training, student: Student, history: list[dict[str, Any]], device: torch.device, telling: Telling
+    training: Training,
+    history: list[dict[str, Any]],
+    device: torch.device,
+    course: Course,
+    rest: Epochs,
+    keeper: _Keeper,
+    held_out: float,
 ) -> list[dict[str, Any]]:
     done, epochs = len(history), training.epochs
 
     def on_step(turn: Turn, step: int, steps: int) -> None:
         turn.step()
+        left = rest.step(done, step, steps, held_out)
         words = f"epoch {done + 1} of {epochs}, step {step:,} of {steps:,}"
-        telling.on_progress(words, _share(done + step / max(1, steps), epochs))
+        course.reach(words, _share(done + step / max(1, steps), epochs), left)
+        if step < steps:
+            keeper.keep_now_and_then(history)
 
     with Turn(device) as turn:
         epoch = training.run_epoch(partial(on_step, turn))
@@ -256,6 +276,18 @@ def _one_epoch(
             f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
         )
     return [*history, point_of(epoch)]
+
+
+def _seconds(history: list[dict[str, Any]]) -> list[float]:
+    """Of each epoch, the time at its end being counted from the beginning of the first."""
+    ends = [0.0, *(point["seconds"] for point in history)]
+    return [after - before for before, after in itertools.pairwise(ends)]
+
+
+def _held_out(provenance: Mapping[str, Any]) -> float:
+    """Tokens scored for each one that an epoch learns from."""
+    held, whole = (provenance.get(name) for name in ("held_out_tokens", "training_tokens"))
+    return held / whole if isinstance(held, int) and isinstance(whole, int) and whole else 0.0
 
 
 def _share(epochs_done: float, epochs: int) -> float:
@@ -356,7 +388,7 @@ def _device_words(device: torch.device) -> str:
     return device_name(device)
 
 
-def _saved_as(work: Path) -> dict[str, Any]:
+def saved_as(work: Path) -> dict[str, Any]:
     """What the recipe's configuration declares: the weights' dtype, the class that opens the folder, and whether that
     class lies in the folder itself."""
     config = work / "config.json"
@@ -375,20 +407,6 @@ def _saved_as(work: Path) -> dict[str, Any]:
     reader = opener(work)
     other = {} if reader == "AutoTokenizer" else {"tokenizer_opens_with": reader}
     return {"dtype": str(dtype), "opens_with": f"AutoModel{head}", **own_code, **other}
-
-
-def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:
-    """With the median latency of onnxruntime on the CPU, in ms, by the studies' protocol."""
-    timed = measure(exported.once, None, settings, torch.device("cpu"))
-    return {
-        "file": exported.file,
-        "difference": exported.difference,
-        "latency_ms": timed.p50,
-        "count": timed.count,
-        "flag": timed.flag,
-        "opset": exported.opset,
-        "output": exported.output,
-    }
 
 
 def _plain_measure(bench: Workbench, student: Student, candidate: Candidate) -> Timed:

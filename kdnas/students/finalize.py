@@ -6,30 +6,41 @@ The distillation itself is `distil`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdnas.search.candidate import Measure
 from kdnas.search.heartbeat import Steering, at_work
 from kdnas.store import changes, jobs, queries
 from kdnas.store.database import Store, open_store
-from kdnas.students import model_folder
-from kdnas.students.distil import Extras, Job, Prepare, Telling, distil, point_of
+from kdnas.students import model_folder, unfinished
+from kdnas.students.distil import Job, Prepare, Telling, distil, point_of
+from kdnas.students.extras import Extras
 from kdnas.study.filter import keys_of, parse
+from kdnas.study.full_time import full_time
 from kdnas.study.ground import ground_of
 from kdnas.study.ranked_rows import passing, rank
 from kdnas.study.ranking import Scored
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.time_left import Span
 from kdnas.training.contract import Epoch
 
-if TYPE_CHECKING:
-    pass
-
 WRITE_S = 1.0  # how often the store hears of progress
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a finalization is about to do. `expected`: seconds of its training, where the search says; `kept`: what an
+    earlier attempt has left, which it goes on from."""
+
+    job: Job
+    output: Path
+    expected: Span | None
+    kept: unfinished.Unfinished | None
 
 
 def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None = None, only: str | None = None) -> Job:
@@ -92,8 +103,9 @@ def finalize(
     extras: Extras | None = None,
     prepare: Prepare | None = None,
     measure: Measure | None = None,
+    begins: Callable[[Chosen], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Full KD of a trial of a study into `output`; what `kdnas.json` says of it.
+    """Full KD of a trial of a study into `output`; what `kdnas.json` says of it. `begins` hears what is about to begin.
 
     `full` replaces fields of the spec's `full` part. The store holds a row of the run and a worker that lives while
     it goes on. Raises UsageError before any work where the study, the trial or the folder cannot be.
@@ -104,11 +116,15 @@ def finalize(
     with open_store(storage) as store:
         job = choose(store, study, rank_wanted=rank_wanted, trial=trial, only=only)
         job = _with_full(job, full or {})
+        wanted = extras or Extras()
         if model_folder.finished(output, job.key()):
+            wanted.check(job.spec)
             telling.on_progress(f"{output} is finished already", 1.0)
-            return model_folder.read_facts(output)
+            facts = wanted.completed(output, telling.on_progress)
+            return wanted.pushed(output, facts, telling.on_progress)
         row = queries.study_row(store, study)
         where = device or job.spec.device
+        begins(Chosen(job, output, _expected(store, row.study_id, job, where), unfinished.read(output)))
         with at_work(store, row.study_id, "finalize") as alive:
             alive.state, alive.device = WorkerState.RUNNING, where
             run_id = jobs.begin(
@@ -122,20 +138,31 @@ def finalize(
                     output,
                     Telling(heard.on_progress, heard.epoch),
                     device=where,
-                    extras=extras,
+                    extras=wanted,
                     prepare=prepare,
                     measure=measure or latency_protocol(store),
                 )
             except BaseException as error:
-                jobs.fail(store, run_id, _why(error))
+                jobs.fail(store, run_id, _why(error, output))
                 raise
             jobs.end(store, run_id, heard.result(facts))
         return facts
 
 
-def _why(error: BaseException) -> str:
+def _expected(store: Store, study_id: int, job: Job, device: str) -> Span | None:
+    """Seconds of the training, by the candidate's epochs in the search; None on another device than the search's."""
+    from kdnas.measuring.devices import device_name, resolve_device
+
+    provenance = queries.provenance(store, study_id)
+    if job.trial is None or provenance.get("device") != device_name(resolve_device(device)):
+        return None
+    return full_time(queries.curves(store, study_id, [job.trial])[job.trial], provenance, job.spec.full.epochs)
+
+
+def _why(error: BaseException, output: Path) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "Stopped; the same command goes on from the last epoch."
+        kept = unfinished.read(output)
+        return f"Stopped. {kept.words()} are kept, and it goes on there." if kept else "Stopped before it began."
     return str(error) if isinstance(error, KdnasError) else f"{type(error).__name__}: {error}"
 
 

@@ -5,7 +5,6 @@ What stands in the front matter beside `kdnas.json` (licence, languages, names o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas.students.origin import Origin
 from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.templates import render
-from kdnas.system.text import Markdown, clean, escaped
+from kdnas.system.text import Markdown, clean
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -43,7 +42,7 @@ def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | 
         library_name="peft" if opener == "PeftModel" else "transformers",
         pipeline_tag=PIPELINES.get(opener),
         tags=["kdnas", "knowledge-distillation"],
-        model_name=clean(f"A student of {facts['spec']['teacher']['model']}"),
+        model_name=f"A student of {origin.teacher_name}",
         eval_results=_results(facts, origin, opener, results),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, origin, results)}"))
@@ -100,7 +99,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
     return render(
         TEMPLATES,
         "card.md",
-        teacher=spec["teacher"]["model"],
+        teacher=origin.teacher_name,
         data=origin.data_name,
         kind=kind,
         parameters=f"{facts['parameters']:,}",
@@ -125,6 +124,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         head=_head(facts.get("head")),
         dtype=facts["dtype"],
         onnx=facts.get("onnx"),
+        adapter=facts.get("adapter"),
         versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         teacher_fingerprint=facts["teacher"].get("fingerprint", "unknown"),
         data_fingerprint=facts["data"].get("fingerprint", "unknown"),
@@ -177,15 +177,16 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _adapter_usage(facts: Mapping[str, Any]) -> list[str]:
-    """An adapter goes over its base, which lies in the folder where it was cut."""
-    base = escaped(json.dumps(facts["base"], ensure_ascii=False))
-    named = 'f"{folder}/base"' if facts["base"] == "base" else f"{base}, config=AutoConfig.from_pretrained(folder)"
+    """An adapter goes over its base, which lies in the folder where it was cut, and which it names else."""
+    own = facts["base"] in ("base", "./base")
+    named = 'f"{folder}/base"' if own else "named, config=AutoConfig.from_pretrained(folder)"
     return [
-        "from peft import PeftModel",
+        f"from peft import {'' if own else 'PeftConfig, '}PeftModel",
         "from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer",
         "",
         FOLDER,
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        *([] if own else ["named = PeftConfig.from_pretrained(folder).base_model_name_or_path"]),
         f"base = AutoModelForSequenceClassification.from_pretrained({named})",
         "model = PeftModel.from_pretrained(base, folder).eval()",
         'outputs = model(**tokenizer(["Knowledge, distilled."], return_tensors="pt"))',

@@ -25,9 +25,10 @@ class Origin:
 
     teacher_id: str | None  # on the hub
     data_id: str | None  # on the hub
-    data_name: str
+    data_name: str  # without the folders of the machine that it was read on, as is the teacher's
     licence: str | None  # of the teacher, which its student inherits
     languages: tuple[str, ...] = ()
+    teacher_name: str = "a teacher"
 
 
 def origin(spec: Mapping[str, Any]) -> Origin:
@@ -36,8 +37,10 @@ def origin(spec: Mapping[str, Any]) -> Origin:
     said = _said_of(teacher)
     shipped = ASSETS.get(teacher)
     data_id = source if source not in ASSETS and _on_hub(source) else None
+    teacher_id = shipped.hub_id if shipped is not None else teacher if _on_hub(teacher) else None
     return Origin(
-        teacher_id=shipped.hub_id if shipped is not None else teacher if _on_hub(teacher) else None,
+        teacher_id=teacher_id,
+        teacher_name=teacher if teacher in ASSETS or teacher_id is not None else Path(teacher).name or teacher,
         data_id=data_id,
         data_name=source if source in ASSETS or data_id is not None else Path(source).name or source,
         licence=_licence(shipped.licence if shipped is not None else said.get("license")),

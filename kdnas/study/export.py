@@ -19,6 +19,7 @@ from kdnas.study.filter import Filter
 from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
+from kdnas.study.reference_time import factor
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
@@ -222,22 +223,25 @@ def _dimensions(entries: Entries) -> list[str]:
 
 
 def _as_csv(body: Mapping[str, Any]) -> str:
-    return "".join(csv_lines(body["candidates"]))
+    return "".join(csv_lines(body["candidates"], body["latency"]["teacher_ms"]))
 
 
-def csv_lines(entries: Entries) -> list[str]:
-    """The heading and a line for each candidate, each with its end."""
+def csv_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
+    """The heading and a line for each candidate, each with its end; milliseconds for one time of the teacher."""
     lines: list[str] = []
     dimensions = _dimensions(entries)
     writer = csv.writer(_Lines(lines), lineterminator="\n")
     before = ("rank", "trial", "reward", "loss", "raw_loss")
-    after = ("teacher_latency_ms", "speedup", "parameters", "seed")
-    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config"])
+    after = ("speedup", "parameters", "seed")
+    signs = ("latency_flag", "front", "tie")
+    timed = ("latency_p50_ms", "latency_p90_ms", "teacher_latency_ms")
+    writer.writerow([*before, *timed, *after, *dimensions, "config", *signs])
     for entry in entries:
-        latency, candidate = entry["latency_ms"], entry["candidate"]
-        cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
+        candidate = entry["candidate"]
+        cells = [*(entry[key] for key in before), *_at_reference(entry, teacher_ms), *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
-        writer.writerow([*cells, json.dumps(entry["config"])])
+        cells += [json.dumps(entry["config"]), _unspreadsheet(entry["latency_ms"]["flag"])]
+        writer.writerow([*cells, str(entry["pareto"]).lower(), str(entry["tie"]).lower()])
     return lines
 
 
@@ -246,6 +250,17 @@ class _Lines:
 
     def __init__(self, lines: list[str]) -> None:
         self.write = lines.append
+
+
+def _at_reference(
+    entry: Mapping[str, Any], teacher_ms: float | None
+) -> tuple[float | None, float | None, float | None]:
+    """A candidate's median and 90th percentile in ms, and its teacher's median, told for the study's one time of the
+    teacher: what was measured is their ratio."""
+    latency, teacher = entry["latency_ms"], entry["teacher_latency_ms"]
+    by = factor(teacher, teacher_ms)
+    p50, p90, taught = (None if ms is None else ms * by for ms in (latency["p50"], latency["p90"], teacher))
+    return p50, p90, taught
 
 
 def _unspreadsheet(value: Any) -> Any:
@@ -266,15 +281,17 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
         f"{study['done']} of {study['trials']} trials.",
         "",
-        *markdown_lines(body["candidates"]),
+        *markdown_lines(body["candidates"], body["latency"]["teacher_ms"]),
     ]
-    lines += ["", f"`*` on the Pareto front, `~` a tie within its noise. Written by kdnas {body['kdnas']}.", ""]
+    about = "Front: of loss and latency. Tie: cannot be told from a better one within its noise. "
+    about += "× teacher is what was measured; milliseconds are told from it for one time of the teacher. "
+    lines += ["", f"{about}Written by kdnas {body['kdnas']}.", ""]
     return "\n".join(lines)
 
 
-def markdown_lines(entries: Entries) -> list[str]:
-    """The heading's two lines and a line for each candidate."""
-    heading, *rows = table_cells(entries)
+def markdown_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
+    """The heading's two lines and a line for each candidate; milliseconds for the study's time of the teacher."""
+    heading, *rows = table_cells(entries, teacher_ms)
     lines = [[*row[:FIGURES], *map(markdown, row[FIGURES:])] for row in (heading, *rows)]
     rule = "|" + " ---: |" * FIGURES + " --- |" * (len(heading) - FIGURES)
     first, *others = ["| " + " | ".join(line) + " |" for line in lines]
@@ -284,21 +301,24 @@ def markdown_lines(entries: Entries) -> list[str]:
 FIGURES = 7  # columns of a table before the candidates' dimensions
 
 
-def table_cells(entries: Entries) -> list[list[str]]:
+def table_cells(entries: Entries, teacher_ms: float | None) -> list[list[str]]:
     """The heading and a row for each candidate, for people to read."""
     dimensions = _dimensions(entries)
-    found = [["rank", "trial", "reward", "loss", "latency p50 ms", "× teacher", "parameters", *dimensions]]
+    heading = ["rank", "trial", "reward", "loss", "latency p50 ms", "× teacher", "parameters", *dimensions]
+    found = [[*heading, "front", "tie", "latency is"]]
     for entry in entries:
         figures = [
-            str(entry["rank"]) + (" ~" if entry["tie"] else ""),
-            str(entry["trial"]) + ("*" if entry["pareto"] else ""),
+            str(entry["rank"]),
+            str(entry["trial"]),
             f"{entry['reward']:.4f}",
             f"{entry['loss']:.4f}",
-            f"{entry['latency_ms']['p50']:.3g}",
+            f"{_at_reference(entry, teacher_ms)[0]:.3g}",
             "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}",
             "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
         ]
-        found.append(figures + [str(entry["candidate"].get(name, "–")) for name in dimensions])
+        signs = ["yes" if entry["pareto"] else "no", "yes" if entry["tie"] else "no"]
+        values = [str(entry["candidate"].get(name, "–")) for name in dimensions]
+        found.append([*figures, *values, *signs, entry["latency_ms"]["flag"] or "settled"])
     return found
 
 

@@ -36,8 +36,17 @@ _LATEX = {
 }
 
 
-def pasted(scored: Sequence[Scored], form: Form, *, heading: bool = False, several: bool = False) -> str:
+def pasted(
+    scored: Sequence[Scored],
+    form: Form,
+    *,
+    teacher_ms: float | None = None,
+    heading: bool = False,
+    several: bool = False,
+) -> str:
     """The candidates in one form, with a newline at the end; `heading` puts the columns' names above rows.
+
+    Rows tell milliseconds for one time of the teacher, the study's `teacher_ms`; JSON and TOML as they were measured.
 
     One candidate is a JSON object and a TOML document; `several` makes a list of it, `[[candidate]]` in TOML. TOML has
     no null, so that what is not known is left out of it. Raises UsageError for a row of a trial without a result.
@@ -52,11 +61,11 @@ def pasted(scored: Sequence[Scored], form: Form, *, heading: bool = False, sever
         if one.rank is None:
             raise UsageError(f"Trial {one.number} has no result: it makes no row of a table.", "Take it as JSON.")
     if form == "csv":
-        lines, head = [line.rstrip("\n") for line in csv_lines(entries)], 1
+        lines, head = [line.rstrip("\n") for line in csv_lines(entries, teacher_ms)], 1
     elif form == "markdown":
-        lines, head = markdown_lines(entries), 2
+        lines, head = markdown_lines(entries, teacher_ms), 2
     else:
-        lines, head = _latex_lines(entries), 2
+        lines, head = _latex_lines(entries, teacher_ms), 2
     return "\n".join(lines if heading else lines[head:]) + "\n"
 
 
@@ -67,8 +76,8 @@ def _known(value: Any) -> Any:
     return [_known(inner) for inner in value if inner is not None] if isinstance(value, list | tuple) else value
 
 
-def _latex_lines(entries: Entries) -> list[str]:
-    first, *rows = [" & ".join(map(latex, row)) + r" \\" for row in table_cells(entries)]
+def _latex_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
+    first, *rows = [" & ".join(map(latex, row)) + r" \\" for row in table_cells(entries, teacher_ms)]
     return [first, r"\hline", *rows]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdnas.study.states import Status
+from kdnas.system.time_left import Span
 
 if TYPE_CHECKING:
     from kdnas.study.space import Candidate  # an alias; its module loads numpy, which the first screen does without
@@ -37,9 +38,17 @@ class StudyRow:
     created: float
     updated: float
     revision: int
-    eta_s: float | None  # from the mean time of finished trials and the workers alive
+    eta_s: float | None  # seconds until the budget is spent; None while too little is known (system/time_left.py)
+    eta_spread_s: float | None = None  # two standard errors of it, to each side
     tags: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def eta(self) -> Span | None:
+        """Seconds until the budget is spent, from and to."""
+        if self.eta_s is None or self.eta_spread_s is None:
+            return None
+        return max(0.0, self.eta_s - self.eta_spread_s), self.eta_s + self.eta_spread_s
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Checkpoints of one long training as safetensors files: after a death at any moment the last one is whole.
 
-Two files at a time: the training's state after its last epoch, and the student as it was after its best one. The
-history of epochs stands in the state's header, as JSON. Knows no recipe.
+Two files at a time: the training's last state, after an epoch or within one, and the student as it was after its best
+epoch. The history of epochs stands in the state's header, as JSON. Knows no recipe.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from kdnas.system.errors import UsageError
 from kdnas.system.files import explained, sync
 
 FORMAT = "kdnas-checkpoint-1"
+WITHIN = "kdnas-checkpoint-2"  # of a state within an epoch, which an older kdnas would take for one after it
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,18 @@ def write(
     tensors: Mapping[str, torch.Tensor],
     facts: Mapping[str, Any],
     kept: Mapping[str, Any],
-    best: Mapping[str, torch.Tensor] | None,
+    best: Mapping[str, torch.Tensor] | None = None,
+    step: int = 0,
 ) -> None:
-    """The state after `epoch`, and the student's tensors where this epoch is the best one so far."""
+    """The state after `epoch` and `step` steps of the next one, and the student's tensors where this epoch is the best
+    one so far."""
     if best is not None:
-        _write(folder / f"best-{epoch:05d}.safetensors", best, {})
-    header = {"facts": json.dumps(facts), "kept": json.dumps(kept)}
-    _write(folder / f"state-{epoch:05d}.safetensors", tensors, header)
+        _write(folder / f"best-{epoch:05d}.safetensors", best, {"format": FORMAT})
+    header = {"format": WITHIN if step else FORMAT, "facts": json.dumps(facts), "kept": json.dumps(kept)}
+    state = f"state-{epoch:05d}-{step:08d}.safetensors" if step else f"state-{epoch:05d}.safetensors"
+    _write(folder / state, tensors, header)
     # Older files go only when the new ones are whole; a death in between leaves one more than needed.
-    keep = {f"state-{epoch:05d}.safetensors", f"best-{kept['best']:05d}.safetensors"}
+    keep = {state, f"best-{kept['best']:05d}.safetensors"}
     for path in folder.glob("*.safetensors*"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
@@ -74,7 +78,7 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str,
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with explained(path):
         try:
-            save_file(whole, temporary, metadata={"format": FORMAT, **header})
+            save_file(whole, temporary, metadata=dict(header))
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -85,13 +89,13 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str,
 
 def last(folder: Path) -> Saved | None:
     """The newest state in `folder`, if there is one. Raises UsageError for a file that is not ours."""
-    states = sorted(folder.glob("state-*.safetensors"))
+    states = sorted(folder.glob("state-*.safetensors"), key=lambda path: path.stem)
     if not states:
         return None
     try:
         with safe_open(states[-1], "pt") as file:
             header = file.metadata() or {}
-        if header.get("format") != FORMAT:
+        if header.get("format") not in (FORMAT, WITHIN):
             raise ValueError("of another format")
         return Saved(load_file(states[-1]), json.loads(header["facts"]), json.loads(header["kept"]))
     except Exception as error:

@@ -66,6 +66,7 @@ class Training(ABC):
 
     epochs: int
     done: int  # finished epochs
+    step: int = 0  # steps done of the epoch after them
 
     def begin(self) -> Epoch:
         """Score the student as it was built, before any step, as epoch 0; the training goes on as if not asked.
@@ -76,11 +77,12 @@ class Training(ABC):
 
     @abstractmethod
     def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
-        """Train one epoch and score the student on the held-out part."""
+        """Train one epoch, or what is left of one that was taken up, and score the student on the held-out part."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Weights, aids and optimiser moments as tensors, the rest as plain JSON values; taken between epochs."""
+        """Weights, aids and optimiser moments as tensors, the rest as plain JSON values; taken between epochs, or in
+        `on_step` between two steps."""
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:

@@ -35,12 +35,21 @@ def steps(
     learn: Callable[[Batch, int], None],
     after: Callable[[int, int], None] = lambda step, count: None,
     on_step: OnStep | None = None,
+    begun: int = 0,
+    draws: Mapping[str, Tensor] | None = None,
 ) -> None:
     """One epoch of `count` steps, after `done` of `epochs`. `noise` seeds torch's own draws; the caller's stay as they
-    were. `learn` is given a batch and its step, counted from the training's beginning, and leaves gradients behind."""
+    were. `learn` is given a batch and its step, counted from the training's beginning, and leaves gradients behind.
+
+    An epoch that is taken up after `begun` steps gets the batches after them, and `draws`, where torch's generators
+    stood then (`generators`)."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(noise)
-        for place, batch in enumerate(batches):
+        if draws:
+            torch.set_rng_state(draws["cpu"].cpu())
+            if device.type == "cuda" and "cuda" in draws:
+                torch.cuda.set_rng_state(draws["cuda"].cpu(), device)
+        for place, batch in enumerate(batches, begun):
             step = done * count + place
             optimiser.schedule(step, epochs * count)
             learn(batch, step)
@@ -50,13 +59,22 @@ def steps(
                 on_step(place + 1, count)
 
 
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """Where torch's generators stand now, on the CPU and on the training's own device."""
+    found = {"cpu": torch.get_rng_state()}
+    return found | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
+
+
 class Stepwise(Training, Generic[Batch]):
     """One distillation. `count` are the rows of the training data; the trained parameters are those of `named`."""
 
     def __init__(self, bench: Bench, student: Student, count: int, epochs: int, seed: int) -> None:
         self.bench, self.student, self.count = bench, student, count
-        self.epochs, self.seed, self.done = epochs, seed, 0
+        self.epochs, self.seed, self.done, self.step = epochs, seed, 0, 0
         self._seconds, self._tokens = 0.0, 0
+        self._losses = torch.zeros((), device=bench.device)  # of the epoch's steps so far
+        self._draws: dict[str, Tensor] = {}  # of an epoch that is taken up
+        self._began: float | None = None  # when its running part did
         settings = bench.spec.training
         named = self.named()
         parts: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = ([], [])
@@ -71,8 +89,8 @@ class Stepwise(Training, Generic[Batch]):
     # ------------------------------------------------------------------------ what a recipe says
 
     @abstractmethod
-    def feed(self, generator: np.random.Generator) -> tuple[Iterable[Batch], int]:
-        """The batches of one epoch and their number, which is the same in every epoch."""
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Batch], int]:
+        """The batches of one epoch from the `first` on, and the number of all, which is the same in every epoch."""
 
     @abstractmethod
     def step_loss(self, batch: Batch, step: int) -> Tensor:
@@ -109,19 +127,23 @@ class Stepwise(Training, Generic[Batch]):
     # ------------------------------------------------------------------------ the contract
 
     def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
-        begin = time.perf_counter()
-        self.before_epoch()
+        self._began = time.perf_counter()
+        if not self.step:
+            self.before_epoch()
         self.student.body.train()
-        losses = torch.zeros((), device=self.bench.device)
 
         def learn(batch: Batch, step: int) -> None:
-            nonlocal losses
             loss = self.step_loss(batch, step)
             loss.backward()
-            losses += loss.detach() * self.size(batch)
+            self._losses += loss.detach() * self.size(batch)
             self._tokens += self.tokens(batch)
 
-        batches, count = self.feed(seeds.generator(self.seed, seeds.Student.BATCHES, self.done))
+        def stepped(place: int, count: int) -> None:
+            self.step = place
+            if on_step is not None:
+                on_step(place, count)
+
+        batches, count = self.feed(seeds.generator(self.seed, seeds.Student.BATCHES, self.done), self.step)
         steps(
             self.optimiser,
             batches,
@@ -132,21 +154,31 @@ class Stepwise(Training, Generic[Batch]):
             device=self.bench.device,
             learn=learn,
             after=self.after_step,
-            on_step=on_step,
+            on_step=stepped,
+            begun=self.step,
+            draws=self._draws,
         )
-        self.done += 1
+        self.done, self.step, self._draws = self.done + 1, 0, {}
         self.before_score()
         score = self.bench.score(self.student)
-        self._seconds += time.perf_counter() - begin
-        return Epoch(self.done, self.epochs, score, float(losses) / self.count, self._seconds, self._tokens)
+        self._seconds, self._began = self._spent(), None
+        train_loss = float(self._losses) / self.count
+        self._losses = torch.zeros((), device=self.bench.device)
+        return Epoch(self.done, self.epochs, score, train_loss, self._seconds, self._tokens)
+
+    def _spent(self) -> float:
+        return self._seconds + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         parts = {"body": self.body_state(), "optimiser": self.optimiser.state()}
         if self.student.aids is not None:
             parts["aids"] = self.student.aids.state_dict()
+        if self.step:
+            parts["epoch"] = {"losses": self._losses, **generators(self.bench.device)}
         tensors = {f"{part}.{n}": t.detach().clone() for part, found in parts.items() for n, t in found.items()}
         facts = {"done": self.done, "epochs": self.epochs, "seed": self.seed}
-        return tensors, {**facts, "seconds": self._seconds, "tokens": self._tokens}
+        facts |= {"step": self.step} if self.step else {}
+        return tensors, {**facts, "seconds": self._spent(), "tokens": self._tokens}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         if facts["epochs"] != self.epochs or facts["seed"] != self.seed:
@@ -154,7 +186,7 @@ class Stepwise(Training, Generic[Batch]):
                 f"The checkpoint is of a training over {facts['epochs']} epochs with seed {facts['seed']}.",
                 f"This one runs over {self.epochs} with seed {self.seed}; start it afresh.",
             )
-        parts: dict[str, dict[str, Tensor]] = {"body": {}, "aids": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"body": {}, "aids": {}, "optimiser": {}, "epoch": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -163,7 +195,11 @@ class Stepwise(Training, Generic[Batch]):
             self.student.aids.load_state_dict(parts["aids"])
         self.optimiser.restore(parts["optimiser"])
         self.done, self._seconds = int(facts["done"]), float(facts["seconds"])
-        self._tokens = int(facts["tokens"])
+        self._tokens, self.step, self._began = int(facts["tokens"]), int(facts.get("step", 0)), None
+        self._draws = {name: tensor for name, tensor in parts["epoch"].items() if name != "losses"}
+        self._losses = torch.zeros((), device=self.bench.device)
+        if self.step:
+            self._losses += parts["epoch"]["losses"].to(self.bench.device)
 
     def body_state(self) -> Mapping[str, Tensor]:
         """Of the body, what training changes."""

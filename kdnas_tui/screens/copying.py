@@ -61,16 +61,16 @@ def copy_command(desk: Desk, row: StudyRow) -> None:
     desk.copy(line + "\n", f"{row.name}.command.txt")
 
 
-def copy_candidate(desk: Desk, study: str, scored: Scored, form: Form, heading: bool) -> None:
+def copy_candidate(desk: Desk, row: StudyRow, scored: Scored, form: Form, heading: bool) -> None:
     """The candidate in a form, to the clipboard and to a file of its suffix."""
     from kdnas.study.pasted import SUFFIXES, pasted
 
     try:
-        text = pasted([scored], form, heading=heading)
+        text = pasted([scored], form, teacher_ms=row.teacher_latency_ms, heading=heading)
     except KdnasError as error:  # a row of a trial without a result
         desk.fault(error)
         return
-    desk.copy(text, f"{study}-{scored.number}.{SUFFIXES[form]}")
+    desk.copy(text, f"{row.name}-{scored.number}.{SUFFIXES[form]}")
 
 
 def copy_best(desk: Desk, row: StudyRow, form: Form, heading: bool) -> None:
@@ -87,6 +87,6 @@ def copy_best(desk: Desk, row: StudyRow, form: Form, heading: bool) -> None:
 
     def then() -> None:
         for scored in found:
-            copy_candidate(desk, row.name, scored, form, heading)
+            copy_candidate(desk, row, scored, form, heading)
 
     desk.command(read, then=then)

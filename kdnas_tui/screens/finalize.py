@@ -17,6 +17,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from kdnas.students import model_folder as folders
+from kdnas.students import unfinished
+from kdnas.students.unfinished import Unfinished
+from kdnas.study.full_time import full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.system.errors import KdnasError, UsageError
@@ -41,8 +44,8 @@ class FinalizeScreen(Frame):
     PANES = {
         "": "The candidate learns on the whole training data, not only on the proxy set, and is written as a folder "
         "that AutoModel.from_pretrained opens. It runs as a process of its own: close the screen, and it goes on; kill "
-        "it, and starting it again goes on from its last epoch. Scores fine-tune the model and its teacher on labelled "
-        "film sentences and compare them."
+        "it, and starting it again goes on from its last checkpoint, which is written every five minutes. Scores "
+        "fine-tune the model and its teacher on labelled film sentences and compare them."
     }
     DEFAULT_CSS = """
     FinalizeScreen #finalize { height: 1fr; padding: 1 2; }
@@ -60,10 +63,11 @@ class FinalizeScreen(Frame):
         self._watched = watched
         self._trial = trial
         self._named = False  # the folder's name was typed, so it no longer follows the trial
+        self._counted = False  # the epochs were typed, so they no longer follow what is kept
+        self._epochs = ""  # as they stand there otherwise
         self._started: dict[str, str] = {}  # folders whose process is on its way → what it is for
 
     def compose(self) -> ComposeResult:
-        spec: Any = self._watched.study.spec if self._watched.study is not None else {}
         yield Static(Text.assemble((f"{self._watched.name}  ", "dim"), ("finalize", "bold")), classes="head")
         with VerticalScroll(id="finalize", can_focus=False):
             with Horizontal(classes="row"):
@@ -74,7 +78,8 @@ class FinalizeScreen(Frame):
                 yield Field(self._default_folder(self._trial), id="folder")
             with Horizontal(classes="row"):
                 yield Static("epochs", classes="label")
-                yield Field(str(spec.get("full", {}).get("epochs", 20)), id="epochs")
+                self._epochs = str(self._full("epochs", 20))
+                yield Field(self._epochs, id="epochs")
             with Horizontal(classes="row"):
                 yield Static("", classes="label")
                 yield Tick("ONNX too", id="onnx")
@@ -95,6 +100,8 @@ class FinalizeScreen(Frame):
         if news.runs is not None:
             here = {run.folder for run in news.runs if run.state == "running"}
             self._started = {place: kind for place, kind in self._started.items() if place not in here}
+        if news.curves and self.is_mounted:
+            self._check()  # which tells the time by them
         self._draw()
 
     def on_resize(self) -> None:
@@ -104,6 +111,22 @@ class FinalizeScreen(Frame):
 
     def _default_folder(self, trial: int) -> str:
         return f"{self._watched.name}-{trial}"
+
+    def _full(self, name: str, usual: int) -> int:
+        """A figure of the study's `full` part."""
+        spec: Any = self._watched.study.spec if self._watched.study is not None else {}
+        return int(spec.get("full", {}).get(name, usual))
+
+    def _take_up(self) -> None:
+        """The epochs of a run that was left in the folder, in place of the study's: it goes on with those only."""
+        if self._counted:
+            return
+        name, trial = (self.query_one(f"#{field}", Input).value.strip() for field in ("folder", "trial"))
+        kept = unfinished.read(Path(name).expanduser().absolute()) if name else None
+        mine = kept is not None and str(kept.trial) == trial.removeprefix("#")
+        self._epochs = str(kept.epochs if kept is not None and mine else self._full("epochs", 20))
+        with self.prevent(Input.Changed):
+            self.query_one("#epochs", Input).value = self._epochs
 
     def _wanted(self) -> tuple[int, Path, int]:
         """Trial, folder, epochs. Raises UsageError that says the hint."""
@@ -121,35 +144,64 @@ class FinalizeScreen(Frame):
         place = Path(name).expanduser().absolute()
         if folders.finished(place):
             raise UsageError(f"{name} already holds a model.", "Name another folder.")
+        kept = unfinished.read(place)
+        if kept is not None and kept.study == self._watched.name and kept.trial != int(text):
+            raise UsageError(f"{name} holds what is done of trial {kept.trial}.", "Name another folder.")
+        if kept is not None and kept.epochs != int(epochs):
+            raise UsageError(
+                f"What is done there is of a run over {kept.epochs} epochs.", "Give as many, or name another folder."
+            )
         return int(text), place, int(epochs)
 
     def _check(self) -> None:
         fault, facts = "", Text()
+        self._take_up()
         try:
-            trial, place, _ = self._wanted()
-            facts = self._facts(trial, place)
+            trial, place, epochs = self._wanted()
+            self.desk.feed.want_curves(frozenset({trial}))
+            facts = self._facts(trial, place, epochs)
         except KdnasError as error:
             fault = str(error)
         self.query_one("#hint", Static).update(Text(fault))
         self.query_one("#facts", Static).update(facts)
 
-    def _facts(self, trial: int, place: Path) -> Text:
-        """Which candidate it is, where its model will lie, whether a run is gone on with, and the command."""
+    def _facts(self, trial: int, place: Path, epochs: int) -> Text:
+        """Which candidate it is, where its model will lie, how long that takes, what is done of it already, and the
+        command."""
         text = Text()
         scored = self._watched.trials.scored(trial) if self._watched.trials is not None else None
         if scored is not None:
             text.append(f"{in_words(scored)}\n")
         text.append("into ", style="dim").append(f"{place}\n")
-        if partial_of(place).exists():
-            text.append("It goes on from the checkpoints that are there.\n")
+        kept = unfinished.read(place)
+        text.append(f"{self._time(trial, epochs, kept)}\n")
+        if kept is not None and (kept.done or kept.step):
+            text.append("done already ", style="dim").append(f"{kept.words()}, from where it goes on\n")
+        elif kept is None and partial_of(place).exists():
+            text.append("done already ", style="dim").append("what its checkpoints hold, from where it goes on\n")
         text.append("$ ", style="dim").append(shlex.join(["kdnas", *self._asked()]))
         return text
+
+    def _time(self, trial: int, epochs: int, kept: Unfinished | None) -> str:
+        """How long the training may take, by the candidate's epochs in the search."""
+        left = epochs if kept is None else epochs - kept.done
+        found = full_time(self._watched.curves.get(trial, []), self._watched.provenance, left)
+        if found is None:
+            return "The time left is shown once some steps are measured."
+        device = self._watched.provenance.get("device", "the search's device")
+        return (
+            f"{words.plural(left, 'epoch')} in {words.span(*found)} at its speed in the search, on {device}; "
+            "fewer where the loss no longer falls"
+        )
 
     def _asked(self) -> list[str]:
         """The words of the command. Raises UsageError as `_wanted` does."""
         trial, place, epochs = self._wanted()
         name = self._watched.name
         asked = ["finalize", name, "--trial", str(trial), "--output", str(place), "--epochs", str(epochs)]
+        kept = unfinished.read(place)
+        if kept is not None and kept.patience != self._full("patience", 3):
+            asked += ["--patience", str(kept.patience)]
         return [*asked, "--onnx"] if self.query_one("#onnx", Tick).value else asked
 
     def on_checkbox_changed(self) -> None:
@@ -163,6 +215,8 @@ class FinalizeScreen(Frame):
                     self.query_one("#folder", Input).value = self._default_folder(int(text))
         elif event.input.id == "folder" and event.input.has_focus:
             self._named = True
+        elif event.input.id == "epochs" and event.value != self._epochs:
+            self._counted = True
         self._check()
 
     def on_input_submitted(self) -> None:

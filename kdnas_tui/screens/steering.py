@@ -67,7 +67,7 @@ def copy_as(screen: Frame, watched: Watched) -> None:
 
     def take(form: copying.Form, heading: bool) -> None:
         if scored is not None:
-            copying.copy_candidate(screen.desk, row.name, scored, form, heading)
+            copying.copy_candidate(screen.desk, row, scored, form, heading)
 
     copying.ask(screen, screen.desk, row, "" if scored is None else f"the candidate of trial {scored.number}", take)
 

@@ -134,8 +134,8 @@ class StudiesScreen(Frame):
             parts += [f"pid {w.pid} on {w.host}, heard {words.ago(now, w.heartbeat)} ago" for w in crew[:3]]
         elif row.status is Status.DEAD:
             parts.append(f"its worker was last heard {words.ago(now, row.heartbeat)} ago; open it and press r to go on")
-        if row.eta_s is not None and row.status is Status.RUNNING:
-            parts.append(f"ready in about {words.duration(row.eta_s)}")
+        if row.eta is not None and row.status is Status.RUNNING:
+            parts.append(f"ready in {words.span(*row.eta)}")
         if row.ending:
             parts.append(row.ending)
         space = f"{row.space_size:,} candidates" if row.space_size else "space not known yet"

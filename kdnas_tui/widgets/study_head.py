@@ -141,8 +141,8 @@ def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, w
         text.append(f"best  {row.best_reward:.3f}", style="bold")
         loss, latency = words.figure(best.loss_used), words.milliseconds(best.row.latency_ms)
         text.append(f"  #{best.number}  loss {loss}  {latency} ms\n")
-    if row.eta_s is not None and row.status is Status.RUNNING:
-        text.append(f"ETA   {words.duration(row.eta_s)}\n")
+    if row.eta is not None and row.status is Status.RUNNING:
+        text.append(f"ETA   {words.span(*row.eta)}\n")
     if doing:
         text.append(f"now   {clean(doing)}\n")
     if last_log:

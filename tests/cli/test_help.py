@@ -97,6 +97,10 @@ def test_the_shell_completes_commands_presets_choices_and_studies(
     assert set(completed("kdnas ")) == set(COMMANDS)
     assert completed("kdnas search --preset ") == list(paths.presets())
     assert completed("kdnas search --strategy l") == ["lstm"]
+    assert completed("kdnas plan --recipe ") == recipe_names()
+    assert completed("kdnas distill --preset q") == ["quickstart"]
+    for command in ("search", "finalize", "export", "resume", "report", "worker", "recheck", "delete", "logs"):
+        assert completed(f"kdnas {command} ti") == ["tiny"], command
     assert completed("kdnas show ti") == ["tiny"]
     assert completed("kdnas show --storage /nowhere/at/all.db ti") == []
 

@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas.models import lora_adapters
+from kdnas.data import hub
+from kdnas.models import lora_adapters, merged_adapters
 from kdnas.models.lora_adapters import Adapters
 from kdnas.students import predict
 from kdnas.study.spec import TeacherSpec
@@ -148,3 +149,47 @@ def test_what_is_wrong_with_an_adapter_is_one_line_with_the_hint(tmp_path: Path)
         lora_adapters.read(tmp_path / "a")
     with pytest.raises(UsageError, match="share their weights"):
         lora_adapters.open_base(tiny_encoder(tmp_path / "albert", "albert"), "albert", LABELS, CPU)
+
+
+# ---------------------------------------------------------------------------- merged folders
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_merged_folder_is_a_plain_model_with_its_adapter_beside_it(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    place = tiny_encoder(tmp_path / "base", family)
+    base = lora_adapters.open_base(place, family, LABELS, CPU)
+    words = AutoTokenizer.from_pretrained(place)
+    for name, depth in (("cut", 2), ("whole", 4)):
+        model, output = learned(base, depth, Adapters(4, 8.0, (0, 1), "all", 0.1)), tmp_path / name
+        lora_adapters.save(model, output, words, str(place), truncated=depth < 4)
+        assert merged_adapters.cut(output) == (name == "cut")
+        merged_adapters.merge(output)
+        opened, loading = AutoModelForSequenceClassification.from_pretrained(output, output_loading_info=True)
+        assert not any(loading.values()) and tuple(opened.config.id2label.values()) == LABELS
+        torch.testing.assert_close(logits(opened.eval()), logits(model), atol=1e-5, rtol=1e-4)
+        assert AutoTokenizer.from_pretrained(output).get_vocab() == words.get_vocab()
+        named = json.loads((output / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert not hub.is_id(named)  # nothing that anybody could publish
+        again = lora_adapters.open_classifier(output / "adapter", CPU)  # from the test's own working folder
+        torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=1e-4)
+        monkeypatch.chdir(output / "adapter")
+        with_peft = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels=3).eval()
+        torch.testing.assert_close(logits(with_peft), logits(model), atol=1e-5, rtol=1e-4)
+        monkeypatch.undo()
+
+
+def test_a_base_named_by_a_relative_path_is_found_from_any_folder(tmp_path: Path) -> None:
+    place = tiny_encoder(tmp_path / "base", "bert")
+    base = lora_adapters.open_base(place, "bert", LABELS, CPU)
+    lora_adapters.save(
+        learned(base, 4, Adapters(2, 4.0, (0,), "query-value", 0.0)),
+        tmp_path / "student",
+        AutoTokenizer.from_pretrained(place),
+        "../base",
+        truncated=False,
+    )
+    assert lora_adapters.base_of(tmp_path / "student").resolve() == place

@@ -25,10 +25,11 @@ from kdnas.system.errors import KdnasError, UsageError
 from kdnas.teachers import cache_folder
 from kdnas.teachers.causal import cross_entropy, unigram_loss
 from kdnas.teachers.logit_cache import entry_key
-from kdnas.training.contract import Student
+from kdnas.training.contract import Student, Training
 from kdnas.training.losses.divergences import divergence
 from tests.outside import Outside
 from tests.recipes import tiny_causal
+from tests.recipes.taken_up import assert_same_within_an_epoch
 
 FAMILIES = ("llama", "gpt2")
 
@@ -145,6 +146,19 @@ def test_resumed_training_is_the_uninterrupted_one(place: Path, how: dict[str, A
     assert [second.run_epoch().score for _ in range(2)] == whole[1:]
     for one, other in zip(straight.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("how", [RECIPES[0], RECIPES[-1]], ids=["divergence", "policy"])
+def test_a_training_left_within_an_epoch_is_the_uninterrupted_one(
+    place: Path, how: dict[str, Any], tmp_path: Path
+) -> None:
+    made = bench(spec(place, "gpt2", recipe={"name": "causal-divergence", **how}))
+
+    def begin() -> tuple[Student, Training]:
+        student = made.build(small("gpt2"), seed=3)  # which has dropout
+        return student, made.training(student, epochs=2, seed=3)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
 
 
 def test_a_checkpoint_of_another_training_is_refused(place: Path) -> None:

@@ -22,10 +22,11 @@ from kdnas.study.spec_recipes import recipe_names
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import encoder, hidden_state_cache
 from kdnas.training import optimiser
-from kdnas.training.contract import Epoch, Student
+from kdnas.training.contract import Epoch, Student, Training
 from kdnas.training.losses.hidden_states import Projections
 from kdnas.training.optimiser import rate
 from tests.encoders import FAMILIES, text_folder, tiny_encoder, tiny_spec
+from tests.recipes.taken_up import assert_same_within_an_epoch
 
 CPU = torch.device("cpu")
 SMALL: Candidate = {
@@ -438,6 +439,16 @@ def test_a_training_taken_up_again_equals_the_uninterrupted_one(make: Any) -> No
         assert torch.equal(tensor, student.modules().state_dict()[name]), name
     with pytest.raises(UsageError, match="over 3 epochs with seed 2"):
         bench.training(bench.build(SMALL, 0), epochs=4, seed=2).restore(tensors, facts)
+
+
+def test_a_training_left_within_an_epoch_equals_the_uninterrupted_one(make: Any, tmp_path: Path) -> None:
+    bench = make()
+
+    def begin() -> tuple[Student, Training]:
+        student = bench.build(SMALL, 2)
+        return student, bench.training(student, epochs=3, seed=2)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
 
 
 def test_what_the_callback_raises_ends_the_training_there(make: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kdnas.models import lora_adapters
 from kdnas.models.encoders import Sizes
@@ -24,11 +24,14 @@ from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import create_study, require_ground
 from kdnas.students import model_folder as folders
 from kdnas.students.distil import Telling
+from kdnas.students.extras import Extras
 from kdnas.students.finalize import finalize
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_recipes import LoraRecipe
 from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.training.contract import Student, Training
 from tests.encoders import WORDS, tiny_encoder
+from tests.recipes.taken_up import assert_same_within_an_epoch
 
 ROBERTA = Sizes(12, 768, 12, 3072, "gelu")
 HEAD = 593_668  # of RoBERTa's own head for four classes
@@ -171,6 +174,17 @@ def test_only_adapters_and_head_learn_and_are_written_down_and_a_resumed_trainin
         assert torch.equal(one, other)
 
 
+def test_a_training_left_within_an_epoch_is_the_uninterrupted_one(place: Path, tmp_path: Path) -> None:
+    bench = bench_of(spec_of(place, {"dropout": 0.2}))
+    point = recipe("lora").one(bench.spec)
+
+    def begin() -> tuple[Student, Training]:
+        student = bench.build(point, seed=1)
+        return student, bench.training(student, epochs=2, seed=5)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
+
+
 def test_a_student_on_another_base_learns_from_the_same_teacher(place: Path) -> None:
     tiny_encoder(place / "narrow", "distilbert", dim=16, n_heads=2, hidden_dim=32)
     bench = bench_of(spec_of(place, {"student": str(place / "narrow"), "layers": 2}))
@@ -192,7 +206,7 @@ def studied(spec: StudySpec, database: Path) -> list[queries.TrialRow]:
         return queries.trial_rows(store, queries.study_row(store, "pairs").study_id)
 
 
-def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None:
+def test_search_finalize_and_open_as_any_model_and_with_peft(place: Path, tmp_path: Path) -> None:
     choices = {"r": [2, 4], "lora_alpha": [8], "adapted_layers": [2], "target_modules": ["attention"]}
     spec = spec_of(place, {"truncate": True}, space={"choices": {**choices, "lora_dropout": [0.1]}})
     database = tmp_path / "kdnas.db"
@@ -201,7 +215,8 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     assert {trial.candidate["r"] for trial in trials} == {2, 4}
     output = tmp_path / "out"
     facts = finalize(str(database), "pairs", output, Telling(lambda words, share: None))
-    assert facts["opens_with"] == "PeftModel" and folders.finished(output)
+    assert facts["opens_with"] == "AutoModelForSequenceClassification" and folders.finished(output)
+    assert facts["adapter"] == "adapter"
     found = facts["classification"]
     assert found["size"]["student"]["trainable"] < found["size"]["student"]["parameters"] == facts["parameters"]
     assert found["size"]["student"]["mib"] < found["size"]["teacher"]["mib"]
@@ -209,12 +224,8 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
         table = np.array(found["test"][side]["confusion"])
         assert table.sum() == found["test"]["examples"] == 18
         assert np.trace(table) / table.sum() == pytest.approx(found["test"][side]["accuracy"])
-    base: Any = AutoModelForSequenceClassification.from_pretrained(output / "base", dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(output)).eval()
-    words = AutoTokenizer.from_pretrained(output)
-    with torch.inference_mode():
-        logits = model(**words([" ".join(WORDS[8:13])], return_tensors="pt")).logits
-    assert logits.shape == (1, 3) and base.config.num_hidden_layers == 2
+    check_opens(output)
+    assert found["size"]["student"]["mib"] * 2**20 == (output / "model.safetensors").stat().st_size
     asked = Wanted(tasks=("labels",), device="cpu")
     result = score(output, asked, lambda words, share: None)
     for side in ("student", "teacher"):
@@ -226,7 +237,26 @@ def test_search_finalize_and_open_with_peft(place: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"the label 'z' in row 1, which .* It knows 'a', 'b', 'c'"):
         score(output, replace(other, text=str(tmp_path / "odd.csv")), lambda words, share: None)
     card = (output / folders.CARD).read_text(encoding="utf-8")
-    assert "PeftModel.from_pretrained(base" in card and "| accuracy, 18 test examples |" in card
+    assert "AutoModelForSequenceClassification.from_pretrained(folder" in card and "`adapter`" in card
+    assert "| accuracy, 18 test examples |" in card and str(place) not in card
+    with pytest.raises(UsageError, match=r"is finished already, merged\. Name another --output"):
+        alone = Extras(merge=False)
+        finalize(str(database), "pairs", output, Telling(lambda words, share: None), extras=alone)
+
+
+def check_opens(output: Path) -> None:
+    """A merged folder opens as every classifier does; the adapter beside it gives the same over its own base."""
+    plain, loading = AutoModelForSequenceClassification.from_pretrained(output, output_loading_info=True)
+    assert not any(loading.values()) and plain.config.num_hidden_layers == 2
+    words = AutoTokenizer.from_pretrained(output)
+    (told,) = pipeline("text-classification", model=str(output), top_k=None)([" ".join(WORDS[8:13])])
+    assert {one["label"] for one in told} == {"a", "b", "c"}
+    base: Any = AutoModelForSequenceClassification.from_pretrained(output / "adapter" / "base", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(output / "adapter")).eval()
+    batch = words([" ".join(WORDS[8:13]), WORDS[9]], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(plain.eval()(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-4)
+    assert lora_adapters.base_of(output / "adapter") == output / "adapter" / "base"
 
 
 def test_variants_of_a_spec_run_as_a_grid_and_each_can_be_finalized(place: Path, tmp_path: Path) -> None:

@@ -25,15 +25,17 @@ from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
 from kdnas.students import finalize, from_config
-from kdnas.students.distil import Extras, Job, Telling, distil
+from kdnas.students.distil import Job, Telling, distil
+from kdnas.students.extras import Extras
 from kdnas.study.space import Candidate
 from kdnas.study.spec import SpaceSpec, StudySpec, from_values
 from kdnas.study.spec_flags import command
 from kdnas.system.errors import UsageError
 from kdnas.training import checkpoints
-from kdnas.training.contract import Epoch, Score, Student
+from kdnas.training.contract import Epoch, Score, Student, Training
 from kdnas.training.losses import soft_labels
 from tests.outside import Outside
+from tests.recipes.taken_up import assert_same_within_an_epoch
 from tests.recipes.tiny_labelled import examples, rnn_spec
 from tests.tiny import tiny_folder
 
@@ -244,6 +246,14 @@ def test_a_training_taken_up_again_is_the_same_training(bench: RnnBench) -> None
     assert again.score == last.score
     ours, theirs = straight.body.state_dict(), resumed.body.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if name != "row_of")
+
+
+def test_a_training_left_within_an_epoch_is_the_same_training(bench: RnnBench, tmp_path: Path) -> None:
+    def begin() -> tuple[Student, Training]:
+        student = bench.build(CANDIDATE, 0)
+        return student, bench.training(student, epochs=2, seed=1)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
 
 
 def test_the_loss_is_0_at_the_teacher_and_1_at_a_constant(bench: RnnBench, monkeypatch: pytest.MonkeyPatch) -> None:

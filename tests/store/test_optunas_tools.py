@@ -65,3 +65,22 @@ def test_its_dashboard_serves_the_study(finished: str) -> None:
     detail = get(f"/api/studies/{summary['study_id']}")
     assert len(detail["trials"]) == 6
     assert {trial["state"] for trial in detail["trials"]} <= {"Complete", "Pruned"}
+    shown = {one["key"]: one["value"] for one in detail["user_attrs"]}
+    assert shown["teacher"] and shown["data"] and (shown["alpha"], shown["beta"]) == ("-0.06", "0.6")
+    assert {"speedup", "latency_flag"} <= {one["key"] for one in detail["trials"][0]["user_attrs"]}
+
+
+def test_objectives_and_studies_have_names_and_attributes(finished: str, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="fake", storage=finished)
+    spec = fakes.spec()
+    assert study.metric_names == ["reward"]
+    known = {"teacher": spec.teacher.model, "data": spec.data.source, "recipe": spec.recipe.name, "strategy": "lstm"}
+    assert study.user_attrs == {**known, "alpha": spec.reward.alpha, "beta": spec.reward.beta}
+    done = next(trial for trial in study.trials if trial.state.name == "COMPLETE")
+    assert done.user_attrs["speedup"] == done.user_attrs["teacher_latency_ms"] / done.user_attrs["latency_ms"]
+    assert done.user_attrs["latency_flag"] is None and done.user_attrs["alpha"] == spec.reward.alpha
+    path = tmp_path / "kdnas.db"
+    begin(fakes.spec(strategy={"name": "nsga2"}, budget={"trials": 2, "epochs": 1}), path)
+    run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure)
+    both = optuna.load_study(study_name="fake", storage=f"sqlite:///{path}")
+    assert both.metric_names == ["loss", "latency_ms"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from kdnas.store import changes, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.studies import create_study
+from kdnas.study.rows import StudyRow
 from kdnas.system import liveness
 from tests import fakes
 
@@ -76,6 +78,35 @@ def test_all_studies_are_read_by_one_statement_too(store: Store, study_id: int) 
         empty: (0, 0, None),
     }
     assert rows[empty].heartbeat is None and rows[empty].eta_s is None
+
+
+def took(store: Store, study_id: int, seconds: list[float], running_since: float | None = None) -> StudyRow:
+    """The row of a study with one worker at work, whose trials took so long."""
+    with store.begin() as connection:
+        trials, c = t.trial.update().where(t.trial.c.study_id == study_id), t.trial.c
+        connection.execute(trials.values(state="done", started=0.0, ended=None))
+        for number, length in enumerate(seconds):
+            connection.execute(trials.where(c.number == number).values(ended=length))
+        if running_since is not None:
+            begun = time.time() - running_since
+            last = trials.where(c.number == len(seconds))
+            connection.execute(last.values(state="running", started=begun, ended=None, epoch=0))
+        hold = liveness.Hold()
+        own = t.worker.update().where(t.worker.c.study_id == study_id)
+        connection.execute(own.values(state="running", lock=str(hold.path), heartbeat=time.time()))
+    row = queries.study_of(store, study_id)
+    hold.release()
+    return row
+
+
+def test_the_time_left_has_a_spread_and_is_told_only_where_it_is_known(store: Store, study_id: int) -> None:
+    fill(store, study_id, [0.2, 0.7, 0.5, 0.6, 0.4], workers=1)
+    assert took(store, study_id, [60.0, 61.0]).eta is None  # of two nothing is known
+    row = took(store, study_id, [60.0, 61.0, 62.0, 63.0], running_since=10.0)
+    left = row.trials - row.done
+    assert row.eta is not None and row.eta_spread_s is not None and row.eta_spread_s > 0
+    assert row.eta[0] < left * 61.5 - 10 < row.eta[1]
+    assert took(store, study_id, [60.0, 61.0, 62.0, 63.0], running_since=900.0).eta is None  # longer than any before
 
 
 def test_trials_are_gone_through_once_where_rewards_are_of_another_alpha(store: Store, study_id: int) -> None:

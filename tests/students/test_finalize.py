@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnas.students import finalize
+from kdnas.students import distil as distillation
+from kdnas.students import finalize, unfinished
 from kdnas.students import model_folder as folders
-from kdnas.students.distil import Extras, Job, Telling, best_epoch, distil
+from kdnas.students.distil import Job, Telling, best_epoch, distil, weights_digest
+from kdnas.students.extras import Extras
 from kdnas.students.from_config import given, read_config
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError
@@ -123,7 +126,14 @@ def test_kdnas_json_says_where_the_model_comes_from(made: tuple[Path, Any, Any],
     assert kept["metrics"]["loss"] == min(point["loss"] for point in kept["metrics"]["history"])
     assert kept["latency"]["speedup"] > 0 and kept["latency"]["device"].startswith("cpu")
     words = (output / "README.md").read_text()
-    for part in (str(shelf / "teacher"), "## Use", "AutoModel", kept["teacher"]["fingerprint"], "seed"):
+    assert str(shelf) not in words
+    for part in (
+        "distilled from `teacher` on `text.txt`",
+        "## Use",
+        "AutoModel",
+        kept["teacher"]["fingerprint"],
+        "seed",
+    ):
         assert part in words
 
 
@@ -173,6 +183,75 @@ def check_kills(found: dict[str, Any], kills: int) -> None:
     assert killed
     for one in killed:
         assert one == whole, found["at"]
+
+
+def test_it_goes_on_within_an_epoch_and_says_what_is_kept(
+    made: tuple[Path, dict[str, Any], Any], shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "KEPT_S", 0.0)
+    output, seen = tmp_path / "out", []
+
+    def leave(words: str, share: float | None) -> None:
+        seen.append(words)
+        if words.startswith("epoch 2 of 3, step 4"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(job_of(shelf), output, Telling(leave), device="cpu")
+    kept = unfinished.read(output)
+    assert kept is not None and (kept.epochs, kept.patience, kept.done, kept.step, kept.trial) == (3, 3, 1, 3, None)
+    assert kept.words() == "1 of 3 epochs and 3 steps of the next"
+    seen.clear()
+    shares: list[float] = []
+    told: list[Epoch] = []
+
+    def hear(words: str, share: float | None) -> None:
+        seen.append(words)
+        shares.append(-1.0 if share is None else share)
+
+    facts = distil(job_of(shelf), output, Telling(hear, told.append), device="cpu")
+    assert "going on after epoch 1 and 3 steps" in seen
+    assert next(words for words in seen if words.startswith("epoch")).startswith("epoch 2 of 3, step 4 of")
+    assert [epoch.epoch for epoch in told] == [1, 2, 3]
+    assert shares == sorted(shares) and shares[-1] == 1.0  # the bar never falls back
+    assert weights_digest(output) == weights_digest(made[0])
+    history = [{k: v for k, v in point.items() if k != "seconds"} for point in facts["metrics"]["history"]]
+    assert history == [{k: v for k, v in p.items() if k != "seconds"} for p in made[1]["metrics"]["history"]]
+    assert unfinished.read(output) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"epochs": "3"}', "[" * 9999, '{"epochs": true, "patience": 2}'])
+def test_a_broken_word_of_what_is_kept_is_none(text: str, tmp_path: Path) -> None:
+    partial_of(tmp_path / "out").mkdir()
+    (partial_of(tmp_path / "out") / unfinished.FILE).write_text(text)
+    assert unfinished.read(tmp_path / "out") is None
+
+
+def test_an_interrupt_names_what_is_kept_where_and_the_command_that_goes_on(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kdnas.cli import COMMANDS
+    from kdnas.cli.frame import Lazy, run
+    from kdnas.study.spec_toml import to_toml
+
+    (tmp_path / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 2})))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.chdir(tmp_path)
+    asked = ["distill", "--spec", "spec.toml", "--config", "config.json", "--output", "out"]
+    real = checkpoints.write
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        real(*given, **named)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write", interrupted)
+        assert run(Lazy("kdnas", COMMANDS), asked) == 130
+    said = capsys.readouterr().err
+    last = next(line for line in said.splitlines() if line.startswith("kdnas: "))
+    assert f"kept in {tmp_path / 'out.partial'}. Go on with: kdnas {' '.join(asked)}" in last
+    assert run(Lazy("kdnas", COMMANDS), asked) == 0
+    assert "going on after epoch 1" in capsys.readouterr().err
 
 
 @pytest.mark.heavy
@@ -274,6 +353,7 @@ def test_checkpoints_hold_two_files_and_refuse_another_ground(tmp_path: Path) ->
     assert sorted(path.name for path in partial.iterdir()) == [
         "best-00002.safetensors",
         "lock",
+        "run.json",
         "state-00003.safetensors",
     ]
     with pytest.raises(UsageError, match="The teacher is not the one that the checkpoints"):
@@ -441,7 +521,12 @@ def test_onnx_gives_the_same_outputs_and_a_latency(shelf: Path, tmp_path: Path) 
     from transformers import AutoModel, AutoTokenizer
 
     output = tmp_path / "student"
-    facts = distil(job_of(shelf, full={"epochs": 1}), output, QUIET, device="cpu", extras=Extras(onnx=True))
+    job = job_of(shelf, full={"epochs": 1})
+    assert "onnx" not in distil(job, output, QUIET, device="cpu")
+    weights = weights_digest(output)
+    facts = distil(job, output, QUIET, device="cpu", extras=Extras(onnx=True))  # of the finished folder
+    assert weights_digest(output) == weights and folders.read_facts(output) == json.loads(json.dumps(facts))
+    assert not list(output.glob("*.part"))
     assert facts["onnx"]["difference"] <= 1e-4 and facts["onnx"]["latency_ms"] > 0
     assert "model.onnx" in (output / "README.md").read_text()
     tokenizer, model = AutoTokenizer.from_pretrained(output), AutoModel.from_pretrained(output)

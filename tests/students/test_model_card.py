@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from kdnas.students import model_folder
+from kdnas.students.distil import saved_as
 from kdnas.students.model_card import card
 from kdnas.students.origin import Origin, origin
 from kdnas.study.spec import from_values
@@ -70,11 +71,12 @@ def test_names_of_the_hub_stand_in_the_front_matter_and_paths_do_not(tmp_path: P
     here.mkdir()
     (here / "README.md").write_text("---\nlicense: mit\nlanguage: de\n---\n")
     local = origin({"teacher": {"model": str(here)}, "data": {"source": str(here / "texts.csv")}})
-    assert local == Origin(None, None, "texts.csv", "mit", ("de",))
+    assert local == Origin(None, None, "texts.csv", "mit", ("de",), "secret")
     assert origin({"teacher": {"model": "t"}, "data": {"source": "texts/my.csv"}}).data_id is None
-    said = card(facts(spec={"data": {"source": str(here / "texts.csv")}}), local)
-    assert str(tmp_path) not in said and "on `texts.csv` by kdnas" in said
-    assert "base_model" not in said
+    both = {"teacher": {"model": str(here)}, "data": {"source": str(here / "texts.csv")}}
+    said = card(facts(spec=both, opens_with="PeftModel", base=str(here / "base")), local)
+    assert str(tmp_path) not in said and "distilled from `secret` on `texts.csv` by kdnas" in said
+    assert "base_model" not in ModelCard(said).data.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_names_from_outside_mark_nothing_up() -> None:
         classification={**CLASSIFIED, "classes": [EVIL, EVIL]}, dtype=EVIL,
         onnx={"file": EVIL, "difference": 1e-6},
     )  # fmt: skip
-    said = card(hostile, Origin(EVIL, EVIL, EVIL, EVIL, (EVIL,)))
+    said = card(hostile, Origin(EVIL, EVIL, EVIL, EVIL, (EVIL,), EVIL))
     read = ModelCard(said)
     assert read.data.to_dict()["license"] == clean(EVIL)  # as a value, not as lines of its own
     body = read.text
@@ -198,8 +200,24 @@ def test_the_snippet_of_an_adapter_runs_as_it_stands(tmp_path: Path, outside: Ou
     peft.get_peft_model(model, settings).save_pretrained(tmp_path)
     if not cut:
         model.config.save_pretrained(tmp_path)
-    with_card(tmp_path, opens_with="PeftModel", base="base" if cut else str(base))
+    with_card(tmp_path, opens_with="PeftModel", base="./base" if cut else str(base))
     assert run_snippet(outside, tmp_path).strip() == "PeftModelForSequenceClassification"
+
+
+def test_the_snippet_of_a_recurrent_student_runs_as_it_stands(tmp_path: Path, outside: Outside) -> None:
+    from transformers import AutoTokenizer
+
+    from kdnas.models.recurrent import RecurrentConfig, RecurrentForSequenceClassification
+    from kdnas.recipes.rnn_hybrid import write
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder(tmp_path / "teacher"))
+    sizes = {"hidden_size": 8, "embedding_size": 4, "num_hidden_layers": 1, "rows": 10, "dropout": 0.0}
+    made = RecurrentForSequenceClassification(RecurrentConfig(cell="lstm", vocab_size=len(tokenizer), **sizes))
+    write(made, tokenizer, tmp_path / "student")
+    found = saved_as(tmp_path / "student")
+    assert found["own_code"] and found["opens_with"] == "AutoModelForSequenceClassification"
+    said = run_snippet(outside, with_card(tmp_path / "student", **found))
+    assert said.strip() == "RecurrentForSequenceClassification"
 
 
 def test_a_broken_kdnas_json_is_one_line(tmp_path: Path) -> None:

@@ -137,6 +137,29 @@ def test_csv_has_one_row_per_candidate_and_no_formulas() -> None:
     assert json.loads(table[0]["config"])["model_type"] == "bert"
 
 
+def test_tables_tell_latencies_of_contended_trials_for_one_teacher_and_carry_every_sign() -> None:
+    """The slower of two students may have been timed while the machine was idle."""
+    quiet = made_row(0, latency_ms=2.0, latency_p90_ms=2.2, teacher_latency_ms=40.0)
+    busy = made_row(1, latency_ms=3.0, latency_p90_ms=3.9, teacher_latency_ms=120.0, latency_flag="contended: 20%")
+    scored = rank([quiet, busy], -0.06, 0.6)
+    row = study(teacher_latency_ms=40.0)
+    body = export.document(row, scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE)
+    assert {entry["latency_ms"]["p50"] for entry in body["candidates"]} == {2.0, 3.0}  # JSON holds what was measured
+    table = {line["trial"]: line for line in csv.DictReader(io.StringIO(export.render(body, "csv")))}
+    assert float(table["1"]["latency_p50_ms"]) == pytest.approx(1.0)
+    assert float(table["1"]["latency_p90_ms"]) == pytest.approx(1.3)
+    assert {float(line["teacher_latency_ms"]) for line in table.values()} == {40.0}
+    assert all(float(line["speedup"]) == pytest.approx(40.0 / float(line["latency_p50_ms"])) for line in table.values())
+    assert (table["0"]["latency_flag"], table["1"]["latency_flag"]) == ("", "contended: 20%")
+    fronts = {str(s.number): str(s.front).lower() for s in scored}
+    assert {number: line["front"] for number, line in table.items()} == fronts
+    assert {line["tie"] for line in table.values()} <= {"true", "false"}
+    lines = [line for line in export.render(body, "markdown").splitlines() if line.startswith("| ")]
+    assert lines[0].endswith("| front | tie | latency is |")
+    (contended,) = (line for line in lines if "contended: 20%" in line)
+    assert "| 1 | 40.00 |" in contended
+
+
 def test_markdown_keeps_its_columns_whatever_a_value_holds() -> None:
     scored = rank([made_row(0, act="a|b")], -0.06, 0.6)
     text = export.render(export.document(study(), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE), "markdown")

@@ -69,9 +69,9 @@ def test_a_row_of_markdown_has_the_cells_of_its_heading() -> None:
     best = scored()[0]
     heading, rule, row = pasted([best], "markdown", heading=True).splitlines()
     assert row + "\n" == pasted([best], "markdown")
-    assert cells_of_markdown(heading) == table_cells([candidate(best)])[0]
+    assert cells_of_markdown(heading) == table_cells([candidate(best)], None)[0]
     assert [cell.replace("\\", "") for cell in cells_of_markdown(row)] == [
-        cell.replace("\\", "") for cell in table_cells([candidate(best)])[1]
+        cell.replace("\\", "") for cell in table_cells([candidate(best)], None)[1]
     ]
     assert rule.count("|") - 1 == len(cells_of_markdown(row))
 
@@ -104,7 +104,7 @@ def test_latex_prints_the_cells_and_obeys_nothing_of_them() -> None:
     best = scored()[0]
     heading, rule, row = pasted([best], "latex", heading=True).splitlines()
     assert rule == r"\hline"
-    for line, cells in zip((heading, row), table_cells([candidate(best)]), strict=True):
+    for line, cells in zip((heading, row), table_cells([candidate(best)], None), strict=True):
         assert line.endswith(r" \\")
         assert [words_of_latex(cell) for cell in re.split(r" (?<!\\)& ", line.removesuffix(r" \\"))] == cells
 

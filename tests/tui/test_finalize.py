@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from kdnas.store import jobs, queries
 from kdnas.store import tables as t
+from kdnas.store.changes import bump
 from kdnas.store.database import Store, open_store
+from kdnas.students import unfinished
+from kdnas.system.folders import partial_of
 from kdnas_tui import workers
 from kdnas_tui.screens.finalize import FinalizeScreen
 from kdnas_tui.screens.study import StudyScreen
@@ -139,6 +143,48 @@ async def test_jobs_are_shown_as_they_go_and_as_they_ended(pilot: Pilot[str], st
     assert found is pilot.app.screen
     await pilot.press("escape")
     await until(pilot, lambda: isinstance(pilot.app.screen, StudyScreen), "back at the study")
+
+
+async def test_what_was_left_keeps_its_epochs_and_looks_like_no_error(pilot: Pilot[str], tmp_path: Path) -> None:
+    partial = partial_of(tmp_path / "minilm-3")
+    partial.mkdir()
+    unfinished.write(partial, study="minilm", trial=3, epochs=7, patience=9)
+    for state in ("state-00001", "state-00002-00000012"):
+        (partial / f"{state}.safetensors").touch()
+    await finalize(pilot)
+    epochs = pilot.app.screen.query_one("#epochs", Input)
+    usual = epochs.value
+    await fill(pilot, "trial", "3")
+    assert epochs.value == "7" != usual  # the study's own would not go on with them
+    said = " ".join(text_of(pilot.app).split())
+    assert "done already 2 of 7 epochs and 12 steps of the next, from where it goes on" in said
+    assert "--epochs 7 --patience 9" in said
+    assert str(pilot.app.screen.query_one("#hint", Static).render()) == ""
+    await fill(pilot, "trial", "4")
+    await until(pilot, shows(pilot.app, "minilm-4"), "the folder follows the trial")
+    assert epochs.value == usual
+    await fill(pilot, "folder", "minilm-3")
+    assert "minilm-3 holds what is done of trial 3." in " ".join(text_of(pilot.app).split())
+
+
+async def test_the_expected_time_is_told_by_the_search_where_it_is_known(pilot: Pilot[str], store: Store) -> None:
+    study_id = queries.study_row(store, "minilm").study_id
+    found = await finalize(pilot)
+    with store.begin() as connection:
+        own = t.curve.c.study_id == study_id
+        number = connection.execute(sa.select(t.curve.c.number).where(own).order_by(t.curve.c.epoch.desc())).scalar()
+        c = t.curve.c
+        connection.execute(t.curve.update().where(own).values(seconds=60.0 * c.epoch, tokens=1000 * c.epoch))
+        facts = {"training_tokens": 10_000, "held_out_tokens": 0, "device": "cpu: tiny"}
+        of_study = t.study.update().where(t.study.c.study_id == study_id)
+        connection.execute(of_study.values(provenance=json.dumps(facts)))
+        bump(connection, study_id)
+    await fill(pilot, "trial", str(number))
+    await fill(pilot, "epochs", "6")
+    await until(pilot, lambda: "6 epochs in 1h00" in " ".join(text_of(pilot.app).split()), "the time is told")
+    said = " ".join(text_of(pilot.app).split())
+    assert "at its speed in the search, on cpu: tiny; fewer where the loss no longer falls" in said
+    assert found is pilot.app.screen
 
 
 async def test_scores_need_a_model(pilot: Pilot[str]) -> None:

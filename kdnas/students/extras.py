@@ -1,0 +1,111 @@
+"""What a distillation makes beside the folder's weights: a merged adapter, ONNX, a copy on the hub.
+
+Also of a folder that is finished. Trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdnas.measuring.devices import as_studies
+from kdnas.measuring.latency import measure
+from kdnas.models import lora_adapters, merged_adapters
+from kdnas.students import model_folder
+from kdnas.study.spec import LatencySpec, StudySpec, from_values
+from kdnas.study.spec_recipes import LoraRecipe
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+
+if TYPE_CHECKING:
+    from kdnas.models.onnx import Exported
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is wanted. `merge`: the student's adapter added to its base; None does so where the base was cut."""
+
+    onnx: bool = False
+    push: str | None = None
+    merge: bool | None = None
+
+    def check(self, spec: StudySpec) -> None:
+        """Raise UsageError, before anything is trained, for what cannot be."""
+        if self.merge is not None and not isinstance(spec.recipe, LoraRecipe):
+            raise UsageError(
+                f"Students of the recipe {spec.recipe.name} have no adapter to merge.",
+                "Leave out --merge and --no-merge.",
+            )
+        if self.push is not None:
+            from kdnas.students.upload import check_push
+
+            check_push(self.push)
+        if self.onnx:
+            from kdnas.models.onnx import require
+
+            require()
+
+    # ------------------------------------------------------------------ while a folder is written
+
+    def merged(self, work: Path) -> dict[str, Any]:
+        """Merge the adapter in a folder that is being written, where that is wanted; what `kdnas.json` says of it."""
+        if not lora_adapters.is_adapter(work):
+            return {}
+        if not (merged_adapters.cut(work) if self.merge is None else self.merge):
+            return {}
+        merged_adapters.merge(work)
+        return {"adapter": merged_adapters.ADAPTER}
+
+    def exported(self, folder: Path, settings: LatencySpec, on_progress: Progress) -> dict[str, Any]:
+        """Write ONNX into a folder, where that is wanted; what `kdnas.json` says of it."""
+        if not self.onnx:
+            return {}
+        from kdnas.models.onnx import export
+
+        on_progress("writing ONNX", None)
+        return {"onnx": _onnx_facts(export(folder, settings), settings)}
+
+    # ------------------------------------------------------------------ of a finished folder
+
+    def completed(self, output: Path, on_progress: Progress) -> dict[str, Any]:
+        """What a finished folder says of itself, with what was wanted and is missing made now.
+
+        Raises UsageError where that would take another folder.
+        """
+        facts = model_folder.read_facts(output)
+        if self.merge is not None and self.merge is lora_adapters.is_adapter(output):
+            how = "as an adapter" if self.merge else "merged"
+            raise UsageError(f"{output} is finished already, {how}.", "Name another --output to have it otherwise.")
+        missing = not (facts.get("onnx") and (output / str(facts["onnx"]["file"])).is_file())
+        if self.onnx and missing:
+            with as_studies():
+                facts |= self.exported(output, from_values(facts["spec"]).latency, on_progress)
+            model_folder.write_facts(output, facts)
+        return facts
+
+    def pushed(self, output: Path, facts: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Upload the folder, where that is wanted."""
+        if self.push is None:
+            return dict(facts)
+        from kdnas.students.upload import push
+
+        on_progress(f"uploading to {self.push}", None)
+        return {**facts, "pushed": push(output, self.push)}
+
+
+def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:
+    """With the median latency of onnxruntime on the CPU, in ms, by the studies' protocol."""
+    timed = measure(exported.once, None, settings, torch.device("cpu"))
+    return {
+        "file": exported.file,
+        "difference": exported.difference,
+        "latency_ms": timed.p50,
+        "count": timed.count,
+        "flag": timed.flag,
+        "opset": exported.opset,
+        "output": exported.output,
+    }

@@ -1,0 +1,31 @@
+"""`kdnas show` explains its signs and figures, those that stand in the table and no others."""
+
+from __future__ import annotations
+
+from kdnas.cli.tables import legend
+from kdnas.store.database import open_store
+from kdnas.study.ranking import Scored
+from tests.cli.conftest import Place, Quick
+from tests.rows import made_row
+from tests.tui import filled
+
+
+def scored(front: bool = False, tie: bool = False, flag: str | None = None) -> Scored:
+    return Scored(made_row(0, latency_flag=flag), 0.5, 1, tie, front, 0.2)
+
+
+def test_show_has_a_legend(place: Place, quick: Quick) -> None:
+    with open_store(str(place.store), create=True) as store:
+        filled.study(store, "minilm", rows=30)
+    done = quick("show", "minilm")
+    assert done.code == 0, done.err
+    assert "* on the front of loss and latency" in done.err and "× T is measured" in done.err
+    assert ("! a doubtful latency" in done.err) == ("!" in done.out)
+
+
+def test_a_sign_that_does_not_stand_there_is_not_explained() -> None:
+    assert "*" not in legend([scored()], None) and "~" not in legend([scored()], None)
+    assert "× T" not in legend([scored()], None)
+    said = legend([scored(front=True), scored(tie=True, flag="contended: 20%")], 41.53)
+    for part in ("* on the front", "~ ties with", "! a doubtful latency", "for a teacher of 41.5 ms"):
+        assert part in said
