@@ -7,7 +7,7 @@ import datetime
 import click
 
 from kdnas.cli import frame
-from kdnas.cli.tables import ranked, study_head, study_table, study_values, trial_table, trial_values
+from kdnas.cli.tables import LOWER, ranked, study_head, study_table, study_values, trial_table, trial_values
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
@@ -80,6 +80,8 @@ def show(study: str, text: str | None, top: int | None, storage: str | None, as_
     shown = chosen[: top or 20]
     if shown:
         trial_table(shown)
+    if any(s.behind for s in shown):
+        frame.say(LOWER)
     if len(chosen) > len(shown):
         frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
     if only is not None and not chosen:

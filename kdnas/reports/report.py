@@ -100,13 +100,13 @@ def _pictures(
         Picture(
             "pareto",
             "Loss and latency",
-            "Each dot is a finished trial; no other trial is better in both than those on the front.",
+            f"Each dot is a finished trial{_of_rung(scored)}; no other one is better in both than those on the front.",
             pictures.pareto(scored),
         ),
         Picture(
             "history",
             "The search",
-            f"Rewards at α = {study.alpha:g} and β = {study.beta:g}, and the best so far.",
+            f"Rewards{_of_rung(scored)} at α = {study.alpha:g} and β = {study.beta:g}, and the best so far.",
             pictures.history(scored),
         ),
     ]
@@ -123,6 +123,12 @@ def _pictures(
             words = f"By Optuna's {matters.evaluator} on {matters.trials} trials."
             found.append(Picture("importance", "What matters", words, pictures.importance(matters.shares)))
     return found
+
+
+def _of_rung(scored: Sequence[Scored]) -> str:
+    """Which trials are ranked, where a study has rungs."""
+    first = next((s.row.rung for s in scored if s.rank is not None), None)
+    return "" if first is None else f" on rung {first}"
 
 
 def write(content: Content, output: Path) -> list[Path]:
@@ -177,9 +183,10 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
     return [
         (
             "Evaluation",
-            f"{budget.epochs} epochs on {budget.proxy_fraction:.0%} of the training data, scored on at most "
-            f"{spec.data.max_held_out} held-out chunks; pruner {budget.pruner}",
+            f"{_training(spec, content.provenance)}, scored on at most {spec.data.max_held_out} held-out chunks; "
+            f"pruner {budget.pruner}",
         ),
+        *_rungs(content.scored),
         ("Loss", kind),
         (
             "Latency",
@@ -189,6 +196,33 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
         ),
         ("Ties", "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"),
     ]
+
+
+def _training(spec: StudySpec, provenance: Mapping[str, Any]) -> str:
+    """What candidates had before they were scored."""
+    budget = spec.budget
+    if "short_text" in provenance:
+        found = provenance["short_text"]
+        return f"no training, since {found['proxy_tokens']:,} tokens are too few to learn from: candidates as fitted"
+    if not budget.epochs:
+        return f"no training: candidates as they are built (recipe {spec.recipe.name})"
+    epochs = f"{budget.epochs} epoch{'s' if budget.epochs > 1 else ''}"
+    trained = f"{epochs} on {budget.proxy_fraction:.0%} of the training data"
+    if not budget.rungs:
+        return trained
+    shares = ", then ".join(f"{share:.0%}" for share in budget.rungs)
+    return f"as built, then up to {trained} in {len(budget.rungs)} part(s), for the best {shares} of those before"
+
+
+def _rungs(scored: Sequence[Scored]) -> list[tuple[str, str]]:
+    """How many trials reached each rung, and which of them are ranked."""
+    done = [s.row for s in scored if s.rank is not None or s.behind]
+    reached = {row.rung: row.scored_after for row in done if row.rung is not None}
+    if not reached:
+        return []
+    counts = [f"{sum(row.rung == rung for row in done)} on rung {rung} ({reached[rung]})" for rung in sorted(reached)]
+    which = f"ranks, front and best are of rung {max(reached)} alone"
+    return [("Rungs", f"{', '.join(counts)}; {which}")]
 
 
 def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:

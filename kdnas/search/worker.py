@@ -29,7 +29,7 @@ from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
-from kdnas.search.climb import RUNG, Climb
+from kdnas.search.climb import Climb
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol
 from kdnas.store import queries, recovery, rewards, slots, studies
@@ -41,9 +41,11 @@ from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
+from kdnas.study import short_text
 from kdnas.study.reward import reward
+from kdnas.study.rows import RUNG
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted, WorkerState
 from kdnas.system import process
@@ -97,7 +99,7 @@ class Worker:
             **self.bench.provenance(),
         }
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
-        for complaint in slots.key_planned(self.store, self.study_id, self.space):
+        for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
         patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
@@ -208,7 +210,7 @@ class Worker:
         self.use_present_rewards()
         while True:
             self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
-            self.study.pruner = pruner(self.spec.budget, claim.slot)
+            self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()
                 with self.rescored.one_look():
@@ -227,7 +229,7 @@ class Worker:
                 origin=claim.origin or "strategy",
                 predicted=claim.predicted,
                 seed=number(self.spec.seed, Purpose.STUDENT, 0),
-                epochs=self.spec.budget.epochs,
+                epochs=self.bench.budget.epochs,
             )
             if clash is None:
                 return trial, chosen
@@ -241,7 +243,7 @@ class Worker:
             planned, taken = None, slots.taken(self.store, self.study_id, claim.slot) | {key}
 
     def evaluate(self, trial: optuna.Trial, chosen: Candidate) -> Measurement:
-        this, epochs = trial.number, self.spec.budget.epochs
+        this, epochs = trial.number, self.bench.budget.epochs
         climb = Climb(self.store, self.study_id, self.spec, self.bench, chosen)
         last_write = time.monotonic()
         done = 0
@@ -397,7 +399,7 @@ def run_worker(
     """
     with open_store(storage) as store:
         row = queries.study_row(store, name)
-        spec = from_values(row.spec)
+        spec = from_store(row.spec)
         try:
             with heartbeat.at_work(store, row.study_id, "search") as steering:
                 worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store))

@@ -44,8 +44,13 @@ def select(
     pareto: bool = False,
     only: Filter | None = None,
 ) -> list[Scored]:
-    """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top."""
+    """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top.
+
+    Raises UsageError where all that passes stayed on lower rungs than others, and so has no rank.
+    """
     passed = scored if only is None else passing(only, scored)
+    if any(s.behind for s in passed) and not any(s.rank for s in passed):
+        raise UsageError("All that pass stayed on lower rungs than others, so none has a rank.", "Loosen the filter.")
     return [s for s in passed if s.rank is not None and (s.front or not pareto)][:top]
 
 
@@ -136,6 +141,7 @@ def candidate(scored: Scored) -> dict[str, Any]:
         "parameters": row.parameters,
         "seed": row.seed,
         "epochs": row.epoch,
+        **({} if row.rung is None else {"rung": row.rung}),
         "candidate": dict(row.candidate),
         "config": dict(row.config),
         "tags": list(row.tags),
@@ -224,12 +230,13 @@ def _as_csv(body: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     before = ("rank", "trial", "reward", "loss", "raw_loss")
     after = ("teacher_latency_ms", "speedup", "parameters", "seed")
-    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config"])
+    rung = ["rung"] if any("rung" in entry for entry in body["candidates"]) else []
+    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config", *rung])
     for entry in body["candidates"]:
         latency, candidate = entry["latency_ms"], entry["candidate"]
         cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
-        writer.writerow([*cells, json.dumps(entry["config"])])
+        writer.writerow([*cells, json.dumps(entry["config"]), *(entry.get(name) for name in rung)])
     return text.getvalue()
 
 
@@ -242,6 +249,8 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     study, reward = body["study"], body["reward"]
     latency = body["latency"]
     dimensions = _dimensions(body)
+    rungs = sorted({entry["rung"] for entry in body["candidates"] if "rung" in entry})
+    on_rung = f" All are on rung {rungs[0]}, the highest that was reached." if rungs else ""
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
         f"# {markdown(study['name'])}",
@@ -250,7 +259,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
-        f"{study['done']} of {study['trials']} trials.",
+        f"{study['done']} of {study['trials']} trials.{on_rung}",
         "",
         "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
         + " | ".join(markdown(name) for name in dimensions)

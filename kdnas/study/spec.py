@@ -118,6 +118,9 @@ class BudgetSpec(Part):
     rungs: tuple[float, ...] = Field(
         (), description="shares of a depth's candidates that go on: from the score as built, then after each part"
     )
+    short_text: Literal["score", "train"] = Field(
+        "score", description="fitted students on too little text to learn from: only scored, or trained all the same"
+    )
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
 
     @model_validator(mode="after")
@@ -269,6 +272,13 @@ def from_values(values: Mapping[str, Any]) -> StudySpec:
         return StudySpec.model_validate(values)
     except ValidationError as error:
         raise explain(error) from None
+
+
+def from_store(values: Mapping[str, Any]) -> StudySpec:
+    """The spec of a study that has begun, as its store holds it: whole, so that a field that it lacks is of an earlier
+    version. Then the study goes on as it began: fitted students are trained on however little text."""
+    budget = values.get("budget", {})
+    return from_values({**values, "budget": {"short_text": "train", **budget}})
 
 
 def explain(error: ValidationError) -> BadOptionError:

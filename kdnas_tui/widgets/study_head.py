@@ -90,6 +90,7 @@ def legend(trials: Board, elsewhere: int, width: int, colours: Mapping[str, str]
     for sign, look, says, there in (
         ("*", accent, "front", bool(standing.front.any())),
         ("~", "", "tie", bool(standing.tie.any())),
+        ("<", "", "lower rung, no rank" if width >= ROOMY else "lower rung", bool(trials.behind().any())),
         ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", trials.flagged()),
         ("●", accent, "marked", bool(trials.marked().any())),
     ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kdnas.study.filter import ALIASES, COLUMNS, lookup
 from kdnas.study.ranking import Scored
 from kdnas.study.trial_columns import Board
@@ -58,6 +60,8 @@ def columns_of(board: Board | None) -> list[Column]:
     ]
     if board is not None:
         columns += _settings(board)
+        if not np.isnan(board.rungs()).all():
+            columns.append(Column("rung", "rung", 4, 6, _rung, falling=True))
     columns.append(Column("state", "state", state, 0, _state, _state_look, left=True))
     if board is not None and board.tagged():
         columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
@@ -106,8 +110,12 @@ def _number(scored: Scored) -> str:
 
 
 def _reward(scored: Scored) -> str:
-    """The last cell is for the mark of a tie."""
-    return f"{words.figure(scored.reward)}{'~' if scored.tie else ' '}"
+    """The last cell is for the mark of a tie, or of a trial that stayed on a lower rung."""
+    return f"{words.figure(scored.reward)}{'~' if scored.tie else '<' if scored.behind else ' '}"
+
+
+def _rung(scored: Scored) -> str:
+    return "–" if scored.row.rung is None else str(scored.row.rung)
 
 
 def _duration(scored: Scored) -> str:
@@ -150,7 +158,7 @@ def _setting(key: str) -> Callable[[Scored], str]:
 def _state(scored: Scored) -> str:
     row = scored.row
     match row.state:
-        case "running" if row.phase in (None, "training") or row.epoch > 0:
+        case "running" if row.epochs and (row.phase in (None, "training") or row.epoch > 0):
             return progress_bar(row.epoch, row.epochs, row.progress)
         case "running":
             return clean(row.phase or "running")
