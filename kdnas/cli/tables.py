@@ -122,7 +122,7 @@ def figures(row: TrialRow) -> str:
     if row.loss is not None:
         words.append(f"loss {row.loss:.4f}")
     if row.latency_ms is not None:
-        words.append(f"{row.latency_ms:.3g} ms")
+        words.append(f"{row.latency_ms:.3g} ms{' predicted' if row.latency_predicted else ''}")
     if row.speedup is not None:
         words.append(f"{row.speedup:.2f}×")
     return "  ".join(words)

@@ -15,9 +15,8 @@ from math import ceil
 
 import numpy as np
 
+from kdnas.study.rows import PREDICTED
 from kdnas.system.errors import KdnasError, UsageError
-
-PREDICTED = "predicted"  # the first word of a predicted latency's flag
 
 
 @dataclass(frozen=True, order=True)

@@ -100,7 +100,8 @@ def _pictures(
         Picture(
             "pareto",
             "Loss and latency",
-            f"Each dot is a finished trial{_of_rung(scored)}; no other one is better in both than those on the front.",
+            f"Each dot is a finished trial{_of_rung(scored)}{_by_blocks(scored)}; no other one is better in both than "
+            "those on the front.",
             pictures.pareto(scored),
         ),
         Picture(
@@ -123,6 +124,10 @@ def _pictures(
             words = f"By Optuna's {matters.evaluator} on {matters.trials} trials."
             found.append(Picture("importance", "What matters", words, pictures.importance(matters.shares)))
     return found
+
+
+def _by_blocks(scored: Sequence[Scored]) -> str:
+    return ", its latency predicted by a table of blocks" if any(s.row.latency_predicted for s in scored) else ""
 
 
 def _of_rung(scored: Sequence[Scored]) -> str:
@@ -190,7 +195,8 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
         ("Loss", kind),
         (
             "Latency",
-            f"median of one forward pass of the body, batch {latency.batch_size}, {latency.length} tokens, "
+            f"{_predicted(content.scored)}median of one forward pass of the body, "
+            f"batch {latency.batch_size}, {latency.length} tokens, "
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),
@@ -214,6 +220,13 @@ def _training(spec: StudySpec, provenance: Mapping[str, Any]) -> str:
     return f"as built, then up to {trained} in {len(budget.rungs)} part(s), for the best {shares} of those before"
 
 
+def _predicted(scored: Sequence[Scored]) -> str:
+    """What stands before the protocol where candidates were not measured by it."""
+    if not any(s.row.latency_predicted for s in scored):
+        return ""
+    return "of candidates predicted, as the sum of blocks measured in models of two depths, each by the "
+
+
 def _rungs(scored: Sequence[Scored]) -> list[tuple[str, str]]:
     """How many trials reached each rung, and which of them are ranked."""
     done = [s.row for s in scored if s.rank is not None or s.behind]
@@ -230,6 +243,8 @@ def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:
     best = [s for s in content.scored if s.rank is not None][:BEST]
     dimensions = list(dict.fromkeys(name for s in best for name in s.row.candidate))
     names = ["rank", "trial", "reward", "loss", "raw loss", "latency ms", "p90 ms", "× teacher", "parameters"]
+    if any(s.row.latency_predicted for s in best):
+        names[names.index("latency ms")] = "predicted ms"
     rows: list[list[Any]] = []
     for s in best:
         row = s.row

@@ -123,5 +123,8 @@ def _evaluate(
             teacher_latency_ms=found.timed.teacher_p50,
         )
         line = f"#{leader.number}: loss {found.loss:.4f} (was {leader.loss:.4f})"
+        if leader.latency_predicted and leader.latency_ms:
+            error = leader.latency_ms / found.timed.p50 - 1
+            line += f", {found.timed.p50:.3g} ms measured ({leader.latency_ms:.3g} predicted, {error:+.1%})"
         steering.log("info", f"again {line}, seed {seed}")
         say(f"[{done}/{len(missing)}] {line}")

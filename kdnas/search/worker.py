@@ -28,10 +28,11 @@ from kdnas.measuring import devices, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
+from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol
+from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
@@ -73,7 +74,7 @@ class Worker:
         self.steering = steering
         self.worker_id = steering.worker_id
         self.log = steering.log
-        self.measure = measure
+        self.measure = of_search(spec, measure)
         self.held: int | None = None  # the slot
 
     # ------------------------------------------------------------------------ before the first trial
@@ -353,8 +354,7 @@ class Worker:
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
-        times = found.timed.teacher_p50 / found.timed.p50
-        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
+        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 
     def fail(self, slot: int, number: int, error: str) -> None:

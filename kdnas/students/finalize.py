@@ -74,6 +74,7 @@ def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
         "loss": row.loss,
         "raw_loss": row.raw_loss,
         "latency_ms": row.latency_ms,
+        **({"latency_flag": row.latency_flag} if row.latency_predicted else {}),
         "epochs": row.epoch,
     }
     if spec.space.variants:

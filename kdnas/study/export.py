@@ -20,13 +20,14 @@ from kdnas.study.filter import Filter
 from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
-from kdnas.study.rows import StudyRow
+from kdnas.study.rows import PREDICTED, StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
+MEASURED = ("by", "model")  # of the latency's protocol: left out where candidates were measured, as ever
 Style = Literal["json", "csv", "markdown"]
 SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
 
@@ -94,7 +95,7 @@ def document(
         "latency": {
             "teacher_ms": study.teacher_latency_ms,
             "device": provenance.get("device"),
-            "protocol": _plain(spec.latency),
+            "protocol": {name: value for name, value in _plain(spec.latency).items() if (name, value) != MEASURED},
         },
         "versions": dict(provenance.get("versions", {})),
         "provenance": dict(provenance),
@@ -231,13 +232,21 @@ def _as_csv(body: Mapping[str, Any]) -> str:
     before = ("rank", "trial", "reward", "loss", "raw_loss")
     after = ("teacher_latency_ms", "speedup", "parameters", "seed")
     rung = ["rung"] if any("rung" in entry for entry in body["candidates"]) else []
-    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config", *rung])
+    predicted = _predicted(body)
+    flag = ["latency_flag"] if predicted else []
+    writer.writerow([*before, "latency_p50_ms", "latency_p90_ms", *after, *dimensions, "config", *rung, *flag])
     for entry in body["candidates"]:
         latency, candidate = entry["latency_ms"], entry["candidate"]
         cells = [*(entry[key] for key in before), latency["p50"], latency["p90"], *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
-        writer.writerow([*cells, json.dumps(entry["config"]), *(entry.get(name) for name in rung)])
+        last = [*(entry.get(name) for name in rung), *([latency["flag"]] if predicted else [])]
+        writer.writerow([*cells, json.dumps(entry["config"]), *last])
     return text.getvalue()
+
+
+def _predicted(body: Mapping[str, Any]) -> bool:
+    """Whether a candidate's latency was not measured."""
+    return any((entry["latency_ms"]["flag"] or "").startswith(PREDICTED) for entry in body["candidates"])
 
 
 def _unspreadsheet(value: Any) -> Any:
@@ -251,6 +260,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     dimensions = _dimensions(body)
     rungs = sorted({entry["rung"] for entry in body["candidates"] if "rung" in entry})
     on_rung = f" All are on rung {rungs[0]}, the highest that was reached." if rungs else ""
+    predicted = " Latencies are predicted by a table of blocks, not measured." if _predicted(body) else ""
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
         f"# {markdown(study['name'])}",
@@ -259,7 +269,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
-        f"{study['done']} of {study['trials']} trials.{on_rung}",
+        f"{study['done']} of {study['trials']} trials.{on_rung}{predicted}",
         "",
         "| rank | trial | reward | loss | latency p50 ms | × teacher | parameters | "
         + " | ".join(markdown(name) for name in dimensions)

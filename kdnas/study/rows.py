@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kdnas.study.space import Candidate  # an alias; its module loads numpy, which the first screen does without
 
 RUNG = "rung"  # among a trial's own figures
+PREDICTED = "predicted"  # the first word of the flag of a latency that was not measured
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class TrialRow:
         if self.latency_ms and self.teacher_latency_ms:
             return self.teacher_latency_ms / self.latency_ms
         return None
+
+    @property
+    def latency_predicted(self) -> bool:
+        """Whether the latency, and so reward and speed-up, comes from a table of blocks and was never measured."""
+        return (self.latency_flag or "").startswith(PREDICTED)
 
     @property
     def rung(self) -> int | None:

@@ -153,6 +153,9 @@ class LatencySpec(Part):
         0.01, ge=FLOOR, le=0.5, description="stop when the 95 % interval of the median is this narrow"
     )
     max_seconds: float = Field(20.0, ge=FLOOR, le=600, description="stop then at the latest, and flag the figure")
+    by: Literal["model", "blocks"] = Field(
+        "model", description="a candidate's latency in a search: measured, or predicted as the sum of measured blocks"
+    )
     gpu: Literal["graph", "eager"] = Field(
         "graph", description="a GPU's passes: replays of a CUDA graph where it can be captured, or kernel by kernel"
     )
@@ -236,6 +239,11 @@ class StudySpec(Part):
             raise ValueError(
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
                 "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
+            )
+        if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+            raise ValueError(
+                "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
+                "variants; take model"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(

@@ -289,9 +289,9 @@ class Board:
         """The states that trials have had."""
         return frozenset(self._coded["state"].values[1:])
 
-    def flagged(self) -> bool:
-        """Whether any trial's latency has been doubtful."""
-        return any(self._coded["latency_flag"].values[1:])
+    def flags(self) -> frozenset[str]:
+        """Why latencies have been doubtful."""
+        return frozenset(filter(None, self._coded["latency_flag"].values[1:]))
 
     def marked(self) -> np.ndarray:
         """Which trials are marked, bool [n]."""

@@ -87,7 +87,7 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         ("faster than the teacher", f"{scored.speedup:.2f} times" if scored.speedup else "–"),
     ]
     if row.latency_flag:
-        latency.append(("doubtful", row.latency_flag))
+        latency.append(("not measured" if row.latency_predicted else "doubtful", row.latency_flag))
     size: Pairs = [
         ("parameters", f"{row.parameters:,}" if row.parameters is not None else "–"),
         ("peak memory", words.mib(row.memory_mib)),

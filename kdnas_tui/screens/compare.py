@@ -125,7 +125,8 @@ def _figures(chosen: Sequence[Scored]) -> list[Fact]:
     figure("90th percentile", p90, [words.milliseconds(value) for value in p90], -1)
     flags = [r.latency_flag or "–" for r in rows]
     if any(r.latency_flag for r in rows):
-        figure("latency doubtful", [None] * len(rows), flags, 0)
+        name = "latency flag" if any(r.latency_predicted for r in rows) else "latency doubtful"
+        figure(name, [None] * len(rows), flags, 0)
     figure("times faster", [s.speedup for s in chosen], [words.figure(s.speedup, 2) for s in chosen], 1)
     figure("parameters", [r.parameters for r in rows], [words.count(r.parameters) for r in rows], -1)
     figure("peak memory", [r.memory_mib for r in rows], [words.mib(r.memory_mib) for r in rows], -1)

@@ -36,6 +36,7 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "* is:front, nothing is both better and faster\n"
     "~ is:tie, its reward cannot be told from a better one's\n"
     "! is:flagged, its latency is doubtful (the candidate's page says why)\n"
+    "≈ flag:predicted, its latency is a sum of measured blocks\n"
     "< rung below that of others, so that it has no rank\n"
     "● is:marked, by space\n"
     "▰ state:running, how far the evaluation is, and its finished epochs\n"

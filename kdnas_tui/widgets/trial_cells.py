@@ -130,12 +130,12 @@ def _speedup(scored: Scored) -> str:
 
 
 def _latency_spread(scored: Scored) -> str:
-    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful."""
+    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful, ≈ where it is predicted."""
     row = scored.row
     if row.latency_ms is None:
         return ""
     if row.latency_flag:
-        return "!"
+        return "≈" if row.latency_predicted else "!"
     if row.latency_low_ms is None or row.latency_high_ms is None:
         return ""
     half = (row.latency_high_ms - row.latency_low_ms) / 2
@@ -144,7 +144,7 @@ def _latency_spread(scored: Scored) -> str:
 
 
 def _flag_look(scored: Scored) -> str:
-    return "failed" if scored.row.latency_flag else "quiet"
+    return "failed" if scored.row.latency_flag and not scored.row.latency_predicted else "quiet"
 
 
 def _setting(key: str) -> Callable[[Scored], str]:

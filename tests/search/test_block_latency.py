@@ -13,7 +13,7 @@ from kdnas.measuring import latency
 from kdnas.measuring.block_table import check
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Workbench
-from kdnas.search.block_latency import measured, probes, readings_of, table_of
+from kdnas.search.block_latency import probes, readings_of, table_of, timed_reading
 from kdnas.search.timing import latency_protocol
 from kdnas.store.database import open_store
 from kdnas.study.space import Candidate
@@ -109,9 +109,9 @@ def test_by_the_protocol_a_block_is_measured_once_for_all_studies(
     monkeypatch.setattr(latency, "_measure", counted)
     with open_store(tmp_path / "a.db", create=True) as store:
         measure = latency_protocol(store)
-        first = [measured(bench, measure, probe) for probe in probes(bench, [candidate(2)])]
+        first = [timed_reading(bench, measure, probe)[0] for probe in probes(bench, [candidate(2)])]
         assert len(passes) == 2 and all(reading.ms > 0 for reading in first)
-        again = [measured(bench, measure, probe) for probe in probes(bench, [candidate(3)])]
+        again = [timed_reading(bench, measure, probe)[0] for probe in probes(bench, [candidate(3)])]
         assert len(passes) == 2 and again == first
 
 
