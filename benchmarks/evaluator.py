@@ -1,6 +1,6 @@
 """What an evaluation costs beside the plain method and beside the student's bare arithmetic; how steady latency is.
 
-    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,fitted,causal,search,memory,latency]
+    python -m benchmarks.evaluator [--quick] [--json FILE] [--only cost,fitted,causal,search,memory,latency,blocks]
 
 CPU time of one thread throughout, ratios within one run, all-MiniLM-L6-v2 on State of the Union addresses. `--quick`
 runs fewer steps and rounds, and reckons the search from the quickstart's candidates without running the plain one.
@@ -26,6 +26,7 @@ import psutil
 import torch
 
 from benchmarks import causal
+from benchmarks.block_latency import blocks
 from benchmarks.fitted import fitted
 from benchmarks.plain_kd import PlainKD, batches, padded
 from benchmarks.report import Result, Table, run, say
@@ -69,6 +70,7 @@ def measure(options: argparse.Namespace) -> Result:
         "search": search,
         "memory": alone(memory),
         "latency": spread,
+        "blocks": blocks,
     }
     chosen = options.only.split(",") if options.only else list(parts)
     tables: list[Table] = []
@@ -502,7 +504,7 @@ def _burn(bursting: bool) -> None:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--only", metavar="PARTS", help="some of cost, fitted, causal, search, memory, latency, with commas"
+        "--only", metavar="PARTS", help="some of cost, fitted, causal, search, memory, latency, blocks, with commas"
     )
 
 

@@ -76,7 +76,7 @@ def tiny_spec(model: Path, source: Path, **parts: dict[str, Any]) -> StudySpec:
     values: dict[str, Any] = {
         "teacher": {"model": str(model)},
         "data": {"source": str(source), "length": 16, "batch_size": 8, "held_out": 0.1},
-        "budget": {"epochs": 2, "proxy_fraction": 0.5, "trials": 4},
+        "budget": {"epochs": 2, "proxy_fraction": 0.5, "trials": 4, "short_text": "train"},
         "latency": {"length": 16, "precision": 0.5, "max_seconds": 0.02},
     }
     for part, given in parts.items():

@@ -47,7 +47,9 @@ def export(
         frame.data(rendered)
         return
     write_atomically(output, rendered)
-    frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.")
+    lower = sum(s.behind for s in scored)
+    more = f" {lower} more stayed on lower rungs and have no rank." if lower else ""
+    frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.{more}")
 
 
 @click.command("import")

@@ -177,13 +177,16 @@ def _again(name: str, storage: str | None) -> str:
 def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
     from kdnas.cli.tables import legend, ranked, study_head, trial_table
 
-    scored = [s for s in ranked(store, row) if s.rank is not None]
+    every = ranked(store, row)
+    scored, lower = [s for s in every if s.rank is not None], sum(s.behind for s in every)
     study_head(row)
     frame.line()
     trial_table(scored[:BEST], row.teacher_latency_ms)
     where = ["--storage", frame.shown(storage)] if storage else []
     show, finalize = (shlex.join(["kdnas", command, row.name, *where]) for command in ("show", "finalize"))
     shown = f"The best {BEST} of {len(scored)}; all of them: {show}. " if len(scored) > BEST else ""
+    if lower:
+        shown += f"{lower} more stayed on lower rungs and have no rank. "
     frame.say(legend(scored[:BEST], row.teacher_latency_ms))
     frame.say(f"{shown}Make a model of the best: {finalize} --output DIR")
 

@@ -9,6 +9,7 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import (
+    LOWER,
     legend,
     ranked,
     study_cells,
@@ -110,6 +111,8 @@ def show(
     if shown:
         trial_table(shown, row.teacher_latency_ms)
         frame.say(legend(shown, row.teacher_latency_ms))
+    if any(s.behind for s in shown):
+        frame.say(LOWER)
     if len(chosen) > len(shown):
         frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
     if only is not None and not chosen:

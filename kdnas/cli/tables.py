@@ -18,6 +18,7 @@ from kdnas.study.rows import StudyRow, TrialRow
 from kdnas.study.states import TrialState
 from kdnas.system import time_left
 
+LOWER = "< stayed on a lower rung, and has no rank."
 MEASURED = ("rank", "#", "reward", "loss", "lat ms", "±", "× T", "params")
 SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as the filter calls them
 
@@ -105,20 +106,20 @@ def _trial(s: Scored, dimensions: Sequence[str], reference_ms: float | None) -> 
     row = reference_time.at(s.row, reference_ms)
     state = row.state
     if state == TrialState.RUNNING:
-        state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}"
+        state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}" if row.epochs else row.phase or "running"
     elif row.reused_from is not None:
         state = f"reused #{row.reused_from}"
     elif row.error:
         state = f"{state}: {' '.join(row.error.split())[:60]}"
-    elif "rung" in row.extra:
-        state = f"{state}, rung {row.extra['rung']:.0f}" + (f", latency {row.latency_flag}" if row.latency_flag else "")
+    elif row.rung is not None:
+        state = f"{state}, rung {row.rung}" + (f", latency {row.latency_flag}" if row.latency_flag else "")
     elif row.latency_flag:
         state = f"{state}, latency {row.latency_flag}"
     spread = None
     if row.latency_low_ms is not None and row.latency_high_ms is not None:
         spread = f"{(row.latency_high_ms - row.latency_low_ms) / 2:.2g}"
     return [
-        None if s.rank is None else f"{s.rank}{'~' if s.tie else ''}",
+        "<" if s.behind else None if s.rank is None else f"{s.rank}{'~' if s.tie else ''}",
         f"{row.number}{'*' if s.front else ''}",
         _number(s.reward, 4),
         _number(s.loss_used, 4),
@@ -140,7 +141,7 @@ def figures(row: TrialRow, reference_ms: float | None) -> str:
     if row.loss is not None:
         words.append(f"loss {row.loss:.4f}")
     if row.latency_ms is not None:
-        words.append(f"{row.latency_ms:.3g} ms")
+        words.append(f"{row.latency_ms:.3g} ms{' predicted' if row.latency_predicted else ''}")
     if row.speedup is not None:
         words.append(f"{row.speedup:.2f}×")
     return "  ".join(words)
@@ -163,5 +164,6 @@ def trial_values(s: Scored) -> dict[str, Any]:
         "rank": s.rank,
         "tie": s.tie,
         "pareto": s.front,
+        "rung": s.row.rung,
         "speedup": s.row.speedup,
     }

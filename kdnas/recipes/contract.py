@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from kdnas.measuring.block_table import Block
 from kdnas.measuring.passes import Once
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import StudySpec
+from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Score, Student, Training
@@ -40,6 +41,11 @@ class Workbench(ABC):
     spec: StudySpec
     device: torch.device
     space: SearchSpace
+
+    @property
+    def budget(self) -> BudgetSpec:
+        """What candidates of a search have: as the spec says, unless a recipe finds that its text allows no more."""
+        return self.spec.budget
 
     @abstractmethod
     def config(self, candidate: Candidate) -> dict[str, Any]:
@@ -74,6 +80,14 @@ class Workbench(ABC):
     @abstractmethod
     def shape_key(self, candidate: Candidate | None) -> str:
         """What decides the latency of a candidate (of the teacher for None): equal keys, equal latency."""
+
+    def blocks(self, candidate: Candidate) -> tuple[Block, ...]:
+        """The candidate's blocks from below, where its latency is about a sum over them. Raises UsageError."""
+        raise UsageError("Candidates of this recipe have no blocks to add up.", "Measure each of them.")
+
+    def probe(self, candidate: Candidate) -> Student:
+        """A student of the candidate's sizes to be timed and no more: its weights are whatever is made fastest."""
+        return self.build(candidate, 0)
 
     @abstractmethod
     def save(self, student: Student, folder: Path) -> None:

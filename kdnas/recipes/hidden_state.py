@@ -19,6 +19,7 @@ import torch
 from kdnas.data import chunks as chunking
 from kdnas.data import tokens as tokenising
 from kdnas.measuring import devices, memory, passes
+from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import classifier_head, encoders, least_squares_init, solved_blocks
@@ -30,8 +31,9 @@ from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
 from kdnas.recipes.spaces.encoder import sizes_of, space_of
+from kdnas.study import short_text
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec
+from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError
@@ -109,7 +111,6 @@ class HiddenStateBench(Workbench):
         self.spec, self.device, self._on_progress = spec, device, on_progress
         assert isinstance(spec.recipe, HiddenStateRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
-        self._scored_as_built = spec.budget.epochs == 0 or bool(spec.budget.rungs)
         self.teacher = encoder.load(spec.teacher, device, on_progress)
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
@@ -118,10 +119,11 @@ class HiddenStateBench(Workbench):
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
         self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
+        self._scored_as_built = not self.budget.epochs or bool(self.budget.rungs)
         self._proxy_ids = torch.from_numpy(self.chunks.proxy)
         self._held_ids = torch.from_numpy(self.chunks.held_out)
         encoder.require_finite(self.teacher, self._proxy_ids[:CHECKED])
-        readings = max(1, spec.budget.epochs) * spec.budget.trials
+        readings = max(1, self.budget.epochs) * spec.budget.trials
         self.proxy = self._states(self._proxy_ids, readings, "the proxy set")
         self.held_out = self._states(self._held_ids, readings, "the held-out part")
         self._configured: tuple[Candidate, dict[str, Any]] | None = None
@@ -161,6 +163,10 @@ class HiddenStateBench(Workbench):
 
     def _sources(self, layers: int) -> list[int]:
         return [*uniform(layers, self.own.layers), *last(layers, self.own.layers)]
+
+    @property
+    def budget(self) -> BudgetSpec:
+        return short_text.allowed(self.spec, int(self.chunks.proxy.size))
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
         """Computed once for all that asks of one candidate after another."""
@@ -287,6 +293,15 @@ class HiddenStateBench(Workbench):
         }
         return json.dumps(keep, sort_keys=True)
 
+    def blocks(self, candidate: Candidate) -> tuple[Block, ...]:
+        sizes = sizes_of(candidate)
+        block = Block(sizes.width, f"{sizes.heads} heads, {sizes.inner} neurons, {sizes.act}")
+        return (block,) * sizes.layers
+
+    def probe(self, candidate: Candidate) -> Student:
+        with torch.random.fork_rng(devices=[]):  # the program's own numbers stay as they are
+            return Student(encoders.build_body(encoders.configure(self.config(candidate))).to(self.device))
+
     def save(self, student: Student, folder: Path) -> None:
         """The body, with the pooler that AutoModel's class expects, and the tokenizer; with a head, of a teacher that
         classifies."""
@@ -365,6 +380,7 @@ class HiddenStateBench(Workbench):
         return encoders.config_values(self.family, self.teacher.config, self.family.sizes(body.config))  # type: ignore[arg-type]
 
     def provenance(self) -> dict[str, Any]:
+        proxy = int(self.chunks.proxy.size)
         return {
             "teacher": self.teacher.name,
             "teacher_fingerprint": self.teacher.fingerprint,
@@ -374,8 +390,9 @@ class HiddenStateBench(Workbench):
             "documents": self.chunks.documents,
             **self.chunks.record,
             "training_tokens": int(self.chunks.train.size),
-            "proxy_tokens": int(self.chunks.proxy.size),
+            "proxy_tokens": proxy,
             "held_out_tokens": int(self.chunks.held_out.size),
+            **({} if self.budget == self.spec.budget else {"short_text": short_text.facts(self.spec, proxy)}),
             "cache": {"proxy": self.proxy.decision.facts(), "held_out": self.held_out.decision.facts()},
             "projection": "one per student layer",
             "stride": STRIDE,

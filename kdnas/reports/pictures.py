@@ -59,7 +59,8 @@ def _figure(x: str, y: str) -> Iterator[tuple[Figure, Any]]:
 def pareto(scored: Sequence[Scored]) -> Figure:
     """Loss against latency of every finished trial, the front drawn and named, the teacher's latency as a line."""
     done = [s for s in scored if s.rank is not None and s.row.latency_ms and s.loss_used is not None]
-    with _figure("latency, ms (log)", "held-out loss") as (figure, axes):
+    predicted = "predicted " if any(s.row.latency_predicted for s in done) else ""
+    with _figure(f"{predicted}latency, ms (log)", "held-out loss") as (figure, axes):
         latency = np.array([s.row.latency_ms for s in done], dtype=float)
         loss = np.array([s.loss_used for s in done], dtype=float)
         front = np.array([s.front for s in done], dtype=bool)

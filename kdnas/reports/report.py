@@ -100,13 +100,14 @@ def _pictures(
         Picture(
             "pareto",
             "Loss and latency",
-            "Each dot is a finished trial; no other trial is better in both than those on the front.",
+            f"Each dot is a finished trial{_of_rung(scored)}{_by_blocks(scored)}; no other one is better in both than "
+            "those on the front.",
             pictures.pareto(scored),
         ),
         Picture(
             "history",
             "The search",
-            f"Rewards at α = {study.alpha:g} and β = {study.beta:g}, and the best so far.",
+            f"Rewards{_of_rung(scored)} at α = {study.alpha:g} and β = {study.beta:g}, and the best so far.",
             pictures.history(scored),
         ),
     ]
@@ -123,6 +124,16 @@ def _pictures(
             words = f"By Optuna's {matters.evaluator} on {matters.trials} trials."
             found.append(Picture("importance", "What matters", words, pictures.importance(matters.shares)))
     return found
+
+
+def _by_blocks(scored: Sequence[Scored]) -> str:
+    return ", its latency predicted by a table of blocks" if any(s.row.latency_predicted for s in scored) else ""
+
+
+def _of_rung(scored: Sequence[Scored]) -> str:
+    """Which trials are ranked, where a study has rungs."""
+    first = next((s.row.rung for s in scored if s.rank is not None), None)
+    return "" if first is None else f" on rung {first}"
 
 
 def write(content: Content, output: Path) -> list[Path]:
@@ -177,13 +188,15 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
     return [
         (
             "Evaluation",
-            f"{budget.epochs} epochs on {budget.proxy_fraction:.0%} of the training data, scored on at most "
-            f"{spec.data.max_held_out} held-out chunks; pruner {budget.pruner}",
+            f"{_training(spec, content.provenance)}, scored on at most {spec.data.max_held_out} held-out chunks; "
+            f"pruner {budget.pruner}",
         ),
+        *_rungs(content.scored),
         ("Loss", kind),
         (
             "Latency",
-            f"median of one forward pass of the body, batch {latency.batch_size}, {latency.length} tokens, "
+            f"{_predicted(content.scored)}median of one forward pass of the body, "
+            f"batch {latency.batch_size}, {latency.length} tokens, "
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),
@@ -191,11 +204,47 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
     ]
 
 
+def _training(spec: StudySpec, provenance: Mapping[str, Any]) -> str:
+    """What candidates had before they were scored."""
+    budget = spec.budget
+    if "short_text" in provenance:
+        found = provenance["short_text"]
+        return f"no training, since {found['proxy_tokens']:,} tokens are too few to learn from: candidates as fitted"
+    if not budget.epochs:
+        return f"no training: candidates as they are built (recipe {spec.recipe.name})"
+    epochs = f"{budget.epochs} epoch{'s' if budget.epochs > 1 else ''}"
+    trained = f"{epochs} on {budget.proxy_fraction:.0%} of the training data"
+    if not budget.rungs:
+        return trained
+    shares = ", then ".join(f"{share:.0%}" for share in budget.rungs)
+    return f"as built, then up to {trained} in {len(budget.rungs)} part(s), for the best {shares} of those before"
+
+
+def _predicted(scored: Sequence[Scored]) -> str:
+    """What stands before the protocol where candidates were not measured by it."""
+    if not any(s.row.latency_predicted for s in scored):
+        return ""
+    return "of candidates predicted, as the sum of blocks measured in models of two depths, each by the "
+
+
+def _rungs(scored: Sequence[Scored]) -> list[tuple[str, str]]:
+    """How many trials reached each rung, and which of them are ranked."""
+    done = [s.row for s in scored if s.rank is not None or s.behind]
+    reached = {row.rung: row.scored_after for row in done if row.rung is not None}
+    if not reached:
+        return []
+    counts = [f"{sum(row.rung == rung for row in done)} on rung {rung} ({reached[rung]})" for rung in sorted(reached)]
+    which = f"ranks, front and best are of rung {max(reached)} alone"
+    return [("Rungs", f"{', '.join(counts)}; {which}")]
+
+
 def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:
     """The table of the best: names, and rows of plain values."""
     best = [s for s in content.scored if s.rank is not None][:BEST]
     dimensions = list(dict.fromkeys(name for s in best for name in s.row.candidate))
     names = ["rank", "trial", "reward", "loss", "raw loss", "latency ms", "p90 ms", "× teacher", "parameters"]
+    if any(s.row.latency_predicted for s in best):
+        names[names.index("latency ms")] = "predicted ms"
     rows: list[list[Any]] = []
     for s in best:
         row = s.row

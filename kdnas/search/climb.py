@@ -16,13 +16,13 @@ from kdnas.search.rungs import Reached
 from kdnas.store import queries, slots
 from kdnas.store.database import Store
 from kdnas.study.reward import reward
-from kdnas.study.rows import TrialRow
+from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
 from kdnas.study.states import TrialState
 from kdnas.training.contract import Epoch
 
-RUNG, LOSS, RAW_LOSS = "rung", "loss_as_built", "raw_loss_as_built"  # among a trial's own figures
+LOSS, RAW_LOSS = "loss_as_built", "raw_loss_as_built"  # among a trial's own figures
 
 
 class Climb:
@@ -32,13 +32,13 @@ class Climb:
         self._store, self._study_id, self._spec, self._bench = store, study_id, spec, bench
         self._candidate = candidate
         self._figures: dict[str, float] = {}
-        self.rungs = spec.budget.rungs
+        self.rungs = bench.budget.rungs
 
     def goes_on(self, epoch: Epoch, timed: Timed) -> bool:
         """Whether the training goes on after this epoch (0 for the score as built)."""
         if not self.rungs:
             return True
-        ends = rungs.ends(self._spec.budget)
+        ends = rungs.ends(self._bench.budget)
         if epoch.epoch == 0:
             self._figures |= {LOSS: epoch.score.loss, RAW_LOSS: epoch.score.raw_loss}
         if epoch.epoch not in ends:

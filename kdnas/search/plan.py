@@ -20,8 +20,9 @@ from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.search import rungs
+from kdnas.study import short_text
 from kdnas.study.reward import exchange
-from kdnas.study.spec import StudySpec
+from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_flags import command
 from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
 from kdnas.system import seeds
@@ -71,7 +72,10 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     most = spec.data.max_held_out * spec.data.length
     held = None if tokens is None else min(round(tokens * spec.data.held_out), most)
     cached = described.cache_bytes_per_token
-    each = None if proxy is None or held is None else _seconds(spec, described, proxy, held, device)
+    budget = spec.budget if proxy is None else short_text.allowed(spec, proxy)
+    if proxy is not None and budget != spec.budget:
+        notes += short_text.told({"short_text": short_text.facts(spec, proxy)})
+    each = None if proxy is None or held is None else _seconds(budget, described, proxy, held, device)
     return Plan(
         space_size=size,
         dimensions={d.name: d.choices for d in described.space.dimensions},
@@ -107,15 +111,15 @@ def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
     return tokens if limited is None else limited, documents.notes
 
 
-def _seconds(spec: StudySpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:
+def _seconds(budget: BudgetSpec, described: Description, proxy: int, held: int, device: torch.device) -> float | None:
     """Of the middle candidate: forward and backward on the proxy set, forward on the held-out part, each epoch. A score
     as built costs a fit: the products of its Gram matrices are about two forward passes over the sample."""
     if described.flops_per_token is None:
         return None
     rng = seeds.fixed(seeds.Fixed.ESTIMATE)
     forward = statistics.median(described.flops_per_token(described.space.sample(rng)) for _ in range(SAMPLES))
-    built = 3 * min(proxy, FIT_TOKENS) + held if spec.budget.rungs or not spec.budget.epochs else 0
-    work = forward * (rungs.expected_epochs(spec.budget) * (3 * proxy + held) + built)
+    built = 3 * min(proxy, FIT_TOKENS) + held if budget.rungs or not budget.epochs else 0
+    work = forward * (rungs.expected_epochs(budget) * (3 * proxy + held) + built)
     return OVERHEAD_S + work / (SHARE_OF_PEAK * _flops_per_second(device))
 
 

@@ -20,7 +20,7 @@ from kdnas.store.database import Store, open_store
 from kdnas.study.ranked_rows import rank
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import TrialRow
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.seeds import Purpose, number
@@ -45,7 +45,7 @@ def recheck(
     """
     with open_store(storage) as store:
         row = queries.study_row(store, name)
-        spec = from_values(row.spec)
+        spec = from_store(row.spec)
         leaders = [s.row for s in _ranked(store, name, spec)[:top]]
         if not leaders:
             raise UsageError(f"{name} has no finished trial to evaluate again.", "Let it finish one first.")
@@ -123,5 +123,8 @@ def _evaluate(
             teacher_latency_ms=found.timed.teacher_p50,
         )
         line = f"#{leader.number}: loss {found.loss:.4f} (was {leader.loss:.4f})"
+        if leader.latency_predicted and leader.latency_ms:
+            error = leader.latency_ms / found.timed.p50 - 1
+            line += f", {found.timed.p50:.3g} ms measured ({leader.latency_ms:.3g} predicted, {error:+.1%})"
         steering.log("info", f"again {line}, seed {seed}")
         say(f"[{done}/{len(missing)}] {line}")

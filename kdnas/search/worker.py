@@ -28,10 +28,11 @@ from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search import episodes, heartbeat
+from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
-from kdnas.search.climb import RUNG, Climb
+from kdnas.search.climb import Climb
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
-from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol
+from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
@@ -41,9 +42,11 @@ from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
+from kdnas.study import short_text
 from kdnas.study.reward import reward
+from kdnas.study.rows import RUNG
 from kdnas.study.space import Candidate
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted, WorkerState
 from kdnas.system import process
@@ -71,7 +74,7 @@ class Worker:
         self.steering = steering
         self.worker_id = steering.worker_id
         self.log = steering.log
-        self.measure = measure
+        self.measure = of_search(spec, measure)
         self.held: int | None = None  # the slot
 
     # ------------------------------------------------------------------------ before the first trial
@@ -98,7 +101,7 @@ class Worker:
             **self.bench.provenance(),
         }
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
-        for complaint in slots.key_planned(self.store, self.study_id, self.space):
+        for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
         patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
@@ -210,7 +213,7 @@ class Worker:
         self.use_present_rewards()
         while True:
             self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
-            self.study.pruner = pruner(self.spec.budget, claim.slot)
+            self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()
                 with self.rescored.one_look():
@@ -229,7 +232,7 @@ class Worker:
                 origin=claim.origin or "strategy",
                 predicted=claim.predicted,
                 seed=number(self.spec.seed, Purpose.STUDENT, 0),
-                epochs=self.spec.budget.epochs,
+                epochs=self.bench.budget.epochs,
             )
             if clash is None:
                 return trial, chosen
@@ -243,7 +246,7 @@ class Worker:
             planned, taken = None, slots.taken(self.store, self.study_id, claim.slot) | {key}
 
     def evaluate(self, trial: optuna.Trial, chosen: Candidate) -> Measurement:
-        this, epochs = trial.number, self.spec.budget.epochs
+        this, epochs = trial.number, self.bench.budget.epochs
         climb = Climb(self.store, self.study_id, self.spec, self.bench, chosen)
         last_write = time.monotonic()
         done = 0
@@ -355,7 +358,7 @@ class Worker:
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
-        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {found.timed.p50:.2f} ms ({times:.1f} × the teacher)"
+        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
 
     def fail(self, slot: int, number: int, error: str) -> None:
@@ -400,7 +403,7 @@ def run_worker(
     """
     with open_store(storage) as store:
         row = queries.study_row(store, name)
-        spec = from_values(row.spec)
+        spec = from_store(row.spec)
         try:
             with heartbeat.at_work(store, row.study_id, "search") as steering:
                 worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store))

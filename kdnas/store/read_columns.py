@@ -48,11 +48,17 @@ def sketch_board(store: Store, study_id: int, alpha: float, beta: float, loss: L
     """
     board = Board(alpha, beta, loss, whole=False)
     with store.connect() as connection:
-        _fill(board, connection, study_id, _SKETCH)
+        _fill(board, connection, study_id, (*_SKETCH, "extra") if _with_rungs(connection, study_id) else _SKETCH)
     if len(board):
         first = board.numbers[board.order("reward", descending=True)[:_LOOKED_AT]].tolist()
         board.update(trials_of(store, study_id, first))
     return board
+
+
+def _with_rungs(connection: Connection, study_id: int) -> bool:
+    """Whether the trials' own figures say on which rung each stands, which ranks them too."""
+    text = connection.execute(sa.select(t.study.c.spec).where(t.study.c.study_id == study_id)).scalar_one()
+    return bool(json.loads(text).get("budget", {}).get("rungs"))
 
 
 def _fill(board: Board, connection: Connection, study_id: int, names: Sequence[str]) -> None:

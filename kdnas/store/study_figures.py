@@ -22,7 +22,7 @@ from kdnas.store import study_remarks
 from kdnas.store import tables as t
 from kdnas.store.database import clock_column
 from kdnas.study.reward import reward
-from kdnas.study.rows import StudyRow, WorkerRow
+from kdnas.study.rows import RUNG, StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
 from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
 from kdnas.system import liveness, time_left
@@ -63,7 +63,8 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
         here = [worker for worker, _ in workers if worker.task == "search"]
         alive = [worker for worker in here if worker.alive]
         spec = _spec(row)
-        best_number, best_reward = _best(connection, row, spec["reward"]["loss"] == "raw")
+        rungs = bool(spec.get("budget", {}).get("rungs"))
+        best_number, best_reward = _best(connection, row, spec["reward"]["loss"] == "raw", rungs)
         pruned, failed = row.slots_pruned or 0, row.slots_failed or 0
         done = (row.slots_done or 0) + pruned + failed
         rows.append(
@@ -226,32 +227,32 @@ def _spec(row: Any) -> dict[str, Any]:
     return {**damaged, "name": row.name, "seed": "–", "unreadable": True}
 
 
-def _best(connection: Connection, row: Any, raw: bool) -> tuple[int | None, float | None]:
-    """The best trial under the study's present α/β, by the mean over its repeats where there are any."""
+def _best(connection: Connection, row: Any, raw: bool, rungs: bool) -> tuple[int | None, float | None]:
+    """The best trial under the study's present α/β, by the mean over its repeats where there are any; with rungs, of
+    the trials that may be ranked."""
     reported = (row.least_alpha, row.most_alpha, row.least_beta, row.most_beta)
-    if not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+    if not rungs and not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
         return row.first_best, row.reward
     key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, row.done_trials, row.repeated)
     if key not in _bests:
         if len(_bests) > 100:
             _bests.clear()
-        _bests[key] = _best_anew(connection, row, raw)
+        _bests[key] = _best_anew(connection, row, raw, rungs)
     return _bests[key]
 
 
 _bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
 
 
-def _best_anew(connection: Connection, row: Any, raw: bool) -> tuple[int | None, float | None]:
+def _best_anew(connection: Connection, row: Any, raw: bool, rungs: bool) -> tuple[int | None, float | None]:
     c, r = t.trial.c, t.repeat.c
     done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
+    wanted = [c.number, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms, *([c.extra] if rungs else [])]
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
         losses[again.number].append(again.raw_loss if raw else again.loss)
-    best: tuple[int | None, float | None] = (None, None)
-    for trial in connection.execute(
-        sa.select(c.number, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms).where(done).order_by(c.number)
-    ):
+    found: list[tuple[int, float, float]] = []  # number, reward, rung
+    for trial in connection.execute(sa.select(*wanted).where(done).order_by(c.number)):
         loss = trial.raw_loss if raw else trial.loss
         if loss is None or not trial.latency_ms or not trial.teacher_latency_ms:
             continue
@@ -260,9 +261,16 @@ def _best_anew(connection: Connection, row: Any, raw: bool) -> tuple[int | None,
             value = reward(mean, trial.latency_ms, trial.teacher_latency_ms, row.alpha, row.beta)
         except ValueError:  # figures that have no reward
             continue
-        if best[1] is None or value > best[1]:
-            best = (trial.number, value)
-    return best
+        found.append((trial.number, value, json.loads(trial.extra or "{}").get(RUNG, math.nan) if rungs else math.nan))
+    if rungs and found:
+        import numpy as np  # not for a study without: the first screen does without it
+
+        from kdnas.study.ranking import on_highest_rung
+
+        ranked = on_highest_rung(np.array([rung for _, _, rung in found], dtype=float))
+        found = [trial for trial, stays in zip(found, ranked.tolist(), strict=True) if stays]
+    best = max(found, key=lambda trial: trial[1], default=None)
+    return (None, None) if best is None else best[:2]
 
 
 _sizes: dict[str, int] = {}  # the size of a space with conditions is counted by walking it once

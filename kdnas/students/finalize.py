@@ -59,7 +59,13 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
         return _job(spec, one, ground)
     ranked = [s for s in scored if s.rank is not None]
     if only is not None and ranked:
-        ranked = passing(parse(only, keys_of([s.row for s in scored])), ranked)
+        passed = passing(parse(only, keys_of([s.row for s in scored])), scored)
+        ranked = [s for s in passed if s.rank is not None]
+        if not ranked and (lower := [s.number for s in passed if s.behind]):
+            raise UsageError(
+                f"What passes {only!r} stayed on lower rungs than others, so none of it has a rank.",
+                f"Choose one by its number, as in --trial {lower[0]}, or loosen the filter.",
+            )
         if not ranked:
             raise UsageError(f"No finished trial of {study} passes {only!r}.", "Loosen the filter.")
     if rank_wanted > len(ranked):
@@ -79,6 +85,7 @@ def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
         "loss": row.loss,
         "raw_loss": row.raw_loss,
         "latency_ms": row.latency_ms,
+        **({"latency_flag": row.latency_flag} if row.latency_predicted else {}),
         "epochs": row.epoch,
     }
     if spec.space.variants:

@@ -20,13 +20,14 @@ from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.reference_time import factor
-from kdnas.study.rows import StudyRow
+from kdnas.study.rows import PREDICTED, StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
+MEASURED = ("by", "model")  # of the latency's protocol: left out where candidates were measured, as ever
 Style = Literal["json", "csv", "markdown"]
 SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
 
@@ -44,8 +45,13 @@ def select(
     pareto: bool = False,
     only: Filter | None = None,
 ) -> list[Scored]:
-    """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top."""
+    """The ranked trials asked for, best first: what the filter lets through, of the front if asked, the top.
+
+    Raises UsageError where all that passes stayed on lower rungs than others, and so has no rank.
+    """
     passed = scored if only is None else passing(only, scored)
+    if any(s.behind for s in passed) and not any(s.rank for s in passed):
+        raise UsageError("All that pass stayed on lower rungs than others, so none has a rank.", "Loosen the filter.")
     return [s for s in passed if s.rank is not None and (s.front or not pareto)][:top]
 
 
@@ -89,7 +95,7 @@ def document(
         "latency": {
             "teacher_ms": study.teacher_latency_ms,
             "device": provenance.get("device"),
-            "protocol": _plain(spec.latency),
+            "protocol": {name: value for name, value in _plain(spec.latency).items() if (name, value) != MEASURED},
         },
         "versions": dict(provenance.get("versions", {})),
         "provenance": dict(provenance),
@@ -136,6 +142,7 @@ def candidate(scored: Scored) -> dict[str, Any]:
         "parameters": row.parameters,
         "seed": row.seed,
         "epochs": row.epoch,
+        **({} if row.rung is None else {"rung": row.rung}),
         "candidate": dict(row.candidate),
         "config": dict(row.config),
         "tags": list(row.tags),
@@ -235,13 +242,15 @@ def csv_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
     after = ("speedup", "parameters", "seed")
     signs = ("latency_flag", "front", "tie")
     timed = ("latency_p50_ms", "latency_p90_ms", "teacher_latency_ms")
-    writer.writerow([*before, *timed, *after, *dimensions, "config", *signs])
+    rung = ["rung"] if any("rung" in entry for entry in entries) else []
+    writer.writerow([*before, *timed, *after, *dimensions, "config", *signs, *rung])
     for entry in entries:
         candidate = entry["candidate"]
         cells = [*(entry[key] for key in before), *_at_reference(entry, teacher_ms), *(entry[key] for key in after)]
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
         cells += [json.dumps(entry["config"]), _unspreadsheet(entry["latency_ms"]["flag"])]
-        writer.writerow([*cells, str(entry["pareto"]).lower(), str(entry["tie"]).lower()])
+        cells += [str(entry["pareto"]).lower(), str(entry["tie"]).lower()]
+        writer.writerow([*cells, *(entry.get(name) for name in rung)])
     return lines
 
 
@@ -263,6 +272,11 @@ def _at_reference(
     return p50, p90, taught
 
 
+def _predicted(body: Mapping[str, Any]) -> bool:
+    """Whether a candidate's latency was not measured."""
+    return any((entry["latency_ms"]["flag"] or "").startswith(PREDICTED) for entry in body["candidates"])
+
+
 def _unspreadsheet(value: Any) -> Any:
     # A cell that begins like a formula is one to a spreadsheet.
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
@@ -271,6 +285,9 @@ def _unspreadsheet(value: Any) -> Any:
 def _as_markdown(body: Mapping[str, Any]) -> str:
     study, reward = body["study"], body["reward"]
     latency = body["latency"]
+    rungs = sorted({entry["rung"] for entry in body["candidates"] if "rung" in entry})
+    on_rung = f" All are on rung {rungs[0]}, the highest that was reached." if rungs else ""
+    predicted = " Latencies are predicted by a table of blocks, not measured." if _predicted(body) else ""
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
         f"# {markdown(study['name'])}",
@@ -279,7 +296,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
-        f"{study['done']} of {study['trials']} trials.",
+        f"{study['done']} of {study['trials']} trials.{on_rung}{predicted}",
         "",
         *markdown_lines(body["candidates"], body["latency"]["teacher_ms"]),
     ]

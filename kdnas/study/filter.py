@@ -73,6 +73,7 @@ COLUMNS: dict[str, Column] = {
         Column("memory", "peak memory while it trained", "MiB", "memory_mib"),
         Column("epoch", "finished epochs", "plain", "epoch"),
         Column("epochs", "epochs in all", "plain", "epochs"),
+        Column("rung", "how far it was taken: 0 as built, then each part of its epochs", "plain"),
         Column("progress", "how far the evaluation is", "share", "progress"),
         Column("seed", "seed of the evaluation", "plain", "seed"),
         Column("duration", "time from start to end", "s"),

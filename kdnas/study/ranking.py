@@ -33,7 +33,7 @@ class Scored(NamedTuple):
 
     row: TrialRow
     reward: float | None  # None for a trial without a result
-    rank: int | None  # from 1; None unless the trial is done
+    rank: int | None  # from 1; None unless the trial is done, on the highest rung where the study has rungs
     tie: bool  # cannot be told from a better one: their rewards are closer than their noise
     front: bool  # no other done trial has both a lower loss and a lower latency
     loss_used: float | None  # the loss that the reward sees, normalised or raw
@@ -46,6 +46,22 @@ class Scored(NamedTuple):
     def speedup(self) -> float | None:
         """Teacher's latency over the student's."""
         return self.row.speedup
+
+    @property
+    def behind(self) -> bool:
+        """Whether it is done and stayed on a lower rung than others, so that it has a reward and no rank."""
+        return self.rank is None and self.reward is not None and self.row.state == TrialState.DONE
+
+
+def on_highest_rung(rung: np.ndarray) -> np.ndarray:
+    """Which of the done trials [n] may be ranked, from the rung that each reached (NaN where the study has none); bool.
+
+    Only those of the highest rung that any of them reached. What is known of the others is of a shorter training or of
+    none, and deeper students gain more from training: a list of both would put shallow students first. Ranks, ties,
+    front and best of a study, and all that takes the first so many of it, follow from this.
+    """
+    known = rung[~np.isnan(rung)]
+    return ~(rung < known.max()) if len(known) else np.ones(len(rung), dtype=bool)
 
 
 def rewards(
@@ -123,6 +139,7 @@ class Figures:
     teacher_latency_ms: np.ndarray
     spread: np.ndarray  # standard deviation of the loss over repeats, as a share of their mean
     repeats: np.ndarray
+    rung: np.ndarray  # float, NaN where the study has no rungs
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,8 @@ class Standing:
 def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     """Reward, rank, ties and front for α and β.
 
-    Equal rewards are ordered by trial number. A trial is a tie when its reward is closer to that of the best of its
+    Where the study has rungs, only trials on the highest one have a rank (`on_highest_rung`). Equal rewards are ordered
+    by trial number. A trial is a tie when its reward is closer to that of the best of its
     group than their noise taken together: the 95 % interval of its latency and of its loss (from the spread of its
     repeats, else the mean relative spread of the study's repeats, else LOSS_NOISE), carried over to the reward.
     """
@@ -150,6 +168,7 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
         figures.loss[scored], figures.latency_ms[scored], figures.teacher_latency_ms[scored], alpha, beta
     )
     ranked = np.flatnonzero(figures.done & ~np.isnan(reward))
+    ranked = ranked[on_highest_rung(figures.rung[ranked])]
     order = ranked[np.lexsort((figures.number[ranked], -reward[ranked]))]
     rank = np.zeros(n, dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
@@ -158,6 +177,17 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     front = np.zeros(n, dtype=bool)
     front[ranked] = on_front(figures.loss[ranked], figures.latency_ms[ranked])
     return Standing(reward, rank, tie, front, order)
+
+
+def longer(standing: Standing, by: int) -> Standing:
+    """Another one with so many more trials that have no result yet: whoever saw the one before draws again."""
+    return Standing(
+        np.concatenate((standing.reward, np.full(by, np.nan))),
+        np.concatenate((standing.rank, np.zeros(by, dtype=standing.rank.dtype))),
+        np.concatenate((standing.tie, np.zeros(by, dtype=bool))),
+        np.concatenate((standing.front, np.zeros(by, dtype=bool))),
+        standing.order,
+    )
 
 
 def noises(figures: Figures, reward: np.ndarray, alpha: float) -> np.ndarray:

@@ -12,6 +12,9 @@ from kdnas.system.time_left import Span
 if TYPE_CHECKING:
     from kdnas.study.space import Candidate  # an alias; its module loads numpy, which the first screen does without
 
+RUNG = "rung"  # among a trial's own figures
+PREDICTED = "predicted"  # the first word of the flag of a latency that was not measured
+
 
 @dataclass(frozen=True)
 class StudyRow:
@@ -101,6 +104,22 @@ class TrialRow:
         if self.latency_ms and self.teacher_latency_ms:
             return self.teacher_latency_ms / self.latency_ms
         return None
+
+    @property
+    def latency_predicted(self) -> bool:
+        """Whether the latency, and so reward and speed-up, comes from a table of blocks and was never measured."""
+        return (self.latency_flag or "").startswith(PREDICTED)
+
+    @property
+    def rung(self) -> int | None:
+        """How far the budget's rungs took it, 0 for the score as built; None in a study without rungs."""
+        reached = self.extra.get(RUNG)
+        return None if reached is None else int(reached)
+
+    @property
+    def scored_after(self) -> str:
+        """What came before its last score, in words: `as built`, `after 1 epoch`."""
+        return "as built" if not self.epoch else f"after {self.epoch} epoch{'s' if self.epoch > 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,9 @@ class BudgetSpec(Part):
     rungs: tuple[float, ...] = Field(
         (), description="shares of a depth's candidates that go on: from the score as built, then after each part"
     )
+    short_text: Literal["score", "train"] = Field(
+        "score", description="fitted students on too little text to learn from: only scored, or trained all the same"
+    )
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
 
     @model_validator(mode="after")
@@ -150,6 +153,9 @@ class LatencySpec(Part):
         0.01, ge=FLOOR, le=0.5, description="stop when the 95 % interval of the median is this narrow"
     )
     max_seconds: float = Field(20.0, ge=FLOOR, le=600, description="stop then at the latest, and flag the figure")
+    by: Literal["model", "blocks"] = Field(
+        "model", description="a candidate's latency in a search: measured, or predicted as the sum of measured blocks"
+    )
     gpu: Literal["graph", "eager"] = Field(
         "graph", description="a GPU's passes: replays of a CUDA graph where it can be captured, or kernel by kernel"
     )
@@ -234,6 +240,11 @@ class StudySpec(Part):
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
                 "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
             )
+        if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+            raise ValueError(
+                "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
+                "variants; take model"
+            )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(
                 f"gp is for budgets up to {GP_TRIALS} trials, since a proposal then takes seconds "
@@ -269,6 +280,13 @@ def from_values(values: Mapping[str, Any]) -> StudySpec:
         return StudySpec.model_validate(values)
     except ValidationError as error:
         raise explain(error) from None
+
+
+def from_store(values: Mapping[str, Any]) -> StudySpec:
+    """The spec of a study that has begun, as its store holds it: whole, so that a field that it lacks is of an earlier
+    version. Then the study goes on as it began: fitted students are trained on however little text."""
+    budget = values.get("budget", {})
+    return from_values({**values, "budget": {"short_text": "train", **budget}})
 
 
 def explain(error: ValidationError) -> BadOptionError:

@@ -30,8 +30,8 @@ from kdnas.study.columns import (
     whole_column,
 )
 from kdnas.study.filter import Filter
-from kdnas.study.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, rewards, stand
-from kdnas.study.rows import TrialRow
+from kdnas.study.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, longer, rewards, stand
+from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.states import TrialState
 
 _FLOATS = (
@@ -148,7 +148,7 @@ class Board:
         if not _same(before.figures, after.figures) or self._scored(places[places >= known]).any():
             self._standing = None
         elif self._n > known or not _same(before.looks, after.looks):
-            self._standing = _longer(self._standing, self._n - known)
+            self._standing = longer(self._standing, self._n - known)
 
     def stand_as(self, standing: Standing, losses: np.ndarray) -> None:
         """Take over a standing that is known, and the losses that it used, until rows change."""
@@ -201,9 +201,11 @@ class Board:
         return [self.at(place) for place in self.ranked_places().tolist() if mask is None or mask[place]]
 
     def ranked_places(self) -> np.ndarray:
-        """Places of all trials: the ranked ones first, the best at the head, then the others by number; int [n]."""
+        """Places of all trials: the ranked ones first, the best at the head, then those of lower rungs, the highest
+        first, then the others, each by number; int [n]."""
         rank = self.standing.rank
-        return np.lexsort((self.numbers, np.where(rank > 0, rank, np.iinfo(np.int64).max)))
+        below = np.where(self.behind(), -self.rungs(), np.inf)
+        return np.lexsort((self.numbers, below, np.where(rank > 0, rank, np.iinfo(np.int64).max)))
 
     def at(self, place: int, row: TrialRow | None = None) -> Scored:
         """The trial at a place of the columns, with the row that was put in there where it is at hand."""
@@ -260,6 +262,16 @@ class Board:
         """When the first trial began, UTC seconds."""
         return float(self._columns["started"][: self._n].min()) if self._n else 0.0
 
+    def rungs(self) -> np.ndarray:
+        """The rung that each trial reached, NaN where none; float [n]."""
+        return self._extra[RUNG][: self._n] if RUNG in self._extra else np.full(self._n, np.nan)
+
+    def behind(self) -> np.ndarray:
+        """Which trials are done and stayed on a lower rung than others, so that they have no rank; bool [n]."""
+        standing = self.standing
+        done = self._coded["state"].where(self._n, lambda state: state == TrialState.DONE)
+        return done & (standing.rank == 0) & ~np.isnan(standing.reward)
+
     def told(self) -> np.ndarray:
         """The reward that each trial was told with, at the α and β of then, NaN where none; float [n]."""
         return self._columns["reward"][: self._n]
@@ -277,9 +289,9 @@ class Board:
         """The states that trials have had."""
         return frozenset(self._coded["state"].values[1:])
 
-    def flagged(self) -> bool:
-        """Whether any trial's latency has been doubtful."""
-        return any(self._coded["latency_flag"].values[1:])
+    def flags(self) -> frozenset[str]:
+        """Why latencies have been doubtful."""
+        return frozenset(filter(None, self._coded["latency_flag"].values[1:]))
 
     def marked(self) -> np.ndarray:
         """Which trials are marked, bool [n]."""
@@ -366,6 +378,7 @@ class Board:
         """What decides on the ranking of these, and what else of them is told by place; without results, nothing."""
         state, scored = self._coded["state"].codes[places], self._scored(places)
         figures = [np.where(scored, self._columns[name][places], 0) for name in _RANKING]
+        figures.append(np.where(scored, self.rungs()[places], 0))
         return _RankedBy((*figures, np.where(scored, state, 0)), (state, self._coded["marked"].codes[places]))
 
     def losses(self) -> np.ndarray:
@@ -393,6 +406,7 @@ class Board:
             teacher_latency_ms=columns["teacher_latency_ms"][:n],
             spread=spread,
             repeats=columns["repeats"][:n],
+            rung=self.rungs(),
         )
 
     def _places_for(self, numbers: np.ndarray) -> np.ndarray:
@@ -431,17 +445,6 @@ def speedups(teacher_latency_ms: np.ndarray, latency_ms: np.ndarray) -> np.ndarr
 
 def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
-
-
-def _longer(standing: Standing, by: int) -> Standing:
-    """Another one with so many more trials that have no result yet: whoever saw the one before draws again."""
-    return Standing(
-        np.concatenate((standing.reward, np.full(by, np.nan))),
-        np.concatenate((standing.rank, np.zeros(by, dtype=standing.rank.dtype))),
-        np.concatenate((standing.tie, np.zeros(by, dtype=bool))),
-        np.concatenate((standing.front, np.zeros(by, dtype=bool))),
-        standing.order,
-    )
 
 
 assert set(_FLOATS) | set(_INTS) | set(_CODED) | set(_MAPPINGS) | {"extra"} == {f.name for f in fields(TrialRow)}

@@ -7,7 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from kdnas.study.ranking import Scored
-from kdnas.study.rows import CurvePoint
+from kdnas.study.rows import RUNG, CurvePoint
 from kdnas_tui import words
 from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import bindings
@@ -31,6 +31,8 @@ class CandidateScreen(Page):
         head.append(f"candidate {scored.number}", style="bold")
         if scored.rank is not None:
             head.append(f"   rank {scored.rank}" + (", a tie with a better one" if scored.tie else ""))
+        if scored.behind:
+            head.append(f"   no rank: it stayed on rung {scored.row.rung}")
         if scored.front:
             head.append("   on the front")
         if scored.row.marked:
@@ -72,7 +74,7 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         ("reward", words.figure(scored.reward, 4)),
         ("loss, normalised", words.figure(row.loss, 4) + spread),
         ("loss, raw", words.figure(row.raw_loss, 5)),
-        *((name, f"{value:.4g}") for name, value in row.extra.items()),
+        *((name, f"{value:.4g}") for name, value in row.extra.items() if name != RUNG),
     ]
     if row.predicted is not None:
         result.append(("reward foreseen", words.figure(row.predicted, 4)))
@@ -88,14 +90,15 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         ("faster than the teacher", f"{scored.speedup:.2f} times" if scored.speedup else "–"),
     ]
     if row.latency_flag:
-        latency.append(("doubtful", row.latency_flag))
+        latency.append(("not measured" if row.latency_predicted else "doubtful", row.latency_flag))
     size: Pairs = [
         ("parameters", f"{row.parameters:,}" if row.parameters is not None else "–"),
         ("peak memory", words.mib(row.memory_mib)),
     ]
     spent = (row.ended or now) - row.started
     run: Pairs = [
-        ("epochs", f"{row.epoch} of {row.epochs}"),
+        *([] if row.rung is None else [("rung", f"{row.rung}: scored {row.scored_after}")]),
+        ("epochs", f"{row.epoch} of {row.epochs}" if row.epochs else "none: scored as built"),
         ("time", words.duration(spent)),
         ("origin", row.origin or "–"),
         ("seed", str(row.seed) if row.seed is not None else "–"),

@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from kdnas.study.export import candidate
 from kdnas.study.ranking import Scored
+from kdnas.study.rows import RUNG
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
@@ -113,19 +114,23 @@ def _figures(chosen: Sequence[Scored]) -> list[Fact]:
         found.append(Fact(name, tuple(shown), best))
 
     figure("rank", [s.rank for s in chosen], [str(s.rank or "–") for s in chosen], -1)
-    figure("reward", [s.reward for s in chosen], [words.figure(s.reward, 4) for s in chosen], 1)
-    figure("loss", [s.loss_used for s in chosen], [words.figure(s.loss_used, 4) for s in chosen], -1)
+    if any(r.rung is not None for r in rows):
+        figure("rung", [r.rung for r in rows], ["–" if r.rung is None else str(r.rung) for r in rows], 0)
+    alike = int(not any(s.behind for s in chosen))  # what was trained for longer is no better for that
+    figure("reward", [s.reward for s in chosen], [words.figure(s.reward, 4) for s in chosen], alike)
+    figure("loss", [s.loss_used for s in chosen], [words.figure(s.loss_used, 4) for s in chosen], -alike)
     figure("loss, raw", [r.raw_loss for r in rows], [words.figure(r.raw_loss, 5) for r in rows], 0)
     figure("latency ms", [r.latency_ms for r in rows], [words.milliseconds(r.latency_ms) for r in rows], -1)
     p90 = [r.latency_p90_ms for r in rows]
     figure("90th percentile", p90, [words.milliseconds(value) for value in p90], -1)
     flags = [r.latency_flag or "–" for r in rows]
     if any(r.latency_flag for r in rows):
-        figure("latency doubtful", [None] * len(rows), flags, 0)
+        name = "latency flag" if any(r.latency_predicted for r in rows) else "latency doubtful"
+        figure(name, [None] * len(rows), flags, 0)
     figure("times faster", [s.speedup for s in chosen], [words.figure(s.speedup, 2) for s in chosen], 1)
     figure("parameters", [r.parameters for r in rows], [words.count(r.parameters) for r in rows], -1)
     figure("peak memory", [r.memory_mib for r in rows], [words.mib(r.memory_mib) for r in rows], -1)
-    for key in dict.fromkeys(key for r in rows for key in r.extra):
+    for key in dict.fromkeys(key for r in rows for key in r.extra if key != RUNG):
         values = [r.extra.get(key) for r in rows]
         figure(key, values, [words.figure(v, 4) for v in values], 0)
     return found

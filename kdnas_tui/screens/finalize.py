@@ -293,9 +293,11 @@ def in_words(scored: Scored) -> str:
     row = scored.row
     sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
     parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
+    if row.rung is not None:
+        parts.append(f"rung {row.rung}, scored {row.scored_after}")
     parts.append(f"loss {words.figure(scored.loss_used)}")
     if row.latency_ms is not None:
-        parts.append(f"{words.milliseconds(row.latency_ms)} ms")
+        parts.append(f"{words.milliseconds(row.latency_ms)} ms{' predicted' if row.latency_predicted else ''}")
     if scored.speedup is not None:
         parts.append(f"{scored.speedup:.1f} × the teacher")
     if row.parameters is not None:

@@ -136,6 +136,8 @@ class RescoreScreen(Frame):
         head.append("α and β", style="bold")
         finished = int((board.standing.rank > 0).sum())
         head.append(f"   {words.plural(finished, 'finished trial')} ranked again", style="dim")
+        if study.spec["latency"].get("by") == "blocks":
+            head.append(", by predicted latencies", style="dim")
         self.query_one("#head", Static).update(head)
         self.query_one("#exchange", Static).update(Text(f"{exchange(self._alpha)}.".capitalize()))
         self._title("#old-title", "now", study.alpha, study.beta)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kdnas.study.filter import Filter
 from kdnas.study.ranking import Scored
-from kdnas.study.rows import Status, StudyRow, WorkerRow
+from kdnas.study.rows import PREDICTED, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
 from kdnas_tui.machine import Reading
@@ -86,11 +86,14 @@ def _joined(parts: Sequence[Text], text: Text) -> Text:
 def legend(trials: Board, elsewhere: int, width: int, colours: Mapping[str, str]) -> Text:
     """What the signs of the table mean, those that stand in it, and how many columns have no room."""
     text = Text(no_wrap=True, overflow="ellipsis", style="dim")
+    predicted = [flag.startswith(PREDICTED) for flag in trials.flags()]
     standing, accent, error = trials.standing, colours.get("accent", ""), colours.get("error", "")
     for sign, look, says, there in (
         ("*", accent, "front", bool(standing.front.any())),
         ("~", "", "tie", bool(standing.tie.any())),
-        ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", trials.flagged()),
+        ("<", "", "lower rung, no rank" if width >= ROOMY else "lower rung", bool(trials.behind().any())),
+        ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", not all(predicted)),
+        ("≈", "", "predicted latency" if width >= ROOMY else "predicted", any(predicted)),
         ("●", accent, "marked", bool(trials.marked().any())),
     ):
         if there:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kdnas.study.filter import ALIASES, COLUMNS, lookup
 from kdnas.study.ranking import Scored
 from kdnas.study.trial_columns import Board
@@ -58,6 +60,8 @@ def columns_of(board: Board | None) -> list[Column]:
     ]
     if board is not None:
         columns += _settings(board)
+        if not np.isnan(board.rungs()).all():
+            columns.append(Column("rung", "rung", 4, 6, _rung, falling=True))
     columns.append(Column("state", "state", state, 0, _state, _state_look, left=True))
     if board is not None and board.tagged():
         columns.append(Column("tag", "tags", 12, 20, lambda s: clean(" ".join(s.row.tags)), left=True))
@@ -106,8 +110,12 @@ def _number(scored: Scored) -> str:
 
 
 def _reward(scored: Scored) -> str:
-    """The last cell is for the mark of a tie."""
-    return f"{words.figure(scored.reward)}{'~' if scored.tie else ' '}"
+    """The last cell is for the mark of a tie, or of a trial that stayed on a lower rung."""
+    return f"{words.figure(scored.reward)}{'~' if scored.tie else '<' if scored.behind else ' '}"
+
+
+def _rung(scored: Scored) -> str:
+    return "–" if scored.row.rung is None else str(scored.row.rung)
 
 
 def _duration(scored: Scored) -> str:
@@ -122,12 +130,12 @@ def _speedup(scored: Scored) -> str:
 
 
 def _latency_spread(scored: Scored) -> str:
-    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful."""
+    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful, ≈ where it is predicted."""
     row = scored.row
     if row.latency_ms is None:
         return ""
     if row.latency_flag:
-        return "!"
+        return "≈" if row.latency_predicted else "!"
     if row.latency_low_ms is None or row.latency_high_ms is None:
         return ""
     half = (row.latency_high_ms - row.latency_low_ms) / 2
@@ -136,7 +144,7 @@ def _latency_spread(scored: Scored) -> str:
 
 
 def _flag_look(scored: Scored) -> str:
-    return "failed" if scored.row.latency_flag else "quiet"
+    return "failed" if scored.row.latency_flag and not scored.row.latency_predicted else "quiet"
 
 
 def _setting(key: str) -> Callable[[Scored], str]:
@@ -150,7 +158,7 @@ def _setting(key: str) -> Callable[[Scored], str]:
 def _state(scored: Scored) -> str:
     row = scored.row
     match row.state:
-        case "running" if row.phase in (None, "training") or row.epoch > 0:
+        case "running" if row.epochs and (row.phase in (None, "training") or row.epoch > 0):
             return progress_bar(row.epoch, row.epochs, row.progress)
         case "running":
             return clean(row.phase or "running")

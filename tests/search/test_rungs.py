@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from kdnas.cli.tables import trial_table
 from kdnas.recipes.contract import Workbench
+from kdnas.reports.report import as_markdown, gather
 from kdnas.search.begin import begin
 from kdnas.search.recheck import recheck
 from kdnas.search.rungs import Reached, ends, expected_epochs, goes_on
@@ -22,12 +24,15 @@ from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.store.read_columns import read_board, sketch_board
+from kdnas.students.finalize import choose
 from kdnas.study.ranked_rows import rank
+from kdnas.study.ranking import Scored
 from kdnas.study.reward import reward
 from kdnas.study.rows import TrialRow
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_flags import command
-from kdnas.system.errors import BadOptionError
+from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
 from tests import fakes
 
@@ -174,6 +179,40 @@ def test_what_optunas_tools_and_a_list_of_trials_show(climbed: Climbed, capsys: 
     assert all(f"done, rung {rung}" in told for rung in (0, 1, 2))
 
 
+def test_best_sketch_and_the_candidate_to_finalize_are_of_the_highest_rung(climbed: Climbed) -> None:
+    scored = rank(climbed.rows, -0.06, 0.6, "normalised")
+    highest = [row for row in climbed.rows if row.rung == 2]
+    first = max(highest, key=lambda row: row.reward or 0)
+    assert scored[0].number == first.number and sum(s.rank is not None for s in scored) == len(highest) < TRIALS
+    with open_store(climbed.path) as store:
+        found = queries.study_row(store, "fake")
+        sketch, whole = (read(store, 1, -0.06, 0.6) for read in (sketch_board, read_board))
+        assert choose(store, "fake").trial == first.number
+        with pytest.raises(UsageError) as caught:
+            choose(store, "fake", only="rung=0")
+    assert (found.best_number, found.best_reward) == (first.number, first.reward)
+    assert sketch.standing.rank.tolist() == whole.standing.rank.tolist() == [s.rank or 0 for s in by_number(scored)]
+    assert "stayed on lower rungs" in str(caught.value) and "--trial" in str(caught.value)
+
+
+def by_number(scored: list[Scored]) -> list[Scored]:
+    return sorted(scored, key=lambda s: s.number)
+
+
+def test_a_report_says_how_far_candidates_were_taken(climbed: Climbed, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra report is not installed")
+    searched(tmp_path / "built.db", spec(budget={"trials": 4, "epochs": 0}))
+    told = []
+    for path in (climbed.path, tmp_path / "built.db"):
+        with open_store(path) as store:
+            told.append(as_markdown(gather(store, "fake"), "pictures"))
+    assert "as built, then up to 4 epochs on 30% of the training data in 2 part(s)" in told[0]
+    counts = Counter(row.rung for row in climbed.rows)
+    assert f"{counts[0]} on rung 0 (as built), {counts[1]} on rung 1 (after 2 epochs)" in told[0]
+    assert "ranks, front and best are of rung 2 alone" in told[0]
+    assert "no training: candidates as they are built" in told[1] and "0 epochs" not in told[1]
+
+
 def test_a_training_is_one_and_never_begun_again(climbed: Climbed) -> None:
     assert len(climbed.began) == len(set(climbed.began)) == len(climbed.rows)
 
@@ -208,13 +247,17 @@ def test_stopped_between_rungs_and_taken_up_it_gives_the_same_rungs(tmp_path: Pa
 
 
 def test_a_leader_is_evaluated_again_for_as_long_as_it_was(climbed: Climbed, tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    with sqlite3.connect(climbed.path) as theirs, sqlite3.connect(path) as ours:
-        theirs.backup(ours)
-    scored = recheck(str(path), "fake", top=TRIALS, seeds=1, device=None, say=lambda line: None,
-                     prepare=fakes.prepare, measure=fakes.measure)  # fmt: skip
-    assert {s.row.epoch for s in scored} == {0, 2, 4}
-    assert all(s.row.repeats == 1 and s.row.mean_loss == s.row.loss for s in scored)
+    half, whole = tmp_path / "half.db", tmp_path / "whole.db"
+    for path in (half, whole):
+        with sqlite3.connect(climbed.path) as theirs, sqlite3.connect(path) as ours:
+            theirs.backup(ours)
+    with sqlite3.connect(half) as store:  # as it was before any trial reached the last rung
+        store.execute("DELETE FROM kdnas_trial WHERE epoch = 4")
+    for path, epochs in ((half, 2), (whole, 4)):
+        scored = recheck(str(path), "fake", top=TRIALS, seeds=1, device=None, say=lambda line: None,
+                         prepare=fakes.prepare, measure=fakes.measure)  # fmt: skip
+        assert {s.row.epoch for s in scored} == {epochs}
+        assert all(s.row.repeats == 1 and s.row.mean_loss == s.row.loss for s in scored)
 
 
 def test_a_search_without_epochs_scores_all_as_built(tmp_path: Path) -> None:

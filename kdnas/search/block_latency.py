@@ -1,0 +1,117 @@
+"""Fills a table of blocks on a workbench: models of each block in two depths, measured whole by the studies' protocol.
+
+Which models, what a search predicts from them (`latency.by = "blocks"`), and what measured trials say of the table. The
+table itself is `kdnas.measuring.block_table`. Figures are remembered like those of any candidate, so that no study
+measures them again. Evaluates no candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kdnas.measuring.block_table import Block, BlockTable, Reading
+from kdnas.measuring.device_lock import Turn
+from kdnas.recipes.contract import Workbench
+from kdnas.search.candidate import Measure, Timed
+from kdnas.study.rows import TrialRow
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
+from kdnas.training.contract import Student
+
+DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
+
+
+def probes(bench: Workbench, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The models that a table for these candidates needs: each of their blocks once, and as often as the deepest
+    candidate of the space has it. The farther apart the two depths are, the less the noise of each matters.
+
+    Raises UsageError for a space without depths.
+    """
+    depths = next((d.choices for d in bench.space.dimensions if d.name == DEPTH), None)
+    if depths is None:
+        raise UsageError("Candidates of this recipe have no blocks to add up.", "Measure each of them.")
+    deepest = max(2, *(int(depth) for depth in depths))
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        for depth in (1, deepest):
+            probe = {**candidate, DEPTH: depth}
+            found.setdefault(bench.shape_key(probe), probe)
+    return list(found.values())
+
+
+def timed_reading(bench: Workbench, measure: Measure, probe: Candidate) -> tuple[Reading, float]:
+    """One such model, of whatever weights, by the protocol, and the teacher's milliseconds beside it."""
+    with Turn(bench.device):
+        model = bench.probe(probe)
+    timed = measure(bench, model, probe)
+    return Reading(bench.blocks(probe), timed.p50, (timed.high - timed.low) / 2, timed.flag), timed.teacher_p50
+
+
+def table_of(
+    bench: Workbench, measure: Measure, candidates: Sequence[Candidate], on_progress: Progress | None = None
+) -> BlockTable:
+    """The table that predicts every candidate of these blocks and depths. Raises UsageError, KdnasError."""
+    wanted = probes(bench, candidates)
+    readings = []
+    for done, probe in enumerate(wanted):
+        if on_progress is not None:
+            on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
+        readings.append(timed_reading(bench, measure, probe)[0])
+    return BlockTable.of(readings)
+
+
+@dataclass(frozen=True)
+class PredictedTime:
+    """What a search gets in place of a measurement; `flag` says so wherever the figure is shown."""
+
+    p50: float
+    low: float
+    high: float
+    flag: str
+    teacher_p50: float  # measured, beside the models of the table
+    p90: float | None = None
+    count: int = 0  # passes of the candidate itself
+
+
+class ByBlocks:
+    """A `Measure` that predicts: it measures a candidate's block in two depths where nobody has, and adds up.
+
+    Each prediction comes from the candidate's own block alone, so that it does not depend on which others were measured
+    before. All candidates of a search are predicted, also those that are such a model themselves: they must compare.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self._known: dict[str, tuple[Reading, float]] = {}  # with the teacher's milliseconds
+
+    def __call__(self, bench: Workbench, student: Student, chosen: Candidate) -> Timed:
+        readings, teachers = zip(*(self._read(bench, probe) for probe in probes(bench, [chosen])), strict=True)
+        found = BlockTable.of(readings).predict(bench.blocks(chosen))
+        return PredictedTime(found.ms, found.low, found.high, found.flag, teachers[-1])
+
+    def _read(self, bench: Workbench, probe: Candidate) -> tuple[Reading, float]:
+        key = bench.shape_key(probe)
+        if key not in self._known:
+            self._known[key] = timed_reading(bench, self._measure, probe)
+        return self._known[key]
+
+
+def of_search(spec: StudySpec, measure: Measure) -> Measure:
+    """How the search of a spec comes to its candidates' latencies; `measure` is the protocol."""
+    return ByBlocks(measure) if spec.latency.by == "blocks" else measure
+
+
+def readings_of(bench: Workbench, rows: Iterable[TrialRow], known: Iterable[Block] | None = None) -> list[Reading]:
+    """What trials that were measured whole say, to check a table by: those without a doubt, of `known` blocks."""
+    allowed = None if known is None else set(known)
+    found = []
+    for row in rows:
+        if row.latency_ms is None or row.latency_low_ms is None or row.latency_high_ms is None or row.latency_flag:
+            continue
+        blocks = bench.blocks(row.candidate)
+        if allowed is None or allowed.issuperset(blocks):
+            found.append(Reading(blocks, row.latency_ms, (row.latency_high_ms - row.latency_low_ms) / 2))
+    return found
