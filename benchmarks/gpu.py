@@ -84,7 +84,7 @@ class Ground:
     def __init__(self, folder: Path, device: torch.device, dry: bool) -> None:
         self.folder, self.device, self.dry = folder, device, dry
         self.on_gpu = device.type == "cuda"
-        self.seconds = 0.2 if dry else 2.0  # of one latency
+        self.seconds = 0.02 if dry else 2.0  # of one latency
         self.encoder = encoders.tiny_encoder(folder / "encoder", **({} if dry else WIDE))
         if not dry:
             _calm(self.encoder, encoders.USUAL["hidden_size"] / WIDE["hidden_size"])

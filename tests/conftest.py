@@ -36,6 +36,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{_library}_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a forked process would wait for the threads of a pool it lacks
 
 # Compiled modules are kept, whatever the shell says: else each of the many processes compiles all of kdnas again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

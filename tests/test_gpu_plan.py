@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import gpu
+from tests.forks import Processes
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a run sets for its own process is taken back."""
     for name in ("KDNAS_CACHE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(gpu.devices, "set_up_torch", lambda: None)
+    with gpu.devices.as_studies():
+        monkeypatch.setattr(gpu.devices, "set_up_torch", lambda: None)
+        yield
 
 
 @pytest.mark.heavy
-def test_the_whole_plan_passes_on_a_cpu(tmp_path: Path) -> None:
+def test_the_whole_plan_passes_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "subprocess", Processes)
     assert gpu.main(["--dry-run", "--json", str(tmp_path / "gpu.json")]) == 0
     body = json.loads((tmp_path / "gpu.json").read_text())
     assert [check["name"] for check in body["checks"]] == list(gpu.CHECKS) and body["failed"] == []

@@ -18,6 +18,7 @@ from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.cli.conftest import spec_text
 from tests.encoders import texts, tiny_encoder, tiny_spec
+from tests.forks import Processes
 from tests.tiny import tiny_folder
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
@@ -33,6 +34,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> d
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDNAS_STORAGE", str(tmp_path / "studies.db"))
+    monkeypatch.setattr("kdnas.search.launch.subprocess", Processes)
     monkeypatch.setattr("kdnas.system.paths.presets", lambda: {"quickstart": tmp_path / "quickstart.toml"})
     return {}
 

@@ -97,7 +97,8 @@ class RescoreScreen(Frame):
         return ""
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        fault = self._fault(str(event.input.id), event.value)
+        # What it holds now: further steps may have been taken since the message was sent.
+        fault = self._fault(str(event.input.id), event.input.value)
         self.query_one("#hint", Static).update(Text(fault))
         event.input.set_class(bool(fault), "wrong")
         if not fault:
@@ -112,7 +113,9 @@ class RescoreScreen(Frame):
             check(str(name), moved)
         except KdnasError:
             return  # at the end of the range
-        self.query_one(f"#{name}", Input).value = words.signed(moved)
+        field = self.query_one(f"#{name}", Input)
+        field.value = words.signed(moved)
+        self._fault(str(name), field.value)  # the next step goes on from here, whenever the message arrives
 
     def action_other(self) -> None:
         at = self.focused

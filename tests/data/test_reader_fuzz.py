@@ -141,7 +141,7 @@ def holds(kind: str) -> Callable[[bytes], None]:
 @pytest.mark.parametrize("kind", FILES)
 def test_any_bytes_give_documents_or_one_line(kind: str) -> None:
     ways = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    fuzz = settings(max_examples=150, deadline=None, suppress_health_check=ways)
+    fuzz = settings(max_examples=75, deadline=None, suppress_health_check=ways)
     fuzz(given(FILES[kind])(holds(kind)))()
 
 

@@ -90,7 +90,7 @@ def test_the_finished_folder_predicts_and_says_how_well(tmp_path: Path) -> None:
 
 
 def test_a_head_of_another_kind_is_left_to_who_fine_tunes(tmp_path: Path) -> None:
-    spec = study(tmp_path, "bert")
+    spec = study(tmp_path, "bert", full={"epochs": 1})
     config = AutoConfig.from_pretrained(spec.teacher.model)
     config.problem_type = "multi_label_classification"
     config.save_pretrained(spec.teacher.model)

@@ -46,7 +46,8 @@ def test_large_numbers_fit():
 
 
 def test_more_than_a_byte_of_different_values_fit():
-    rows = [replace(made_row(n), note=f"note {n}", candidate={"width": n}) for n in range(70_000)]
+    row = made_row(0)
+    rows = [replace(row, number=n, revision=n, note=f"note {n}", candidate={"width": n}) for n in range(70_000)]
     board = board_of(rows)
     for number in (0, 254, 255, 256, 65_534, 65_535, 65_536, 69_999):
         assert board.row(number) == rows[number]

@@ -205,6 +205,18 @@ async def test_keys_faster_than_their_messages_leave_the_cursor_where_they_lead(
     assert (table.cursor, study.watched.cursor, study.query_one(ParetoPlot).cursor) == (number, number, number)
 
 
+async def test_no_step_of_a_dial_is_lost_where_keys_come_faster_than_their_messages(pilot: Pilot[str]) -> None:
+    await pilot.press("a")
+    found = screen(pilot.app, RescoreScreen)
+    for _ in range(10):
+        found.action_step(-1)
+    await until(pilot, shows(pilot.app, "α −0.16"), "ten steps are taken")
+    for _ in range(3):
+        found.action_step(1)
+        await pilot.pause()
+    assert found.query_one("#alpha").value == "−0.13"
+
+
 async def test_another_reward_ranks_at_once_and_is_used_when_asked(pilot: Pilot[str], store: Store) -> None:
     await pilot.press("a", *["left"] * 30)
     found = screen(pilot.app, RescoreScreen)
