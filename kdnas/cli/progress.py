@@ -61,4 +61,4 @@ class Told:
 
     def line(self, text: str) -> None:
         """Something that stands, above the bar."""
-        self.console.print(Text(clean(text)))
+        self.console.print(Text(clean(text)), soft_wrap=True)

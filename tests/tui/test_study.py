@@ -170,7 +170,7 @@ async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], mo
     assert body["trial"] == second
     osc = "\x1b]52;c;" + base64.b64encode(copy.read_bytes()).decode() + "\a"
     assert osc in "".join(sent)
-    await until(pilot, shows(pilot.app, "It is also in"), "where it is")
+    await until(pilot, shows(pilot.app, "Sent to the"), "what became of it")
 
 
 async def test_many_trials_are_shown_before_all_of_them_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
