@@ -22,6 +22,7 @@ SCREENS = {
     "export": "Export",
     "finalize": "Finalize",
     "dialog": "A question",
+    "help": "Help",
 }
 
 
@@ -55,6 +56,9 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "delete,backspace", "del", "delete", "delete", "Delete the study and its trials, after a question", 6, True
         ),
+        Key("greater_than_sign", ">", "sort(1)", "sort", "Sort by the column to the right", 7),
+        Key("less_than_sign", "<", "sort(-1)", "sort", "Sort by the column to the left"),
+        Key("equals_sign", "=", "sort(0)", "turn order", "Turn the order round"),
         Key("escape", "esc", "back", "all", "Clear the filter"),
     ),
     "new": (
@@ -62,8 +66,22 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("f2", "F2", "choose", "choices", "List what ships for the field under the cursor", 2),
         Key("f3", "F3", "copy_command", "copy command", "Copy the same study as one kdnas command", 3),
         Key("f5", "F5", "command", "command", "Show the whole command", 6),
-        Key("f4", "F4", "preset", "presets", "Fill the form from a spec that ships", 4),
-        Key("escape", "esc", "back", "studies", "Go back to the studies; nothing is begun", 5),
+        Key(
+            "f4",
+            "F4",
+            "preset",
+            "presets",
+            "Fill the form from a spec that ships, after a question where something was written",
+            4,
+        ),
+        Key(
+            "escape",
+            "esc",
+            "back",
+            "studies",
+            "Go back to the studies, after a question where something was written",
+            5,
+        ),
         Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
     ),
@@ -87,8 +105,13 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("greater_than_sign", ">", "sort(1)", "sort", "Sort by the column to the right"),
         Key("less_than_sign", "<", "sort(-1)", "sort", "Sort by the column to the left"),
         Key("equals_sign", "=", "sort(0)", "turn order", "Turn the order round"),
-        Key("right", "→", "turn_page(1)", "more columns", "Turn to the columns that have no room"),
-        Key("left", "←", "turn_page(-1)", "columns", "Turn back to the columns before"),
+        Key("right", "→", "sideways(1)", "right", "Go right: to the columns that have no room, or along the front"),
+        Key("left", "←", "sideways(-1)", "left", "Go left: to the columns before, or along the front"),
+        Key("l", "l", "log_axis", "log axis", "Show latencies on a logarithmic axis in the Pareto plot, or back", 2),
+        Key("h", "h", "hours", "hours", "Show the history over hours instead of trials, or back", 2),
+        Key("L", "L", "level", "levels", "Leave out the log's lower levels, one by one, or show all again", 2),
+        Key("full_stop", ".", "match(1)", "next match", "Go to the next line that the search in the log found", 2),
+        Key("comma", ",", "match(-1)", "match before", "Go to the line before that the search in the log found", 2),
         Key("C", "C", "columns", "columns", "Choose the columns of the table", 27),
         Key("z", "z", "zoom", "zoom", "Give the focused pane the whole screen, or all of them again", 28),
         Key("right_curly_bracket", "}", "share(1)", "wider", "Move the border to the right: a wider table"),
@@ -139,19 +162,56 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
     ),
     "dialog": (Key("escape", "esc", "back", "back", "Go back; nothing is changed", 1),),
+    "help": (
+        Key("escape,question_mark,f1,q,enter", "esc", "help", "close", "Close the help (also ?, F1, q and Enter)"),
+    ),
+}
+
+# Keys of a part of several screens, which act on the part that has the focus: they mean the same in every one.
+PARTS: dict[str, tuple[str, tuple[Key, ...]]] = {
+    "lines": (
+        "In a list, a table, the log or a page",
+        (
+            Key("up,k", "↑ k", "focused.move(-1)", "up", "Go up a line"),
+            Key("down,j", "↓ j", "focused.move(1)", "down", "Go down a line"),
+            Key("pageup", "PgUp", "focused.page(-1)", "page up", "Go up a page"),
+            Key("pagedown", "PgDn", "focused.page(1)", "page down", "Go down a page"),
+            Key("home,g", "Home g", "focused.edge(0)", "first", "Go to the first line"),
+            Key("end,G", "End G", "focused.edge(-1)", "last", "Go to the last line; the log follows it from then on"),
+        ),
+    ),
+    "filter": (
+        "While a filter is written",
+        (
+            Key("up", "↑", "focused.remember(1)", "earlier", "Take the filter written before"),
+            Key("down", "↓", "focused.remember(-1)", "later", "Take the filter written after"),
+            Key("tab", "tab", "focused.complete_word", "complete", "Write out the word (also → at its end)"),
+        ),
+    ),
+}
+PARTS_OF = {  # screen → its parts that have keys of their own
+    "studies": ("lines",),
+    "study": ("lines", "filter"),
+    "candidate": ("lines",),
+    "compare": ("lines",),
+    "about": ("lines",),
+    "help": ("lines",),
 }
 
 
 def keys(screen: str) -> tuple[Key, ...]:
-    """The keys of a screen, its own first."""
-    return (*KEYS[screen], *KEYS["everywhere"])
+    """The keys of a screen, its own first, and those of everywhere that it does not use itself."""
+    own = {name for key in KEYS[screen] for name in key.keys.split(",")}
+    others = () if screen == "everywhere" else KEYS["everywhere"]
+    return (*KEYS[screen], *(key for key in others if not own & set(key.keys.split(","))))
 
 
 Bindings = list[Binding | tuple[str, str] | tuple[str, str, str]]  # as Textual takes them
 
 
 def binding(key: Key) -> Binding:
-    return Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains)
+    action = key.action.removeprefix("focused.")  # the part binds it itself
+    return Binding(key.keys, action, key.label, show=False, priority=key.priority, tooltip=key.explains)
 
 
 def bindings(screen: str) -> Bindings:
@@ -163,24 +223,26 @@ def dialog_bindings() -> Bindings:
     return [binding(key) for key in KEYS["dialog"]]
 
 
+def help_bindings() -> Bindings:
+    """Help closes by the key that opened it."""
+    return [binding(key) for key in KEYS["help"]]
+
+
 def app_bindings() -> Bindings:
     """The keys that work everywhere, also in fields, dialogs and the palette."""
     here = (replace(key, action=key.action.removeprefix("app.")) for key in KEYS["everywhere"] if key.priority)
     return [binding(key) for key in here]
 
 
-MOVES: Bindings = [  # in anything that has lines
-    Binding("up,k", "move(-1)", show=False),
-    Binding("down,j", "move(1)", show=False),
-    Binding("pageup", "page(-1)", show=False),
-    Binding("pagedown", "page(1)", show=False),
-    Binding("home,g", "edge(0)", show=False),
-    Binding("end,G", "edge(-1)", show=False),
-]
+def part_bindings(part: str) -> Bindings:
+    return [binding(key) for key in PARTS[part][1]]
+
+
+MOVES = part_bindings("lines")  # in anything that has lines
 
 
 # Letters are written on these: the footer names other keys.
-FORMS = frozenset({"new", "export", "finalize", "reward", "dialog"})
+FORMS = frozenset({"new", "export", "finalize", "reward", "dialog", "help"})
 
 
 def footer(screen: str) -> list[Key]:
@@ -195,9 +257,10 @@ def footer(screen: str) -> list[Key]:
 def page() -> str:
     """docs/keys.md."""
     lines = ["# Keys", "", "Printed by `python -m kdnas_tui.keys`; `?` shows the same inside the app.", ""]
-    for screen, title in SCREENS.items():
+    tables = [(title, KEYS[screen]) for screen, title in SCREENS.items()] + list(PARTS.values())
+    for title, table in tables:
         lines += [f"## {title}", "", "| key | what it does |", "| --- | --- |"]
-        lines += [f"| `{key.shown}` | {key.explains} |" for key in KEYS[screen]]
+        lines += [f"| `{key.shown}` | {key.explains} |" for key in table]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

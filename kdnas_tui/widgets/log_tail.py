@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 from rich.style import Style
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual.strip import Strip
 
@@ -50,12 +49,7 @@ class LogTail(Lines, can_focus=True):
         & > .log-tail--quiet { color: $foreground 50%; }
     }
     """
-    BINDINGS = [
-        *MOVES,
-        Binding("l", "level", show=False),
-        Binding("greater_than_sign", "match(1)", show=False),
-        Binding("less_than_sign", "match(-1)", show=False),
-    ]
+    BINDINGS = MOVES
 
     class Moved(Message):
         """What is shown changed: the level, the search or whether the end is followed."""
@@ -133,7 +127,8 @@ class LogTail(Lines, can_focus=True):
 
     # ------------------------------------------------------------------ actions
 
-    def action_match(self, step: int) -> None:
+    def go_to_match(self, step: int) -> None:
+        """The next line that the search found, or the one before; after the last comes the first."""
         found = self.matches()
         if not found:
             return
@@ -142,7 +137,7 @@ class LogTail(Lines, can_focus=True):
         self._go_to(found[place])
         self.redraw()
 
-    def action_level(self) -> None:
+    def next_level(self) -> None:
         """Everything, then without debug, then from warnings, then errors only."""
         self.level = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
         self._wrap()

@@ -9,7 +9,6 @@ from math import log10
 
 import numpy as np
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual_hires_canvas import Canvas
 
@@ -23,12 +22,6 @@ _NEAR = 4.0  # cells within which a click finds a trial
 
 class ParetoPlot(Plot):
     """Shows what the table shows: give it the same board and mask."""
-
-    BINDINGS = [
-        Binding("left", "along(-1)", show=False),
-        Binding("right", "along(1)", show=False),
-        Binding("l", "log", show=False),
-    ]
 
     class CursorMoved(Message):
         """A trial was chosen in the plot."""
@@ -143,12 +136,12 @@ class ParetoPlot(Plot):
 
     # ------------------------------------------------------------------ choosing
 
-    def action_log(self) -> None:
+    def turn_axis(self) -> None:
         """Latency on a logarithmic axis, or back."""
         self.log_latency = not self.log_latency
         self._draw_now()
 
-    def action_along(self, step: int) -> None:
+    def go_along(self, step: int) -> None:
         """The next trial of the front, to the faster or the slower."""
         if self.board is None:
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 from math import ceil
 
 import numpy as np
-from textual.binding import Binding
 from textual_hires_canvas import Canvas
 
 from kdnas.study.trial_columns import Board
@@ -19,8 +18,6 @@ MOST = 2000  # points drawn
 
 class RewardHistory(Plot):
     """Rewards at the board's α and β, in the order in which the trials ended."""
-
-    BINDINGS = [Binding("h", "time", show=False)]
 
     def __init__(self, *, period: float = 1.0, id: str | None = None) -> None:
         super().__init__("finished trials", "reward", empty="No finished trial yet.", period=period, id=id)
@@ -47,7 +44,7 @@ class RewardHistory(Plot):
             self.cursor = number
             self.cursor_changed()
 
-    def action_time(self) -> None:
+    def turn_axis(self) -> None:
         """Hours instead of trials along the axis, or back."""
         self.by_time = not self.by_time
         self.x_name = "hours" if self.by_time else "finished trials"
