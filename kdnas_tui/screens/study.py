@@ -124,9 +124,8 @@ class StudyScreen(Opening):
         for name, _ in TABS[1:]:
             for pane in self.query(f"#{name}"):
                 pane.display = panes.visible(name)
-        status = self.query_one(LogTail).status
-        self.query_one("#tabs", TabBar).show(panes.tabs, panes.tab, status if panes.tab == "log" else "")
-        self.query_one("#aside", TabBar).show(panes.tabs_aside, panes.aside, status if panes.aside == "log" else "")
+        self.query_one("#tabs", TabBar).show(panes.tabs, panes.tab)
+        self.query_one("#aside", TabBar).show(panes.tabs_aside, panes.aside)
 
     def _share(self) -> None:
         """Give the table the room that its columns want, or the share that somebody chose."""
@@ -217,7 +216,6 @@ class StudyScreen(Opening):
         self._draw_panes()
 
     def on_log_tail_moved(self) -> None:
-        self._arrange()
         self._draw_keys()
 
     def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:

@@ -83,6 +83,7 @@ class ParetoPlot(Plot):
         latency, loss = board.column("latency"), board.column("loss")
         x_all = np.log10(latency, where=latency > 0, out=np.full(len(latency), np.nan)) if self.log_latency else latency
         self._numbers, self._x, self._y = board.numbers[places], x_all[places], loss[places]
+        self.remark = ""
         if not len(places):
             return
         self._limit(x_all[shown], loss[shown], x_all[front], loss[front])
@@ -95,6 +96,7 @@ class ParetoPlot(Plot):
         self.scatter(x_all[line], loss[line], marker="●", marker_style=self.style_of("line"))
         within = marked & (x_all <= self._x_max) & (loss <= self._y_max)
         self.scatter(x_all[within], loss[within], marker="◆", marker_style=self.style_of("mark"))
+        self.remark = self.put_beyond(x_all[shown], loss[shown])
 
     def _thinned(self, shown: np.ndarray, always: np.ndarray) -> np.ndarray:
         """Places of at most MOST points: those of `always`, and the others evenly thinned."""

@@ -54,6 +54,7 @@ class RewardHistory(Plot):
         if self.board is None:
             return
         places, x, reward = placed(self.board, self.by_time, self._mask)
+        self.remark = ""
         self._places, self._x, self._reward = places, x, reward
         if not len(x):
             return
@@ -68,12 +69,13 @@ class RewardHistory(Plot):
         self.scatter(x[marked], reward[marked], marker="◆", marker_style=self.style_of("mark"))
         self._x_formatter = Ticks(8, whole=not self.by_time)
         self._auto_y_min = self._auto_y_max = self._auto_x_min = self._auto_x_max = False
-        # The few worst do not press the rest against the top edge.
+        # The few worst do not press the rest against the top edge; they are marked at the bottom.
         low, high = float(np.percentile(reward, 2)), float(best[-1])
         self._y_min, self._y_max = outward(low, high)
         most = float(x[-1])
         step = round_step(max(most, 0.1) / 20)
         self._x_min, self._x_max = 0.0, ceil(most * 1.01 / step) * step
+        self.remark = self.put_beyond(x, reward)
 
     def put_cursor(self, canvas: Canvas) -> None:
         if self.board is None or self.cursor is None or not len(self._places):

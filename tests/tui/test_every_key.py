@@ -219,6 +219,14 @@ async def starts_nothing_with_a_fault(site: Site, key: str) -> None:
     name.value = usual
 
 
+async def leaves_the_form(site: Site, key: str) -> None:
+    site.screen.query_one("#f-seed").value = "77"
+    await site.press(key)
+    await site.shown(Ask)
+    await site.press("down", "enter")
+    await site.shown(StudiesScreen)
+
+
 async def lists_choices(site: Site, key: str) -> None:
     site.screen.query_one("#f-data-source").focus()
     await site.pilot.pause()
@@ -369,7 +377,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "command": opens(Ask),
         "app.focus_next": changes(focus, "another field has the focus"),
         "app.focus_previous": changes(focus, "another field has the focus"),
-        "back": leads_to(StudiesScreen),
+        "back": leaves_the_form,
     },
     "study": {
         "pause": pause,

@@ -1,4 +1,4 @@
-"""What is left behind stays behind: faults and another theme's colours; nothing that was written goes without a question."""
+"""What is left stays behind: faults, and the colours of another theme; nothing written goes without a question."""
 
 from __future__ import annotations
 
