@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kdnas.store.database import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
+FAULT_S = 8.0  # for which a fault is told where nobody goes elsewhere
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
 IDLE_SECONDS = 0.3  # without a key, after which something slow disturbs nobody
 
@@ -190,6 +191,7 @@ class KdnasApp(App[str]):
         """Show a study, over the list of them."""
         from kdnas_tui.screens.study import StudyScreen
 
+        self.forget_faults()
         while len(self.screen_stack) > 2:
             self.pop_screen()
         if len(self.screen_stack) == 1:
@@ -239,7 +241,12 @@ class KdnasApp(App[str]):
 
     def fault(self, error: KdnasError) -> None:
         """What went wrong and its hint, until it is read."""
-        self.notify(f"{error.problem}\n{error.hint}".strip(), severity="error", timeout=12, markup=False)
+        self.notify(f"{error.problem}\n{error.hint}".strip(), severity="error", timeout=FAULT_S, markup=False)
+
+    def forget_faults(self) -> None:
+        """Take away the faults that are still told: who goes elsewhere has left them behind."""
+        for notice in [notice for notice in self._notifications if notice.severity == "error"]:
+            self._unnotify(notice)
 
     # ------------------------------------------------------------------ theme, copy
 

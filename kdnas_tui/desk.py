@@ -43,6 +43,9 @@ class Desk(Protocol):
     def fault(self, error: KdnasError) -> None:
         """Show what went wrong and its hint."""
 
+    def forget_faults(self) -> None:
+        """Show them no longer."""
+
     def copy(self, text: str, name: str) -> None:
         """To the clipboard and to a file of this name."""
 

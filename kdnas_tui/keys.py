@@ -26,6 +26,7 @@ SCREENS = {
     "export": "Export",
     "finalize": "Finalize",
     "dialog": "A question",
+    "help": "Help",
 }
 
 
@@ -64,6 +65,9 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("space", "space", "mark", "mark", "Mark or unmark the study under the cursor", 7),
         Key("c", "c", "compare", "compare", "Compare the marked studies, two to six", 8),
         Key("y", "y", "copy_as", "copy", "Copy its command, or its best candidate in a format", 9),
+        Key("greater_than_sign", ">", "sort(1)", "sort", "Sort by the column to the right", 7),
+        Key("less_than_sign", "<", "sort(-1)", "sort", "Sort by the column to the left"),
+        Key("equals_sign", "=", "sort(0)", "turn order", "Turn the order round"),
         Key("escape", "esc", "back", "all", "Clear the filter"),
     ),
     "studies-compare": (
@@ -81,8 +85,22 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("f2", "F2", "choose", "choices", "List what ships for the field under the cursor", 2),
         Key("f3", "F3", "copy_command", "copy command", "Copy the same study as one kdnas command", 3),
         Key("f5", "F5", "command", "command", "Show the whole command", 6),
-        Key("f4", "F4", "preset", "presets", "Fill the form from a spec that ships", 4),
-        Key("escape", "esc", "back", "studies", "Go back to the studies; nothing is begun", 5),
+        Key(
+            "f4",
+            "F4",
+            "preset",
+            "presets",
+            "Fill the form from a spec that ships, after a question where something was written",
+            4,
+        ),
+        Key(
+            "escape",
+            "esc",
+            "back",
+            "studies",
+            "Go back to the studies, after a question where something was written",
+            5,
+        ),
         Key("tab", "tab", "app.focus_next", "next field", "Go to the next field", priority=True),
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
     ),
@@ -116,8 +134,13 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("greater_than_sign", ">", "sort(1)", "sort", "Sort by the column to the right"),
         Key("less_than_sign", "<", "sort(-1)", "sort", "Sort by the column to the left"),
         Key("equals_sign", "=", "sort(0)", "turn order", "Turn the order round"),
-        Key("right", "→", "turn_page(1)", "more columns", "Turn to the columns, dimensions or workers without room"),
-        Key("left", "←", "turn_page(-1)", "columns", "Turn back to those before"),
+        Key("right", "→", "sideways(1)", "right", "Go right: to what has no room, or along the front"),
+        Key("left", "←", "sideways(-1)", "left", "Go left: to what was before, or along the front"),
+        Key("l", "l", "log_axis", "log axis", "Show latencies on a logarithmic axis in the Pareto plot, or back", 2),
+        Key("h", "h", "hours", "hours", "Show the history over hours instead of trials, or back", 2),
+        Key("L", "L", "level", "levels", "Leave out the log's lower levels, one by one, or show all again", 2),
+        Key("full_stop", ".", "match(1)", "next match", "Go to the next line that the search in the log found", 2),
+        Key("comma", ",", "match(-1)", "match before", "Go to the line before that the search in the log found", 2),
         Key("C", "C", "columns", "columns", "Choose the columns of the table", 27),
         Key("z", "z", "zoom", "zoom", "Give the focused pane the whole screen, or all of them again", 28),
         Key("right_curly_bracket", "}", "share(1)", "wider", "Move the border to the right: a wider table"),
@@ -169,6 +192,40 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("shift+tab", "⇧tab", "app.focus_previous", "previous field", "Go to the previous field", priority=True),
     ),
     "dialog": (Key("escape", "esc", "back", "back", "Go back; nothing is changed", 1),),
+    "help": (
+        Key("escape,question_mark,f1,q,enter", "esc", "help", "close", "Close the help (also ?, F1, q and Enter)"),
+    ),
+}
+
+# Keys of a part of several screens, which act on the part that has the focus: they mean the same in every one.
+PARTS: dict[str, tuple[str, tuple[Key, ...]]] = {
+    "lines": (
+        "In a list, a table, the log or a page",
+        (
+            Key("up,k", "↑ k", "focused.move(-1)", "up", "Go up a line"),
+            Key("down,j", "↓ j", "focused.move(1)", "down", "Go down a line"),
+            Key("pageup", "PgUp", "focused.page(-1)", "page up", "Go up a page"),
+            Key("pagedown", "PgDn", "focused.page(1)", "page down", "Go down a page"),
+            Key("home,g", "Home g", "focused.edge(0)", "first", "Go to the first line"),
+            Key("end,G", "End G", "focused.edge(-1)", "last", "Go to the last line; the log follows it from then on"),
+        ),
+    ),
+    "filter": (
+        "While a filter is written",
+        (
+            Key("up", "↑", "focused.remember(1)", "earlier", "Take the filter written before"),
+            Key("down", "↓", "focused.remember(-1)", "later", "Take the filter written after"),
+            Key("tab", "tab", "focused.complete_word", "complete", "Write out the word (also → at its end)"),
+        ),
+    ),
+}
+PARTS_OF = {  # screen → its parts that have keys of their own
+    "studies": ("lines",),
+    "study": ("lines", "filter"),
+    "candidate": ("lines",),
+    "compare": ("lines",),
+    "about": ("lines",),
+    "help": ("lines",),
 }
 
 
@@ -219,15 +276,18 @@ def shown(key: str) -> str:
 
 
 def keys(screen: str) -> tuple[Key, ...]:
-    """The keys of a screen, its own first."""
-    return (*table(screen), *table("everywhere"))
+    """The keys of a screen, its own first, and those of everywhere that it does not use itself."""
+    own = {name for key in table(screen) for name in key.keys.split(",")}
+    others = () if screen == "everywhere" else table("everywhere")
+    return (*table(screen), *(key for key in others if not own & set(key.keys.split(","))))
 
 
 Bindings = list[Binding | tuple[str, str] | tuple[str, str, str]]  # as Textual takes them
 
 
-def binding(key: Key, id: str) -> Binding:
-    return Binding(key.keys, key.action, key.label, show=False, priority=key.priority, tooltip=key.explains, id=id)
+def binding(key: Key, id: str | None = None) -> Binding:
+    action = key.action.removeprefix("focused.")  # the part binds it itself
+    return Binding(key.keys, action, key.label, show=False, priority=key.priority, tooltip=key.explains, id=id)
 
 
 def _bindings(screen: str) -> list[Binding]:
@@ -243,24 +303,26 @@ def dialog_bindings() -> Bindings:
     return [*_bindings("dialog")]
 
 
+def help_bindings() -> Bindings:
+    """Help closes by the key that opened it."""
+    return [*_bindings("help")]
+
+
 def app_bindings() -> Bindings:
     """The keys that work everywhere, also in fields, dialogs and the palette."""
     here = [(name, key) for name, key in named("everywhere").items() if key.priority]
     return [binding(replace(key, action=key.action.removeprefix("app.")), f"everywhere.{name}") for name, key in here]
 
 
-MOVES: Bindings = [  # in anything that has lines
-    Binding("up,k", "move(-1)", show=False),
-    Binding("down,j", "move(1)", show=False),
-    Binding("pageup", "page(-1)", show=False),
-    Binding("pagedown", "page(1)", show=False),
-    Binding("home,g", "edge(0)", show=False),
-    Binding("end,G", "edge(-1)", show=False),
-]
+def part_bindings(part: str) -> Bindings:
+    return [binding(key) for key in PARTS[part][1]]
+
+
+MOVES = part_bindings("lines")  # in anything that has lines
 
 
 # Letters are written on these: the footer names other keys.
-FORMS = frozenset({"new", "export", "finalize", "reward", "dialog"})
+FORMS = frozenset({"new", "export", "finalize", "reward", "dialog", "help"})
 
 
 def footer(screen: str) -> list[Key]:
@@ -279,6 +341,10 @@ def page() -> str:
     for screen, title in SCREENS.items():
         lines += [f"## {title}", "", f"| key | what it does | name in `keys.{screen}` |", "| --- | --- | --- |"]
         lines += [f"| `{key.shown}` | {key.explains} | `{name}` |" for name, key in named(screen).items()]
+        lines.append("")
+    for title, part in PARTS.values():
+        lines += [f"## {title}", "", "| key | what it does |", "| --- | --- |"]
+        lines += [f"| `{key.shown}` | {key.explains} |" for key in part]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

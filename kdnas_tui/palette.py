@@ -19,6 +19,11 @@ class Actions(Provider):
         for key in keys.keys(name) if name in keys.KEYS else keys.table("everywhere"):
             if key.action != "app.command_palette":
                 yield key, partial(self.screen.run_action, key.action)
+        at = self.focused
+        for key in (key for part in keys.PARTS_OF.get(name, ()) for key in keys.PARTS[part][1]):
+            action = key.action.removeprefix("focused.")
+            if at is not None and hasattr(at, f"action_{action.partition('(')[0]}"):
+                yield key, partial(at.run_action, action)
 
     async def discover(self) -> Hits:
         for key, call in self._all():

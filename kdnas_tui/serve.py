@@ -88,4 +88,7 @@ def guarded(command: str, port: int, key: str) -> Any:
             app.middlewares.append(guard)
             return app
 
+        async def on_startup(self, app: web.Application) -> None:
+            """Nothing is said here: the library would print the address without its key, which is refused."""
+
     return Guarded(command, host=LOOPBACK, port=port, title="kdnas")

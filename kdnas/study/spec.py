@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kdnas.study.plain_values import unwritable
+from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
     HiddenStateRecipe,
     RecipeSpec,
-    recipe_names,
     recipe_parts,
     scored_as_built,
 )
@@ -28,10 +28,9 @@ from kdnas.study.spec_strategies import (
     LstmStrategy,
     StrategySpec,
     TpeStrategy,
-    strategy_names,
     strategy_parts,
 )
-from kdnas.system.errors import BadOptionError, UsageError, nearest
+from kdnas.system.errors import BadOptionError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -43,7 +42,10 @@ class TeacherSpec(Part):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     checkpoint: str | None = Field(None, description="folder of a fine-tuned model or PEFT adapter to load over it")
     device: str | None = Field(
-        None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="its device, where not the students' (causal recipes)"
+        None,
+        pattern=r"^(cpu|mps|cuda(:\d+)?)$",
+        examples=["cpu", "cuda", "cuda:1", "mps"],
+        description="its device, where not the students' (causal recipes)",
     )
 
 
@@ -72,10 +74,12 @@ class SpaceSpec(Part):
 
     preset: Literal["full", "kd-nas"] = Field("full", description="the recipe's own choices, or KD-NAS's lists")
     choices: dict[str, tuple[int | float | str, ...]] = Field(
-        default_factory=dict, description="dimension → the only values allowed"
+        default_factory=dict, examples=["{hidden_act = ['gelu']}"], description="dimension → the only values allowed"
     )
     variants: dict[str, dict[str, dict[str, Any]]] = Field(
-        default_factory=dict, description="runs to compare instead of a search: name → what differs from the spec"
+        default_factory=dict,
+        examples=["{fresh = {recipe = {init = 'random'}}}"],
+        description="runs to compare instead of a search: name → what differs from the spec",
     )
 
     @field_validator("choices")
@@ -173,7 +177,12 @@ class StudySpec(Part):
 
     name: str = Field("study", description="what the study is called in its store")
     seed: int = Field(0, ge=0, lt=2**31, description="every random number comes from it")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
+        description="auto, cpu, cuda, cuda:N or mps",
+    )
     teacher: TeacherSpec = TeacherSpec()  # type: ignore[call-arg]
     data: DataSpec = DataSpec()  # type: ignore[call-arg]
     recipe: RecipeSpec = HiddenStateRecipe()  # type: ignore[call-arg]
@@ -279,7 +288,7 @@ def from_values(values: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:
-        raise explain(error) from None
+        raise explain(error, StudySpec, {"recipe": recipe_parts(), "strategy": strategy_parts()}) from None
 
 
 def from_store(values: Mapping[str, Any]) -> StudySpec:
@@ -287,49 +296,3 @@ def from_store(values: Mapping[str, Any]) -> StudySpec:
     version. Then the study goes on as it began: fitted students are trained on however little text."""
     budget = values.get("budget", {})
     return from_values({**values, "budget": {"short_text": "train", **budget}})
-
-
-def explain(error: ValidationError) -> BadOptionError:
-    """The first fault of a validation as one line for a person."""
-    first = error.errors(include_url=False)[0]
-    place = [str(p) for p in first["loc"]]
-    tags = set(recipe_names()) | set(strategy_names())
-    field = ".".join(p for p in place if p not in tags) or "spec"
-    given = first.get("input")
-    context = first.get("ctx", {})
-    if first["type"] == "extra_forbidden":
-        return BadOptionError(field, f"There is no setting {field}.", nearest(place[-1], _siblings(place)))
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        names = recipe_names() if place[-1] == "recipe" else strategy_names()
-        tag = str(context.get("tag", "")) or "(none)"
-        return BadOptionError(f"{field}.name", f"There is no {place[-1]} {tag!r}.", nearest(tag, names))
-    if first["type"] == "value_error":
-        subject = "The spec:" if field == "spec" else f"{field} = {_short(given)}:"
-        return BadOptionError(field, subject, f"{context['error']}.")
-    bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    for bound, words in bounds.items():
-        if bound in context:
-            problem = f"{field} = {_short(given)} is out of range."
-            return BadOptionError(field, problem, f"Give {words} {context[bound]}.")
-    if "expected" in context:
-        return BadOptionError(field, f"{field} = {_short(given)} is not known.", f"Give {context['expected']}.")
-    return BadOptionError(field, f"{field} = {_short(given)} does not fit.", f"{first['msg']}.")
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of more than some thousand digits
-        text = "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _siblings(place: list[str]) -> list[str]:
-    model: Any = StudySpec
-    for step in place[:-1]:
-        if step in StudySpec.model_fields and model is StudySpec:
-            annotation = StudySpec.model_fields[step].annotation
-            model = annotation
-        else:
-            model = {**recipe_parts(), **strategy_parts()}.get(step, model)
-    return list(getattr(model, "model_fields", StudySpec.model_fields))

@@ -54,6 +54,14 @@ class AboutScreen(Page):
             self.desk.copy(to_toml(from_values(study.spec)), f"{study.name}.toml")
 
 
+ASKED = {  # what people asked of the workers → as the history says it
+    "run": "told to run",
+    "pause": "told to pause",
+    "stop": "told to stop after the running trial",
+    "abandon": "told to stop at once",
+}
+
+
 def worker_line(worker: WorkerRow, now: float) -> tuple[str, str]:
     says = f"{worker.state}, {worker.task}, pid {worker.pid} on {worker.host}"
     if worker.device:
@@ -69,7 +77,11 @@ def event_line(event: EventRow) -> tuple[str, str]:
     when = time.strftime("%d %b %H:%M", time.localtime(event.time))
     detail: dict[str, Any] = dict(event.detail)
     old, new = detail.get("from"), detail.get("to")
-    if event.kind == "reward" and isinstance(old, dict) and isinstance(new, dict):
+    if event.kind == "wanted":
+        says = ASKED.get(str(new), str(new))
+    elif event.kind == "ended":
+        says = f"ended: {detail.get('ending', '')}"
+    elif event.kind == "reward" and isinstance(old, dict) and isinstance(new, dict):
         says = f"α {words.signed(old['alpha'])} → {words.signed(new['alpha'])}, β {old['beta']:g} → {new['beta']:g}"
     elif "to" in detail:
         says = f"{event.kind}: {old} → {new}"

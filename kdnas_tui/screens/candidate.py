@@ -136,7 +136,7 @@ def provenance(spec: Any, found: dict[str, Any], scored: Scored) -> Pairs:
         ("data", str(data["source"])),
         ("recipe", str(spec["recipe"]["name"])),
         (
-            "reported with",
+            "rewarded with",
             f"α {words.signed(row.alpha)}, β {row.beta:g}" if row.alpha is not None and row.beta else "–",
         ),
         (

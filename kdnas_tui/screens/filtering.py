@@ -116,4 +116,4 @@ class Filtering(Steering):
             self._use_filter(field, "", typing=False)
             self._close_field(field)
         else:
-            self.dismiss()
+            super().action_back()

@@ -53,6 +53,7 @@ class Frame(LaidOutOnce, Screen[Any]):
         return not (action == "filter" and isinstance(self.focused, Input))
 
     def action_back(self) -> None:
+        self.desk.forget_faults()  # they belong to what is left
         self.dismiss()
 
 

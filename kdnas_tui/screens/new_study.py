@@ -5,7 +5,7 @@ A short-lived `kdnas plan` says what the study would cost. Nothing is begun befo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.text import Text
@@ -79,9 +79,10 @@ class NewStudyScreen(Frame):
         self._timer: Timer | None = None
         self._question: workers.Question | None = None
         self._starting = False
+        self._given: dict[str, str] = {}  # what stood in the form before anybody wrote
 
     def compose(self) -> ComposeResult:
-        shown = form_values(self._values)
+        shown = self._given = form_values(self._values)
         yield Static(Text.assemble(("kdnas", "bold"), "  new study"), classes="head")
         with VerticalScroll(id="sheet", can_focus=False):
             with Container(id="form"):
@@ -102,6 +103,7 @@ class NewStudyScreen(Frame):
         yield KeyBar("new")
 
     def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.show_plan())
         for entry in ENTRIES:
             self.query_one(f"#{id_of(entry.field)}-hint").display = False
         self._check()
@@ -142,7 +144,7 @@ class NewStudyScreen(Frame):
         self._taken = names
         field = self._field("name")
         if not self._values and field.value in names:
-            field.value = words.free_name(field.value, names)
+            self._given["name"] = field.value = words.free_name(field.value, names)
         self._check()
 
     # ------------------------------------------------------------------ checking
@@ -365,12 +367,35 @@ class NewStudyScreen(Frame):
             except KdnasError as error:
                 self.desk.fault(error)
                 return
-            self._preset = name
-            for field, text in form_values(values).items():
-                self._field(field).value = text
+            self._ask_to_lose(
+                "Replace what you have written?", f"Replace it by {name}", lambda: self._fill(name, values)
+            )
 
         answers = [Answer(name, name, first_comment(path)) for name, path in known.items()]
         self.app.push_screen(Ask("Fill the form from a spec that ships", answers), chosen)
+
+    def _fill(self, preset: str, values: Mapping[str, Any]) -> None:
+        self._preset = preset
+        self._given = form_values(values)
+        for field, text in self._given.items():
+            self._field(field).value = text
+
+    def _ask_to_lose(self, question: str, lose: str, then: Callable[[], None]) -> None:
+        """Do what loses what was written in the form: at once where nothing was, else after a question."""
+        written = [entry.label for entry in ENTRIES if self._field(entry.field).value != self._given[entry.field]]
+        if not written:
+            then()
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "lose":
+                then()
+
+        answers = [Answer("keep", "Keep it"), Answer("lose", lose)]
+        self.app.push_screen(Ask(question, answers, f"Written: {', '.join(written)}."), answered)
+
+    def action_back(self) -> None:
+        self._ask_to_lose("Leave the form?", "Leave; it is lost, and nothing is begun", super().action_back)
 
     def action_copy_command(self) -> None:
         if self.spec is None:

@@ -7,7 +7,6 @@ from abc import abstractmethod
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from kdnas_tui.desk import Desk
@@ -15,6 +14,7 @@ from kdnas_tui.feed import News
 from kdnas_tui.screens.frame import Frame
 from kdnas_tui.watched import Watched
 from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.sheet import Sheet
 
 Pairs = list[tuple[str, str]]
 Contents = tuple[Text, list[tuple[str, Pairs]]]
@@ -34,7 +34,7 @@ class Page(Frame):
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", classes="head")
-        with VerticalScroll(id="page"):
+        with Sheet(id="page"):
             yield Static(id="facts")
         yield KeyBar(self.NAME)
 

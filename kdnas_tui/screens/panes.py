@@ -32,6 +32,12 @@ NAMES = tuple(name for name, _ in TABS)
 ASIDE = TABS[2:]  # beside the table the Pareto plot stands above the tabs
 SIDE_BY_SIDE = ("trials", "pareto")
 
+OF_A_PANE = {  # pane → keys that the footer names while it has the focus; they act from everywhere
+    "pareto": frozenset({"log_axis"}),
+    "history": frozenset({"hours"}),
+    "log": frozenset({"level", "match(1)", "match(-1)"}),
+}
+
 EXPLAINED = {  # name of a part → what `?` says of it
     "trials": "The trials, best reward first; what runs stands above them. < and > sort by another column, = turns "
     "the order round, a click on a title sorts by it. ← and → turn to the columns that have no room, C chooses them, "
@@ -46,7 +52,7 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · "
     "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one "
-    "of the table: arrows walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
+    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
     "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all.",
     "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
     "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "
@@ -61,7 +67,7 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "unbroken: the best tenth by reward · dashed: the others up to the median · dotted: the rest\n"
     "★ the best · ◆ marked, by space · ✛ the trial under the table's cursor",
     "timeline": "A row for each worker, and its trials from start to end: those that live (●) first. A cell shows the "
-    "state that fills most of it; · and blanks are times without a trial. e and X come closer to the cursor's trial, "
+    "state that fills most of it; · and blanks are times without a trial. e and W come closer to the cursor's trial, "
     "0 shows all, ← and → turn to workers that have no room. worker:2 filters by worker.\n"
     "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
     "◆ marked, by space · ✛ the trial under the table's cursor\n"
@@ -70,8 +76,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
     "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
     "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",
-    "log": "What the workers wrote down. End follows the newest line, l leaves out lower levels, / searches, and < "
-    "and > go from match to match.",
+    "log": "What the workers wrote down. End follows the newest line, L leaves out lower levels, / searches, and . "
+    "and , go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
     "joined by and, or, not. is:front, is:tie, is:flagged and is:marked, tag:word, and bare words work too. → or Tab "
     "writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",

@@ -152,9 +152,11 @@ class Plotting(Filtering):
         """The next trial in the table's order, from a pane that has no lines of its own."""
         self.watched.step(by)
 
-    def action_turn_page(self, by: int) -> None:
-        """The pages of the focused pane, or of the table."""
+    def action_sideways(self, by: int) -> None:
+        """The pages of the focused pane, or along the front, or the pages of the table."""
         if isinstance(self.focused, Picture):
             self.focused.turn_page(by)
+        elif isinstance(self.focused, ParetoPlot):
+            self.focused.go_along(by)
         else:
             self.query_one(TrialsTable).turn_page(by)

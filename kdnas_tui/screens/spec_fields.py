@@ -65,7 +65,7 @@ def asset_of(name: str) -> Any:
 
 
 def number(text: str) -> int | float | str:
-    """A number as people write it (a real minus sign, a thousands comma), else the text."""
+    """A number as people write it (a real minus sign; never a comma), else the text."""
     plain = text.strip().replace("−", "-").replace("_", "")
     for kind in (int, float):
         try:

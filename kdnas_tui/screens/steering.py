@@ -11,14 +11,13 @@ from typing import Any
 
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
+from kdnas.study.spec import from_values
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import keys
 from kdnas_tui.desk import Desk
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.frame import Frame, writes
 from kdnas_tui.watched import Watched
-
-MOST_TRIALS = 1_000_000
 
 
 def change(
@@ -74,12 +73,13 @@ def copy_as(screen: Frame, watched: Watched) -> None:
 
 def budget(value: str, ended: int) -> int:
     """The number of trials that was typed. Raises BadOptionError where a study with `ended` trials cannot take it."""
-    plain = value.replace(",", "").strip()
-    if not plain.isdigit() or not 1 <= int(plain) <= MOST_TRIALS:
-        raise BadOptionError("trials", f"{value!r} is no number of trials.", f"Give 1 to {MOST_TRIALS:,}.")
-    if int(plain) < ended:
+    try:
+        trials = from_values({"budget": {"trials": value}}).budget.trials
+    except BadOptionError as error:
+        raise BadOptionError("trials", error.problem.replace("budget.trials", "trials"), error.hint) from None
+    if trials < ended:
         raise BadOptionError("trials", f"{ended} trials have ended already.", f"Give at least {ended}.")
-    return int(plain)
+    return trials
 
 
 WRITING = frozenset(key.action for key in keys.KEYS["study"] if key.writes)

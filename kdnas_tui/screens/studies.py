@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.text import Text
@@ -36,6 +36,19 @@ COLUMNS = (
     Column("updated", "right", leaves=2),
 )
 TAGS = Column("tags", leaves=3, most=24)
+# Column → what it is sorted by, and whether it falls first.
+ORDERS: dict[str, tuple[Callable[[StudyRow], Any], bool]] = {
+    "name": (lambda row: row.name.casefold(), False),
+    "status": (lambda row: list(Status).index(row.status), False),
+    "teacher": (lambda row: _of(row, "teacher", "model").casefold(), False),
+    "data": (lambda row: _of(row, "data", "source").casefold(), False),
+    "recipe": (lambda row: _of(row, "recipe", "name"), False),
+    "strategy": (lambda row: _of(row, "strategy", "name"), False),
+    "trials": (lambda row: row.done, True),
+    "best": (lambda row: float("-inf") if row.best_reward is None else row.best_reward, True),
+    "updated": (lambda row: row.updated, True),
+}
+TITLES = [column.title for column in COLUMNS]
 ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
 
 
@@ -43,8 +56,9 @@ class StudiesScreen(Frame):
     NAME = "studies"
     BINDINGS = bindings("studies")
     PANES = {
-        "studies": "Every study of the store, the one that changed last first. The status is the true one: it comes "
-        "from the workers' own locks and heartbeats, not from what was last asked of them.",
+        "studies": "Every study of the store, the one that changed last first; < and > sort by another column, = turns "
+        "the order round, a click on a title sorts by it. The status is the true one: it comes from the workers' own "
+        "locks and heartbeats, not from what was last asked of them.",
         "filter": "Words that a study's line, tags or note must contain; several words must all be there. tag:word "
         "asks for the tag itself.",
     }
@@ -57,6 +71,7 @@ class StudiesScreen(Frame):
         self.read = False
         self._fault = ""
         self.marked: set[int] = set()  # numbers of studies
+        self._order = ("updated", True)  # column, and whether it falls
 
     def compose(self) -> ComposeResult:
         yield Says(id="head", classes="head")
@@ -89,8 +104,12 @@ class StudiesScreen(Frame):
         table = self.query_one(ListTable)
         shown = [row for row in self.rows if self._passes(row)]
         table.empty = self._nothing()
+        column, falls = self._order
+        shown.sort(key=lambda row: row.name.casefold())  # what is equal stays in one order
+        shown.sort(key=ORDERS[column][0], reverse=falls)
         columns = (*COLUMNS, TAGS) if any(row.tags for row in self.rows) else COLUMNS
-        table.fill([self._line(row) for row in shown], columns if columns != table.columns else None)
+        other = columns if columns != table.columns else None
+        table.fill([self._line(row) for row in shown], other, order=(TITLES.index(column), falls))
         self._draw_head()
         self._draw_detail()
 
@@ -146,16 +165,15 @@ class StudiesScreen(Frame):
 
     def _line(self, row: StudyRow) -> Line:
         sign, look = MARKS[row.status]
-        spec = row.spec
         return Line(
             str(row.study_id),
             (
                 f"◆ {row.name}" if row.study_id in self.marked else row.name,
                 f"{sign} {row.status}",
-                words.short(spec.get("teacher", {}).get("model")),
-                words.short(spec.get("data", {}).get("source")),
-                str(spec.get("recipe", {}).get("name", "")),
-                str(spec.get("strategy", {}).get("name", "")),
+                _of(row, "teacher", "model"),
+                _of(row, "data", "source"),
+                _of(row, "recipe", "name"),
+                _of(row, "strategy", "name"),
                 f"{row.done}/{row.trials}",
                 words.figure(row.best_reward),
                 words.ago(self.desk.clock(), row.updated),
@@ -170,6 +188,27 @@ class StudiesScreen(Frame):
     def _row(self) -> StudyRow | None:
         key = self.query_one(ListTable).current
         return next((row for row in self.rows if str(row.study_id) == key), None)
+
+    # ------------------------------------------------------------------ order
+
+    def _sort_by(self, column: str) -> None:
+        """By this column; the same one again turns the order round."""
+        again = column == self._order[0]
+        self._order = (column, not self._order[1] if again else ORDERS[column][1])
+        self._draw()
+
+    def action_sort(self, step: int) -> None:
+        """By the column beside the present one, of those that have room; 0 turns the order round."""
+        shown = [TITLES[i] for i in self.query_one(ListTable).shown]
+        here = self._order[0]
+        if step == 0 or not shown:
+            self._sort_by(here)
+        else:
+            at = shown.index(here) if here in shown else -step if step > 0 else 0
+            self._sort_by(shown[(at + step) % len(shown)])
+
+    def on_list_table_title_clicked(self, event: ListTable.TitleClicked) -> None:
+        self._sort_by(TITLES[event.column])
 
     # ------------------------------------------------------------------ events and actions
 
@@ -318,6 +357,11 @@ class StudiesScreen(Frame):
         field.value = ""
         field.display = False
         self.query_one(ListTable).focus()
+
+
+def _of(row: StudyRow, part: str, field: str) -> str:
+    """A setting of a study as it is shown."""
+    return words.short(row.spec.get(part, {}).get(field))
 
 
 def check_name(name: str, taken: set[str]) -> None:

@@ -11,12 +11,13 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from kdnas.system.errors import UsageError
-from kdnas_tui import settings, words
+from kdnas_tui import settings
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import MANY, News
 from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.frame import BREATH_S, bindings
-from kdnas_tui.screens.panes import ASIDE, EXPLAINED, LOW, TABS, Panes
+from kdnas_tui.screens.opening import Opening
+from kdnas_tui.screens.panes import ASIDE, EXPLAINED, LOW, OF_A_PANE, TABS, Panes
 from kdnas_tui.screens.plotting import Plotting
 from kdnas_tui.screens.steering import WRITING, idle_keys, mark
 from kdnas_tui.watched import Watched
@@ -34,7 +35,7 @@ from kdnas_tui.widgets.trials_table import TrialsTable
 AGES_S = 5.0  # how often the times that pass are written anew: each costs some bytes on a slow line
 
 
-class StudyScreen(Plotting):
+class StudyScreen(Plotting, Opening):
     NAME = "study"
     BINDINGS = bindings("study")
     PANES = EXPLAINED
@@ -76,6 +77,7 @@ class StudyScreen(Plotting):
         self.query_one("#trials").focus()
         self._draw_head()
         self.set_interval(AGES_S, self._draw_head)
+        self.app.theme_changed_signal.subscribe(self, self._draw_coloured)
 
     def on_screen_resume(self) -> None:
         if self.watched.study is None:
@@ -116,9 +118,8 @@ class StudyScreen(Plotting):
         for name, _ in TABS[1:]:
             for pane in self.query(f"#{name}"):
                 pane.display = panes.visible(name)
-        status = self.query_one(LogTail).status
-        self.query_one("#tabs", TabBar).show(panes.tabs, panes.tab, status if panes.tab == "log" else "")
-        self.query_one("#aside", TabBar).show(panes.tabs_aside, panes.aside, status if panes.aside == "log" else "")
+        self.query_one("#tabs", TabBar).show(panes.tabs, panes.tab)
+        self.query_one("#aside", TabBar).show(panes.tabs_aside, panes.aside)
 
     def _share(self) -> None:
         """Give the table the room that its columns want, or the share that somebody chose."""
@@ -161,9 +162,34 @@ class StudyScreen(Plotting):
         self._share()
         self._draw_below()
 
-    def action_turn_page(self, by: int) -> None:
-        super().action_turn_page(by)
+    def action_sideways(self, by: int) -> None:
+        super().action_sideways(by)
         self._draw_below()
+
+    def _bring(self, name: str) -> None:
+        """Show the pane that a key acts on."""
+        if not self.panes.visible(name):
+            self._show_tab(name)
+
+    def action_log_axis(self) -> None:
+        self._bring("pareto")
+        self.query_one(ParetoPlot).turn_axis()
+
+    def action_hours(self) -> None:
+        self._bring("history")
+        self.query_one(RewardHistory).turn_axis()
+
+    def action_level(self) -> None:
+        self._bring("log")
+        self.query_one(LogTail).next_level()
+
+    def action_match(self, step: int) -> None:
+        self._bring("log")
+        log = self.query_one(LogTail)
+        if log.matches():
+            log.go_to_match(step)
+        else:
+            self.notify("Nothing is searched for: press / in the log.", timeout=3, markup=False)
 
     def _show_tab(self, name: str) -> None:
         self.panes.show(name)
@@ -174,7 +200,7 @@ class StudyScreen(Plotting):
         self._draw_panes()
 
     def on_log_tail_moved(self) -> None:
-        self._arrange()
+        self._draw_keys()
 
     def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:
         self._show_tab(event.tab)
@@ -261,8 +287,27 @@ class StudyScreen(Plotting):
             colours=self.app.theme_variables,
         )
         self.query_one("#head", Says).show(text)
+        self._draw_keys()
+
+    def _draw_coloured(self, _: object) -> None:  # with colours of the theme, rather than by styles that it changes
+        self._draw_head()
+        self._draw_below()
+
+    def _draw_keys(self) -> None:
+        """The footer names what can be done here and now, with the keys of the pane that has the focus."""
+        watched = self.watched
         idle = idle_keys(watched.study, len(watched.marked()) if watched.trials is not None else 0)
-        self.query_one(KeyBar).leave_out(idle | (WRITING if self.desk.readonly else frozenset()))
+        idle |= WRITING if self.desk.readonly else frozenset()
+        at = self.focused
+        for pane, actions in OF_A_PANE.items():
+            if at is None or at.id != pane:
+                idle |= actions
+        if not self.query_one(LogTail).searched:
+            idle |= {"match(1)", "match(-1)"}
+        self.query_one(KeyBar).leave_out(idle)
+
+    def on_descendant_focus(self) -> None:
+        self._draw_keys()
 
     def _draw_below(self) -> None:
         watched = self.watched
@@ -351,51 +396,3 @@ class StudyScreen(Plotting):
             self.action_zoom()
         else:
             super().action_back()
-
-    # ------------------------------------------------------------------ other screens
-
-    def action_candidate(self) -> None:
-        if self.watched.current() is not None and not self.still_reading():
-            from kdnas_tui.screens.candidate import CandidateScreen
-
-            self.app.push_screen(CandidateScreen(self.watched, self.desk))
-
-    def action_reward(self) -> None:
-        if self.watched.trials is not None and self.watched.study is not None:
-            from kdnas_tui.screens.rescore import RescoreScreen
-
-            self.app.push_screen(RescoreScreen(self.watched, self.desk))
-
-    def action_compare(self) -> None:
-        if self.still_reading():
-            return
-        chosen = self.watched.marked()
-        from kdnas_tui.screens.compare import MOST, CompareScreen
-
-        if not 2 <= len(chosen) <= MOST:
-            hint = "Mark two or more with space." if len(chosen) < 2 else f"Unmark some with space: {MOST} at most."
-            self.desk.fault(UsageError(f"{words.plural(len(chosen), 'trial')} marked.", hint))
-            return
-        numbers = [scored.number for scored in chosen]
-        self.app.push_screen(CompareScreen(self.watched, self.desk, numbers))
-
-    def action_export(self) -> None:
-        if self.watched.study is None or self.watched.trials is None or self.still_reading():
-            return
-        from kdnas_tui.screens.export import ExportScreen
-
-        self.app.push_screen(ExportScreen(self.watched, self.desk))
-
-    def action_finalize(self) -> None:
-        scored = self.watched.current()
-        if self.watched.study is None or scored is None or self.still_reading():
-            return
-        from kdnas_tui.screens.finalize import FinalizeScreen
-
-        self.app.push_screen(FinalizeScreen(self.watched, self.desk, scored.number))
-
-    def action_about(self) -> None:
-        if self.watched.study is not None:
-            from kdnas_tui.screens.about import AboutScreen
-
-            self.app.push_screen(AboutScreen(self.watched, self.desk))

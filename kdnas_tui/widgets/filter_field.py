@@ -14,8 +14,10 @@ from textual import events
 from textual.suggester import Suggester
 
 from kdnas.study.filter import FilterError
+from kdnas_tui.keys import PARTS
 from kdnas_tui.widgets.field import Field
 
+_KEYS = {key.keys: key.action.removeprefix("focused.") for key in PARTS["filter"][1]}
 FILTER_EXAMPLE = "state:done latency<8 layers>=4   → completes, ↑ the filter before"
 SEARCH_EXAMPLE = "words in the log"
 
@@ -70,19 +72,21 @@ class FilterField(Field):
             self.value = text
 
     async def _on_key(self, event: events.Key) -> None:
-        if event.key in ("up", "down"):
-            event.stop()
-            event.prevent_default()
-            self._remember(1 if event.key == "up" else -1)
-        elif event.key == "tab" and self.complete is not None:
-            event.stop()
-            event.prevent_default()
+        action = _KEYS.get(event.key)
+        if action is None or (action == "complete_word" and self.complete is None):
+            await super()._on_key(event)
+            return
+        event.stop()
+        event.prevent_default()
+        await self.run_action(action)  # at once, before the next key
+
+    def action_complete_word(self) -> None:
+        """Write out the last word, where it can go on."""
+        if self.complete is not None:
             self.value = self.complete(self.value) or self.value
             self.cursor_position = len(self.value)
-        else:
-            await super()._on_key(event)
 
-    def _remember(self, by: int) -> None:
+    def action_remember(self, by: int) -> None:
         """What was written `by` times before what is shown."""
         back = max(0, min(self._back + by, len(self.past)))
         if back == self._back:

@@ -92,6 +92,17 @@ class ListTable(ScrollView, can_focus=True):
         def control(self) -> ListTable:
             return self.table
 
+    class TitleClicked(Message):
+        """A column's title was clicked; `column` counts all columns, also those that have no room."""
+
+        def __init__(self, table: ListTable, column: int) -> None:
+            super().__init__()
+            self.table, self.column = table, column
+
+        @property
+        def control(self) -> ListTable:
+            return self.table
+
     def __init__(
         self, columns: Sequence[Column], *, cursor: bool = True, empty: str = "", id: str | None = None
     ) -> None:
@@ -101,12 +112,24 @@ class ListTable(ScrollView, can_focus=True):
         self.cursor = 0
         self.has_cursor = cursor
         self.empty = empty
+        self.sorted: tuple[int, bool] | None = None  # column and whether it falls; None where no order is chosen
         self._widths: list[int] = []
 
     # ------------------------------------------------------------------ contents
 
-    def fill(self, lines: Sequence[Line], columns: Sequence[Column] | None = None) -> None:
-        """Show these lines; the cursor stays on its key. Only lines that differ are drawn again."""
+    def fill(
+        self,
+        lines: Sequence[Line],
+        columns: Sequence[Column] | None = None,
+        order: tuple[int, bool] | None = None,
+    ) -> None:
+        """Show these lines; the cursor stays on its key. Only lines that differ are drawn again.
+
+        `order`: the column that the lines are sorted by, and whether it falls.
+        """
+        if order != self.sorted:
+            self.sorted = order
+            self.refresh()
         at = self.current
         old, old_widths = self.lines, self._widths
         if columns is not None:
@@ -133,6 +156,11 @@ class ListTable(ScrollView, can_focus=True):
         """The key of the line under the cursor."""
         return self.lines[self.cursor].key if 0 <= self.cursor < len(self.lines) else None
 
+    @property
+    def shown(self) -> list[int]:
+        """The columns that have room."""
+        return [i for i, width in enumerate(self._widths) if width >= 0]
+
     def go_to(self, key: str) -> None:
         for i, line in enumerate(self.lines):
             if line.key == key:
@@ -146,7 +174,13 @@ class ListTable(ScrollView, can_focus=True):
         widths = [
             c.width
             if c.width is not None
-            else max([cell_len(c.title), *(cell_len(clean(line.cells[i])) for line in self.lines)], default=0)
+            else max(
+                [
+                    cell_len(c.title) + (self.sorted is not None),
+                    *(cell_len(clean(line.cells[i])) for line in self.lines),
+                ],
+                default=0,
+            )
             for i, c in enumerate(self.columns)
         ]
         widths = [min(w, c.most) if c.most else w for w, c in zip(widths, self.columns, strict=True)]
@@ -176,7 +210,7 @@ class ListTable(ScrollView, can_focus=True):
         width = self.size.width
         if y == 0:
             title = self.get_component_rich_style("list-table--title")
-            return self._strip([(c.title, title) for c in self.columns], base, width)
+            return self._strip([(self._title(i), title) for i in range(len(self.columns))], base, width)
         i = y - 1 + self.scroll_offset.y
         if i >= len(self.lines):
             if not self.lines and y == 2 and self.empty:
@@ -194,6 +228,14 @@ class ListTable(ScrollView, can_focus=True):
             for cell, look in zip(line.cells, looks, strict=True)
         ]
         return self._strip(cells, style, width)
+
+    def _title(self, i: int) -> str:
+        """With an arrow where the lines are sorted by it, in the cell that is kept for it."""
+        title = self.columns[i].title
+        if self.sorted is None or self.sorted[0] != i:
+            return title
+        arrow = "▾" if self.sorted[1] else "▴"
+        return title + arrow if self.columns[i].align == "left" else arrow + title
 
     def _strip(self, cells: Sequence[tuple[str, Style]], base: Style, width: int) -> Strip:
         segments: list[Segment] = []
@@ -244,7 +286,15 @@ class ListTable(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         place = event.get_content_offset(self)
-        if place is None or place.y == 0 or not self.has_cursor:
+        if place is None or not self.has_cursor:
+            return
+        if place.y == 0:
+            end = 0
+            for i in self.shown:
+                end += self._widths[i] + GAP
+                if place.x < end:
+                    self.post_message(self.TitleClicked(self, i))
+                    break
             return
         i = place.y - 1 + self.scroll_offset.y
         if i < len(self.lines):

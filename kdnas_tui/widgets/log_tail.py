@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable
 
 from rich.style import Style
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual.strip import Strip
 
 from kdnas.study.rows import LogRow
 from kdnas_tui.keys import MOVES
-from kdnas_tui.widgets.lines import Lines, clean, strip_of, wrapped
+from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of, wrapped
 
 MOST = 5000  # lines kept
 LEVELS = ("debug", "info", "warning", "error")
@@ -50,12 +49,7 @@ class LogTail(Lines, can_focus=True):
         & > .log-tail--quiet { color: $foreground 50%; }
     }
     """
-    BINDINGS = [
-        *MOVES,
-        Binding("l", "level", show=False),
-        Binding("greater_than_sign", "match(1)", show=False),
-        Binding("less_than_sign", "match(-1)", show=False),
-    ]
+    BINDINGS = MOVES
 
     class Moved(Message):
         """What is shown changed: the level, the search or whether the end is followed."""
@@ -106,7 +100,7 @@ class LogTail(Lines, can_focus=True):
 
     @property
     def status(self) -> str:
-        """What is shown, in a few words, for the pane's title."""
+        """What is shown, in a few words; they stand on the pane's last line."""
         parts = []
         if self.level != "debug":
             parts.append({"info": "no debug", "warning": "warnings and errors", "error": "errors"}[self.level])
@@ -133,7 +127,8 @@ class LogTail(Lines, can_focus=True):
 
     # ------------------------------------------------------------------ actions
 
-    def action_match(self, step: int) -> None:
+    def go_to_match(self, step: int) -> None:
+        """The next line that the search found, or the one before; after the last comes the first."""
         found = self.matches()
         if not found:
             return
@@ -142,7 +137,7 @@ class LogTail(Lines, can_focus=True):
         self._go_to(found[place])
         self.redraw()
 
-    def action_level(self) -> None:
+    def next_level(self) -> None:
         """Everything, then without debug, then from warnings, then errors only."""
         self.level = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
         self._wrap()
@@ -153,7 +148,7 @@ class LogTail(Lines, can_focus=True):
         self._scroll(by)
 
     def action_page(self, by: int) -> None:
-        self._scroll(by * max(1, self.content_size.height - 1))
+        self._scroll(by * max(1, self._height - 1))
 
     def action_edge(self, to: int) -> None:
         """0 is the first line; -1 the last, which is followed from then on."""
@@ -162,7 +157,7 @@ class LogTail(Lines, can_focus=True):
     def _scroll(self, by: int) -> None:
         self.top = max(0, min(self.top + by, self._last_top))
         self._follow(self.top == self._last_top)
-        self.redraw()
+        self._settle()
 
     def _follow(self, following: bool) -> None:
         if following != self.following:
@@ -173,14 +168,19 @@ class LogTail(Lines, can_focus=True):
         self._here = log_id
         place = next((i for i, (row, _, _) in enumerate(self._pieces) if row.log_id == log_id), None)
         if place is not None:
-            height = max(1, self.content_size.height)
+            height = self._height
             if not self.top <= place < self.top + height:
                 self.top = max(0, min(place - height // 2, self._last_top))
             self._follow(self.top == self._last_top)
 
     @property
+    def _height(self) -> int:
+        """Lines of the log that are in sight: one fewer where a status stands below them."""
+        return max(1, self.content_size.height - bool(self.status))
+
+    @property
     def _last_top(self) -> int:
-        return max(0, len(self._pieces) - max(1, self.content_size.height))
+        return max(0, len(self._pieces) - self._height)
 
     def _settle(self) -> None:
         self.top = self._last_top if self.following else max(0, min(self.top, self._last_top))
@@ -204,6 +204,8 @@ class LogTail(Lines, can_focus=True):
         return [(row, i, text) for i, text in enumerate(wrapped(clean(row.line), room))]
 
     def line(self, y: int, width: int) -> Strip:
+        if self.status and y == self.content_size.height - 1:
+            return strip_of([(fitted(self.status, width), self.look("quiet"))])
         place = self.top + y
         if place >= len(self._pieces):
             if not self._pieces and y == 0:

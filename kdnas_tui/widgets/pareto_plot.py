@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual_hires_canvas import Canvas
 
@@ -25,12 +24,6 @@ _NEAR = 4.0  # cells within which a click finds a trial
 
 class ParetoPlot(Plot):
     """Shows what the table shows: give it the same board and mask."""
-
-    BINDINGS = [
-        Binding("left", "along(-1)", show=False),
-        Binding("right", "along(1)", show=False),
-        Binding("l", "log", show=False),
-    ]
 
     class CursorMoved(Message):
         """A trial was chosen in the plot."""
@@ -96,6 +89,7 @@ class ParetoPlot(Plot):
         self.x_name = "latency ms, log" if self._x_log else "latency ms"
         x_all, loss = logarithm(latency) if self._x_log else latency, logarithm(loss) if self.y_log else loss
         self._numbers, self._x, self._y = board.numbers[places], x_all[places], loss[places]
+        self.remark = ""
         if not len(places):
             return
         self._limit(x_all[shown], loss[shown], x_all[front], loss[front])
@@ -108,6 +102,7 @@ class ParetoPlot(Plot):
         self.scatter(x_all[line], loss[line], marker="●", marker_style=self.style_of("line"))
         within = marked & (x_all <= self._x_max) & (loss <= self._y_max)
         self.scatter(x_all[within], loss[within], marker="◆", marker_style=self.style_of("mark"))
+        self.remark = self.put_beyond(x_all[shown], loss[shown])
 
     def _thinned(self, shown: np.ndarray, always: np.ndarray) -> np.ndarray:
         """Places of at most MOST points: those of `always`, and the others evenly thinned."""
@@ -147,12 +142,12 @@ class ParetoPlot(Plot):
 
     # ------------------------------------------------------------------ choosing
 
-    def action_log(self) -> None:
+    def turn_axis(self) -> None:
         """Latency on a logarithmic axis, or back."""
         self.log_latency = not self._x_log
         self._draw_now()
 
-    def action_along(self, step: int) -> None:
+    def go_along(self, step: int) -> None:
         """The next trial of the front, to the faster or the slower."""
         if self.board is None:
             return

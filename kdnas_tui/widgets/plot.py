@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from math import ceil, floor, log10
 from typing import Any
 
+import numpy as np
+from rich.cells import cell_len
 from rich.markup import escape
 from textual.app import ComposeResult, RenderResult
 from textual.containers import Grid
@@ -22,7 +24,7 @@ from textual_plot import HiResMode, PlotWidget
 from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
 from textual_plot.plot_widget import Legend
 
-from kdnas_tui.widgets.lines import over
+from kdnas_tui.widgets.lines import fitted, over, wrapped
 from kdnas_tui.widgets.readout import as_fits
 
 BRAILLE = HiResMode.BRAILLE
@@ -101,7 +103,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         self.set_reactive(PlotWidget.margin_bottom, 1)
         self.set_reactive(PlotWidget.margin_left, 8)
         self.x_name, self.y_name, self.empty, self.period = x_name, y_name, empty, period
-        self.remark = ""  # beside the name of the y axis, where there is room
+        self.remark = ""  # beside the name of the y axis, or below it where there is no room
         self.y_log = False  # whether what is drawn holds log10 of its values
         self._closer = {"x": 0, "y": 0}  # how often each axis was doubled
         self._x_formatter = Ticks(8)
@@ -133,6 +135,21 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def says(self) -> Sequence[str]:
         """The figures of the trial under the cursor, the most important first."""
         return ()
+
+    def put_beyond(self, x: np.ndarray, y: np.ndarray) -> str:
+        """Mark at the edges where points lie beyond the axes, which have limits by now; says how many there are."""
+        said = []
+        near_x = np.clip(x, self._x_min, self._x_max - (self._x_max - self._x_min) * 1e-9)
+        near_y = np.clip(y, self._y_min, self._y_max - (self._y_max - self._y_min) * 1e-9)
+        for out, sign, words in (
+            (x > self._x_max, "▸", "to the right"),
+            (y > self._y_max, "▴", "above"),
+            (y < self._y_min, "▾", "below"),
+        ):
+            if out.any():
+                self.scatter(near_x[out], near_y[out], marker=sign, marker_style=self.style_of("quiet"))
+                said.append(f"{sign} {int(out.sum())} {words}")
+        return "  ".join(said)
 
     def changed(self) -> None:
         """The data changed: draw them soon, if the plot is on the screen."""
@@ -245,6 +262,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         with self._quietly():
             self._datasets, self._labels, self._v_lines = [], [], []
             self.put()
+            self.margin_top = 2 if self._titles()[1] else 1
             if any(len(data.x) for data in self._datasets):
                 width, height = canvas._canvas_size
                 self._scale_rectangle = Region(1, 1, width - 2, height - 2)
@@ -277,8 +295,9 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         canvas = self._canvas()
         if canvas is not None and self.empty:
             size = canvas._canvas_size
-            text = f"[{self.style_of('quiet')}]{escape(self.empty)}"
-            canvas.write_text(size.width // 2 - 4, size.height // 2, text, TextAlign.CENTER)
+            for y, line in enumerate(wrapped(self.empty, max(1, size.width)), size.height // 2):
+                middle = max(size.width // 2 - 4, (cell_len(line) + 1) // 2)  # of the whole pane, where it fits there
+                canvas.write_text(middle, y, f"[{self.style_of('quiet')}]{escape(line)}", TextAlign.CENTER)
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -304,14 +323,22 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def _render_y_label(self) -> None:
         margin = self.query_one("#margin-top", Still)
         style = self.get_component_rich_style("plot--label")
-        name = f"{self.y_name}{', log' if self.y_log else ''} ↑"
-        name += f"  ×{2 ** max(self._closer.values())} closer" if any(self._closer.values()) else ""
-        room = margin.size.width - len(self.x_name) - 6
-        says = f"{name}   {self.remark}" if len(name) + len(self.remark) + 3 <= room else self.remark[:room] or name
-        said = as_fits(self.says(), room - len(says) - 3)
-        margin.write_text(1, 0, f"[{style}]{escape(says)}", TextAlign.LEFT)
+        first, second = self._titles()
+        for y, says in enumerate((first, second)):
+            if says:
+                margin.write_text(1, y, f"[{style}]{escape(says)}", TextAlign.LEFT)
+        said = as_fits(self.says(), margin.size.width - len(self.x_name) - 6 - len(first) - 3)
         if said:
-            margin.write_text(len(says) + 4, 0, f"[{self.style_of('cursor')}]{escape(said)}", TextAlign.LEFT)
+            margin.write_text(len(first) + 4, 0, f"[{self.style_of('cursor')}]{escape(said)}", TextAlign.LEFT)
+
+    def _titles(self) -> tuple[str, str]:
+        """The name of the y axis with the remark; where they are too long together, the remark on a line below."""
+        name, width = f"{self.y_name}{', log' if self.y_log else ''} ↑", self.query_one("#margin-top", Still).size.width
+        name += f"  ×{2 ** max(self._closer.values())} closer" if any(self._closer.values()) else ""
+        both = f"{name}   {self.remark}" if self.remark else name
+        if len(both) <= width - len(self.x_name) - 6:
+            return both, ""
+        return name, fitted(self.remark, min(len(self.remark), max(1, width - 2)))
 
     def _write_top(self) -> None:
         """The names of the axes and the readout anew."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
-from textual.binding import Binding
 from textual_hires_canvas import Canvas
 
 from kdnas.study.hypervolume import REFERENCE, hypervolume_so_far, loss_and_ratio
@@ -23,8 +22,6 @@ MOST = 2000  # points drawn
 
 class RewardHistory(Plot):
     """Rewards at the board's α and β, in the order in which the trials ended."""
-
-    BINDINGS = [Binding("h", "time", show=False)]
 
     def __init__(self, *, period: float = 1.0, id: str | None = None) -> None:
         super().__init__("finished trials", "reward", empty="No finished trial yet.", period=period, id=id)
@@ -52,7 +49,7 @@ class RewardHistory(Plot):
             self.cursor = number
             self.cursor_changed()
 
-    def action_time(self) -> None:
+    def turn_axis(self) -> None:
         """Hours instead of trials along the axis, or back."""
         self.by_time = not self.by_time
         self.x_name = "hours" if self.by_time else "finished trials"
@@ -88,12 +85,13 @@ class RewardHistory(Plot):
         self.scatter(x[marked], reward[marked], marker="◆", marker_style=self.style_of("mark"))
         self._x_formatter = Ticks(8, whole=not self.by_time)
         self._auto_y_min = self._auto_y_max = self._auto_x_min = self._auto_x_max = False
-        # The few worst do not press the rest against the top edge.
+        # The few worst do not press the rest against the top edge; they are marked at the bottom.
         low, high = float(np.percentile(reward, 2)), float(best[-1])
         self._y_min, self._y_max = outward(low, high)
         most = float(x[-1])
         step = round_step(max(most, 0.1) / 20)
         self._x_min, self._x_max = 0.0, ceil(most * 1.01 / step) * step
+        self.remark = "  ".join(filter(None, (self.remark, self.put_beyond(x, reward))))
 
     def put_cursor(self, canvas: Canvas) -> None:
         self.put_sign(canvas, "✛")

@@ -13,7 +13,7 @@ from kdnas_tui.widgets.lines import Lines
 
 
 class Says(Lines):
-    """`show` a text; with `no_wrap` it is one line, cut with … where it is too long."""
+    """`show` a text; with `no_wrap` it is one line. What has no room in it is cut with …"""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -30,5 +30,10 @@ class Says(Lines):
         lines = self._wrapped[1]
         if y >= len(lines):
             return Strip.blank(width, self.base)
-        segments = lines[y].render(self.app.console)
+        here = lines[y]
+        if y == self.content_size.height - 1 and len(lines) > y + 1:
+            here = here.copy()
+            here.truncate(max(1, width - 2))
+            here.append(" …")
+        segments = here.render(self.app.console)
         return Strip(Segment.apply_style(segments, self.base)).simplify()

@@ -32,19 +32,17 @@ class TabBar(Widget):
         super().__init__(id=id)
         self.tabs = tuple(tabs)
         self.shown = shown
-        self.note = ""
         self._spans: list[tuple[int, int, str]] = []
 
-    def show(self, tabs: Sequence[tuple[str, str]], shown: str, note: str = "") -> None:
-        """`note` is said at the right end, of what is shown."""
-        if (tuple(tabs), shown, note) != (self.tabs, self.shown, self.note):
-            self.tabs, self.shown, self.note = tuple(tabs), shown, note
+    def show(self, tabs: Sequence[tuple[str, str]], shown: str) -> None:
+        if (tuple(tabs), shown) != (self.tabs, self.shown):
+            self.tabs, self.shown = tuple(tabs), shown
             self.refresh()
 
     def _fitting(self) -> tuple[str, list[tuple[str, str]]]:
-        """The separator and the tabs that fit: first the air goes, then the ends of all titles but the shown one."""
+        """The separator and the tabs that fit: first the air goes, then the ends of all titles but the shown one, with …"""
         for separator in (" │ ", "│"):
-            room = self.size.width - 4 - len(separator) * (len(self.tabs) - 1)
+            room = self.size.width - 2 - len(separator) * (len(self.tabs) - 1)
             if sum(len(title) for _, title in self.tabs) <= room:
                 return separator, list(self.tabs)
         others = [title for tab, title in self.tabs if tab != self.shown]
@@ -52,7 +50,10 @@ class TabBar(Widget):
         length = max(map(len, others), default=0)
         while length > 3 and sum(min(len(title), length) for title in others) > room:
             length -= 1
-        return separator, [(tab, title if tab == self.shown else title[:length]) for tab, title in self.tabs]
+        return separator, [
+            (tab, title if tab == self.shown or len(title) <= length else title[: length - 1] + "…")
+            for tab, title in self.tabs
+        ]
 
     def render_line(self, y: int) -> Strip:
         rule = self.get_component_rich_style("tab-bar--rule")
@@ -68,9 +69,7 @@ class TabBar(Widget):
             segments.append(Segment(title, self.get_component_rich_style(f"tab-bar--{name}")))
             self._spans.append((x, x + len(title), tab))
             x += len(title)
-        note = f" {self.note}" if self.note and len(self.note) + x + 4 <= self.size.width else ""
-        segments.append(Segment(" " + "─" * max(0, self.size.width - x - 1 - len(note)), rule))
-        segments.append(Segment(note, self.get_component_rich_style("tab-bar--other")))
+        segments.append(Segment(" " + "─" * max(0, self.size.width - x - 1), rule))
         return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
 
     def on_click(self, event: events.Click) -> None:

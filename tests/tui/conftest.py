@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from textual.css.stylesheet import Stylesheet
 
+from tests.tui import evening as evenings
 from tests.tui.filled import demo, new_store, study
 
 
@@ -52,3 +53,9 @@ def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the recorded study that ships. Copy it before it is written to."""
     return demo(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture(scope="session")
+def evening(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a search of 471 real configurations and others. Copy it before it is written to."""
+    return evenings.evening(tmp_path_factory.mktemp("evening"))

@@ -6,7 +6,7 @@ Every moment in them is fixed, so that a screen with the clock NOW always looks 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,16 @@ def study(
     wanted: str = "run",
     worker: str | None = None,
     heard: float = NOW - 2,
+    space: SearchSpace = SPACE,
+    values: Mapping[str, Any] | None = None,
+    every: float = 100,
+    takes: float = 60,
+    log: Sequence[str] = ("loaded the teacher", "made the cache", "trial 28 done: reward 0.84"),
 ) -> int:
-    """A study with trials; `worker` is the state its one worker was last in, `heard` when."""
-    values = {"name": name, "budget": {"trials": trials}, "strategy": {"name": strategy}}
-    study_id = create_study(store, from_values(values))
+    """A study with trials, one begun `every` so many seconds and taking so many; `worker` is the state its one worker
+    was last in, `heard` when, and `log` what it wrote."""
+    asked = {**(values or {}), "name": name, "budget": {"trials": trials}, "strategy": {"name": strategy}}
+    study_id = create_study(store, from_values(asked))
     made = made_rows(rows) if isinstance(rows, int) else list(rows)
     with store.begin() as connection:
         here = t.study.c.study_id == study_id
@@ -62,7 +68,7 @@ def study(
             sa.update(t.study)
             .where(here)
             .values(
-                space=SPACE.to_json(),
+                space=space.to_json(),
                 wanted=wanted,
                 created=BEGAN,
                 updated=NOW - 30,
@@ -73,27 +79,27 @@ def study(
             )
         )
         connection.execute(sa.update(t.event).where(t.event.c.study_id == study_id).values(time=BEGAN))
-        put(connection, study_id, made)
+        put(connection, study_id, made, every, takes)
         if worker is not None:
             connection.execute(
                 t.worker.insert().values(
                     study_id=study_id, host="gpubox", pid=4711, lock=None, device="cpu", state=worker,
-                    doing="training trial 29" if worker == "running" else None, task="search",
+                    doing=f"training trial {len(made) - 1}" if worker == "running" else None, task="search",
                     error="The teacher is gone." if worker == "failed" else None, started=BEGAN,
                     heartbeat=heard, ended=None if worker in ("running", "starting", "paused") else NOW - 60,
                 )
             )  # fmt: skip
-            for number, line in enumerate(("loaded the teacher", "made the cache", "trial 28 done: reward 0.84")):
+            for number, line in enumerate(log):
                 connection.execute(
                     t.log.insert().values(study_id=study_id, worker_id=1, time=BEGAN + number, level="info", line=line)
                 )
     return study_id
 
 
-def put(connection: Any, study_id: int, rows: Iterable[TrialRow]) -> None:
+def put(connection: Any, study_id: int, rows: Iterable[TrialRow], every: float = 100, takes: float = 60) -> None:
     """Trials as they stand, with their slots and curves."""
     for row in rows:
-        row = finished(row)
+        row = finished(row, every, takes)
         values: dict[str, Any] = {
             column.name: getattr(row, column.name)
             for column in t.trial.columns
@@ -124,10 +130,10 @@ def put(connection: Any, study_id: int, rows: Iterable[TrialRow]) -> None:
             )  # fmt: skip
 
 
-def finished(row: TrialRow) -> TrialRow:
+def finished(row: TrialRow, every: float = 100, takes: float = 60) -> TrialRow:
     """The row at NOW's time, with the reward that a worker would have told."""
-    started = BEGAN + 100 * row.number
-    row = replace(row, started=started, ended=None if row.ended is None else started + 60, slot=row.number)
+    started = BEGAN + every * row.number
+    row = replace(row, started=started, ended=None if row.ended is None else started + takes, slot=row.number)
     if row.state == "done" and row.loss is not None and row.latency_ms and row.teacher_latency_ms:
         row = replace(row, reward=reward(row.loss, row.latency_ms, row.teacher_latency_ms, -0.06, 0.6))
     return row

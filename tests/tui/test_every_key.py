@@ -41,6 +41,7 @@ from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.screens.study import StudyScreen
 from kdnas_tui.widgets.compare_table import CompareTable
 from kdnas_tui.widgets.list_table import ListTable
+from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.reward_history import RewardHistory
 from kdnas_tui.widgets.trials_table import TrialsTable
@@ -186,6 +187,7 @@ async def filters(site: Site, key: str) -> None:
 
 
 async def back_from_study(site: Site, key: str) -> None:
+    site.study._show_tab("trials")  # from the log, esc and / are its own
     await filters(site, "slash")
     await site.press(key)
     await site.until(lambda: site.study.watched.filter.empty, "the filter is cleared first")
@@ -217,6 +219,14 @@ async def starts_nothing_with_a_fault(site: Site, key: str) -> None:
     await site.press(key)
     await site.until(lambda: site.app.focused is name, "the faulty field is gone to")
     name.value = usual
+
+
+async def leaves_the_form(site: Site, key: str) -> None:
+    site.screen.query_one("#f-seed").value = "77"
+    await site.press(key)
+    await site.shown(Ask)
+    await site.press("down", "enter")
+    await site.shown(StudiesScreen)
 
 
 async def lists_choices(site: Site, key: str) -> None:
@@ -351,6 +361,15 @@ async def shows_another_quantity(site: Site, key: str) -> None:
     await site.press(key)
 
 
+async def goes_to_match(site: Site, key: str) -> None:
+    log = site.study.query_one(LogTail)
+    site.study._show_tab("log")
+    await site.press("slash", *"the", "enter")
+    await changes(lambda site: log._here, "another line is found")(site, key)
+    await site.press("escape")
+    site.study._show_tab("trials")
+
+
 async def zooms(site: Site, key: str) -> None:
     """Where the screen is wide enough for all panes, and back; elsewhere it says that there is one already."""
     panes = site.study.panes
@@ -399,6 +418,9 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "mark": changes(lambda site: set(site.screen.marked), "it is marked"),
         "compare": compares_studies,
         "delete": opens(Ask),
+        "sort(1)": changes(lambda site: site.screen._order, "sorted by another column"),
+        "sort(-1)": changes(lambda site: site.screen._order, "sorted by another column"),
+        "sort(0)": changes(lambda site: site.screen._order, "the order is turned round"),
         "back": shows_all_studies,
         "open": leads_to(StudyScreen),
     },
@@ -420,7 +442,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "command": opens(Ask),
         "app.focus_next": changes(focus, "another field has the focus"),
         "app.focus_previous": changes(focus, "another field has the focus"),
-        "back": leads_to(StudiesScreen),
+        "back": leaves_the_form,
     },
     "study": {
         "pause": pause,
@@ -448,12 +470,17 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "step(-1)": steps_back,
         "closer(1)": comes_closer,
         "closer(-1)": goes_farther,
-        "closer(1, 'x')": comes_closer,
-        "closer(1, 'y')": comes_closer,
-        "closer(0)": goes_farther,
+        "wider": comes_closer,
+        "taller": comes_closer,
+        "whole_plot": goes_farther,
         "measure": shows_another_quantity,
-        "turn_page(1)": turns_page,
-        "turn_page(-1)": turns_back,
+        "sideways(1)": turns_page,
+        "sideways(-1)": turns_back,
+        "log_axis": changes(lambda site: site.study.query_one(ParetoPlot).log_latency, "the axis is another"),
+        "hours": changes(lambda site: site.study.query_one(RewardHistory).by_time, "the axis is another"),
+        "level": changes(lambda site: site.study.query_one(LogTail).level, "other lines are shown"),
+        "match(1)": goes_to_match,
+        "match(-1)": goes_to_match,
         "columns": opens(ChooseColumns),
         "zoom": zooms,
         "share(1)": moves_border,
@@ -505,6 +532,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "back": leads_to(StudyScreen),
     },
     "dialog": {"back": leads_to(StudyScreen)},
+    "help": {"help": leads_to(StudyScreen)},
 }
 
 
@@ -515,6 +543,7 @@ async def arrive(site: Site, name: str) -> None:
         "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
         "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
         "finalize": (FinalizeScreen, "f"), "dialog": (Ask, "s"),
+        "help": (HelpScreen, "question_mark"),
     }  # fmt: skip
     kind, key = kinds.get(name, (StudiesScreen if name == "studies" else StudyScreen, ""))
     if isinstance(site.screen, kind):
@@ -559,7 +588,8 @@ async def test_every_key_does_what_it_says(
         async with driven(app_on(store.url), SIZES[size]) as pilot:
             site = Site(pilot, store, tmp_path)
             await listed(pilot)
-            last = next(key for key in keys.footer(name) if key.action == "app.leave")
+            ends = [key for key in keys.KEYS["everywhere"] if key.action == "app.leave"]
+            last = next(key for key in ends if key.priority or name not in keys.FORMS)
             for key in (*keys.KEYS[name], *everywhere(name), last):
                 await arrive(site, name)
                 effect = {**EFFECTS["everywhere"], **EFFECTS[name]}[key.action]
@@ -571,7 +601,8 @@ async def test_every_key_does_what_it_says(
 
 def everywhere(name: str) -> list[Key]:
     """The keys that every screen has, but for those that end the app, and letters where there are fields."""
-    found = [key for key in keys.KEYS["everywhere"] if key.action != "app.leave"]
+    out = {"app.leave", "help"} if name == "help" else {"app.leave"}  # help closes by the key that opens it
+    found = [key for key in keys.KEYS["everywhere"] if key.action not in out]
     return [key for key in found if key.priority or name not in keys.FORMS]
 
 

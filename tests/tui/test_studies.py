@@ -149,3 +149,41 @@ async def test_palette_has_every_action_of_the_screen(pilot: Pilot[str]) -> None
     await until(pilot, shows(pilot.app, "duplicate: Begin a new study"), "it is found")
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, NewStudyScreen), "it is done")
+
+
+def shown_names(pilot: Pilot[str]) -> list[str]:
+    return [line.cells[0] for line in pilot.app.screen.query_one(ListTable).lines]
+
+
+async def test_studies_are_sorted_by_any_column_as_the_trials_are(pilot: Pilot[str]) -> None:
+    titles = [column.title for column in pilot.app.screen.query_one(ListTable).columns]
+    assert "▾updated" in text_of(pilot.app)
+    await pilot.press("greater_than_sign")  # from the last column to the first
+    assert shown_names(pilot) == ["kdnas-paper", "minilm", "roberta-imdb"]
+    assert "name▴" in text_of(pilot.app)
+    at(pilot, "roberta-imdb")
+    await pilot.press("equals_sign")
+    assert shown_names(pilot) == ["roberta-imdb", "minilm", "kdnas-paper"] and "name▾" in text_of(pilot.app)
+    table = pilot.app.screen.query_one(ListTable)
+    assert table.lines[table.cursor].cells[0] == "roberta-imdb"  # the cursor stays on its study
+    x = text_of(pilot.app).splitlines()[2].index(" trials") + 2
+    await pilot.click("#studies", offset=(x, 0))
+    done = [int(line.cells[titles.index("trials")].partition("/")[0]) for line in table.lines]
+    assert done == sorted(done, reverse=True) and "▾trials" in text_of(pilot.app)
+    for _ in titles:
+        await pilot.press("less_than_sign")
+    assert "▾trials" in text_of(pilot.app)  # once round
+
+
+async def test_a_paused_study_is_not_counted_as_running_and_a_long_name_evicts_nothing(path: Path) -> None:
+    with open_store(path) as store:
+        study(store, "p" * 80, rows=3, wanted="pause", worker="paused")
+    async with driven(app_on(str(path)), (80, 24)) as pilot:
+        await listed(pilot)
+        await until(pilot, shows(pilot.app, "1 running, 1 paused"), "both are counted, each once")
+        titles = text_of(pilot.app).splitlines()[2].split()
+        assert {"name", "status", "trials", "best", "▾updated", "strategy"} <= set(titles)
+        assert "ppp…" in text_of(pilot.app)
+        await pilot.resize_terminal(48, 40)
+        await until(pilot, lambda: pilot.app.size.width == 48, "it is narrow")
+        assert {"name", "status", "trials", "best"} <= set(text_of(pilot.app).splitlines()[2].replace("▾", "").split())

@@ -55,7 +55,8 @@ async def test_levels_leave_out_what_is_below():
         log.add([row(0, "a debug", "debug"), row(1, "an info"), row(2, "a warning", "warning"), row(3, "bad", "error")])
         await pilot.pause()
         for shown in (["an info", "a warning", "bad"], ["a warning", "bad"], ["bad"], ["a debug", "an info"]):
-            await pilot.press("l")
+            log.next_level()
+            await pilot.pause()
             text = "\n".join(app.text())
             assert all(line in text for line in shown)
         assert log.level == "debug"
@@ -72,9 +73,12 @@ async def test_search_goes_from_match_to_match():
         await pilot.pause()
         assert "Trial 80 lost" in "\n".join(app.text())
         assert log.status.startswith("/LOST: 5")
-        await pilot.press("less_than_sign")
+        log.go_to_match(-1)
+        await pilot.pause()
         assert "Trial 60 lost" in "\n".join(app.text())
-        await pilot.press("greater_than_sign", "greater_than_sign")
+        log.go_to_match(1)
+        log.go_to_match(1)
+        await pilot.pause()
         assert "Trial 0 lost" in "\n".join(app.text())
         assert log.search("nowhere") == 0
         assert log.search("") == 0 and "/" not in log.status

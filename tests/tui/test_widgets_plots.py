@@ -126,12 +126,15 @@ async def test_a_click_chooses_the_nearest_trial_and_arrows_walk_along_the_front
         column, row = plot.get_pixel_from_coordinate(chosen.row.latency_ms, chosen.loss_used)
         assert abs(column + 8 - x) <= 4 and abs(row + 1 - y) <= 2
         front = board.numbers[board.standing.front]
-        await pilot.press("left")
+        plot.go_along(-1)
+        await pilot.pause()
         assert plot.cursor in front
         first = board.scored(plot.cursor).row.latency_ms
-        await pilot.press("left")
+        plot.go_along(-1)
+        await pilot.pause()
         assert board.scored(plot.cursor).row.latency_ms < first
-        await pilot.press("right")
+        plot.go_along(1)
+        await pilot.pause()
         assert board.scored(plot.cursor).row.latency_ms == first
 
 
@@ -155,7 +158,8 @@ async def test_latency_on_a_logarithmic_axis():
         plot.show(board)
         await pilot.pause()
         linear = app.text()
-        await pilot.press("l")
+        plot.turn_axis()
+        await pilot.pause()
         assert app.text() != linear
         labels = [float(word) for word in app.text()[-1].split()]
         assert {1.0, 2.0, 5.0} <= set(labels)
@@ -207,7 +211,8 @@ async def test_the_best_so_far_never_falls():
         plot.show(board)
         await pilot.pause()
         assert "reward" in app.text()[0] and "finished trials" in app.text()[0]
-        await pilot.press("h")
+        plot.turn_axis()
+        await pilot.pause()
         assert "hours" in app.text()[0]
 
 
