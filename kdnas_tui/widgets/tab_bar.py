@@ -40,7 +40,7 @@ class TabBar(Widget):
             self.refresh()
 
     def _fitting(self) -> tuple[str, list[tuple[str, str]]]:
-        """The separator and the tabs that fit: the air goes first, then the ends of all titles but the shown one (…)."""
+        """The separator and the tabs that fit: the air goes first, then the ends of all titles but the shown one."""
         for separator in (" │ ", "│"):
             room = self.size.width - 2 - len(separator) * (len(self.tabs) - 1)
             if sum(len(title) for _, title in self.tabs) <= room:
