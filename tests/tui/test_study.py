@@ -378,7 +378,7 @@ async def test_importance_is_estimated_for_the_study_that_ships(monkeypatch: pyt
     with recording.opened(recording.shipped()) as (url, name):
         async with driven(app_on(url)) as pilot:
             study = await opened(pilot, name)
-            await pilot.press("right_square_bracket", "right_square_bracket")
+            await pilot.press("colon", "m")
             bars = study.query_one(Importance)
             await until(pilot, lambda: bars.shares, "the shares are there")
             assert sum(share for _, share in bars.shares) == pytest.approx(1.0, abs=0.02)
