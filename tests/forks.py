@@ -35,6 +35,8 @@ class Forked:
             try:
                 code = work()
             except SystemExit as ended:
+                if isinstance(ended.code, str):
+                    print(ended.code, file=sys.stderr)
                 code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
             except BaseException:
                 traceback.print_exc()
@@ -95,8 +97,9 @@ def run(words: Sequence[str], folder: Path | None, environment: Mapping[str, str
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    own = dict(environment)  # it may be this one itself
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(own)
     if folder is not None:
         os.chdir(folder)
     launch: Any = importlib.import_module("kdnas.search.launch")

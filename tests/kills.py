@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def result(output: Path) -> dict[str, Any]:
     }
 
 
-def main(spec: str, config: str, where: str, kills: str, seed: str) -> None:
+def main(arguments: Sequence[str]) -> None:
+    spec, config, where, kills, seed = arguments
     root = Path(where)
     job = given(read_toml(Path(spec)), read_config(Path(config)))
     progress = root / "progress.txt"
@@ -95,4 +97,4 @@ def main(spec: str, config: str, where: str, kills: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -37,7 +37,7 @@ def until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end, "it never came to it"
-        time.sleep(0.01)
+        time.sleep(0.04)  # a look at the store computes for as long as a trial of the fakes
 
 
 def void(_: object) -> None:

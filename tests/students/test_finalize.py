@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from kdnas.system.folders import partial_of
 from kdnas.training import checkpoints
 from kdnas.training.contract import Epoch, OnStep, Score, Student, Training
 from tests import fakes
+from tests.forks import Command
 from tests.outside import Outside
 from tests.tiny import WORDS, tiny_folder
 
@@ -164,16 +163,10 @@ def run_kills(shelf: Path, place: Path, kills: int, seed: int) -> dict[str, Any]
     (place / "spec.toml").write_text(to_toml(spec_of(shelf, full={"epochs": 6, "patience": 6})))
     (place / "config.json").write_text(json.dumps(CONFIG))
     arguments = [place / "spec.toml", place / "config.json", place, kills, seed]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = Command(["tests.kills", *map(str, arguments)], ROOT, os.environ, place / "said")
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
