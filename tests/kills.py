@@ -35,7 +35,7 @@ def child(job: Job, output: Path, progress: Path) -> int:
     if process:
         return process
     try:
-        distillation.KEPT_S = 0.0  # a checkpoint after each step
+        distillation.KEPT_S = 0.05  # checkpoints within the epochs, too
         with progress.open("w", buffering=1) as told:
             distil(job, output, Telling(lambda words, share: told.write(f"{words}\n") and None), device="cpu")
         os._exit(0)
