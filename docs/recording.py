@@ -26,9 +26,10 @@ from tests.tui.terminal import Terminal
 
 FOLDER = Path(__file__).resolve().parent
 SIZES = ("120x36", "80x24")
+NAMES = ("black", "red", "green", "brown", "blue", "magenta", "cyan", "white")  # the emulator's, in the codes' order
 LOOK_S = 1.5  # for which a step stands still
 SHORT_S = 0.2  # the longest wait between two pieces of a step: nobody watches a cache being built
-SETTLED_S = 0.6  # without a byte, after which a step is drawn
+SETTLED_S = 1.2  # without a byte, after which a step is drawn
 
 
 @dataclass
@@ -55,6 +56,60 @@ class Cast:
     def text(self) -> str:
         head = {"version": 2, "width": self.columns, "height": self.rows, "title": "kdnas-tui: the first five minutes"}
         return "\n".join([json.dumps(head), *(json.dumps(one, ensure_ascii=False) for one in self.events)]) + "\n"
+
+
+Cell = tuple[str, bool, bool, str, str]
+"""A letter, whether it is bold and reversed, and its colours."""
+
+
+def small(raw: str) -> str:
+    """The same steps without what no eye sees: for each one only the cells that differ, in as few codes as it takes."""
+    head, *lines = raw.splitlines()
+    size = json.loads(head)
+    screen = pyte.Screen(size["width"], size["height"])
+    stream = pyte.Stream(screen)
+    kept = [head, json.dumps([0, "o", "\x1b[2J\x1b[?25l"])]
+    before: list[list[Cell]] = [[] for _ in range(size["height"])]
+    moment = 0.0
+    for line in lines:
+        _, kind, text = json.loads(line)
+        if kind == "o":
+            stream.feed(text)
+            continue
+        after = [_cells(screen.buffer[y], size["width"]) for y in range(size["height"])]
+        changed = "".join(_differing(y, before[y], now) for y, now in enumerate(after))
+        kept += [json.dumps([moment, "o", changed], ensure_ascii=False), json.dumps([moment, "m", text])]
+        before, moment = after, moment + LOOK_S
+    return "\n".join(kept) + "\n"
+
+
+def _cells(line: Mapping[int, Any], width: int) -> list[Cell]:
+    return [(c.data, c.bold, c.reverse, _colour(38, c.fg), _colour(48, c.bg)) for c in (line[x] for x in range(width))]
+
+
+def _differing(y: int, before: list[Cell], after: list[Cell]) -> str:
+    """What a terminal is sent to show a line in place of another: the cells from the first that differs to the last."""
+    unlike = [x for x, cell in enumerate(after) if x >= len(before) or before[x] != cell]
+    if not unlike:
+        return ""
+    said = f"\x1b[{y + 1};{unlike[0] + 1}H\x1b[0m"
+    bold, reverse, ink, paper = False, False, "", ""
+    for letter, *look in after[unlike[0] : unlike[-1] + 1]:
+        codes = []
+        if look[:2] != [bold, reverse] or (ink and not look[2]) or (paper and not look[3]):
+            codes = ["0", *(["1"] if look[0] else []), *(["7"] if look[1] else [])]
+            ink = paper = ""
+        codes += [new for old, new in ((ink, look[2]), (paper, look[3])) if new != old]
+        bold, reverse, ink, paper = look
+        said += (f"\x1b[{';'.join(codes)}m" if codes else "") + letter
+    return said
+
+
+def _colour(which: int, name: str) -> str:
+    """A colour of an emulated cell as the terminal takes it; "" for the default one."""
+    if name in NAMES:
+        return str(which - 8 + NAMES.index(name))
+    return "" if name == "default" else f"{which};2;" + ";".join(str(int(name[i : i + 2], 16)) for i in (0, 2, 4))
 
 
 class Filmed(Terminal):
@@ -90,7 +145,7 @@ class Filmed(Terminal):
             self.press(key)
             if key == "escape":
                 self.settle()  # an escape with a letter right after it is another key
-            self.read()
+            self.read(SHORT_S)
         self.until(shows)
         self.settle()
         self.cast.mark(title)
@@ -100,7 +155,7 @@ def film(size: str) -> Cast:
     """All steps at one size, in a folder of their own."""
     columns, rows = map(int, size.split("x"))
     cast = Cast(columns, rows)
-    folder = Path(tempfile.gettempdir()) / "five-minutes"
+    folder = Path(tempfile.gettempdir()) / f"five-minutes-{size}"
     folder.mkdir()  # refuses one that is there
     (folder / "studies").mkdir()
     environment = {"KDNAS_STATE": str(folder / "state"), "KDNAS_CONFIG": str(folder / "config")}
@@ -109,7 +164,7 @@ def film(size: str) -> Cast:
         first = Filmed(cast, ["--preset", "quickstart"], folder, environment)
         try:
             begin(first)
-            cast.add(b"\r\n$ kdnas-tui quickstart    # when the search has finished\r\n")
+            cast.add(b"\x1b[2J\x1b[H$ kdnas-tui quickstart    # when the search has finished\r\n")
             cast.mark("Closed")
         finally:
             first.kill()
@@ -150,12 +205,13 @@ def come_back(screens: Filmed) -> None:
     screens.step("All trials again", ["escape"], "FINISHED")
     screens.step("Mark three", [" ", "down", " ", "down", " "], "●")
     screens.step("Compare them", ["c"], "compare")
-    screens.step("All about one candidate", ["escape", "i"], "configuration")
+    screens.step("All about one candidate", ["escape", "i"], "loss, normalised")
     screens.step("Copy it as people paste it", ["Y"], "a row of a Markdown table")
     screens.step("Make a model of it", ["escape", "escape", "f"], "distil")
     screens.step("Export the best to a file", ["escape", "x"], "the Pareto front")
     screens.step("Which keys there are", ["escape", "?"], "Pause after the running epoch")
-    screens.press("escape", "q")
+    screens.step("The end", ["escape"], "FINISHED")
+    screens.press("q")
     screens.ended()
 
 
@@ -184,7 +240,7 @@ def main() -> None:
         return
     for size in chosen.size or SIZES:
         path = FOLDER / f"five-minutes.{size}.cast"
-        path.write_text(film(size).text(), encoding="utf-8")
+        path.write_text(small(film(size).text()), encoding="utf-8")
         print(path)
 
 

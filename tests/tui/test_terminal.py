@@ -224,4 +224,4 @@ def test_locate_prints_every_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--locate", "--storage", "postgresql://me:secret@host/db"]) == 0
     said = capsys.readouterr().out
     assert "secret" not in said
-    assert [line.split()[0] for line in said.splitlines()] == ["storage", "settings", "state", "cache"]
+    assert [line.split()[0] for line in said.splitlines()] == ["storage", "settings", "custom", "state", "cache"]
