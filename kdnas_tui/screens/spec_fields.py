@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +160,14 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def first_comment(path: Path) -> str:
+    """What a spec says of itself: the first sentence of the comment at its head, over as many lines as it has."""
     try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    said = " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+    first, stop, _ = said.partition(". ")
+    return first + stop.strip()
 
 
 def choices(field: str) -> list[Answer]:

@@ -121,7 +121,7 @@ class LogTail(Lines, can_focus=True):
         found = self.matches()
         if found:
             self._go_to(found[-1])
-        self.redraw()
+        self._settle()
         self.post_message(self.Moved(self))
         return len(found)
 

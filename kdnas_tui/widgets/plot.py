@@ -262,7 +262,10 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         with self._quietly():
             self._datasets, self._labels, self._v_lines = [], [], []
             self.put()
-            self.margin_top = 2 if self._titles()[1] else 1
+            above = 2 if self._titles()[1] else 1
+            if above != self.margin_top:
+                self.margin_top = above
+                self.call_after_refresh(self._lay_out)
             if any(len(data.x) for data in self._datasets):
                 width, height = canvas._canvas_size
                 self._scale_rectangle = Region(1, 1, width - 2, height - 2)
@@ -289,13 +292,20 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
             setattr(self, f"_{axis}_min", low)
             setattr(self, f"_{axis}_max", high)
 
+    def _lay_out(self) -> None:
+        """Place the canvases anew, and draw on them then."""
+        # Of a part's layout Textual forgets only what stands around it: the grid is asked through its child.
+        self.query_one("#margin-top").refresh(layout=True)
+        self._needs_rerender = self._needs_canvas_resize = True
+        self.call_after_refresh(self._draw_soon)
+
     def _render_nothing(self) -> None:
         for still in self.query(Still):
             still.reset()
         canvas = self._canvas()
         if canvas is not None and self.empty:
             size = canvas._canvas_size
-            for y, line in enumerate(wrapped(self.empty, max(1, size.width)), size.height // 2):
+            for y, line in enumerate(wrapped(self.empty, max(1, size.width - 1)), size.height // 2):
                 middle = max(size.width // 2 - 4, (cell_len(line) + 1) // 2)  # of the whole pane, where it fits there
                 canvas.write_text(middle, y, f"[{self.style_of('quiet')}]{escape(line)}", TextAlign.CENTER)
 
@@ -338,7 +348,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         both = f"{name}   {self.remark}" if self.remark else name
         if len(both) <= width - len(self.x_name) - 6:
             return both, ""
-        return name, fitted(self.remark, min(len(self.remark), max(1, width - 2)))
+        return name, fitted(self.remark, min(len(self.remark), max(1, width - 1)))
 
     def _write_top(self) -> None:
         """The names of the axes and the readout anew."""
@@ -375,6 +385,11 @@ def touching(ticks: Sequence[float], labels: Sequence[str], low: float, high: fl
     )  # two: the ends fall on whole cells
 
 
+def cut(ticks: Sequence[float], labels: Sequence[str], low: float, high: float, cells: int) -> bool:
+    """Whether the last label, in the middle under its tick, goes past the end of an axis of so many cells."""
+    return bool(cells and ticks) and (ticks[-1] - low) / (high - low) * cells + len(labels[-1]) / 2 > cells + 1
+
+
 def round_step(rough: float) -> float:
     """The least of 1, 2, 5, 10 … that is not below."""
     power = 10.0 ** floor(log10(rough))
@@ -394,10 +409,14 @@ class Ticks(NumericAxisFormatter):
         if not max_ - min_ > 0:
             return [min_]
         for most in range(self.most, 0, -1):
-            ticks = self._ticks(min_, max_, most)
+            ticks = self._whole(self._ticks(min_, max_, most), min_, max_)
             if not touching(ticks, self.get_labels_for_ticks(ticks), min_, max_, self.cells):
                 return ticks
         return ticks[:1]
+
+    def _whole(self, ticks: list[float], min_: float, max_: float) -> list[float]:
+        """Without a last tick whose label would be cut at the end of the axis."""
+        return ticks[:-1] if cut(ticks, self.get_labels_for_ticks(ticks), min_, max_, self.cells) else ticks
 
     def _ticks(self, min_: float, max_: float, most: int) -> list[float]:
         step = round_step((max_ - min_) / most)
@@ -432,6 +451,8 @@ class LogTicks(AxisFormatter):
         fine, rough = ([power + log10(factor) for power in powers for factor in some] for some in ((1, 2, 5), (1, 3)))
         for ticks in (fine, rough, *([float(p) for p in powers if p % by == 0] for by in range(1, len(powers) + 1))):
             inside = [tick for tick in ticks if min_ <= tick <= max_]
+            if cut(inside, self.get_labels_for_ticks(inside), min_, max_, self.cells):
+                inside.pop()
             if self.most and len(inside) > self.most:
                 continue
             if inside and not touching(inside, self.get_labels_for_ticks(inside), min_, max_, self.cells):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from textual.css.stylesheet import Stylesheet
 
+from kdnas.system import liveness
 from tests.tui import evening as evenings
 from tests.tui.filled import demo, new_store, study
 
@@ -16,6 +17,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings, logs and copies of a test stay in its folder."""
     for name in ("KDNAS_STATE", "KDNAS_CONFIG"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(liveness, "heard", liveness.Heard())  # stores of one name: whom they hold is no one known
     monkeypatch.delenv("KDNAS_STORAGE", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
 

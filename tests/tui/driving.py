@@ -89,7 +89,9 @@ async def settled(pilot: Pilot[str]) -> None:
     ticks = app.feed.ticks
     await until(pilot, lambda: app.feed.ticks > ticks + 1 or not app.feed.is_alive(), "the feed has looked again")
     before = ""
-    while before != (before := text_of(app)) or any(getattr(w, "_waiting", False) for w in app.screen.query("*")):
+    while before != (before := text_of(app)) or any(
+        getattr(w, "_waiting", False) or getattr(w, "_coming", False) for w in app.screen.query("*")
+    ):
         await pilot.pause(0.05)
 
 

@@ -71,8 +71,6 @@ SCREENS: dict[str, Steps] = {
     "study": _study,
     "study_running": _keys(study=LARGE),
     "study_stopped": _keys(study="minilm-sotu-latency-first-alpha-0.3"),
-    "history": _keys("h", "h", study=LARGE),
-    "log": _keys("L", "slash", *"teacher", "enter", "comma", study=LARGE),
     "study_filtered": _keys("slash", *"layers>=4", "enter"),
     "rescore": _keys("a", "left", "left", "left", "left"),
     "candidate": _keys("i"),
@@ -84,7 +82,7 @@ SCREENS: dict[str, Steps] = {
     "stop": _keys("s", study=LARGE),
 }
 # What one finished study of twelve trials does not show.
-AT_EVENING = frozenset({"studies", "new_study", "study_running", "study_stopped", "history", "log", "compare", "stop"})
+AT_EVENING = frozenset({"studies", "new_study", "study_running", "study_stopped", "compare", "stop"})
 
 
 @pytest.mark.parametrize("size", SIZES)
