@@ -209,7 +209,7 @@ def come_back(screens: Filmed) -> None:
     screens.step("Copy it as people paste it", ["Y"], "a row of a Markdown table")
     screens.step("Make a model of it", ["escape", "escape", "f"], "distil")
     screens.step("Export the best to a file", ["escape", "x"], "the Pareto front")
-    screens.step("Which keys there are", ["escape", "?"], "Pause after the running epoch")
+    screens.step("Which keys there are", ["escape", "?"], "The trials, best reward first")
     screens.step("The end", ["escape"], "FINISHED")
     screens.press("q")
     screens.ended()
