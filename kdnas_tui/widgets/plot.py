@@ -212,7 +212,8 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def _draw_now(self) -> None:
         if self.is_attached and self.is_on_screen and self._canvas() is not None:
             self._drawn_at = time.monotonic()
-            self._render_plot()
+            self._needs_rerender = True
+            super().render()  # on canvases of another size, where a layout has come in between
 
     def on_show(self) -> None:
         self._needs_rerender = True
@@ -223,6 +224,13 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         if self._needs_rerender:
             self._draw_soon()
         return ""
+
+    def on_canvas_resize(self, event: Canvas.Resize) -> None:
+        """A canvas may get its place after the plot was drawn for the place before."""
+        event.stop()
+        if event.size != event.canvas._canvas_size:
+            self._needs_rerender = self._needs_canvas_resize = True
+            self._draw_soon()
 
     def _draw_soon(self) -> None:
         if not self._coming:

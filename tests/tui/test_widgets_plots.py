@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from textual.geometry import Size
 
 from kdnas.study.filter import parse
 from kdnas.study.rows import CurvePoint, EpisodeRow
@@ -40,6 +41,21 @@ async def test_the_front_is_drawn_at_every_size_and_axes_are_named(size):
         assert "●" in "".join(lines)
         assert any(letter.isdigit() for letter in lines[-1])
         assert all(len(line) <= size[0] for line in lines)
+
+
+async def test_data_that_come_between_a_new_width_and_its_drawing_are_drawn_for_that_width():
+    plot = ParetoPlot(period=0)
+    app = WidgetApp(plot)
+    async with app.run_test(size=(70, 24)) as pilot:
+        plot.show(board_of(ROWS))
+        await pilot.pause()
+        canvas = plot.query_one("#plot")
+        canvas.reset(size=Size(30, canvas.size.height))  # as it was drawn for a narrower place …
+        plot._needs_rerender = plot._needs_canvas_resize = True  # … and a layout has given it this one
+        plot.changed()
+        await pilot.pause()
+        assert canvas._canvas_size == canvas.size
+        assert app.text()[1].rstrip().endswith("┓")
 
 
 async def test_the_front_is_among_at_most_two_thousand_points():
