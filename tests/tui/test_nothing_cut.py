@@ -33,8 +33,8 @@ async def test_how_many_lines_a_search_found_stands_in_the_log_at_every_width() 
         assert "trial 29 ended" in app.text()[-1]
         for _ in range(3):
             await pilot.press("up")
-        assert "trial 26 ended" in app.text()[-2] or "trial 27 ended" in app.text()[-2]
-        await pilot.press("down", "down", "down", "down")
+        assert not any("trial 29 ended" in line for line in app.text()) and "end to follow" in app.text()[-1]
+        await pilot.press(*["down"] * 5)
         assert "trial 29 ended" in app.text()[-1] and log.following
 
 
@@ -42,13 +42,17 @@ async def test_the_titles_of_tabs_are_whole_or_marked() -> None:
     usual = tuple(tab for tab in TABS if tab[0] != "controller")
     bar = TabBar(usual, "trials")
     app = WidgetApp(bar)
-    async with app.run_test(size=(46, 3)) as pilot:
+    async with app.run_test(size=(76, 3)) as pilot:
         assert all(title in app.text()[0] for _, title in usual)
-        bar.show(TABS, "trials")
-        await pilot.pause()
-        shown = app.text()[0].strip("─ ").split("│")
-        for (_, title), said in zip(TABS, shown, strict=True):
-            assert said.strip() == title or (said.endswith("…") and title.startswith(said[:-1]))
+    for width in (46, 60):
+        bar = TabBar(TABS, "trials")
+        app = WidgetApp(bar)
+        async with app.run_test(size=(width, 3)) as pilot:
+            await pilot.pause()
+            shown = app.text()[0].strip("─ ").split("│")
+            assert shown[0].strip() == "Trials"
+            for (_, title), said in zip(TABS, shown, strict=True):
+                assert said.strip() == title or (said.endswith("…") and title.startswith(said[:-1]))
 
 
 async def test_a_text_that_is_longer_than_its_place_ends_with_a_sign() -> None:

@@ -91,9 +91,9 @@ def test_every_point_of_the_front_plot_is_drawn_or_counted(figures: list[tuple[f
     plot.board, plot.log_latency = board_of(figures), log
     plot.put()
     shown = plot.board.standing.rank > 0
-    x = plot.board.column("latency")[shown]
-    x = np.log10(x) if log else x
-    drawn.check(list(zip(x.tolist(), plot.board.column("loss")[shown].tolist(), strict=True)))
+    x, y = plot.board.column("latency")[shown], plot.board.column("loss")[shown]
+    x, y = np.log10(x) if log else x, np.log10(y) if plot.y_log else y
+    drawn.check(list(zip(x.tolist(), y.tolist(), strict=True)))
 
 
 @settings(max_examples=40, deadline=None)
