@@ -141,7 +141,7 @@ class Picture(Lines, can_focus=True):
         self._coming = self.set_timer(max(wait, PAUSE_S), self._draw_late)
 
     def _draw_late(self) -> None:
-        self._waiting = False
+        self._waiting, self._coming = False, None
         if self.is_attached and self.is_on_screen:
             self._draw_now()
 
