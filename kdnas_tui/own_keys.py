@@ -66,8 +66,11 @@ def _require_free(one: str, screen: str, key: keys.Key, place: str) -> None:
 def _require_one_meaning(screen: str, own: keys.Own, where: str) -> None:
     meanings: dict[str, str] = {}
     tables = [screen] if screen in ("dialog", "everywhere") else [screen, "everywhere"]
+    shadowed = {one for key in keys.KEYS[screen] for one in key.keys.split(",")}  # the screen's own, by the table
     for table in tables:
         for name, key in keys.named(table).items():
+            if table != screen and shadowed & set(key.keys.split(",")):
+                continue
             for one in own.get(table, {}).get(name) or key.keys.split(","):
                 if meanings.setdefault(one, name) != name:
                     raise UsageError(

@@ -109,6 +109,7 @@ name = "{known["strategy"]}"
 [budget]
 trials = {known["trials"]}
 epochs = 1
+short_text = "train"
 [latency]
 length = 32
 precision = 0.5

@@ -152,12 +152,12 @@ def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--alpha", "0.5"], ["reward.alpha", "0.5", "at most 0"]),
+        (["--alpha", "0.5"], ["reward.alpha", "0.5", "from -2 to 0"]),
         (["--alpha", "nan"], ["reward.alpha"]),
         (["--alpha", "fast"], ["reward.alpha", "'fast'"]),
-        (["--beta", "0"], ["reward.beta", "at least 1e-09"]),
-        (["--trials", "0"], ["budget.trials", "at least 1"]),
-        (["--trials", "9999999"], ["budget.trials", "at most 1000000"]),
+        (["--beta", "0"], ["reward.beta", "more than 0 and at most 10"]),
+        (["--trials", "0"], ["budget.trials", "from 1 to 1000000"]),
+        (["--trials", "9999999"], ["budget.trials", "9999999", "from 1 to 1000000"]),
         (["--proxy-fraction", "1.5"], ["budget.proxy_fraction", "at most 1"]),
         (["--strategy", "annealing"], ["'annealing'", "tpe"]),
         (["--strategy", "lstn"], ["'lstn'", "Did you mean 'lstm'?"]),
@@ -166,7 +166,7 @@ def test_a_study_that_came_to_nothing_says_so_and_may_be_begun_anew(place: Place
         (["--recipe", "hidden-states"], ["'hidden-states'", "Did you mean 'hidden-state'?"]),
         (["--set", "budget.epoch=2"], ["budget.epoch", "Did you mean 'epochs'?"]),
         (["--device", "tpu"], ["device", "'tpu'"]),
-        (["--seed", "-1"], ["seed", "at least 0"]),
+        (["--seed", "-1"], ["seed", "from 0 to 2147483647"]),
         (["--preset", "quickstrat"], ["--spec and --preset"]),
     ],
 )
@@ -202,7 +202,7 @@ def test_studies_and_filters_that_are_not_there(quick: Quick, unharmed: Path) ->
     said = quick("show", "kept", "--filter", "latncy<8")
     assert said.code == 2 and "Did you mean" in said.line
     assert "latncy<8\n^^^^^^" in said.err
-    refused(quick("rescore", "kept", "--alpha", "1"), "reward.alpha", "at most 0")
+    refused(quick("rescore", "kept", "--alpha", "1"), "reward.alpha", "from -2 to 0")
     refused(quick("export", "kept", "--output", "best.txt"), "best.txt", ".json")
     refused(quick("export", "kept", "--output", "no/best.json"), "does not exist")
     refused(quick("import", "nowhere.json"), "cannot be read")

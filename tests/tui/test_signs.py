@@ -71,5 +71,6 @@ async def test_finalize_says_which_candidate_where_to_and_how(
         place.with_name("quickstart-11.partial").mkdir()
         pilot.app.screen.query_one("#epochs").value = "7"
         shown = await _press(pilot)
-        assert "--epochs 7" in " ".join(shown.split()) and "goes on from the checkpoints" in shown
+        said = " ".join(shown.split())
+        assert "--epochs 7" in said and "done already what its checkpoints hold, from where it goes on" in said
         assert not str(pilot.app.screen.query_one("#hint").content)  # it is no fault
