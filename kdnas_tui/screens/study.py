@@ -360,6 +360,9 @@ class StudyScreen(Plotting, Opening):
     def on_trials_table_mark_clicked(self, event: TrialsTable.MarkClicked) -> None:
         mark(self.watched, self.desk, event.number)
 
+    def on_trials_table_refitted(self) -> None:
+        self._draw_below()
+
     def on_trials_table_sort_changed(self, event: TrialsTable.SortChanged) -> None:
         self.watched.sort_key, self.watched.descending = event.key, event.descending
 

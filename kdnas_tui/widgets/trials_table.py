@@ -76,6 +76,9 @@ class TrialsTable(Lines, can_focus=True):
     class MarkClicked(CursorMoved):
         """The place before a trial was clicked, where its mark stands."""
 
+    class Refitted(Message):
+        """Columns have another room."""
+
     class SortChanged(Message):
         """The table is sorted by another column or in another order."""
 
@@ -371,6 +374,7 @@ class TrialsTable(Lines, can_focus=True):
     def on_resize(self) -> None:
         self._pin()
         self._fit()
+        self.post_message(self.Refitted())
         self._keep_in_view()
         self.redraw()
 
