@@ -48,11 +48,13 @@ class Importance(Lines, can_focus=True):
         self.shares: tuple[tuple[str, float], ...] = ()
         self.says = "Not estimated yet."
         self._asked: Asked | None = None
+        self._told: Asked | None = None  # the study as it was last heard of
         self._asking = False
         self._question: workers.Question | None = None
 
     def ask(self, study: str, storage: str, finished: int, rate: tuple[float, float]) -> None:
         """Estimate again if the pane is in sight, no estimate is under way, and a tenth more trials have finished."""
+        self._told = Asked(study, storage, finished, rate)
         last = self._asked
         fresh = (
             last is not None
@@ -61,12 +63,17 @@ class Importance(Lines, can_focus=True):
         )
         if fresh or self._asking or not self.is_attached or not self.is_on_screen:
             return
-        self._asked = Asked(study, storage, finished, rate)
+        self._asked = self._told
         self._asking = True
         if not self.shares:
             self.says = "Estimating …"
             self.redraw()
         self._estimate(study, storage)
+
+    def on_show(self) -> None:
+        """It may have heard of the study before it came into sight."""
+        if self._told is not None:
+            self.ask(self._told.study, self._told.storage, self._told.finished, self._told.rate)
 
     @work(thread=True, exit_on_error=False)
     def _estimate(self, study: str, storage: str) -> None:

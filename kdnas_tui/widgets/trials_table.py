@@ -77,7 +77,7 @@ class TrialsTable(Lines, can_focus=True):
         """The place before a trial was clicked, where its mark stands."""
 
     class Refitted(Message):
-        """Columns have another room."""
+        """Another number of columns has room."""
 
     class SortChanged(Message):
         """The table is sorted by another column or in another order."""
@@ -372,9 +372,11 @@ class TrialsTable(Lines, can_focus=True):
         return strip_of([("▐" if start <= y - 1 < start + length else " ", self.look("bar"))])
 
     def on_resize(self) -> None:
+        before = self.pages.elsewhere
         self._pin()
         self._fit()
-        self.post_message(self.Refitted())
+        if self.pages.elsewhere != before:
+            self.post_message(self.Refitted())
         self._keep_in_view()
         self.redraw()
 
