@@ -204,7 +204,7 @@ class Watched:
         if row is None or trials is None or row.status is not Status.RUNNING or not row.workers or not trials.whole:
             return None
         took = trials.column("duration")
-        took = took[np.isfinite(took) & (trials.column("epoch") > 0)]
+        took = took[np.isfinite(took) & trials.evaluated()]
         if len(took) < FEWEST:
             return None
         begun = (now - trials.started()[trials.runs()]).tolist()

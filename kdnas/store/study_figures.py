@@ -148,21 +148,21 @@ def _slots(ids: sa.Select[Any]) -> sa.CTE:
 
 def _ended(ids: sa.Select[Any]) -> sa.CTE:
     """Trials `reused` and `done_trials`; of the done ones the highest `reward` and the ends of `alpha` and `beta`. Of
-    those that `learned` here the seconds `spent`, their squares and the `longest`; of those `under_way` when they
-    began."""
+    those that were `evaluated` here the seconds `spent`, their squares and the `longest`; of those `under_way` when
+    they began."""
     c = t.trial.c
     finished = c.state.in_((TrialState.DONE, TrialState.PRUNED))
-    learned = sa.and_(finished, c.epoch > 0, c.ended.is_not(None))
+    evaluated = sa.and_(finished, c.ended.is_not(None))  # a score without training counts, too
     running = c.state == TrialState.RUNNING
     done = c.state == TrialState.DONE
     took = c.ended - c.started
     query = sa.select(
         c.study_id,
         sa.func.count().filter(c.state == TrialState.REUSED).label("reused"),
-        sa.func.count().filter(learned).label("learned"),
-        sa.func.sum(took).filter(learned).label("spent"),
-        sa.func.sum(took * took).filter(learned).label("spent_squared"),
-        sa.func.max(took).filter(learned).label("longest"),
+        sa.func.count().filter(evaluated).label("evaluated"),
+        sa.func.sum(took).filter(evaluated).label("spent"),
+        sa.func.sum(took * took).filter(evaluated).label("spent_squared"),
+        sa.func.max(took).filter(evaluated).label("longest"),
         sa.func.count().filter(running).label("under_way"),
         sa.func.sum(c.started).filter(running).label("begun_sum"),
         sa.func.min(c.started).filter(running).label("first_begun"),
@@ -193,18 +193,18 @@ def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
 
 
 def _eta(row: Any, left: int, workers: int, now: float) -> dict[str, float | None]:
-    """How long the rest may take, by the trials that have learned here, as of the workers' last heartbeat."""
+    """How long the rest may take, by the trials that were evaluated here, as of the workers' last heartbeat."""
     nothing: dict[str, float | None] = {"eta_s": None, "eta_spread_s": None}
-    if not row.learned or not workers or left <= 0:
+    if not row.evaluated or not workers or left <= 0:
         return nothing
-    mean = float(row.spent) / row.learned
-    deviation = math.sqrt(max(0.0, row.spent_squared - row.learned * mean**2) / max(1, row.learned - 1))
+    mean = float(row.spent) / row.evaluated
+    deviation = math.sqrt(max(0.0, row.spent_squared - row.evaluated * mean**2) / max(1, row.evaluated - 1))
     begun: list[float] = []
     if row.under_way:
-        oldest = now - row.first_begun
-        others = (row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
+        oldest = max(0.0, now - row.first_begun)  # hosts' clocks may disagree
+        others = max(0.0, row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
         begun = [oldest, *[others] * (row.under_way - 1)]
-    found = time_left.span(left, row.learned, mean, deviation, row.longest, begun, workers)
+    found = time_left.span(left, row.evaluated, mean, deviation, row.longest, begun, workers)
     if found is None:
         return nothing
     return {"eta_s": (found[0] + found[1]) / 2, "eta_spread_s": (found[1] - found[0]) / 2}

@@ -285,6 +285,10 @@ class Board:
         """Which trials run, bool [n]."""
         return self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)
 
+    def evaluated(self) -> np.ndarray:
+        """Which trials were evaluated here until they had a result, bool [n]."""
+        return self._coded["state"].where(self._n, lambda state: state in (TrialState.DONE, TrialState.PRUNED))
+
     def states(self) -> frozenset[str]:
         """The states that trials have had."""
         return frozenset(self._coded["state"].values[1:])

@@ -109,6 +109,13 @@ def test_the_time_left_has_a_spread_and_is_told_only_where_it_is_known(store: St
     assert took(store, study_id, [60.0, 61.0, 62.0, 63.0], running_since=900.0).eta is None  # longer than any before
 
 
+def test_the_time_left_is_told_of_trials_that_are_scored_without_training(store: Store, study_id: int) -> None:
+    fill(store, study_id, [0.2, 0.7, 0.5, 0.6, 0.4], workers=1)
+    with store.begin() as connection:
+        connection.execute(t.trial.update().values(epoch=0, epochs=0))
+    assert took(store, study_id, [5.0, 6.0, 5.5, 5.2]).eta is not None
+
+
 def test_trials_are_gone_through_once_where_rewards_are_of_another_alpha(store: Store, study_id: int) -> None:
     fill(store, study_id, [0.2, 0.7])
     changes.set_reward(store, study_id, -1.0, 0.6)
