@@ -39,9 +39,9 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
         if not row.workers:
             from kdnas.search.ready import require_ready
-            from kdnas.study.spec import from_values
+            from kdnas.study.spec import from_store
 
-            require_ready(from_values(row.spec), lambda words, _: frame.say(words))
+            require_ready(from_store(row.spec), lambda words, _: frame.say(words))
         changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")

@@ -25,7 +25,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import EpisodeRow, EventRow, RunRow, StudyRow
 from kdnas.study.space import SearchSpace
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_differences import flatten
 from kdnas.system.errors import UsageError
 from kdnas.system.files import write_atomically
@@ -66,7 +66,7 @@ def gather(store: Store, name: str) -> Content:
     """What the store says of a study. Raises UsageError where there is none, or no finished trial."""
     pictures.require()
     study = queries.study_row(store, name)
-    spec = from_values(study.spec)
+    spec = from_store(study.spec)
     scored = rank(queries.trial_rows(store, study.study_id), study.alpha, study.beta, spec.reward.loss)
     if not any(s.rank is not None for s in scored):
         raise UsageError(f"Study {name} has no finished trial to report.", f"Let it finish one: kdnas search {name}")

@@ -19,7 +19,7 @@ from kdnas import __version__
 from kdnas.store import queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
-from kdnas.study.spec import from_values
+from kdnas.study.spec import from_store
 from kdnas.study.spec_toml import read_toml, to_toml
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
@@ -36,7 +36,7 @@ def write(store: Store, name: str, folder: Path) -> None:
     """Record a study into a folder, which is made where there is none."""
     study = queries.study_row(store, name)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SPEC).write_text(to_toml(from_values(study.spec)), encoding="utf-8")
+    (folder / SPEC).write_text(to_toml(from_store(study.spec)), encoding="utf-8")
     lines = [json.dumps({"format": FORMAT, "version": t.SCHEMA_VERSION, "kdnas": __version__, "study": name})]
     with store.connect() as connection:
         for table in TABLES:

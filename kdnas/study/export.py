@@ -21,7 +21,7 @@ from kdnas.study.ranked_rows import passing
 from kdnas.study.ranking import Scored
 from kdnas.study.reference_time import factor
 from kdnas.study.rows import PREDICTED, StudyRow
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store, from_values
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.text import escaped, markdown
 
@@ -73,7 +73,7 @@ def document(
             f"Study {study.name} has no finished candidate to export.",
             "Let it finish a trial first, or loosen the filter.",
         )
-    spec = from_values(study.spec)
+    spec = from_store(study.spec)
     body = {
         "format": FORMAT,
         "version": VERSION,

@@ -294,5 +294,6 @@ def from_values(values: Mapping[str, Any]) -> StudySpec:
 def from_store(values: Mapping[str, Any]) -> StudySpec:
     """The spec of a study that has begun, as its store holds it: whole, so that a field that it lacks is of an earlier
     version. Then the study goes on as it began: fitted students are trained on however little text."""
-    budget = values.get("budget", {})
-    return from_values({**values, "budget": {"short_text": "train", **budget}})
+    if values.get("recipe", {}).get("init") != "fitted":  # no other start has the rule
+        return from_values(values)
+    return from_values({**values, "budget": {"short_text": "train", **values.get("budget", {})}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdnas.study import spec_flags
 from kdnas.study.rows import StudyRow
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store, from_values
 from kdnas.study.spec_flags import overlay
 from kdnas.study.spec_toml import read_values
 from kdnas.system.paths import presets
@@ -13,7 +13,7 @@ from kdnas.system.paths import presets
 def present_spec(row: StudyRow) -> StudySpec:
     """The spec that the study was begun with, at its present budget, α and β. Raises UsageError for a damaged one."""
     now = {"reward.alpha": row.alpha, "reward.beta": row.beta, "budget.trials": row.trials}
-    spec = from_values(row.spec)
+    spec = from_store(row.spec)
     changed = {field: value for field, value in now.items() if spec_flags.flatten(spec)[field] != value}
     return from_values(overlay(spec.model_dump(mode="json"), changed.items())) if changed else spec
 

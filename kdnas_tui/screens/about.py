@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from kdnas.study.rows import EventRow, WorkerRow
-from kdnas.study.spec import from_values
+from kdnas.study.spec import from_store
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_toml import to_toml
 from kdnas_tui import words
@@ -29,7 +29,7 @@ class AboutScreen(Page):
         if study is None:
             return None
         now = self.desk.clock()
-        spec = flatten(from_values(study.spec))
+        spec = flatten(from_store(study.spec))
         space = f"{study.space_size:,} candidates" if study.space_size else "not known yet"
         return Text.assemble((f"{study.name}  ", "bold"), "about the study"), [
             (
@@ -51,7 +51,7 @@ class AboutScreen(Page):
     def action_copy(self) -> None:
         study = self.watched.study
         if study is not None:
-            self.desk.copy(to_toml(from_values(study.spec)), f"{study.name}.toml")
+            self.desk.copy(to_toml(from_store(study.spec)), f"{study.name}.toml")
 
 
 ASKED = {  # what people asked of the workers → as the history says it
