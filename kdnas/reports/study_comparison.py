@@ -97,7 +97,8 @@ def compare(store: Store, study_ids: Sequence[int]) -> Comparison:
     """Read them. Raises UsageError for fewer than two, more than MOST, one that was deleted or cannot be read."""
     ids = list(dict.fromkeys(study_ids))
     if not 2 <= len(ids) <= MOST:
-        raise UsageError(f"{len(ids)} studies cannot be compared.", f"Give two to {MOST} different ones.")
+        given = "One study" if len(ids) == 1 else f"{len(ids)} studies"
+        raise UsageError(f"{given} cannot be compared.", f"Give two to {MOST} different ones.")
     rows = tuple(queries.study_of(store, study_id) for study_id in ids)
     found = verdict([Side(row, queries.provenance(store, row.study_id)) for row in rows])
     alpha, beta = rows[0].alpha, rows[0].beta

@@ -217,7 +217,7 @@ def set_study_note(store: Store, study_id: int, note: str) -> None:
 def require_tag(word: str) -> None:
     """Raises BadOptionError for what is not one word that can be seen and typed."""
     if not word or word.split() != [word] or not word.isprintable():
-        raise BadOptionError("tags", f"The tag {word!r} is not one word.", "Write it without spaces and signs unseen.")
+        raise BadOptionError("tags", f"The tag {word!r} is not one word.", "Write it without blanks, as in good-one.")
 
 
 def rename(store: Store, study_id: int, name: str) -> None:

@@ -53,5 +53,5 @@ def test_json_holds_fronts_histories_and_reasons(quick: Quick) -> None:
 
 @pytest.mark.usefixtures("_three")
 def test_one_study_is_no_comparison_and_a_wrong_name_is_said(quick: Quick) -> None:
-    assert "1 studies cannot be compared. Give two to 6 different ones." in quick("compare", "one").line
+    assert "One study cannot be compared. Give two to 6 different ones." in quick("compare", "one").line
     assert "Did you mean 'two'?" in quick("compare", "one", "tow").line

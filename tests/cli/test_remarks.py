@@ -45,7 +45,7 @@ def test_a_note_is_kept_whole_and_reaches_a_terminal_without_its_control_charact
 @pytest.mark.usefixtures("_two")
 def test_what_cannot_be_is_one_line(quick: Quick) -> None:
     assert quick("tag", "one", "two words").line == (
-        "kdnas: The tag 'two words' is not one word. Write it without spaces and signs unseen."
+        "kdnas: The tag 'two words' is not one word. Write it without blanks, as in good-one."
     )
     assert "Did you mean 'one'?" in quick("tag", "oen", "x").line
     assert "no tag 'x'. It has none." in quick("tag", "one", "--remove", "x").line

@@ -107,7 +107,7 @@ def test_where_only_latencies_differ_the_best_loss_is_the_history(store: Store) 
 
 def test_one_study_or_seven_are_no_comparison(store: Store) -> None:
     study_id = queries.study_row(store, "one").study_id
-    with pytest.raises(UsageError, match="1 studies cannot be compared"):
+    with pytest.raises(UsageError, match="One study cannot be compared"):
         comparison.compare(store, [study_id, study_id])
     with pytest.raises(UsageError, match="7 studies"):
         comparison.compare(store, range(7))
