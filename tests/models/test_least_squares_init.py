@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from kdnas.models import encoders, least_squares_init
 from kdnas.models.encoders import EncoderCut, Family, Sizes
+from kdnas.models.kept_results import KeptResults
 from kdnas.models.layer_choice import spread
 from kdnas.models.least_squares_init import (
     RIDGE,
@@ -222,6 +223,32 @@ def test_queries_of_narrower_heads_are_softened_together_with_what_they_take_ove
             torch.testing.assert_close(made[f"{target}.weight"].double(), factor * weight @ given, rtol=1e-4, atol=1e-6)
             shifted = factor * (weight @ offset + bias)
             torch.testing.assert_close(made[f"{target}.bias"].double(), shifted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_predictions_kept_from_one_student_to_the_next_change_no_weight(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students of other widths and depths, one after the other, and the first once more: which is then solved anew?"""
+    body, own = opened(tmp_path, family)
+    found, weights = moments(body, own, IDS), body.state_dict()
+    solved: list[int] = []
+    monkeypatch.setattr(
+        least_squares_init,
+        "predicted",
+        lambda moment, mean, kept: solved.append(len(kept)) or predicted(moment, mean, kept),
+    )
+    shapes = [CUT, Sizes(2, 16, 2, 40, "gelu"), Sizes(3, 24, 3, 40, "gelu"), CUT]
+    known: KeptResults[Any] = KeptResults(1 << 20)
+    counts = []
+    for sizes in shapes:
+        cut = cut_of(body, own, sizes)
+        alone = taken_over(weights, cut, found)
+        solved.clear()
+        made = taken_over(weights, cut, found, known)
+        counts.append(len(solved))
+        assert all(torch.equal(made[name], tensor) for name, tensor in alone.items())
+    assert counts[0] > 0 and counts[3] == 0
 
 
 # ---------------------------------------------------------------- blocks solved
