@@ -133,16 +133,24 @@ def explaining(covariance: Tensor, outgoing: Tensor) -> Tensor:
     left = c.diagonal().clone()
     floor = 1e-5 * float(left.mean())
     factors = torch.zeros_like(c)
+    names = torch.arange(len(c))  # the inputs that the rows of `told`, `left` and `factors` belong to
     order: list[int] = []
+    taken: list[int] = []  # rows whose inputs have been taken
     for step in range(len(c)):
+        if len(taken) > len(names) // 8:  # dropped some at a time: each step goes over all rows that are there
+            stay = torch.ones(len(names), dtype=torch.bool)
+            stay[taken] = False
+            names, told, left, factors, taken = names[stay], told[stay], left[stay], factors[stay], []
         gain = told.square().sum(1) / left.clamp_min(floor)
-        gain[order] = -1.0
-        pick = int(gain.argmax())
+        gain[taken] = -1.0
+        row = int(gain.argmax())
+        pick = int(names[row])
+        taken.append(row)
         order.append(pick)
-        root = left[pick].clamp_min(floor).sqrt()
-        column = (c[:, pick] - factors[:, :step] @ factors[pick, :step]) / root
+        root = left[row].clamp_min(floor).sqrt()
+        column = (c[pick].index_select(0, names) - factors[:, :step] @ factors[row, :step]) / root
         factors[:, step] = column
-        told.addr_(column, told[pick] / root, alpha=-1.0)
+        told.addr_(column, told[row] / root, alpha=-1.0)
         left -= column.square()
     return torch.tensor(order)
 
