@@ -79,9 +79,10 @@ def watched(
     inputs: Mapping[str, Callable[[Tensor], None]],
     last: str | None = None,
     batch: int = BATCH,
+    outputs: Callable[[tuple[Tensor, ...]], None] | None = None,
 ) -> None:
     """Run the body over chunks, `batch` at a time, and give each named module's input, as rows [tokens, size], to its
-    listener.
+    listener; `outputs` hears each pass's hidden states [chunks, length, width], from the embeddings' on.
 
     Each pass ends at the module `last`, where one is named: what comes after it is not computed.
     """
@@ -99,20 +100,31 @@ def watched(
     try:
         for part in ids.split(batch):
             with contextlib.suppress(_Seen):
-                body(input_ids=part.to(device))
+                if outputs is None:
+                    body(input_ids=part.to(device))
+                else:
+                    outputs(body(input_ids=part.to(device), output_hidden_states=True).hidden_states)
     finally:
         for handle in hooks:
             handle.remove()
 
 
-def moments(body: torch.nn.Module, family: Family, ids: Tensor, batch: int = BATCH) -> Moments:
-    """Measured on the chunks `ids` [chunks, length], on the body's device, `batch` at a time."""
+def moments(
+    body: torch.nn.Module,
+    family: Family,
+    ids: Tensor,
+    batch: int = BATCH,
+    also: Mapping[str, Callable[[Tensor], None]] | None = None,
+    outputs: Callable[[tuple[Tensor, ...]], None] | None = None,
+) -> Moments:
+    """Measured on the chunks `ids` [chunks, length], on the body's device, `batch` at a time. `also` are listeners to
+    further modules on the same passes, and `outputs` hears their hidden states, as `watched` has them."""
     config: PretrainedConfig = body.config  # type: ignore[assignment]
     layers = range(1 if family.shared_layers else family.sizes(config).layers)
     names = {"hidden": family.query, "context": family.out, "read": family.up, "inner": family.down}
     sums = {(part, layer): _Sums() for part in names for layer in layers}
     heard = {family.layer_prefix(layer) + names[part]: s.add for (part, layer), s in sums.items()}
-    watched(body, ids, heard, batch=batch)
+    watched(body, ids, {**heard, **(also or {})}, batch=batch, outputs=outputs)
     outgoing = [body.get_parameter(f"{family.layer_prefix(layer)}{family.down}.weight") for layer in layers]
     found: dict[str, Tensor] = {}
     for part in ("hidden", "context", "read"):
