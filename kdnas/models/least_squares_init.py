@@ -79,9 +79,10 @@ def watched(
     inputs: Mapping[str, Callable[[Tensor], None]],
     last: str | None = None,
     batch: int = BATCH,
+    outputs: Callable[[tuple[Tensor, ...]], None] | None = None,
 ) -> None:
     """Run the body over chunks, `batch` at a time, and give each named module's input, as rows [tokens, size], to its
-    listener.
+    listener; `outputs` hears each pass's hidden states [chunks, length, width], from the embeddings' on.
 
     Each pass ends at the module `last`, where one is named: what comes after it is not computed.
     """
@@ -99,20 +100,31 @@ def watched(
     try:
         for part in ids.split(batch):
             with contextlib.suppress(_Seen):
-                body(input_ids=part.to(device))
+                if outputs is None:
+                    body(input_ids=part.to(device))
+                else:
+                    outputs(body(input_ids=part.to(device), output_hidden_states=True).hidden_states)
     finally:
         for handle in hooks:
             handle.remove()
 
 
-def moments(body: torch.nn.Module, family: Family, ids: Tensor, batch: int = BATCH) -> Moments:
-    """Measured on the chunks `ids` [chunks, length], on the body's device, `batch` at a time."""
+def moments(
+    body: torch.nn.Module,
+    family: Family,
+    ids: Tensor,
+    batch: int = BATCH,
+    also: Mapping[str, Callable[[Tensor], None]] | None = None,
+    outputs: Callable[[tuple[Tensor, ...]], None] | None = None,
+) -> Moments:
+    """Measured on the chunks `ids` [chunks, length], on the body's device, `batch` at a time. `also` are listeners to
+    further modules on the same passes, and `outputs` hears their hidden states, as `watched` has them."""
     config: PretrainedConfig = body.config  # type: ignore[assignment]
     layers = range(1 if family.shared_layers else family.sizes(config).layers)
     names = {"hidden": family.query, "context": family.out, "read": family.up, "inner": family.down}
     sums = {(part, layer): _Sums() for part in names for layer in layers}
     heard = {family.layer_prefix(layer) + names[part]: s.add for (part, layer), s in sums.items()}
-    watched(body, ids, heard, batch=batch)
+    watched(body, ids, {**heard, **(also or {})}, batch=batch, outputs=outputs)
     outgoing = [body.get_parameter(f"{family.layer_prefix(layer)}{family.down}.weight") for layer in layers]
     found: dict[str, Tensor] = {}
     for part in ("hidden", "context", "read"):
@@ -133,16 +145,24 @@ def explaining(covariance: Tensor, outgoing: Tensor) -> Tensor:
     left = c.diagonal().clone()
     floor = 1e-5 * float(left.mean())
     factors = torch.zeros_like(c)
+    names = torch.arange(len(c))  # the inputs that the rows of `told`, `left` and `factors` belong to
     order: list[int] = []
+    taken: list[int] = []  # rows whose inputs have been taken
     for step in range(len(c)):
+        if len(taken) > len(names) // 8:  # dropped some at a time: each step goes over all rows that are there
+            stay = torch.ones(len(names), dtype=torch.bool)
+            stay[taken] = False
+            names, told, left, factors, taken = names[stay], told[stay], left[stay], factors[stay], []
         gain = told.square().sum(1) / left.clamp_min(floor)
-        gain[order] = -1.0
-        pick = int(gain.argmax())
+        gain[taken] = -1.0
+        row = int(gain.argmax())
+        pick = int(names[row])
+        taken.append(row)
         order.append(pick)
-        root = left[pick].clamp_min(floor).sqrt()
-        column = (c[:, pick] - factors[:, :step] @ factors[pick, :step]) / root
+        root = left[row].clamp_min(floor).sqrt()
+        column = (c[pick].index_select(0, names) - factors[:, :step] @ factors[row, :step]) / root
         factors[:, step] = column
-        told.addr_(column, told[pick] / root, alpha=-1.0)
+        told.addr_(column, told[row] / root, alpha=-1.0)
         left -= column.square()
     return torch.tensor(order)
 

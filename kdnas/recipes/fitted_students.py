@@ -18,8 +18,9 @@ from kdnas.models.least_squares_init import Prediction
 from kdnas.models.solved_blocks import Gram, Listen
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
-from kdnas.teachers import hidden_state_cache
+from kdnas.teachers import hidden_state_cache, moments_cache
 from kdnas.teachers.encoder import Teacher
+from kdnas.teachers.hidden_state_cache import Kind, Known
 
 KEPT = 128 * 2**20  # bytes of Gram matrices that a process keeps, and of predictions
 
@@ -41,7 +42,9 @@ class FittedStudents:
                 f"{teacher.name!r} on: a layer of it has {needed:,} inputs.",
                 "Give more text or a larger budget.proxy_fraction, or leave out recipe.init = fitted.",
             )
-        self._moments = hidden_state_cache.moments_of(teacher, ids)
+        beside: dict[Kind, Known] = {}
+        self._moments = moments_cache.moments_of(teacher, ids, beside)
+        self._outputs = beside.get("outputs")
         self._grams: KeptResults[Gram] = KeptResults(KEPT)
         self._predictions: KeptResults[Prediction] = KeptResults(KEPT)
         self._entering: hidden_state_cache.HiddenStates | None = None
@@ -54,8 +57,14 @@ class FittedStudents:
                 on_progress=on_progress,
                 what=what,
                 kind="entering",
+                known=beside.get("entering"),
             )
             hidden_state_cache.require_finite(self._entering, what)
+
+    def outputs(self) -> Known | None:
+        """The teacher's block outputs on the first of the chunks, where fitting has just made them; handed out once."""
+        found, self._outputs = self._outputs, None
+        return found
 
     def body(
         self,

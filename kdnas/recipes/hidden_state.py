@@ -124,15 +124,17 @@ class HiddenStateBench(Workbench):
         self._held_ids = torch.from_numpy(self.chunks.held_out)
         encoder.require_finite(self.teacher, self._proxy_ids[:CHECKED])
         readings = max(1, self.budget.epochs) * spec.budget.trials
-        self.proxy = self._states(self._proxy_ids, readings, "the proxy set")
-        self.held_out = self._states(self._held_ids, readings, "the held-out part")
-        self._configured: tuple[Candidate, dict[str, Any]] | None = None
-        self._full: hidden_state_cache.HiddenStates | None = None
-        self._importance = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
         self.fitted: FittedStudents | None = None
         if self._init == "fitted":
             what = f"the proxy set of {spec.data.source}"
             self.fitted = FittedStudents(self.teacher, self._proxy_ids, spec.budget.trials, on_progress, what)
+        known = None if self.fitted is None else self.fitted.outputs()
+        self.proxy = self._states(self._proxy_ids, readings, "the proxy set", known=known)
+        del known
+        self.held_out = self._states(self._held_ids, readings, "the held-out part")
+        self._configured: tuple[Candidate, dict[str, Any]] | None = None
+        self._full: hidden_state_cache.HiddenStates | None = None
+        self._importance = hidden_state_cache.importance_of(self.teacher, self._proxy_ids)
         self._weights = {name: tensor.cpu() for name, tensor in self.teacher.body.state_dict().items()}
         self._weights |= {name: tensor.cpu() for name, tensor in self.teacher.pooler.items()}
         self._buffers = {
@@ -147,7 +149,12 @@ class HiddenStateBench(Workbench):
         self._timed_ids = torch.from_numpy(ids).to(device)
 
     def _states(
-        self, ids: torch.Tensor, readings: int, what: str, layers: Sequence[int] | None = None
+        self,
+        ids: torch.Tensor,
+        readings: int,
+        what: str,
+        layers: Sequence[int] | None = None,
+        known: hidden_state_cache.Known | None = None,
     ) -> hidden_state_cache.HiddenStates:
         where = f"{what} of {self.spec.data.source}"
         states = hidden_state_cache.hidden_states(
@@ -157,6 +164,7 @@ class HiddenStateBench(Workbench):
             passes=readings,
             on_progress=self._on_progress,
             what=where,
+            known=known,
         )
         hidden_state_cache.require_finite(states, where)
         return states

@@ -24,7 +24,7 @@ from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoders import Importance, importance
-from kdnas.models.least_squares_init import Moments, moments, sample, watched
+from kdnas.models.least_squares_init import watched
 from kdnas.system import disk_cache
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
@@ -35,7 +35,7 @@ from kdnas.teachers.encoder import Teacher
 VERSION = 1  # of what an entry holds
 SAMPLE_CHUNKS = 16  # of the proxy set, for timing and for the importance
 BUILD_BATCH = 32  # chunks at a time, as long as they fit
-IMPORTANCE_BATCH, MOMENTS_BATCH = 8, 32  # chunks at a time, likewise
+IMPORTANCE_BATCH = 8  # likewise
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,9 @@ def entering(teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
 Kind = Literal["outputs", "entering"]
 """Which of the teacher's states: its block outputs, or what enters the norm at the end of each layer."""
 
+Known = Mapping[int, Sequence[torch.Tensor]]
+"""States of one kind on the first chunks, BUILD_BATCH of them to a tensor: bf16 on the CPU, for each layer."""
+
 
 def _read(kind: Kind, teacher: Teacher, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return entering(teacher, ids) if kind == "entering" else run(teacher, ids)
@@ -170,10 +173,12 @@ def hidden_states(
     on_progress: Progress,
     what: str = "the text",
     kind: Kind = "outputs",
+    known: Known | None = None,
 ) -> HiddenStates:
     """The teacher's states on `ids` [chunks, length] (on the CPU), from the cache or, where that is quicker, live.
 
-    `passes` is how often the whole text will be asked for in this study: what is asked for once isn't kept.
+    `passes` is how often the whole text will be asked for in this study: what is asked for once isn't kept. `known`
+    are the states of the first chunks, where a pass has given them already.
     """
     key = entry_key(teacher, ids, layers, kind)
     size = ids.numel() * teacher.hidden * 2 * len(layers)
@@ -183,7 +188,10 @@ def hidden_states(
         if decision.place == "recompute":
             statistics = _live_statistics(teacher, ids, layers, on_progress, what, kind)
             return HiddenStates(teacher, ids, layers, decision, {}, statistics, None, kind)
-        lock = cache_folder.opened_or_built(key, lambda: _build(key, teacher, ids, layers, on_progress, what, kind))
+        cost, given = decision.teacher_ms_per_chunk, known or {}
+        lock = cache_folder.opened_or_built(
+            key, lambda: _build(key, teacher, ids, layers, on_progress, what, kind, given, cost)
+        )
     manifest = cache_folder.manifest(key)
     timing = manifest["timing"]
     place, reason = _place(size, teacher.device)
@@ -336,8 +344,11 @@ def _build(
     layers: Sequence[int],
     on_progress: Progress,
     what: str,
-    kind: Kind = "outputs",
+    kind: Kind,
+    known: Known,
+    cost: float,
 ) -> None:
+    """`cost` is what a pass takes, in milliseconds a chunk: recorded where all is `known`, so that none is timed."""
     facts: dict[str, Any] = {
         "version": VERSION,
         "teacher": teacher.name,
@@ -353,12 +364,23 @@ def _build(
     with cache_folder.written(key, facts) as work:
         with contextlib.ExitStack() as opened:
             files = {layer: opened.enter_context(_layer_file(work, layer).open("wb")) for layer in layers}
-            begin = time.perf_counter()
-            for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}", kind):
+
+            def keep(states: Mapping[int, torch.Tensor]) -> None:
                 moments.add(states)
                 for layer, state in states.items():
                     files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
-            seconds = time.perf_counter() - begin
+
+            done = 0
+            for place, part in enumerate(known.get(layers[0], ())):
+                if len(part) == BUILD_BATCH or done + len(part) == len(ids):  # the batches in which they would be built
+                    keep({layer: known[layer][place] for layer in layers})
+                    done += len(part)
+            rest = ids[done:]
+            begin = time.perf_counter()
+            for states in _passes(teacher, rest, layers, on_progress, f"caching the teacher on {what}", kind):
+                keep(states)
+            if len(rest):
+                cost = (time.perf_counter() - begin) * 1000 / len(rest)
             for file in files.values():
                 cache_folder.on_disk(file)
         statistics = moments.statistics()
@@ -371,7 +393,7 @@ def _build(
         sample = _layer_file(work, layers[0]).read_bytes()
         read = (time.perf_counter() - begin) * 1000 * len(layers) / len(ids)
         del sample
-        facts["timing"] = {"teacher_ms_per_chunk": seconds * 1000 / len(ids), "read_ms_per_chunk": read}
+        facts["timing"] = {"teacher_ms_per_chunk": cost, "read_ms_per_chunk": read}
 
 
 def _mib(size: int) -> str:
@@ -394,18 +416,3 @@ def importance_of(teacher: Teacher, ids: torch.Tensor) -> Importance:
             return memory.whole(IMPORTANCE_BATCH, teacher.device, measure)
 
     return Importance(**computed_once(path, make))
-
-
-def moments_of(teacher: Teacher, ids: torch.Tensor) -> Moments:
-    """The moments of what leads into the teacher's layers, on the first chunks of the proxy set; cached likewise."""
-    chunks = sample(ids)
-    path = cache_folder.root() / "moments" / f"{entry_key(teacher, chunks, [-1])}.safetensors"
-
-    def measure(rows: int) -> dict[str, torch.Tensor]:
-        return moments(teacher.body, teacher.family, chunks, rows).tensors()
-
-    def make() -> dict[str, torch.Tensor]:
-        with Turn(teacher.device):
-            return memory.whole(MOMENTS_BATCH, teacher.device, measure)
-
-    return Moments(**computed_once(path, make))

@@ -18,7 +18,7 @@ from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.study.space import Candidate
 from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import KdnasError
-from kdnas.teachers import causal, classifier, encoder, full_cut, hidden_state_cache
+from kdnas.teachers import causal, classifier, encoder, full_cut, moments_cache
 from tests.encoders import VOCABULARY, text_folder, tiny_encoder, tiny_spec
 from tests.recipes import tiny_causal
 from tests.tiny import tiny_folder
@@ -72,11 +72,11 @@ def test_moments_are_measured_on_as_many_chunks_as_fit(tmp_path: Path) -> None:
     plain = least_squares_init.moments(teacher.body, teacher.family, ids(70)).tensors()
     room = Room(5)
     room.of(teacher.body)
-    close(plain, hidden_state_cache.moments_of(teacher, ids(70)).tensors())
+    close(plain, moments_cache.moments_of(teacher, ids(70)).tensors())
     assert room.tried[:4] == [32, 16, 8, 4] and sum(room.tried[3:]) == 70 and not device_lock._places()
     room.rows = 0
     with pytest.raises(KdnasError, match="The memory of cpu ran out"):
-        hidden_state_cache.moments_of(teacher, ids(8))
+        moments_cache.moments_of(teacher, ids(8))
 
 
 def test_a_fitted_student_is_built_on_as_many_chunks_as_fit_and_from_its_beginning(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from kdnas.measuring import device_lock, devices
 from kdnas.study.spec import TeacherSpec
 from kdnas.system import disk_cache
 from kdnas.system.errors import KdnasError, UsageError
-from kdnas.teachers import cache_folder, encoder, hidden_state_cache, logit_cache
+from kdnas.teachers import cache_folder, encoder, hidden_state_cache, logit_cache, moments_cache
 from tests.encoders import FAMILIES, VOCABULARY, tiny_encoder
 from tests.tiny import tiny_folder
 
@@ -212,7 +212,7 @@ def test_other_workers_may_measure_between_the_batches_of_a_build(
     monkeypatch.setattr(device_lock._Place, "step", lambda self: steps.append(1))
     states_of(model, some_ids(70), [1])
     assert all(seen) and len(steps) == 3 and not device_lock._places()
-    for make in (hidden_state_cache.importance_of, hidden_state_cache.moments_of):
+    for make in (hidden_state_cache.importance_of, moments_cache.moments_of):
         inside: list[bool] = []
         hook = model.body.register_forward_pre_hook(lambda *_, i=inside: i.append(bool(device_lock._places())))
         make(model, some_ids(70))
