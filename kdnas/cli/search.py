@@ -47,7 +47,7 @@ def search(
 ) -> int:
     """Begin STUDY, or go on with it, and show it until its budget is spent.
 
-    A study that exists goes on as it was begun; --trials, --alpha, --beta and --device may be changed. Ctrl-C ends
+    A study that exists goes on as it was begun; --trials, --alpha, --beta, --device and the constraints may be changed. Ctrl-C ends
     the workers; what is finished is kept, and the same command goes on.
     """
     from kdnas.cli.watch import watch
@@ -109,6 +109,7 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
         trials=spec.budget.trials if "budget.trials" in fields else None,
         alpha=spec.reward.alpha if "reward.alpha" in fields else None,
         beta=spec.reward.beta if "reward.beta" in fields else None,
+        constraints=spec.constraints if any(field.startswith("constraints.") for field in fields) else None,
     )
     if begun.resumed:
         frame.say(f"{begun.name} goes on: {begun.row.done} of {begun.row.trials} trials are done.")

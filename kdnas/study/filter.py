@@ -116,6 +116,8 @@ FACTS = {
     "marked": "marked",
     "flagged": "its latency is doubtful",
     "repeated": "evaluated again with other seeds",
+    "feasible": "has a result that keeps all constraints",
+    "infeasible": "has a result that misses a constraint",
 }
 
 UNITS: dict[str, dict[str, float]] = {

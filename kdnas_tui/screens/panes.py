@@ -46,13 +46,14 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "~ is:tie, its reward cannot be told from a better one's\n"
     "! is:flagged, its latency is doubtful (the candidate's page says why)\n"
     "≈ flag:predicted, its latency is a sum of measured blocks\n"
+    "^ is:infeasible, it misses a constraint of the study; it ranks behind all that keep them\n"
     "< rung below that of others, so that it has no rank\n"
     "● is:marked, by space\n"
     "▰ state:running, how far the evaluation is, and its finished epochs\n"
     "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · "
     "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one "
-    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
+    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; ^ misses a constraint; l makes the "
     "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all.",
     "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
     "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "

@@ -162,7 +162,7 @@ class RescoreScreen(Frame):
             row = board.row(place)
             loss = row.mean_loss if row.mean_loss is not None else row.loss
             cells = [
-                str(rank),
+                f"{rank}{'^' if board.standing.miss[place] > 0 else ' '}",
                 f"{row.number}{'*' if board.standing.front[place] else ' '}",
                 f"{reward:.3f}",
                 words.figure(loss),
