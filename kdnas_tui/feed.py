@@ -276,9 +276,7 @@ class Feed(threading.Thread):
         from kdnas.study.constraints import of_study
 
         if row.done >= MANY:
-            sketch = sketch_board(
-                store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"], of_study(row)
-            )
+            sketch = sketch_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"], of_study(row))
             _ = sketch.standing
             self._offer(News(study=row, board=sketch))
 

@@ -9,9 +9,9 @@ from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked
 from kdnas.store import queries
 from kdnas.store.database import open_reader
+from kdnas.study.constraints import of_study
 from kdnas.study.export import select
 from kdnas.study.pasted import ROWS, Form, pasted
-from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.study_command import study_command
 from kdnas.system.errors import UsageError

@@ -10,8 +10,8 @@ from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study import reference_time
-from kdnas.study.filter import ALIASES
 from kdnas.study.constraints import of_study
+from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange

@@ -69,7 +69,13 @@ def pareto(scored: Sequence[Scored]) -> Figure:
         axes.scatter(latency[others], loss[others], s=18, color=QUIET, linewidths=0, label="other trials")
         if missing.any():
             axes.scatter(
-                latency[missing], loss[missing], s=18, marker="x", color=QUIET, linewidths=1, label="misses a constraint"
+                latency[missing],
+                loss[missing],
+                s=18,
+                marker="x",
+                color=QUIET,
+                linewidths=1,
+                label="misses a constraint",
             )
         order = np.argsort(latency[front], kind="stable")
         axes.plot(latency[front][order], loss[front][order], color=STRONG, linewidth=1.2, drawstyle="steps-post")

@@ -213,8 +213,11 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),
-        ("Ties", "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"
-        + ("; ^ one that misses a constraint" if of_study(content.study) else "")),
+        (
+            "Ties",
+            "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"
+            + ("; ^ one that misses a constraint" if of_study(content.study) else ""),
+        ),
     ]
 
 

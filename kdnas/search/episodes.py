@@ -30,9 +30,7 @@ from kdnas.system.seeds import Purpose, generator
 
 
 @patient
-def plan_next(
-    store: Store, study_id: int, spec: StudySpec, space: SearchSpace, refusal: Refusal | None = None
-) -> None:
+def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace, refusal: Refusal | None = None) -> None:
     """Give the free slots of the next episode their candidates, once every slot before it has ended.
 
     Ask before each claim, outside of any trial, and then claim a slot that holds a candidate; where there is none,
@@ -156,7 +154,8 @@ def _fill(
 def _history(connection: Connection, study_id: int, spec: StudySpec, samples: int, until: int) -> list[Rewarded]:
     """The rewarded candidates of the slots before `until`, in slot order, at the study's α and β of now.
 
-    A trial that misses constraints counts with less than the least reward of those that keep them. A pruned trial counts with the loss at which it was stopped; a failed one has no reward and teaches nothing.
+    A trial that misses constraints counts with less than the least reward of those that keep them. A pruned trial counts
+    with the loss at which it was stopped; a failed one has no reward and teaches nothing.
     """
     s, c = t.slot.c, t.trial.c
     rate = connection.execute(sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)).one()

@@ -23,8 +23,8 @@ class Reached:
     miss: float = 0.0  # by how much it misses constraints on its latency, which no training changes
 
     def beats(self, other: Reached) -> bool:
-        """By missing its constraints by less; else by a higher reward; without rewards, by no more loss and latency, and
-        less of one of them."""
+        """By missing its constraints by less; else by a higher reward; without rewards, by no more loss and latency,
+        and less of one of them."""
         if self.miss != other.miss:
             return self.miss < other.miss
         if self.reward is not None and other.reward is not None:

@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
-from kdnas.search import episodes, heartbeat, refusal
+from kdnas.search import constraint_record, episodes, heartbeat, refusal
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
@@ -37,7 +37,14 @@ from kdnas.store import limits as present_limits
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import Patient, describe, explained, optuna_storage, put_away, set_attributes, set_constraints
+from kdnas.store.optuna_storage import (
+    Patient,
+    describe,
+    explained,
+    optuna_storage,
+    put_away,
+    set_attributes,
+)
 from kdnas.store.patience import persist
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -45,8 +52,6 @@ from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.strategies.refused import Refused
 from kdnas.study import short_text
-from kdnas.study.constraints import Limits, figures
-from kdnas.study.ranked_rows import nearest_miss
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG
 from kdnas.study.space import Candidate
@@ -65,7 +70,6 @@ from kdnas.training.contract import Epoch
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
 
 BUILT = 0.1  # share of a trial's progress that building and timing count for
-FUTILE = 10  # finished trials after which it is told that none keeps the constraints
 HOPELESS = 5  # a study whose first trials all fail ends after so many of them
 
 
@@ -371,30 +375,15 @@ class Worker:
         timed = ("latency_ms", "teacher_latency_ms", "latency_flag")
         known = {name: columns[name] for name in ("loss", *timed, "parameters", "alpha", "beta")} | {"speedup": times}
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
-        limits = present_limits.present(self.store, self.study_id)
-        told = figures(
-            loss=found.raw_loss if self.spec.reward.loss == "raw" else found.loss,
-            latency_ms=found.timed.p50,
-            teacher_latency_ms=found.timed.teacher_p50,
-            parameters=found.parameters,
-            reference_ms=limits.reference_ms,
-        )
-        set_constraints(self.store, trial, limits.violations(told))
+        raw = self.spec.reward.loss == "raw"
+        missed = constraint_record.record(self.store, self.study_id, trial, found, raw=raw)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
-        if missed := limits.told(told):
-            what += f", misses a constraint: {missed}"
-            self.warn_if_none_keeps(limits)
+        what += f", misses a constraint: {missed}" if missed else ""
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
-
-    def warn_if_none_keeps(self, limits: Limits) -> None:
-        """Once after ten finished trials, and whenever they have doubled, where none of them keeps the constraints."""
-        row = queries.study_of(self.store, self.study_id)
-        if row.best_number is not None or row.done not in (FUTILE * 2**k for k in range(20)):
-            return
-        nearest = nearest_miss(queries.trial_rows(self.store, self.study_id), row)
-        self.log("warning", f"None of {row.done} trials keeps to {limits}; {nearest}. Loosen it, or widen the space")
+        if missed and (warning := constraint_record.none_keeps(self.store, self.study_id)) is not None:
+            self.log("warning", warning)
 
     def fail(self, slot: int, number: int, error: str) -> None:
         slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)

@@ -22,7 +22,6 @@ from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqli
 from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
 
-
 CONSTRAINT = "constraints:"  # what Optuna puts before a constraint's name, among a trial's system attributes
 
 

@@ -229,13 +229,16 @@ def _spec(row: Any) -> dict[str, Any]:
     return {**damaged, "name": row.name, "seed": "–", "unreadable": True}
 
 
-def _best(
-    connection: Connection, row: Any, raw: bool, rungs: bool, limits: Limits
-) -> tuple[int | None, float | None]:
+def _best(connection: Connection, row: Any, raw: bool, rungs: bool, limits: Limits) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any; with rungs, of
     the trials that may be ranked; with constraints, of those that keep all of them."""
     reported = (row.least_alpha, row.most_alpha, row.least_beta, row.most_beta)
-    if not rungs and not limits and not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+    if (
+        not rungs
+        and not limits
+        and not row.repeated
+        and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4)
+    ):
         return row.first_best, row.reward
     counted = row.done_trials, row.repeated
     key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, limits, *counted)

@@ -57,7 +57,7 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
         one = next((s for s in scored if s.number == trial), None)
         if one is None:
             raise UsageError(f"Study {study} has no trial {trial}.", f"See its trials with: kdnas show {study}")
-        return _job(spec, one, ground)
+        return _job(spec, one, ground, missed(one, of_study(row)))
     ranked = [s for s in scored if s.rank is not None]
     if only is not None and ranked:
         passed = passing(parse(only, keys_of([s.row for s in scored])), scored)
@@ -88,7 +88,7 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
     return _job(spec, chosen, ground)
 
 
-def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
+def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any], misses: str = "") -> Job:
     row = chosen.row
     found = {
         "state": row.state,
@@ -98,6 +98,7 @@ def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
         "latency_ms": row.latency_ms,
         **({"latency_flag": row.latency_flag} if row.latency_predicted else {}),
         "epochs": row.epoch,
+        **({"misses_constraints": misses} if misses else {}),
     }
     if spec.space.variants:
         from kdnas.recipes import variants

@@ -29,7 +29,9 @@ def rank(
     return [board.at(place, rows[place]) for place in board.ranked_places().tolist()]
 
 
-def rank_of(study: StudyRow, rows: Sequence[TrialRow], alpha: float | None = None, beta: float | None = None) -> list[Scored]:
+def rank_of(
+    study: StudyRow, rows: Sequence[TrialRow], alpha: float | None = None, beta: float | None = None
+) -> list[Scored]:
     """A study's rows, ranked by its α, β and constraints of now, or by another α and β."""
     return rank(
         rows,

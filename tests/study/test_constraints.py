@@ -192,7 +192,9 @@ def test_a_bad_bound_says_which_number_is_wanted(field: str, value: object, word
 def test_a_spec_of_before_is_the_same_study() -> None:
     old = from_values({"name": "s"}).model_dump(mode="json")
     del old["constraints"]
-    assert from_store(old) == from_values({"name": "s"}) and not differences(from_store(old), from_values({"name": "s"}))
+    assert from_store(old) == from_values({"name": "s"}) and not differences(
+        from_store(old), from_values({"name": "s"})
+    )
 
 
 def test_other_constraints_are_the_same_study() -> None:
