@@ -154,8 +154,8 @@ def _fill(
 def _history(connection: Connection, study_id: int, spec: StudySpec, samples: int, until: int) -> list[Rewarded]:
     """The rewarded candidates of the slots before `until`, in slot order, at the study's α and β of now.
 
-    A trial that misses constraints counts with less than the least reward of those that keep them. A pruned trial counts
-    with the loss at which it was stopped; a failed one has no reward and teaches nothing.
+    A trial that misses constraints counts with less than the least reward of those that keep them, a pruned one with
+    the loss at which it was stopped; a failed one has no reward and teaches nothing.
     """
     s, c = t.slot.c, t.trial.c
     rate = connection.execute(sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)).one()

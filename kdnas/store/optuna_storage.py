@@ -87,7 +87,7 @@ def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any])
 
 @patient
 def set_constraints(store: Store, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
-    """What `trial.set_constraint` writes, of all constraints in one transaction: what the trial has is left as it is."""
+    """What `trial.set_constraint` writes, of all in one transaction; what the trial has is left as it is."""
     rows = [
         {"id": trial._trial_id, "key": f"{CONSTRAINT}{name}", "value": json.dumps(by)}
         for name, by in violations.items()

@@ -50,8 +50,10 @@ def sampler(
     """The sampler for one slot of a study.
 
     `taken` holds the keys of all candidates that other slots have (finished, running, planned, enqueued); none of
-    them is proposed; a `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot already holds, if any: the LSTM controller writes
-    its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
+    them is proposed. A `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot
+    already holds, if any: the LSTM controller writes its episodes to the slots (kdnas.search.episodes), and each of
+    them must be planned before it is asked for.
+
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)

@@ -1,8 +1,8 @@
 """One objective for every strategy and pruner: finished trials as their rewards and constraints are now, not as they
 were reported.
 
-α, β and constraints may change while a study runs, and Optuna keeps what it was told. This stands before its storage and changes
-what is read, never what is written. Computes no reward itself.
+α, β and constraints may change while a study runs, and Optuna keeps what it was told. This stands before its storage
+and changes what is read, never what is written. Computes no reward itself.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Figures = Callable[[Candidate], Mapping[str, float | None]]
 
 
 Part = tuple[Limits, Figures]
-"""Constraints, and what tells the figures of a candidate that they bound. A figure that is not known refuses nothing."""
+"""Constraints, and what tells the figures that they bound. A figure that is not known refuses nothing."""
 
 
 class Refusal:

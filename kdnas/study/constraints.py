@@ -42,7 +42,7 @@ class Limit:
         return _FIELDS[self.field][0]
 
     def violation(self, value: Any) -> Any:
-        """By how much a figure, or each of an array, misses the bound, as a share of it; at most 0 where it keeps it."""
+        """By how much a figure, or each of an array, misses the bound, as a share of it; at most 0 where it is kept."""
         over = value - self.bound if _FIELDS[self.field][1] else self.bound - value
         return over / self.bound
 

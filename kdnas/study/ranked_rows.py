@@ -19,7 +19,8 @@ from kdnas.study.trial_columns import Board
 def rank(
     rows: Sequence[TrialRow], alpha: float, beta: float, loss: LossKind = "normalised", limits: Limits = NONE
 ) -> list[Scored]:
-    """Every row, scored for α and β under the constraints: the ranked ones first, the best at the head, then the others by trial number.
+    """Every row, scored for α and β under the constraints: the ranked ones first, the best at the head, then the others
+    by trial number.
 
     Of several rows of one number the last one counts.
     """

@@ -176,10 +176,11 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     """Reward, rank, ties and front for α and β.
 
     Where the study has rungs, only trials on the highest one have a rank (`on_highest_rung`). Trials that miss a
-    constraint come after all that keep them, those that miss by less first (the rule of Deb, 2000); they tie with none,
-    and are on the front only while no ranked trial keeps all. Equal rewards are ordered by trial number. A trial is a tie when its reward is closer to that of the best of its
-    group than their noise taken together: the 95 % interval of its latency and of its loss (from the spread of its
-    repeats, else the mean relative spread of the study's repeats, else LOSS_NOISE), carried over to the reward.
+    constraint come after all that keep them, those that miss by less first (the rule of Deb, 2000). They tie with none,
+    and are on the front only while no ranked trial keeps all. Equal rewards are ordered by trial number. A trial is a
+    tie when its reward is closer to that of the best of its group than their noise taken together: the 95 % interval of
+    its latency and of its loss (from the spread of its repeats, else the mean relative spread of the study's repeats,
+    else LOSS_NOISE), carried over to the reward.
     """
     n = len(figures.number)
     scored = np.flatnonzero(figures.scored)

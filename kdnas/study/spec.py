@@ -1,7 +1,7 @@
 """Everything that the user chose for a study, validated, as one frozen value.
 
-Immutable once the study has begun, except the number of trials, α/β and the constraints. Imports nothing heavy: the screens
-check a form with it on every key.
+Immutable once the study has begun, except the number of trials, α/β and the constraints. Imports nothing heavy: the
+screens check a form with it on every key.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · "
     "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one "
-    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; ^ misses a constraint; l makes the "
-    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all.",
+    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
+    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all. "
+    "^ misses a constraint.",
     "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
     "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "
     "the front covers of the square from the teacher's loss, 0, to a constant prediction's, 1, and from no latency to "
