@@ -81,8 +81,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "log": "What the workers wrote down. End follows the newest line, L leaves out lower levels, / searches, and . "
     "and , go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
-    "joined by and, or, not. is:front, is:tie, is:flagged and is:marked, tag:word, and bare words work too. → or Tab "
-    "writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
+    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. "
+    "→ or Tab writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
 }
 
 
