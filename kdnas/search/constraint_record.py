@@ -26,7 +26,7 @@ def record(store: Store, study_id: int, trial: optuna.Trial, found: Measurement,
         parameters=found.parameters,
         reference_ms=limits.reference_ms,
     )
-    set_constraints(store, trial, limits.violations(told))
+    set_constraints(store, trial, limits.scaled(told))
     return limits.told(told)
 
 

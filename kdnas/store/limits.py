@@ -46,8 +46,8 @@ def begun_with(store: Store, study_id: int) -> ConstraintsSpec:
 
 @patient
 def violations(store: Store, study_id: int, *, raw: bool) -> Mapping[int, Mapping[str, float]] | None:
-    """Trial number → field → by how much the finished trial misses it, under the constraints of now; at most 0 where it
-    keeps it. None where the study never had a constraint. `raw`: the reward sees the raw loss."""
+    """Trial number → field → by how much the finished trial misses it (`Limits.scaled`), under the constraints of now; at
+    most 0 where it keeps it. None where the study never had a constraint. `raw`: the reward sees the raw loss."""
     c, e = t.trial.c, t.event.c
     with store.connect() as connection:
         limits = limits_on(connection, study_id)
@@ -61,7 +61,7 @@ def violations(store: Store, study_id: int, *, raw: bool) -> Mapping[int, Mappin
             c.teacher_latency_ms,
             c.parameters,
         ).where(c.study_id == study_id, c.latency_ms > 0, c.loss.is_not(None))
-        return {row.number: limits.violations(of_row(row, limits)) for row in connection.execute(query)}
+        return {row.number: limits.scaled(of_row(row, limits)) for row in connection.execute(query)}
 
 
 def of_row(row: Any, limits: Limits) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log1p
 from typing import Any
 
 from kdnas.study.rows import StudyRow
@@ -76,6 +77,11 @@ class Limits:
             # NaN is no figure either.
             found[limit.field] = UNKNOWN if value is None or value != value else limit.violation(value)
         return found
+
+    def scaled(self, figures: Mapping[str, float | None]) -> dict[str, float]:
+        """The violations as samplers get them: ln(1 + v) where v is above 0. Of the same sign and order, so that a few
+        trials that miss by twenty times the bound do not hide, in a model of it, where the bound is."""
+        return {field: log1p(by) if by > 0 else by for field, by in self.violations(figures).items()}
 
     def miss(self, figures: Mapping[str, float | None]) -> float:
         """The sum of all that is missed; 0 where every constraint is kept."""
