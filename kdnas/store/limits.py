@@ -46,8 +46,8 @@ def begun_with(store: Store, study_id: int) -> ConstraintsSpec:
 
 @patient
 def violations(store: Store, study_id: int, *, raw: bool) -> Mapping[int, Mapping[str, float]] | None:
-    """Trial number → field → by how much the finished trial misses it (`Limits.scaled`), under the constraints of now; at
-    most 0 where it keeps it. None where the study never had a constraint. `raw`: the reward sees the raw loss."""
+    """Trial number → field → by how much the finished trial misses it (`Limits.scaled`), under the constraints of now;
+    at most 0 where it keeps it. None where the study never had a constraint. `raw`: the reward sees the raw loss."""
     c, e = t.trial.c, t.event.c
     with store.connect() as connection:
         limits = limits_on(connection, study_id)

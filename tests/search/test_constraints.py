@@ -201,13 +201,13 @@ def test_what_optuna_reads_of_a_trial_are_its_violations(tmp_path: Path) -> None
 def test_a_strategy_that_learns_proposes_what_keeps_a_constraint_on_measured_latency(
     tmp_path: Path, strategy: dict[str, Any]
 ) -> None:
-    """A tenth of the space is fast enough; of the last proposals more are."""
+    """A tenth of the space is fast enough: by chance one of twelve candidates would be."""
     spec = fakes.spec(
-        strategy={**strategy, "startup": 8}, budget={"trials": 30, "epochs": 1}, constraints={"max_latency_ms": 0.8}
+        strategy={**strategy, "startup": 8}, budget={"trials": 20, "epochs": 1}, constraints={"max_latency_ms": 0.8}
     )
     begin(spec, tmp_path / "s.db")
-    last = run(tmp_path / "s.db")[20:]
-    assert sum(fakes.latency_ms(row.candidate) <= 0.8 for row in last) >= 7
+    learnt = run(tmp_path / "s.db")[8:]
+    assert sum(fakes.latency_ms(row.candidate) <= 0.8 for row in learnt) >= 5
 
 
 def test_best_ranks_and_the_row_follow_changed_constraints(tmp_path: Path) -> None:
