@@ -390,6 +390,8 @@ class Board:
         numbers = self.numbers[places]
         if key in ("reward", "rank"):  # below the ranked ones first what runs, then the newest
             running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)[places]
+            if key == "reward" and self.limits:  # what misses a constraint comes after all that keep them
+                values = -self.standing.rank[places].astype(float)
             values = np.where(self.standing.rank[places] > 0, values, np.nan)
             unranked = np.isnan(values)
             numbers = np.where(unranked, -numbers - np.where(running, self._n + 1e9, 0), numbers)

@@ -151,6 +151,8 @@ def test_other_constraints_rank_the_same_board_anew() -> None:
     assert [s.number for s in board.best(2)] == [0, 1] and board.standing.best == 0
     board.rescore(-0.06, 0.6, BOUND)
     assert [s.number for s in board.best(2)] == [1, 0] and board.standing.best == 1
+    assert board.order("reward", descending=True).tolist() == [1, 0]
+    assert board.order("reward").tolist() == [0, 1]
     board.rescore(-0.06, 0.6, limits_of({"max_latency_ms": 3.0}, None))
     assert board.standing.best is None and board.standing.nearest == 1
     board.update([replace(made_row(2), state="running", loss=None)])
