@@ -17,7 +17,7 @@ from kdnas.search.launch import Started, start_workers
 from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.study.filter import keys_of, parse
-from kdnas.study.ranked_rows import passing, rank
+from kdnas.study.ranked_rows import passing, rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
@@ -35,7 +35,7 @@ __all__ = ["Study", "begin_study", "load_student", "open_study"]
 LOOK_S = 0.5  # between two looks at the store
 PATIENCE_S = 30.0  # for workers to end properly after an interrupt
 
-STANDING = ("trial", "state", "rank", "reward", "tie", "pareto")
+STANDING = ("trial", "state", "rank", "reward", "tie", "pareto", "feasible")
 MEASURED = ("loss", "raw_loss", "latency_ms", "latency_low_ms", "latency_high_ms", "latency_flag")
 
 
@@ -62,12 +62,7 @@ class Study:
         with open_reader(self.storage) as store:
             study = queries.study_row(store, self.name)
             rows = queries.trial_rows(store, study.study_id)
-        scored = rank(
-            rows,
-            study.alpha if alpha is None else alpha,
-            study.beta if beta is None else beta,
-            study.spec["reward"]["loss"],
-        )
+        scored = rank_of(study, rows, alpha, beta)
         if filter is not None:
             scored = passing(parse(filter, keys_of([one.row for one in scored])), scored)
         return [_flat(one) for one in scored]
@@ -149,7 +144,8 @@ def load_student(folder: str | Path, device: str = "auto") -> tuple[Any, Any]:
 
 def _flat(scored: Scored) -> dict[str, Any]:
     row = scored.row
-    standing = (row.number, str(row.state), scored.rank, scored.reward, scored.tie, scored.front)
+    feasible = None if scored.miss is None else not scored.infeasible
+    standing = (row.number, str(row.state), scored.rank, scored.reward, scored.tie, scored.front, feasible)
     return {
         **dict(zip(STANDING, standing, strict=True)),
         **{name: getattr(row, name) for name in MEASURED},

@@ -273,17 +273,19 @@ class Feed(threading.Thread):
     def _offer_sketch(self, store: Store, row: StudyRow) -> None:
         """What can be shown of a long study before all of it is read."""
         from kdnas.store.read_columns import sketch_board
+        from kdnas.study.constraints import of_study
 
         if row.done >= MANY:
-            sketch = sketch_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
+            sketch = sketch_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"], of_study(row))
             _ = sketch.standing
             self._offer(News(study=row, board=sketch))
 
     def _board(self, store: Store, row: StudyRow) -> tuple[Board, set[int]]:
         """All trials, ranked here rather than on the event loop, and the numbers of those that run."""
         from kdnas.store.read_columns import read_board
+        from kdnas.study.constraints import of_study
 
-        board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
+        board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"], of_study(row))
         live = set(board.running())
         if len(board):
             _ = board.standing

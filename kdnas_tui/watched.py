@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdnas.study.columns import CodedColumn
+from kdnas.study.constraints import of_study
 from kdnas.study.filter import COLUMNS, Filter, parse
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
@@ -72,7 +73,7 @@ class Watched:
             self.trials.update(list(news.trials.values()))
             self._mark_again()
             if self.study is not None:
-                self.trials.rescore(self.study.alpha, self.study.beta)
+                self.trials.rescore(self.study.alpha, self.study.beta, of_study(self.study))
         for part, value in (
             ("crew", news.workers),
             ("provenance", news.provenance),

@@ -9,8 +9,10 @@ from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked
 from kdnas.store import queries
 from kdnas.store.database import open_reader
+from kdnas.study.constraints import of_study
 from kdnas.study.export import select
 from kdnas.study.pasted import ROWS, Form, pasted
+from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.study_command import study_command
 from kdnas.system.errors import UsageError
 
@@ -41,6 +43,12 @@ def paste(
         chosen = [one for one in scored if one.number == trial] if trial is not None else []
         if trial is None:
             chosen = select(scored, top=top or 1, only=parsed(text, scored))
+            if top is None and chosen and chosen[0].infeasible:
+                limits = of_study(row)
+                raise UsageError(
+                    f"No trial of {study} keeps to {limits}; {nearest_of(chosen, limits)}.",
+                    f"Take that one with --trial {chosen[0].number}, or several with --top.",
+                )
     if not chosen and trial is not None:
         numbers = sorted(one.number for one in scored)
         known = f"Its trials are {numbers[0]} to {numbers[-1]}." if numbers else "It has none."

@@ -47,8 +47,8 @@ def search(
 ) -> int:
     """Begin STUDY, or go on with it, and show it until its budget is spent.
 
-    A study that exists goes on as it was begun; --trials, --alpha, --beta and --device may be changed. Ctrl-C ends
-    the workers; what is finished is kept, and the same command goes on.
+    A study that exists goes on as it was begun; --trials, --alpha, --beta, --device and the constraints may be
+    changed. Ctrl-C ends the workers; what is finished is kept, and the same command goes on.
     """
     from kdnas.cli.watch import watch
     from kdnas.search.launch import start_workers
@@ -109,6 +109,7 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
         trials=spec.budget.trials if "budget.trials" in fields else None,
         alpha=spec.reward.alpha if "reward.alpha" in fields else None,
         beta=spec.reward.beta if "reward.beta" in fields else None,
+        constraints=spec.constraints if any(field.startswith("constraints.") for field in fields) else None,
     )
     if begun.resumed:
         frame.say(f"{begun.name} goes on: {begun.row.done} of {begun.row.trials} trials are done.")
@@ -176,6 +177,8 @@ def _again(name: str, storage: str | None) -> str:
 
 def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
     from kdnas.cli.tables import legend, ranked, study_head, trial_table
+    from kdnas.study.constraints import of_study
+    from kdnas.study.ranked_rows import nearest_of
 
     every = ranked(store, row)
     scored, lower = [s for s in every if s.rank is not None], sum(s.behind for s in every)
@@ -188,6 +191,9 @@ def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
     if lower:
         shown += f"{lower} more stayed on lower rungs and have no rank. "
     frame.say(legend(scored[:BEST], row.teacher_latency_ms))
+    if nearest := nearest_of(every, of_study(row)):
+        frame.say(f"{shown}None keeps to {of_study(row)}; {nearest}.")
+        return
     frame.say(f"{shown}Make a model of the best: {finalize} --output DIR")
 
 

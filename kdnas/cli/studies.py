@@ -22,7 +22,8 @@ from kdnas.cli.tables import (
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.database import open_reader
-from kdnas.study.ranked_rows import passing
+from kdnas.study.constraints import of_study
+from kdnas.study.ranked_rows import nearest_of, passing
 from kdnas.study.rows import Status
 from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
@@ -111,6 +112,8 @@ def show(
     if shown:
         trial_table(shown, row.teacher_latency_ms)
         frame.say(legend(shown, row.teacher_latency_ms))
+    if nearest := nearest_of(scored, of_study(row)):
+        frame.say(f"None keeps to {of_study(row)}; {nearest}.")
     if any(s.behind for s in shown):
         frame.say(LOWER)
     if len(chosen) > len(shown):

@@ -10,8 +10,9 @@ from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study import reference_time
+from kdnas.study.constraints import of_study
 from kdnas.study.filter import ALIASES
-from kdnas.study.ranked_rows import rank
+from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import StudyRow, TrialRow
@@ -25,12 +26,7 @@ SHORT = {key: short for short, keys in ALIASES.items() for key in keys}  # as th
 
 def ranked(store: Store, study: StudyRow, alpha: float | None = None, beta: float | None = None) -> list[Scored]:
     """All trials of a study, ranked by its present α and β or by other ones."""
-    return rank(
-        queries.trial_rows(store, study.study_id),
-        study.alpha if alpha is None else alpha,
-        study.beta if beta is None else beta,
-        study.spec["reward"]["loss"],
-    )
+    return rank_of(study, queries.trial_rows(store, study.study_id), alpha, beta)
 
 
 def study_table(rows: Sequence[StudyRow]) -> None:
@@ -71,6 +67,8 @@ def study_head(row: StudyRow) -> None:
         f"recipe {spec['recipe']['name']}, strategy {spec['strategy']['name']}, seed {spec['seed']}",
         f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}",
     ]
+    if limits := of_study(row):
+        lines.append(f"constraints: {limits}")
     if row.workers:
         lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
     if row.ending:
@@ -94,6 +92,7 @@ def legend(scored: Sequence[Scored], reference_ms: float | None) -> str:
     """What the table's signs and figures mean, of those that stand in it."""
     signs = [("*", "on the front of loss and latency", any(s.front for s in scored))]
     signs.append(("~", "ties with a better one within its noise", any(s.tie for s in scored)))
+    signs.append(("^", "misses a constraint", any(s.infeasible for s in scored)))
     signs.append(("!", "a doubtful latency", any(s.row.latency_flag for s in scored)))
     parts = [f"{sign} {means}" for sign, means, there in signs if there]
     parts.append("± half the 95 % interval of lat ms")
@@ -119,7 +118,7 @@ def _trial(s: Scored, dimensions: Sequence[str], reference_ms: float | None) -> 
     if row.latency_low_ms is not None and row.latency_high_ms is not None:
         spread = f"{(row.latency_high_ms - row.latency_low_ms) / 2:.2g}"
     return [
-        "<" if s.behind else None if s.rank is None else f"{s.rank}{'~' if s.tie else ''}",
+        "<" if s.behind else None if s.rank is None else f"{s.rank}{'~' if s.tie else '^' if s.infeasible else ''}",
         f"{row.number}{'*' if s.front else ''}",
         _number(s.reward, 4),
         _number(s.loss_used, 4),
@@ -164,6 +163,7 @@ def trial_values(s: Scored) -> dict[str, Any]:
         "rank": s.rank,
         "tie": s.tie,
         "pareto": s.front,
+        "feasible": None if s.miss is None else not s.infeasible,
         "rung": s.row.rung,
         "speedup": s.row.speedup,
     }

@@ -30,8 +30,9 @@ from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.spaces.decoder import space_of
+from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study import spec_recipes
-from kdnas.study.space import Candidate
+from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec, TeacherSpec
 from kdnas.system import disk_cache, paths, seeds
 from kdnas.system.errors import BadOptionError, UsageError
@@ -85,11 +86,13 @@ class CausalRecipe(Recipe):
             "activation": own.activation,
             "parameters": decoders.count_parameters(config),
         }
+        space = space_of(spec.space, base)
         return Description(
-            space_of(spec.space, base),
+            space,
             facts,
             cache_bytes_per_token=self.cache_bytes(spec),
             flops_per_token=lambda point: decoders.flops(decoders.student_config(base, point), spec.data.length),
+            parameters=parameters_of(space, base),
         )
 
     def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,6 +113,11 @@ class CausalRecipe(Recipe):
     def cache_bytes(self, spec: StudySpec) -> int | None:
         """Of the teacher's outputs for one token, where they are kept."""
         return None
+
+
+def parameters_of(space: SearchSpace, base: PreTrainedConfig) -> ParameterCount:
+    """Counts the parameters of the space's candidates, as students of a model of this configuration."""
+    return ParameterCount(space, lambda point: decoders.count_parameters(decoders.student_config(base, point)))
 
 
 def causal_part(spec: StudySpec) -> spec_recipes.CausalRecipe:
@@ -191,6 +199,7 @@ class CausalBench(Workbench):
                 "Give a teacher of this language and kind of text, or fine-tune it first.",
             )
         self._importance: Importance | None = None
+        self._counted: ParameterCount | None = None
         self._configured: tuple[Candidate, PreTrainedConfig] | None = None
         ids = latency_tokens.drawn(self.chunks.train[:64].reshape(-1), spec.latency)
         self._timed_ids = torch.from_numpy(ids).to(device)
@@ -261,6 +270,11 @@ class CausalBench(Workbench):
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
         return dict(self.configuration(candidate).to_dict())
+
+    def parameters(self, candidate: Candidate) -> int:
+        if self._counted is None:
+            self._counted = parameters_of(self.space, self.base.config)
+        return self._counted(candidate)
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         config = copy.deepcopy(self.configuration(candidate))  # a model writes into its own

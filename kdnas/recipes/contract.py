@@ -33,6 +33,7 @@ class Description:
     notes: tuple[str, ...] = ()
     cache_bytes_per_token: int | None = None  # of the teacher's outputs, where they are kept
     flops_per_token: Callable[[Candidate], float] | None = None  # of the student's forward pass, about
+    parameters: Callable[[Candidate], int] | None = None  # of the student's body, exactly; None: known once it is built
 
 
 class Workbench(ABC):
@@ -50,6 +51,10 @@ class Workbench(ABC):
     @abstractmethod
     def config(self, candidate: Candidate) -> dict[str, Any]:
         """The student's Hugging Face configuration as keys and values, `model_type` among them."""
+
+    def parameters(self, candidate: Candidate) -> int | None:
+        """Of the student's body, as `Student.size` counts them, without building it; None where only building tells."""
+        return None
 
     @abstractmethod
     def build(self, candidate: Candidate, seed: int) -> Student:

@@ -31,8 +31,9 @@ from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
 from kdnas.recipes.spaces.encoder import sizes_of, space_of
+from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study import short_text
-from kdnas.study.space import Candidate
+from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.system import seeds
@@ -83,6 +84,7 @@ class HiddenState(Recipe):
             facts,
             cache_bytes_per_token=len(sources) * own.width * 2,  # bf16
             flops_per_token=lambda candidate: _flops(sizes_of(candidate), own, spec.data.length),
+            parameters=_parameters_of(space, family, config),
         )
 
     def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> HiddenStateBench:
@@ -96,6 +98,16 @@ def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
             raise BadOptionError(
                 field, f"{field} = {length} is more than the teacher's {limit} positions.", f"Give at most {limit}."
             )
+
+
+def _parameters_of(space: SearchSpace, family: Family, teacher: Any) -> ParameterCount:
+    """Counts the parameters of the space's candidates, as students of a teacher of this configuration."""
+
+    def count(candidate: Candidate) -> int:
+        values = encoders.config_values(family, teacher, sizes_of(candidate))
+        return encoders.count_parameters(encoders.configure(values))
+
+    return ParameterCount(space, count)
 
 
 def _closed(spec: StudySpec, family: Family, config: Any) -> frozenset[int]:
@@ -116,6 +128,7 @@ class HiddenStateBench(Workbench):
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
         self.space = space_of(spec.space, self.own, _closed(spec, self.family, self.teacher.config))
+        self._parameters = _parameters_of(self.space, self.family, self.teacher.config)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
         self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
@@ -182,6 +195,9 @@ class HiddenStateBench(Workbench):
             values = encoders.config_values(self.family, self.teacher.config, sizes_of(candidate))
             self._configured = dict(candidate), values
         return dict(self._configured[1])
+
+    def parameters(self, candidate: Candidate) -> int:
+        return self._parameters(candidate)
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         """The body, cut out of the teacher or fresh, and one projection a layer."""

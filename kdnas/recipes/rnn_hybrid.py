@@ -27,6 +27,7 @@ from kdnas.recipes import classifiers
 from kdnas.recipes.classifiers import ClassifierBench, ClassifierTraining
 from kdnas.recipes.contract import Description, Recipe
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
+from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study.space import Candidate, SearchSpace, Value
 from kdnas.study.spec import SpaceSpec, StudySpec
 from kdnas.study.spec_recipes import RnnHybridRecipe
@@ -155,6 +156,7 @@ class RnnBench(ClassifierBench):
         self.space = space_of(spec.space)
         self.rows = word_vectors.rows_of(self.text.train, count_ids(self.source.tokenizer))
         self._vectors: dict[int, word_vectors.Vectors] = {}
+        self._counted: ParameterCount | None = None
 
     def vectors(self, size: int) -> word_vectors.Vectors | None:
         """The first embeddings [rows, size]; None where students begin with fresh ones."""
@@ -187,6 +189,16 @@ class RnnBench(ClassifierBench):
     def config(self, candidate: Candidate) -> dict[str, Any]:
         values: dict[str, Any] = self.configuration(candidate).to_diff_dict()
         return {"model_type": RecurrentConfig.model_type, **json.loads(json.dumps(values, default=str))}
+
+    def parameters(self, candidate: Candidate) -> int:
+        if self._counted is None:
+
+            def count(point: Candidate) -> int:
+                with torch.device("meta"):
+                    return Student(RecurrentForSequenceClassification(self.configuration(point))).size
+
+            self._counted = ParameterCount(self.space, count, linear=(), without=("dropout", "pruned"))
+        return self._counted(candidate)
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         with torch.random.fork_rng(devices=[]):

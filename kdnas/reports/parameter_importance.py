@@ -45,7 +45,8 @@ class Importance:
 def importance(
     rows: Sequence[TrialRow], space: SearchSpace, alpha: float, beta: float, loss: LossKind = "normalised"
 ) -> Importance:
-    """What the done trials say. Raises UsageError where they are too few or all alike."""
+    """What the done trials say of the reward, those that miss constraints, too. Raises UsageError where they are too
+    few or all alike."""
     import optuna
 
     from kdnas.store.optuna_storage import hushed

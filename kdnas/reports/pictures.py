@@ -64,7 +64,19 @@ def pareto(scored: Sequence[Scored]) -> Figure:
         latency = np.array([s.row.latency_ms for s in done], dtype=float)
         loss = np.array([s.loss_used for s in done], dtype=float)
         front = np.array([s.front for s in done], dtype=bool)
-        axes.scatter(latency[~front], loss[~front], s=18, color=QUIET, linewidths=0, label="other trials")
+        missing = np.array([s.infeasible for s in done], dtype=bool) & ~front
+        others = ~front & ~missing
+        axes.scatter(latency[others], loss[others], s=18, color=QUIET, linewidths=0, label="other trials")
+        if missing.any():
+            axes.scatter(
+                latency[missing],
+                loss[missing],
+                s=18,
+                marker="x",
+                color=QUIET,
+                linewidths=1,
+                label="misses a constraint",
+            )
         order = np.argsort(latency[front], kind="stable")
         axes.plot(latency[front][order], loss[front][order], color=STRONG, linewidth=1.2, drawstyle="steps-post")
         axes.scatter(latency[front], loss[front], s=30, color=STRONG, linewidths=0, label="Pareto front")
@@ -75,7 +87,7 @@ def pareto(scored: Sequence[Scored]) -> Figure:
             if np.log(at[0]) - named > 0.09 * span:  # a name where the one before leaves room for it
                 named = float(np.log(at[0]))
                 axes.annotate(f"#{s.number}", at, xytext=(4, 4), textcoords="offset points", fontsize=8)
-        best = next((s for s in done if s.rank == 1), None)
+        best = next((s for s in done if s.rank == 1 and not s.infeasible), None)
         if best is not None:
             at_best = ([best.row.latency_ms], [best.loss_used])
             axes.scatter(*at_best, s=90, facecolors="none", edgecolors=WARM, label="best reward")

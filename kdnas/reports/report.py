@@ -20,7 +20,8 @@ from kdnas import __version__
 from kdnas.reports import pictures
 from kdnas.store import queries, tables
 from kdnas.store.database import Store
-from kdnas.study.ranked_rows import rank
+from kdnas.study.constraints import of_study
+from kdnas.study.ranked_rows import nearest_of, rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import EpisodeRow, EventRow, RunRow, StudyRow
@@ -67,7 +68,7 @@ def gather(store: Store, name: str) -> Content:
     pictures.require()
     study = queries.study_row(store, name)
     spec = from_store(study.spec)
-    scored = rank(queries.trial_rows(store, study.study_id), study.alpha, study.beta, spec.reward.loss)
+    scored = rank_of(study, queries.trial_rows(store, study.study_id))
     if not any(s.rank is not None for s in scored):
         raise UsageError(f"Study {name} has no finished trial to report.", f"Let it finish one: kdnas search {name}")
     with store.connect() as connection:
@@ -177,7 +178,19 @@ def _facts(content: Content) -> list[tuple[str, str]]:
         ("Seed", str(spec.seed)),
         ("Reward", f"(1 − loss) · (latency / (β · teacher's latency))^α, α = {study.alpha:g}, β = {study.beta:g}"),
         ("Exchange", str(exchange(study.alpha))),
+        *_constraints(content),
     ]
+
+
+def _constraints(content: Content) -> list[tuple[str, str]]:
+    """The bounds of a study that has some, and how many trials keep them."""
+    limits = of_study(content.study)
+    if not limits:
+        return []
+    ranked = [s for s in content.scored if s.rank is not None]
+    kept = f"{sum(not s.infeasible for s in ranked)} of {len(ranked)} ranked trials keep to them"
+    nearest = nearest_of(content.scored, limits)
+    return [("Constraints", "; ".join(filter(None, (str(limits), kept, nearest))))]
 
 
 def _protocol(content: Content) -> list[tuple[str, str]]:
@@ -200,7 +213,11 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),
-        ("Ties", "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"),
+        (
+            "Ties",
+            "~ marks a reward that noise cannot tell from a better one; * a trial on the Pareto front"
+            + ("; ^ one that misses a constraint" if of_study(content.study) else ""),
+        ),
     ]
 
 
@@ -258,7 +275,7 @@ def _shown(name: str, value: Any, scored: Scored) -> str:
     if value is None:
         return "–"
     if name == "rank":
-        return f"{value}{' ~' if scored.tie else ''}"
+        return f"{value}{' ~' if scored.tie else ' ^' if scored.infeasible else ''}"
     if name == "trial":
         return f"{value}{'*' if scored.front else ''}"
     if name == "parameters":

@@ -15,6 +15,7 @@ from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.store.read_columns import read_board
 from kdnas.study.comparable import Side, Verdict, verdict
+from kdnas.study.constraints import of_study
 from kdnas.study.ranking import Scored, on_front
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec_differences import flatten
@@ -39,7 +40,7 @@ class Front:
 @dataclass(frozen=True)
 class Comparison:
     """Boards in the order of the rows. Where rewards may be compared, all are ranked at the `alpha` and `beta` of the
-    first study, else each at its own."""
+    first study, else each at its own; each under its own constraints."""
 
     rows: tuple[StudyRow, ...]
     boards: tuple[Board, ...]
@@ -54,8 +55,11 @@ class Comparison:
         return tuple(row.name for row in self.rows)
 
     def best(self) -> tuple[Scored | None, ...]:
-        """The best trial of each study, None where none has finished."""
-        return tuple(next(iter(board.best(1)), None) for board in self.boards)
+        """The best trial of each study, None where none that has finished keeps its constraints."""
+        places = [board.standing.best for board in self.boards]
+        return tuple(
+            None if place is None else board.at(place) for board, place in zip(self.boards, places, strict=True)
+        )
 
     def fronts(self) -> tuple[Front, ...]:
         """Of each study; a common front only where both its axes may be compared."""
@@ -80,7 +84,7 @@ class Comparison:
         return tuple(self._history(board) for board in self.boards)
 
     def _history(self, board: Board) -> tuple[np.ndarray, np.ndarray]:
-        places = np.flatnonzero(board.standing.rank > 0)
+        places = np.flatnonzero((board.standing.rank > 0) & ~(board.standing.miss > 0))
         if not len(places) or self.verdict.loss:
             return np.zeros(0), np.zeros(0)
         places = places[np.lexsort((board.numbers[places], np.nan_to_num(board.ended()[places])))]
@@ -109,6 +113,7 @@ def compare(store: Store, study_ids: Sequence[int]) -> Comparison:
             row.alpha if found.reward else alpha,
             row.beta if found.reward else beta,
             row.spec["reward"]["loss"],
+            of_study(row),
         )
         for row in rows
     )

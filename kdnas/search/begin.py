@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnas.store import changes, queries
+from kdnas.store import changes, limits, queries
 from kdnas.store.database import Store, open_store
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_differences import differences
 from kdnas.study.states import Wanted
 
@@ -36,13 +37,14 @@ def begin(
     trials: int | None = None,
     alpha: float | None = None,
     beta: float | None = None,
+    constraints: ConstraintsSpec | None = None,
 ) -> Begun:
     """The study, created or taken up again, and wanted to run. Raises UsageError, with what differs, where one of that
     name was begun with another spec.
 
-    On taking up, `trials`, `alpha` and `beta` change the study. Without them a larger budget in the spec raises the
-    study's, and the spec's α and β replace the study's only where they are not those that it was begun with, so that
-    running the same spec again undoes no later change.
+    On taking up, `trials`, `alpha`, `beta` and `constraints` change the study. Without them a larger budget in the spec
+    raises the study's, and the spec's α, β and constraints replace the study's only where they are not those that it
+    was begun with, so that running the same spec again undoes no later change.
     """
     from kdnas.store.studies import create_study, delete_study, refuse_other_spec
 
@@ -52,7 +54,7 @@ def begin(
             known = from_values(row.spec)
             differing = differences(known, spec)
             if not differing:
-                _take_up(store, row, known, spec, trials, alpha, beta)
+                _take_up(store, row, known, spec, trials, alpha, beta, constraints)
                 return Begun(queries.study_of(store, row.study_id), resumed=True)
             if row.space_size is not None or row.workers:
                 refuse_other_spec(spec.name, differing)
@@ -69,6 +71,7 @@ def _take_up(
     trials: int | None,
     alpha: float | None,
     beta: float | None,
+    constraints: ConstraintsSpec | None,
 ) -> None:
     if trials is not None or spec.budget.trials > row.trials:
         changes.set_trials(store, row.study_id, trials or spec.budget.trials)
@@ -77,4 +80,8 @@ def _take_up(
         changes.set_reward(store, row.study_id, *new)
     elif spec.reward != known.reward:
         changes.set_reward(store, row.study_id, spec.reward.alpha, spec.reward.beta)
+    if constraints is not None:
+        changes.set_constraints(store, row.study_id, constraints)
+    elif spec.constraints != limits.begun_with(store, row.study_id):
+        changes.set_constraints(store, row.study_id, spec.constraints)
     changes.set_wanted(store, row.study_id, Wanted.RUN)

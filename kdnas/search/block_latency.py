@@ -88,6 +88,10 @@ class ByBlocks:
         self._known: dict[str, tuple[Reading, float]] = {}  # with the teacher's milliseconds
 
     def __call__(self, bench: Workbench, student: Student, chosen: Candidate) -> Timed:
+        return self.predicted(bench, chosen)
+
+    def predicted(self, bench: Workbench, chosen: Candidate) -> PredictedTime:
+        """The same for a candidate that nobody has built."""
         readings, teachers = zip(*(self._read(bench, probe) for probe in probes(bench, [chosen])), strict=True)
         found = BlockTable.of(readings).predict(bench.blocks(chosen))
         return PredictedTime(found.ms, found.low, found.high, found.flag, teachers[-1])

@@ -15,6 +15,8 @@ from kdnas.search.candidate import Measurement, Timed
 from kdnas.search.rungs import Reached
 from kdnas.store import queries, slots
 from kdnas.store.database import Store
+from kdnas.store.limits import present
+from kdnas.study.constraints import figures
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.space import Candidate
@@ -75,7 +77,11 @@ class Climb:
     def _reached(self, loss: float, raw_loss: float, latency_ms: float, teacher_ms: float) -> Reached:
         """How a candidate of these figures stands, by the study's α and β of now."""
         seen = raw_loss if self._spec.reward.loss == "raw" else loss
+        limits = present(self._store, self._study_id).on_times()
+        miss = limits.miss(
+            figures(latency_ms=latency_ms, teacher_latency_ms=teacher_ms, reference_ms=limits.reference_ms)
+        )
         if self._spec.two_objectives:
-            return Reached(None, seen, latency_ms)
+            return Reached(None, seen, latency_ms, miss)
         alpha, beta = slots.rate(self._store, self._study_id)
-        return Reached(reward(seen, latency_ms, teacher_ms, alpha, beta), seen, latency_ms)
+        return Reached(reward(seen, latency_ms, teacher_ms, alpha, beta), seen, latency_ms, miss)

@@ -16,9 +16,11 @@ from sqlalchemy.engine import Connection
 from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.limits import limits_on, of_row
 from kdnas.store.patience import patient
 from kdnas.strategies.lstm import Plan, Rewarded, plan
-from kdnas.strategies.without_replacement import SpaceExhausted, draw
+from kdnas.strategies.refused import Refusal, Refused
+from kdnas.strategies.without_replacement import draw, exhausted
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
@@ -28,7 +30,7 @@ from kdnas.system.seeds import Purpose, generator
 
 
 @patient
-def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) -> None:
+def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace, refusal: Refusal | None = None) -> None:
     """Give the free slots of the next episode their candidates, once every slot before it has ended.
 
     Ask before each claim, outside of any trial, and then claim a slot that holds a candidate; where there is none,
@@ -56,7 +58,8 @@ def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) 
             return
         changes.bump(connection, study_id)
         filled = False
-        taken = {row.candidate_key for row in rows if row.candidate_key is not None}
+        keys = {row.candidate_key for row in rows if row.candidate_key is not None}
+        taken: set[str] | Refused = keys if refusal is None else Refused(keys, refusal)
         known = connection.execute(
             sa.select(t.episode).where(t.episode.c.study_id == study_id, t.episode.c.episode == episode)
         ).first()
@@ -72,7 +75,7 @@ def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace) 
                 _fill(connection, study_id, spec, space, episode, slot, by_slot.get(slot), taken)
                 filled = True
     if not filled:
-        raise SpaceExhausted(space.size)
+        raise exhausted(space, taken)
 
 
 def _new_episode(
@@ -82,7 +85,7 @@ def _new_episode(
     space: SearchSpace,
     spec: StudySpec,
     episode: int,
-    taken: set[str],
+    taken: set[str] | Refused,
     open_slots: list[int],
 ) -> list[dict[str, Any]]:
     """Plan and write one episode; its choices, for the slots of the budget and those that a larger one would add."""
@@ -130,7 +133,7 @@ def _fill(
     episode: int,
     slot: int,
     choice: dict[str, Any] | None,
-    taken: set[str],
+    taken: set[str] | Refused,
 ) -> None:
     """Write a slot's candidate: the episode's, or a random one where a person has enqueued that very one meanwhile."""
     if choice is not None and (space.key(choice["candidate"]) not in taken):
@@ -151,23 +154,25 @@ def _fill(
 def _history(connection: Connection, study_id: int, spec: StudySpec, samples: int, until: int) -> list[Rewarded]:
     """The rewarded candidates of the slots before `until`, in slot order, at the study's α and β of now.
 
-    A pruned trial counts with the loss at which it was stopped; a failed one has no reward and teaches nothing.
+    A trial that misses constraints counts with less than the least reward of those that keep them, a pruned one with
+    the loss at which it was stopped; a failed one has no reward and teaches nothing.
     """
     s, c = t.slot.c, t.trial.c
     rate = connection.execute(sa.select(t.study.c.alpha, t.study.c.beta).where(t.study.c.study_id == study_id)).one()
     loss = c.raw_loss if spec.reward.loss == "raw" else c.loss
+    limits = limits_on(connection, study_id)
     rows = connection.execute(
-        sa.select(s.slot, c.candidate, loss.label("loss"), c.latency_ms, c.teacher_latency_ms)
+        sa.select(s.slot, c.candidate, loss.label("loss"), c.latency_ms, c.teacher_latency_ms, c.parameters)
         .join_from(t.slot, t.trial, sa.and_(c.study_id == s.study_id, c.number == s.trial))
         .where(s.study_id == study_id, s.slot < until, s.state.in_((SlotState.DONE, SlotState.PRUNED)))
         .order_by(s.slot)
     )
+    whole = [row for row in rows if None not in (row.loss, row.latency_ms, row.teacher_latency_ms)]
+    rewards = [reward(row.loss, row.latency_ms, row.teacher_latency_ms, rate.alpha, rate.beta) for row in whole]
+    misses = [limits.miss(of_row(row, limits)) for row in whole]
+    # What misses a constraint is to be foreseen as worse than all that keeps them, by as much as it misses.
+    least = min((value for value, miss in zip(rewards, misses, strict=True) if not miss), default=0.0)
     return [
-        Rewarded(
-            json.loads(row.candidate),
-            reward(row.loss, row.latency_ms, row.teacher_latency_ms, rate.alpha, rate.beta),
-            row.slot // samples,
-        )
-        for row in rows
-        if row.loss is not None and row.latency_ms is not None and row.teacher_latency_ms is not None
+        Rewarded(json.loads(row.candidate), min(value, least) - miss if miss else value, row.slot // samples)
+        for row, value, miss in zip(whole, rewards, misses, strict=True)
     ]

@@ -19,8 +19,9 @@ from kdnas.measuring.devices import resolve_device
 from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
-from kdnas.search import rungs
+from kdnas.search import refusal, rungs
 from kdnas.study import short_text
+from kdnas.study.constraints import limits_of
 from kdnas.study.reward import exchange
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_flags import command
@@ -64,6 +65,7 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     size = described.space.size
     if spec.budget.trials > size:
         notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
+    notes += _constraints(spec, described)
     tokens, told = _tokens(spec)
     notes += told
     if tokens is None:
@@ -90,6 +92,17 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
         notes=tuple(notes),
         command=command(spec, storage),
     )
+
+
+def _constraints(spec: StudySpec, described: Description) -> list[str]:
+    """What the constraints on sizes leave of the space. Raises UsageError where that is nothing."""
+    limits = limits_of(spec.constraints.model_dump(), None)
+    refused = None if described.parameters is None else refusal.of_sizes(described.space, limits, described.parameters)
+    if refused is None or not refused.counted:
+        return []
+    refusal.require_some(refused)
+    left, size = len(refused.allowed), described.space.size
+    return [f"{left:,} of {size:,} candidates keep to {refused}; no other is proposed."]
 
 
 def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:

@@ -17,10 +17,10 @@ from kdnas.search.timing import latency_protocol
 from kdnas.search.worker import Prepare, place, recipe_of
 from kdnas.store import changes, queries, repeats, studies
 from kdnas.store.database import Store, open_store
-from kdnas.study.ranked_rows import rank
+from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import TrialRow
-from kdnas.study.spec import StudySpec, from_store
+from kdnas.study.spec import from_store
 from kdnas.study.states import WorkerState
 from kdnas.system.errors import UsageError
 from kdnas.system.seeds import Purpose, number
@@ -46,7 +46,7 @@ def recheck(
     with open_store(storage) as store:
         row = queries.study_row(store, name)
         spec = from_store(row.spec)
-        leaders = [s.row for s in _ranked(store, name, spec)[:top]]
+        leaders = [s.row for s in _ranked(store, name)[:top]]
         if not leaders:
             raise UsageError(f"{name} has no finished trial to evaluate again.", "Let it finish one first.")
         fresh = [number(spec.seed, Purpose.STUDENT, k) for k in range(1, seeds + 1)]
@@ -70,7 +70,7 @@ def recheck(
                     bench.close()
                 numbers = [leader.number for leader in leaders]
                 changes.add_event(store, row.study_id, "recheck", {"trials": numbers, "seeds": fresh})
-        return _ranked(store, name, spec)
+        return _ranked(store, name)
 
 
 def _had_more(leader: TrialRow, epoch: Epoch, timed: Timed) -> bool:
@@ -78,9 +78,9 @@ def _had_more(leader: TrialRow, epoch: Epoch, timed: Timed) -> bool:
     return epoch.epoch < leader.epoch
 
 
-def _ranked(store: Store, name: str, spec: StudySpec) -> list[Scored]:
+def _ranked(store: Store, name: str) -> list[Scored]:
     row = queries.study_row(store, name)
-    scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta, spec.reward.loss)
+    scored = rank_of(row, queries.trial_rows(store, row.study_id))
     return [s for s in scored if s.rank is not None]
 
 

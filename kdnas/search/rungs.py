@@ -20,9 +20,13 @@ class Reached:
     reward: float | None
     loss: float
     latency_ms: float
+    miss: float = 0.0  # by how much it misses constraints on its latency, which no training changes
 
     def beats(self, other: Reached) -> bool:
-        """By a higher reward; without rewards, by no more loss and latency, and less of one of them."""
+        """By missing its constraints by less; else by a higher reward; without rewards, by no more loss and latency,
+        and less of one of them."""
+        if self.miss != other.miss:
+            return self.miss < other.miss
         if self.reward is not None and other.reward is not None:
             return self.reward > other.reward
         own, theirs = (self.loss, self.latency_ms), (other.loss, other.latency_ms)

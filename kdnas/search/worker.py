@@ -27,21 +27,30 @@ from optuna.trial import TrialState
 from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
-from kdnas.search import episodes, heartbeat
+from kdnas.search import constraint_record, episodes, heartbeat, refusal
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
 from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
+from kdnas.store import limits as present_limits
 from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import Patient, describe, explained, optuna_storage, put_away, set_attributes
+from kdnas.store.optuna_storage import (
+    Patient,
+    describe,
+    explained,
+    optuna_storage,
+    put_away,
+    set_attributes,
+)
 from kdnas.store.patience import persist
 from kdnas.store.slots import Claim, SlotTaken
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
+from kdnas.strategies.refused import Refused
 from kdnas.study import short_text
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG
@@ -106,6 +115,9 @@ class Worker:
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
         patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
         self.rescored = Rescored(cast(BaseStorage, patient))
+        self.refusal = refusal.Present(self.store, self.study_id, self.bench, self.measure)
+        if not queries.study_of(self.store, self.study_id).done:
+            refusal.require_some(self.refusal.now())
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
@@ -124,7 +136,10 @@ class Worker:
                 self.close_orphans()
             try:
                 if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
-                    episodes.plan_next(self.store, self.study_id, self.spec, self.space)
+                    refused = self.refusal.now()
+                    if refused is not None:
+                        _ = refused.allowed  # counted here, not while the store waits for the episode
+                    episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused)
                 only = exhausted is not None or isinstance(self.spec.strategy, LstmStrategy)
                 claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
                 if isinstance(claimed, Claim):
@@ -210,9 +225,11 @@ class Worker:
 
     def _ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
         planned, taken = claim.candidate, claim.taken
+        refused = self.refusal.now()
         self.use_present_rewards()
         while True:
-            self.study.sampler = sampler(self.spec, self.space, claim.slot, taken, planned)
+            closed = taken if refused is None else Refused(taken, refused)
+            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned)
             self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()
@@ -309,7 +326,9 @@ class Worker:
         return climb.measured(measured)
 
     def use_present_rewards(self) -> None:
-        """From here on strategy and pruner see every trial's reward at the study's α and β of now."""
+        """From here on strategy and pruner see every trial by the study's α, β and constraints of now."""
+        raw = self.spec.reward.loss == "raw"
+        self.rescored.constrain(present_limits.violations(self.store, self.study_id, raw=raw))
         if self.spec.two_objectives:
             return
         prunes = self.spec.budget.pruner != "none"
@@ -356,10 +375,15 @@ class Worker:
         timed = ("latency_ms", "teacher_latency_ms", "latency_flag")
         known = {name: columns[name] for name in ("loss", *timed, "parameters", "alpha", "beta")} | {"speedup": times}
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
+        raw = self.spec.reward.loss == "raw"
+        missed = constraint_record.record(self.store, self.study_id, trial, found, raw=raw)
         values = None if found.pruned else recovery.objectives(self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
+        what += f", misses a constraint: {missed}" if missed else ""
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
+        if missed and (warning := constraint_record.none_keeps(self.store, self.study_id)) is not None:
+            self.log("warning", warning)
 
     def fail(self, slot: int, number: int, error: str) -> None:
         slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)

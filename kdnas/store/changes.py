@@ -20,8 +20,10 @@ from kdnas.store import tables as t
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
+from kdnas.study.constraints import EVENT, PART
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec import NAME
+from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted
 from kdnas.system.errors import BadOptionError, UsageError
@@ -122,6 +124,27 @@ def set_reward(store: Store, study_id: int, alpha: float, beta: float) -> None:
         connection.execute(sa.update(t.study).where(c.study_id == study_id).values(alpha=alpha, beta=beta))
         change = {"from": {"alpha": before.alpha, "beta": before.beta}, "to": {"alpha": alpha, "beta": beta}}
         record(connection, study_id, "reward", change)
+
+
+@patient
+def set_constraints(store: Store, study_id: int, constraints: ConstraintsSpec) -> None:
+    """The constraints from now on, of finished trials, too. They stand in the study's spec, so that all that reads it
+    knows of them; its history says what they were."""
+    new = constraints.model_dump(mode="json")
+    with store.begin() as connection:
+        bump(connection, study_id)
+        c = t.study.c
+        spec = json.loads(connection.execute(sa.select(c.spec).where(c.study_id == study_id)).scalar_one())
+        before = spec.get(PART) or dict.fromkeys(new)
+        if before == new:
+            return
+        # A study that ended because constraints left nothing to propose goes on with its free slots.
+        free = sa.select(t.slot.c.slot).where(t.slot.c.study_id == study_id, t.slot.c.state == SlotState.FREE).limit(1)
+        again = {} if connection.execute(free).first() is None else {"finished": None, "ending": None}
+        connection.execute(
+            sa.update(t.study).where(c.study_id == study_id).values(spec=json.dumps({**spec, PART: new}), **again)
+        )
+        record(connection, study_id, EVENT, {"from": before, "to": new})
 
 
 @patient

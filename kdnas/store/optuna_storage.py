@@ -22,6 +22,8 @@ from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqli
 from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
 
+CONSTRAINT = "constraints:"  # what Optuna puts before a constraint's name, among a trial's system attributes
+
 
 @contextlib.contextmanager
 def explained(store: Store) -> Iterator[None]:
@@ -77,6 +79,25 @@ def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any])
         connection.execute(
             sa.text(
                 "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
+                "ON CONFLICT DO NOTHING"
+            ),
+            rows,
+        )
+
+
+@patient
+def set_constraints(store: Store, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
+    """What `trial.set_constraint` writes, of all in one transaction; what the trial has is left as it is."""
+    rows = [
+        {"id": trial._trial_id, "key": f"{CONSTRAINT}{name}", "value": json.dumps(by)}
+        for name, by in violations.items()
+    ]
+    if not rows:
+        return
+    with store.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO trial_system_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
                 "ON CONFLICT DO NOTHING"
             ),
             rows,

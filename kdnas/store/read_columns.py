@@ -19,6 +19,7 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.queries import averages, trials_of
 from kdnas.study.columns import Columns, Same, by_key
+from kdnas.study.constraints import NONE, Limits
 from kdnas.study.ranking import LossKind
 from kdnas.study.trial_columns import Board
 
@@ -27,26 +28,40 @@ _OWN = ("candidate", "config", "extra")
 _PLAIN = tuple(c.name for c in t.trial.c if c.name not in (*_OWN, "study_id", "candidate_key"))
 _SKETCH = (  # enough to rank, list and plot
     "number", "state", "loss", "raw_loss", "latency_ms", "latency_low_ms", "latency_high_ms", "teacher_latency_ms",
-    "started", "ended",
+    "parameters", "started", "ended",
 )  # fmt: skip
 _ABSENT: dict[str, Any] = {"slot": 0, "epoch": 0, "epochs": 0, "progress": 0.0, "revision": -1}  # in a sketch
 _LOOKED_AT = 100  # trials that even a sketch has whole: those that a screen shows first
 
 
-def read_board(store: Store, study_id: int, alpha: float, beta: float, loss: LossKind = "normalised") -> Board:
+def read_board(
+    store: Store,
+    study_id: int,
+    alpha: float,
+    beta: float,
+    loss: LossKind = "normalised",
+    limits: Limits = NONE,
+) -> Board:
     """Every trial of the study; `board.revision` says from where to go on asking."""
-    board = Board(alpha, beta, loss)
+    board = Board(alpha, beta, loss, limits)
     with store.connect() as connection:
         _fill(board, connection, study_id, (*_PLAIN, *_OWN))
     return board
 
 
-def sketch_board(store: Store, study_id: int, alpha: float, beta: float, loss: LossKind = "normalised") -> Board:
+def sketch_board(
+    store: Store,
+    study_id: int,
+    alpha: float,
+    beta: float,
+    loss: LossKind = "normalised",
+    limits: Limits = NONE,
+) -> Board:
     """Every trial with what ranks it, the best ones whole: what a screen can show while the rest is read.
 
     Not `whole`, and without a revision.
     """
-    board = Board(alpha, beta, loss, whole=False)
+    board = Board(alpha, beta, loss, limits, whole=False)
     with store.connect() as connection:
         _fill(board, connection, study_id, (*_SKETCH, "extra") if _with_rungs(connection, study_id) else _SKETCH)
     if len(board):

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store import study_remarks
 from kdnas.store import tables as t
 from kdnas.store.database import clock_column
+from kdnas.study.constraints import PART, Limits, figures, limits_of
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG, StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
@@ -64,7 +65,8 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
         alive = [worker for worker in here if worker.alive]
         spec = _spec(row)
         rungs = bool(spec.get("budget", {}).get("rungs"))
-        best_number, best_reward = _best(connection, row, spec["reward"]["loss"] == "raw", rungs)
+        limits = limits_of(spec.get(PART), row.teacher_latency_ms)
+        best_number, best_reward = _best(connection, row, spec["reward"]["loss"] == "raw", rungs, limits)
         pruned, failed = row.slots_pruned or 0, row.slots_failed or 0
         done = (row.slots_done or 0) + pruned + failed
         rows.append(
@@ -227,31 +229,40 @@ def _spec(row: Any) -> dict[str, Any]:
     return {**damaged, "name": row.name, "seed": "–", "unreadable": True}
 
 
-def _best(connection: Connection, row: Any, raw: bool, rungs: bool) -> tuple[int | None, float | None]:
+def _best(connection: Connection, row: Any, raw: bool, rungs: bool, limits: Limits) -> tuple[int | None, float | None]:
     """The best trial under the study's present α/β, by the mean over its repeats where there are any; with rungs, of
-    the trials that may be ranked."""
+    the trials that may be ranked; with constraints, of those that keep all of them."""
     reported = (row.least_alpha, row.most_alpha, row.least_beta, row.most_beta)
-    if not rungs and not row.repeated and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4):
+    if (
+        not rungs
+        and not limits
+        and not row.repeated
+        and reported in ((row.alpha, row.alpha, row.beta, row.beta), (None,) * 4)
+    ):
         return row.first_best, row.reward
-    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, row.done_trials, row.repeated)
+    counted = row.done_trials, row.repeated
+    key = (str(connection.engine.url), row.study_id, row.created, row.alpha, row.beta, limits, *counted)
     if key not in _bests:
         if len(_bests) > 100:
             _bests.clear()
-        _bests[key] = _best_anew(connection, row, raw, rungs)
+        _bests[key] = _best_anew(connection, row, raw, rungs, limits)
     return _bests[key]
 
 
 _bests: dict[tuple[Any, ...], tuple[int | None, float | None]] = {}  # found by going through all trials, until one ends
 
 
-def _best_anew(connection: Connection, row: Any, raw: bool, rungs: bool) -> tuple[int | None, float | None]:
+def _best_anew(
+    connection: Connection, row: Any, raw: bool, rungs: bool, limits: Limits
+) -> tuple[int | None, float | None]:
     c, r = t.trial.c, t.repeat.c
     done = sa.and_(c.study_id == row.study_id, c.state == TrialState.DONE)
-    wanted = [c.number, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms, *([c.extra] if rungs else [])]
+    wanted = [c.number, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms, c.parameters]
+    wanted += [c.extra] if rungs else []
     losses: dict[int, list[float]] = defaultdict(list)
     for again in connection.execute(sa.select(r.number, r.loss, r.raw_loss).where(r.study_id == row.study_id)):
         losses[again.number].append(again.raw_loss if raw else again.loss)
-    found: list[tuple[int, float, float]] = []  # number, reward, rung
+    found: list[tuple[int, float, float, bool]] = []  # number, reward, rung, whether it keeps all constraints
     for trial in connection.execute(sa.select(*wanted).where(done).order_by(c.number)):
         loss = trial.raw_loss if raw else trial.loss
         if loss is None or not trial.latency_ms or not trial.teacher_latency_ms:
@@ -261,15 +272,23 @@ def _best_anew(connection: Connection, row: Any, raw: bool, rungs: bool) -> tupl
             value = reward(mean, trial.latency_ms, trial.teacher_latency_ms, row.alpha, row.beta)
         except ValueError:  # figures that have no reward
             continue
-        found.append((trial.number, value, json.loads(trial.extra or "{}").get(RUNG, math.nan) if rungs else math.nan))
+        rung = json.loads(trial.extra or "{}").get(RUNG, math.nan) if rungs else math.nan
+        told = figures(
+            loss=mean,
+            latency_ms=trial.latency_ms,
+            teacher_latency_ms=trial.teacher_latency_ms,
+            parameters=trial.parameters,
+            reference_ms=limits.reference_ms,
+        )
+        found.append((trial.number, value, rung, not limits.miss(told)))
     if rungs and found:
         import numpy as np  # not for a study without: the first screen does without it
 
         from kdnas.study.ranking import on_highest_rung
 
-        ranked = on_highest_rung(np.array([rung for _, _, rung in found], dtype=float))
+        ranked = on_highest_rung(np.array([rung for _, _, rung, _ in found], dtype=float))
         found = [trial for trial, stays in zip(found, ranked.tolist(), strict=True) if stays]
-    best = max(found, key=lambda trial: trial[1], default=None)
+    best = max((trial for trial in found if trial[3]), key=lambda trial: trial[1], default=None)
     return (None, None) if best is None else best[:2]
 
 

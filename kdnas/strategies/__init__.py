@@ -17,7 +17,8 @@ from optuna.samplers import BaseSampler
 
 from kdnas.strategies.asked import Asked
 from kdnas.strategies.optuna_space import candidate, distributions, from_parameters, parameters
-from kdnas.strategies.without_replacement import Planned, SpaceExhausted, check_room
+from kdnas.strategies.refused import Refused
+from kdnas.strategies.without_replacement import LookedAt, Planned, SpaceExhausted, WholeSampler, check_room
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
 from kdnas.system.seeds import Purpose, generator, number
@@ -49,8 +50,10 @@ def sampler(
     """The sampler for one slot of a study.
 
     `taken` holds the keys of all candidates that other slots have (finished, running, planned, enqueued); none of
-    them is proposed. `planned` is the candidate that this slot already holds, if any: the LSTM controller writes
-    its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
+    them is proposed. A `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot
+    already holds, if any: the LSTM controller writes its episodes to the slots (kdnas.search.episodes), and each of
+    them must be planned before it is asked for.
+
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
@@ -60,5 +63,6 @@ def sampler(
     if planned is not None:
         return Planned(space, planned, module.note(asked) if hasattr(module, "note") else None)
     check_room(space, taken)
-    made: BaseSampler = module.sampler(asked)
-    return made
+    made: WholeSampler = module.sampler(asked)
+    late = isinstance(taken, Refused) and taken.refusal.late is not None
+    return LookedAt(made, space, taken, rng) if late else made  # type: ignore[arg-type]

@@ -49,6 +49,8 @@ class EvolutionSampler(WholeSampler):
         return draw(self.space, self.rng, self.taken)
 
 
-def _fitness(trial: FrozenTrial, sign: float) -> tuple[bool, float]:
+def _fitness(trial: FrozenTrial, sign: float) -> tuple[bool, float, float]:
+    """Complete before pruned, then less of what it misses constraints by (Deb, 2000), then the reward."""
     value = trial.value
-    return trial.state == TrialState.COMPLETE, -np.inf if value is None else sign * value
+    missed = sum(max(0.0, by) for by in trial.constraints.values())
+    return trial.state == TrialState.COMPLETE, -missed, -np.inf if value is None else sign * value

@@ -6,7 +6,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from kdnas.strategies.asked import Asked
-from kdnas.strategies.without_replacement import SpaceExhausted, WholeSampler
+from kdnas.strategies.without_replacement import WholeSampler, exhausted
 from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import StrategyOptions
 
@@ -23,4 +23,4 @@ class GridSampler(WholeSampler):
                 candidate = self.space.from_ordinal(ordinal)
                 if self.space.ordinal(candidate) == ordinal:
                     return candidate
-        raise SpaceExhausted(self.space.size)
+        raise exhausted(self.space, self.taken)

@@ -20,7 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kdnas.strategies.asked import Asked
-from kdnas.strategies.without_replacement import SpaceExhausted, draw
+from kdnas.strategies.refused import also
+from kdnas.strategies.without_replacement import SpaceExhausted, draw, exhausted
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.seeds import Purpose, generator, number
@@ -208,7 +209,7 @@ def _plan(
 
     count = min(count, space.size - len(taken))
     if count <= 0:
-        raise SpaceExhausted(space.size)
+        raise exhausted(space, taken)
     chance = randoms(options, episode, count)
     pool = _pool(options, space, rng, taken, history) if ours else _random_pool(options, space, rng, taken, count)
     choices: list[Choice] = []
@@ -217,10 +218,15 @@ def _plan(
     for place in _pick(predictions)[: count - chance]:
         spread = float(predictions[:, place].std()) if ours else None
         choices.append(Choice(pool[place], "controller", float(predictions[:, place].mean()), spread))
-    chosen = {*taken, *(space.key(c.candidate) for c in choices)}
+    chosen = also(taken, (space.key(c.candidate) for c in choices))
     while len(choices) < count:
-        drawn = draw(space, rng, chosen)
-        chosen.add(space.key(drawn))
+        try:
+            drawn = draw(space, rng, chosen)
+        except SpaceExhausted:  # of a large space nobody has counted how many candidates constraints leave
+            if not choices:
+                raise
+            break
+        chosen = also(chosen, (space.key(drawn),))
         seen = _predict(controller, anchors, space, [drawn])[:, 0] * scale + mean
         foreseen = float(seen.mean()) if learnt else None
         choices.append(Choice(drawn, "random", foreseen, float(seen.std()) if learnt and ours else None))

@@ -1,7 +1,8 @@
-"""One objective for every strategy and pruner: finished trials as their rewards are now, not as they were reported.
+"""One objective for every strategy and pruner: finished trials as their rewards and constraints are now, not as they
+were reported.
 
-α and β may change while a study runs, and Optuna keeps what it was told. This stands before its storage and changes
-what is read, never what is written. Computes no reward itself.
+α, β and constraints may change while a study runs, and Optuna keeps what it was told. This stands before its storage
+and changes what is read, never what is written. Computes no reward itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 RUNG = "completed_rung_"  # successive halving writes an epoch's reward under such a name
+CONSTRAINT = "constraints:"  # what `optuna.Trial.set_constraint` puts before a constraint's name
 
 
 class Rescored:
@@ -24,12 +26,18 @@ class Rescored:
         self._storage = storage
         self._final: Mapping[int, float] = {}
         self._by_epoch: Mapping[int, Mapping[int, float]] = {}
+        self._violations: Mapping[int, Mapping[str, float]] | None = None
         self._seen: list[FrozenTrial] | None = None  # while one candidate is chosen: all trials, read once
         self._unwritten: dict[tuple[int, str], Any] | None = None
 
     def use(self, final: Mapping[int, float], by_epoch: Mapping[int, Mapping[int, float]]) -> None:
         """By trial number the final reward, and the reward after each epoch. What is in neither stays as reported."""
         self._final, self._by_epoch = final, by_epoch
+
+    def constrain(self, violations: Mapping[int, Mapping[str, float]] | None) -> None:
+        """By trial number how far each constraint is missed, at most 0 where it is kept; a trial that is not among them
+        has none. None where the study never had a constraint."""
+        self._violations = violations
 
     @contextmanager
     def one_look(self) -> Iterator[None]:
@@ -66,9 +74,13 @@ class Rescored:
 
     def _as_now(self, reported: FrozenTrial) -> FrozenTrial:
         final, by_epoch = self._final.get(reported.number), self._by_epoch.get(reported.number)
-        if final is None and by_epoch is None:
+        if final is None and by_epoch is None and self._violations is None:
             return reported
         trial = copy.copy(reported)  # Optuna keeps the reported one
+        if self._violations is not None:
+            others = {n: value for n, value in reported.system_attrs.items() if not n.startswith(CONSTRAINT)}
+            own = self._violations.get(reported.number, {})
+            trial.system_attrs = others | {f"{CONSTRAINT}{field}": by for field, by in own.items()}
         if final is not None and reported.state in (TrialState.COMPLETE, TrialState.PRUNED):
             trial.values = [final]
         if by_epoch is not None:
@@ -77,6 +89,6 @@ class Rescored:
             steps = {value: step for step, value in before.items()}
             trial.system_attrs = {
                 name: trial.intermediate_values[steps[value]] if name.startswith(RUNG) and value in steps else value
-                for name, value in reported.system_attrs.items()
+                for name, value in trial.system_attrs.items()
             }
         return trial

@@ -1,6 +1,7 @@
 """No candidate twice: drawing one that no slot has, and the wrapper that makes Optuna's samplers keep to that.
 
-`taken` are the keys (SearchSpace.key) of every candidate that the study has finished, is running or has planned.
+`taken` are the keys (SearchSpace.key) of every candidate that the study has finished, is running or has planned; where
+constraints refuse candidates, it is a `Refused`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.strategies.optuna_space import distributions, from_parameters, parameters
+from kdnas.strategies.refused import Refusal, Refused
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.system.errors import KdnasError
 
@@ -28,17 +30,27 @@ class SpaceExhausted(KdnasError):  # noqa: N818 - not a fault: the search has se
 
     exit_code = 0
 
-    def __init__(self, size: int) -> None:
-        super().__init__(
-            f"All {size} candidates of the search space have been tried; the search is complete.",
-            "Widen the space to go on.",
-        )
+    def __init__(self, size: int, refusal: Refusal | None = None) -> None:
+        if refusal is None:
+            tried, hint = f"All {size} candidates of the search space have been tried", "Widen the space to go on."
+        else:
+            allowed = len(refusal.allowed)
+            tried = f"All {allowed:,} of {size:,} candidates that keep to {refusal} have been tried"
+            hint = "Widen the space, or loosen the constraint, to go on."
+            if not allowed:
+                tried = f"No candidate of this space keeps to {refusal}; the nearest has {refusal.nearest()}"
+        super().__init__(f"{tried}; the search is complete.", hint)
+
+
+def exhausted(space: SearchSpace, taken: Collection[str]) -> SpaceExhausted:
+    """What to raise when no candidate is left."""
+    return SpaceExhausted(space.size, taken.refusal if isinstance(taken, Refused) else None)
 
 
 def check_room(space: SearchSpace, taken: Collection[str]) -> None:
     """Raise SpaceExhausted when no candidate is left."""
     if len(taken) >= space.size:
-        raise SpaceExhausted(space.size)
+        raise exhausted(space, taken)
 
 
 def draw(space: SearchSpace, rng: np.random.Generator, taken: Collection[str]) -> Candidate:
@@ -50,10 +62,13 @@ def draw(space: SearchSpace, rng: np.random.Generator, taken: Collection[str]) -
         # A folded point would be drawn as often as it has names: only its own name counts.
         if space.indices(space.canonical(drawn)) == indices and space.key(drawn) not in taken:
             return drawn
-    free = [c for c in space.candidates() if space.key(c) not in taken]
-    if not free:
-        raise SpaceExhausted(space.size)
-    return free[int(rng.integers(len(free)))]
+    if isinstance(taken, Refused):  # which has looked at every candidate once, for whatever number of draws
+        keys = taken.free()
+    else:
+        keys = [key for key in map(space.key, space.candidates()) if key not in taken]
+    if not keys:
+        raise exhausted(space, taken)
+    return space.from_ordinal(int(keys[int(rng.integers(len(keys)))]))
 
 
 class WholeSampler(BaseSampler):
@@ -122,6 +137,32 @@ class Unseen(WholeSampler):
             if self.space.key(chosen) not in self.taken:
                 return chosen
         return draw(self.space, self.rng, self.taken)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+
+class LookedAt(WholeSampler):
+    """A sampler whose proposals are looked at once more, where that costs too much to look at all that it considers."""
+
+    def __init__(self, inner: WholeSampler, space: SearchSpace, taken: Refused, rng: np.random.Generator) -> None:
+        """`inner` must have been given this very `taken`: what is refused is taken from then on."""
+        super().__init__(space, taken)
+        self.inner = inner
+        self.refused = taken
+        self.rng = rng
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
+        for _ in range(REDRAWS):
+            chosen = self.inner.propose(study, trial)
+            key = self.space.key(chosen)
+            if not self.refused.refusal.at_last(key):
+                return chosen
+            self.refused.add(key)
+        return draw(self.space, self.rng, self.refused.at_last())
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self.inner.before_trial(study, trial)

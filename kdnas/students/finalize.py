@@ -18,10 +18,11 @@ from kdnas.store.database import Store, open_store
 from kdnas.students import model_folder, unfinished
 from kdnas.students.distil import Job, Prepare, Telling, distil, point_of
 from kdnas.students.extras import Extras
+from kdnas.study.constraints import of_study
 from kdnas.study.filter import keys_of, parse
 from kdnas.study.full_time import full_time
 from kdnas.study.ground import ground_of
-from kdnas.study.ranked_rows import passing, rank
+from kdnas.study.ranked_rows import missed, passing, rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.states import WorkerState
@@ -51,12 +52,12 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
     row = queries.study_row(store, study)
     spec = from_values(row.spec)
     ground = ground_of(queries.provenance(store, row.study_id))
-    scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta, spec.reward.loss)
+    scored = rank_of(row, queries.trial_rows(store, row.study_id))
     if trial is not None:
         one = next((s for s in scored if s.number == trial), None)
         if one is None:
             raise UsageError(f"Study {study} has no trial {trial}.", f"See its trials with: kdnas show {study}")
-        return _job(spec, one, ground)
+        return _job(spec, one, ground, missed(one, of_study(row)))
     ranked = [s for s in scored if s.rank is not None]
     if only is not None and ranked:
         passed = passing(parse(only, keys_of([s.row for s in scored])), scored)
@@ -74,10 +75,20 @@ def choose(store: Store, study: str, *, rank_wanted: int = 1, trial: int | None 
         raise UsageError(
             f"Study {study} has {len(ranked)} ranked trials, not {rank_wanted}.", f"Give --rank 1 to {len(ranked)}."
         )
-    return _job(spec, ranked[rank_wanted - 1], ground)
+    chosen = ranked[rank_wanted - 1]
+    if chosen.infeasible:  # what somebody wants all the same is named by its number
+        limits = of_study(row)
+        kept = sum(not s.infeasible for s in ranked)
+        which = f"Only {kept} of" if kept else "None of"
+        raise UsageError(
+            f"{which} {len(ranked)} ranked trials of {study} keep{'' if kept > 1 else 's'} to {limits}; trial "
+            f"{chosen.number} has {missed(chosen, limits)}.",
+            f"Let it search on, loosen the constraint, or take it all the same with --trial {chosen.number}.",
+        )
+    return _job(spec, chosen, ground)
 
 
-def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
+def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any], misses: str = "") -> Job:
     row = chosen.row
     found = {
         "state": row.state,
@@ -87,6 +98,7 @@ def _job(spec: StudySpec, chosen: Scored, ground: Mapping[str, Any]) -> Job:
         "latency_ms": row.latency_ms,
         **({"latency_flag": row.latency_flag} if row.latency_predicted else {}),
         "epochs": row.epoch,
+        **({"misses_constraints": misses} if misses else {}),
     }
     if spec.space.variants:
         from kdnas.recipes import variants

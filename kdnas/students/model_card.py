@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas.students.origin import Origin
+from kdnas.study.constraints import PART, figures, limits_of
 from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.templates import render
 from kdnas.system.text import Markdown, clean
@@ -111,6 +112,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         study=facts.get("study"),
         latency={"flag": None, **facts["latency"]},
         metrics=facts["metrics"],
+        constraints=_constraints(facts),
         protocol=spec["latency"],
         usage=Markdown("\n".join(_usage(facts))),
         classification=_classification(facts.get("classification")),
@@ -130,6 +132,19 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         data_fingerprint=facts["data"].get("fingerprint", "unknown"),
         facts_file=MODEL_FACTS,
     )
+
+
+def _constraints(facts: Mapping[str, Any]) -> dict[str, str] | None:
+    """What the study asked of its students, and what the finished one misses of it; None where it asked nothing."""
+    spec, latency, metrics = facts["spec"], facts["latency"], facts["metrics"]
+    limits = limits_of(spec.get(PART), latency["teacher_ms"])
+    told = figures(
+        loss=metrics["raw_loss" if spec["reward"]["loss"] == "raw" else "loss"],
+        latency_ms=latency["student_ms"],
+        teacher_latency_ms=latency["teacher_ms"],
+        parameters=facts["parameters"],
+    )
+    return {"asked": str(limits), "missed": limits.told(told)} if limits else None
 
 
 def _head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:

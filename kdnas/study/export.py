@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from kdnas import __version__
+from kdnas.study.constraints import PART, limits_of
 from kdnas.study.filter import Filter
 from kdnas.study.plain_values import unwritable
 from kdnas.study.ranked_rows import passing
@@ -125,6 +126,7 @@ def candidate(scored: Scored) -> dict[str, Any]:
         "reward": scored.reward,
         "tie": scored.tie,
         "pareto": scored.front,
+        **({} if scored.miss is None else {"feasible": not scored.infeasible}),
         "loss": row.loss,
         "raw_loss": row.raw_loss,
         "mean_loss": row.mean_loss,
@@ -240,7 +242,7 @@ def csv_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
     writer = csv.writer(_Lines(lines), lineterminator="\n")
     before = ("rank", "trial", "reward", "loss", "raw_loss")
     after = ("speedup", "parameters", "seed")
-    signs = ("latency_flag", "front", "tie")
+    signs = ("latency_flag", "front", "tie", *(["feasible"] if bounded(entries) else []))
     timed = ("latency_p50_ms", "latency_p90_ms", "teacher_latency_ms")
     rung = ["rung"] if any("rung" in entry for entry in entries) else []
     writer.writerow([*before, *timed, *after, *dimensions, "config", *signs, *rung])
@@ -250,6 +252,7 @@ def csv_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
         cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
         cells += [json.dumps(entry["config"]), _unspreadsheet(entry["latency_ms"]["flag"])]
         cells += [str(entry["pareto"]).lower(), str(entry["tie"]).lower()]
+        cells += [str(entry.get("feasible", True)).lower()] if bounded(entries) else []
         writer.writerow([*cells, *(entry.get(name) for name in rung)])
     return lines
 
@@ -259,6 +262,11 @@ class _Lines:
 
     def __init__(self, lines: list[str]) -> None:
         self.write = lines.append
+
+
+def bounded(entries: Entries) -> bool:
+    """Whether one of them misses a constraint of its study, so that all say whether they do."""
+    return not all(entry.get("feasible", True) for entry in entries)
 
 
 def _at_reference(
@@ -296,7 +304,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
-        f"{study['done']} of {study['trials']} trials.{on_rung}{predicted}",
+        f"{study['done']} of {study['trials']} trials.{on_rung}{predicted}{_kept(body)}",
         "",
         *markdown_lines(body["candidates"], body["latency"]["teacher_ms"]),
     ]
@@ -304,6 +312,13 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     about += "× teacher is what was measured; milliseconds are told from it for one time of the teacher. "
     lines += ["", f"{about}Written by kdnas {body['kdnas']}.", ""]
     return "\n".join(lines)
+
+
+def _kept(body: Mapping[str, Any]) -> str:
+    """What the study's constraints are, and how many of the candidates listed keep them; empty where it has none."""
+    limits = limits_of(body["spec"].get(PART), body["latency"]["teacher_ms"])
+    kept = sum(entry.get("feasible", True) for entry in body["candidates"])
+    return f" Constraints: {limits}; {kept} of {len(body['candidates'])} listed keep them." if limits else ""
 
 
 def markdown_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
@@ -322,7 +337,8 @@ def table_cells(entries: Entries, teacher_ms: float | None) -> list[list[str]]:
     """The heading and a row for each candidate, for people to read."""
     dimensions = _dimensions(entries)
     heading = ["rank", "trial", "reward", "loss", "latency p50 ms", "× teacher", "parameters", *dimensions]
-    found = [[*heading, "front", "tie", "latency is"]]
+    kept = ["constraints"] if bounded(entries) else []
+    found = [[*heading, "front", "tie", *kept, "latency is"]]
     for entry in entries:
         figures = [
             str(entry["rank"]),
@@ -334,6 +350,7 @@ def table_cells(entries: Entries, teacher_ms: float | None) -> list[list[str]]:
             "–" if entry["parameters"] is None else f"{entry['parameters']:,}",
         ]
         signs = ["yes" if entry["pareto"] else "no", "yes" if entry["tie"] else "no"]
+        signs += ["kept" if entry.get("feasible", True) else "missed"] if kept else []
         values = [str(entry["candidate"].get(name, "–")) for name in dimensions]
         found.append([*figures, *values, *signs, entry["latency_ms"]["flag"] or "settled"])
     return found

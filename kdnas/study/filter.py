@@ -6,6 +6,7 @@ is a FilterError that knows which letters of the text to underline.
     comparisons   latency<8  latency<8ms  params<=14M  speedup>3x  reward!=0.8  loss=0.14
     choices       state:done,pruned  layers:4,6  act:gelu  origin=random
     facts         is:front  is:tie  is:marked  is:ranked  is:flagged  is:repeated
+                  is:feasible  is:infeasible
     words         tag:keep  note:"try again"  gelu  "two words"  #413
     together      a b (both)  a and b  a or b  not a  (a or b) c
 """
@@ -116,6 +117,8 @@ FACTS = {
     "marked": "marked",
     "flagged": "its latency is doubtful",
     "repeated": "evaluated again with other seeds",
+    "feasible": "has a result that keeps all constraints",
+    "infeasible": "has a result that misses a constraint",
 }
 
 UNITS: dict[str, dict[str, float]] = {

@@ -75,6 +75,10 @@ def _fact(name: str, trials: Trials) -> np.ndarray:
             return trials.standing.tie
         case "ranked":
             return trials.standing.rank > 0
+        case "feasible":
+            return trials.standing.miss <= 0
+        case "infeasible":
+            return trials.standing.miss > 0
         case "repeated":
             return trials.column("repeats") > 0
         case "flagged":

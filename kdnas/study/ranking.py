@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdnas.study.constraints import UNKNOWN, Limits, size_mib
 from kdnas.study.reward import KNEE, LOG_MOST, MOST
 from kdnas.study.rows import TrialRow
 from kdnas.study.states import TrialState
@@ -37,6 +38,7 @@ class Scored(NamedTuple):
     tie: bool  # cannot be told from a better one: their rewards are closer than their noise
     front: bool  # no other done trial has both a lower loss and a lower latency
     loss_used: float | None  # the loss that the reward sees, normalised or raw
+    miss: float | None = None  # by how much it misses the study's constraints, 0 where it keeps all; None: no result
 
     @property
     def number(self) -> int:
@@ -46,6 +48,11 @@ class Scored(NamedTuple):
     def speedup(self) -> float | None:
         """Teacher's latency over the student's."""
         return self.row.speedup
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether it has a result and misses a constraint of the study."""
+        return bool(self.miss)
 
     @property
     def behind(self) -> bool:
@@ -140,6 +147,7 @@ class Figures:
     spread: np.ndarray  # standard deviation of the loss over repeats, as a share of their mean
     repeats: np.ndarray
     rung: np.ndarray  # float, NaN where the study has no rungs
+    miss: np.ndarray  # by how much each misses the study's constraints, 0 where it keeps all
 
 
 @dataclass(frozen=True)
@@ -151,15 +159,28 @@ class Standing:
     tie: np.ndarray  # bool
     front: np.ndarray  # bool
     order: np.ndarray  # places of the ranked trials, the best first
+    miss: np.ndarray  # by how much each misses the constraints: 0 where it keeps all, NaN where there is no result
+
+    @property
+    def best(self) -> int | None:
+        """The place of the best trial; None where none that is ranked keeps all constraints."""
+        return int(self.order[0]) if len(self.order) and not self.miss[self.order[0]] > 0 else None
+
+    @property
+    def nearest(self) -> int | None:
+        """Where no ranked trial keeps all constraints: the place of the one that misses them by least."""
+        return int(self.order[0]) if len(self.order) and self.miss[self.order[0]] > 0 else None
 
 
 def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     """Reward, rank, ties and front for α and β.
 
-    Where the study has rungs, only trials on the highest one have a rank (`on_highest_rung`). Equal rewards are ordered
-    by trial number. A trial is a tie when its reward is closer to that of the best of its
-    group than their noise taken together: the 95 % interval of its latency and of its loss (from the spread of its
-    repeats, else the mean relative spread of the study's repeats, else LOSS_NOISE), carried over to the reward.
+    Where the study has rungs, only trials on the highest one have a rank (`on_highest_rung`). Trials that miss a
+    constraint come after all that keep them, those that miss by less first (the rule of Deb, 2000). They tie with none,
+    and are on the front only while no ranked trial keeps all. Equal rewards are ordered by trial number. A trial is a
+    tie when its reward is closer to that of the best of its group than their noise taken together: the 95 % interval of
+    its latency and of its loss (from the spread of its repeats, else the mean relative spread of the study's repeats,
+    else LOSS_NOISE), carried over to the reward.
     """
     n = len(figures.number)
     scored = np.flatnonzero(figures.scored)
@@ -169,14 +190,51 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     )
     ranked = np.flatnonzero(figures.done & ~np.isnan(reward))
     ranked = ranked[on_highest_rung(figures.rung[ranked])]
-    order = ranked[np.lexsort((figures.number[ranked], -reward[ranked]))]
+    miss = np.where(figures.scored, figures.miss, np.nan)
+    order = ranked[best_first(figures.number[ranked], reward[ranked], miss[ranked])]
     rank = np.zeros(n, dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     tie = np.zeros(n, dtype=bool)
-    tie[order] = ties(reward[order], noises(figures, reward, alpha)[order])
+    kept = order[~(miss[order] > 0)]
+    tie[kept] = ties(reward[kept], noises(figures, reward, alpha)[kept])
     front = np.zeros(n, dtype=bool)
-    front[ranked] = on_front(figures.loss[ranked], figures.latency_ms[ranked])
-    return Standing(reward, rank, tie, front, order)
+    among = kept if len(kept) else ranked
+    front[among] = on_front(figures.loss[among], figures.latency_ms[among])
+    return Standing(reward, rank, tie, front, order, miss)
+
+
+def best_first(number: np.ndarray, reward: np.ndarray, miss: np.ndarray) -> np.ndarray:
+    """The order of trials [n]: those that keep all constraints by reward, then the others by how much they miss."""
+    return np.lexsort((number, -reward, np.maximum(miss, 0.0)))
+
+
+def misses(
+    limits: Limits,
+    *,
+    loss: np.ndarray,
+    latency_ms: np.ndarray,
+    teacher_latency_ms: np.ndarray,
+    parameters: np.ndarray,
+) -> np.ndarray:
+    """`kdnas.study.constraints.Limits.miss` for arrays [n], in which missing figures are NaN."""
+    found = np.zeros(len(loss))
+    if not limits:
+        return found
+    with np.errstate(all="ignore"):
+        timed = (latency_ms != 0) & (teacher_latency_ms != 0) & ~np.isnan(latency_ms) & ~np.isnan(teacher_latency_ms)
+        speedup = np.where(timed, teacher_latency_ms / latency_ms, np.nan)
+        told = latency_ms if not limits.reference_ms else np.where(timed, limits.reference_ms / speedup, latency_ms)
+        values = {
+            "loss": loss,
+            "latency_ms": told,
+            "speedup": speedup,
+            "parameters": parameters,
+            "size_mib": size_mib(parameters),
+        }
+        for limit in limits.limits:
+            by = limit.violation(values[limit.figure])
+            found += np.where(np.isnan(by), UNKNOWN, np.maximum(by, 0.0))
+    return found
 
 
 def longer(standing: Standing, by: int) -> Standing:
@@ -187,6 +245,7 @@ def longer(standing: Standing, by: int) -> Standing:
         np.concatenate((standing.tie, np.zeros(by, dtype=bool))),
         np.concatenate((standing.front, np.zeros(by, dtype=bool))),
         standing.order,
+        np.concatenate((standing.miss, np.full(by, np.nan))),
     )
 
 

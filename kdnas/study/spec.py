@@ -1,7 +1,7 @@
 """Everything that the user chose for a study, validated, as one frozen value.
 
-Immutable once the study has begun, except the number of trials and α/β. Imports nothing heavy: the screens
-check a form with it on every key.
+Immutable once the study has begun, except the number of trials, α/β and the constraints. Imports nothing heavy: the
+screens check a form with it on every key.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kdnas.study.plain_values import unwritable
+from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
@@ -189,6 +190,7 @@ class StudySpec(Part):
     space: SpaceSpec = SpaceSpec()  # type: ignore[call-arg]
     strategy: StrategySpec = TpeStrategy()  # type: ignore[call-arg]
     reward: RewardSpec = RewardSpec()  # type: ignore[call-arg]
+    constraints: ConstraintsSpec = ConstraintsSpec()  # type: ignore[call-arg]
     budget: BudgetSpec = BudgetSpec()  # type: ignore[call-arg]
     training: TrainingSpec = TrainingSpec()  # type: ignore[call-arg]
     latency: LatencySpec = LatencySpec()  # type: ignore[call-arg]

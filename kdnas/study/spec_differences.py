@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdnas.study.spec import StudySpec
+from kdnas.study.spec_constraints import ConstraintsSpec
 
 
 def flatten(spec: StudySpec) -> dict[str, Any]:
@@ -22,7 +23,10 @@ def flatten(spec: StudySpec) -> dict[str, Any]:
     return flat
 
 
-CHANGEABLE = frozenset({"budget.trials", "reward.alpha", "reward.beta", "device"})
+CHANGEABLE = frozenset(
+    {"budget.trials", "reward.alpha", "reward.beta", "device"}
+    | {f"constraints.{name}" for name in ConstraintsSpec.model_fields}
+)
 
 
 def differences(stored: StudySpec, wanted: StudySpec) -> dict[str, tuple[Any, Any]]:

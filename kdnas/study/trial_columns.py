@@ -29,8 +29,21 @@ from kdnas.study.columns import (
     nothing,
     whole_column,
 )
+from kdnas.study.constraints import NONE as NO_LIMITS
+from kdnas.study.constraints import Limits
 from kdnas.study.filter import Filter
-from kdnas.study.ranking import SCORED_STATES, Figures, LossKind, Scored, Standing, longer, rewards, stand
+from kdnas.study.ranking import (
+    SCORED_STATES,
+    Figures,
+    LossKind,
+    Scored,
+    Standing,
+    best_first,
+    longer,
+    misses,
+    rewards,
+    stand,
+)
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.states import TrialState
 
@@ -49,7 +62,7 @@ _CODED = (
 _MAPPINGS = ("candidate", "config")
 _RANKING = (  # what a ranking reads, beside the state
     "loss", "raw_loss", "mean_loss", "mean_raw_loss", "loss_spread", "repeats", "latency_ms", "latency_low_ms",
-    "latency_high_ms", "teacher_latency_ms",
+    "latency_high_ms", "teacher_latency_ms", "parameters",
 )  # fmt: skip
 _SMALL = frozenset(_INTS) - {"parameters", "seed"}  # counts and numbers, which fit in 32 bits
 
@@ -60,10 +73,19 @@ _FIELDS = {key: column.field for key, column in language.COLUMNS.items() if colu
 class Board:
     """The trials of one study, ranked for one α and β. Rows are put in and replaced by trial number."""
 
-    def __init__(self, alpha: float, beta: float, loss: LossKind = "normalised", *, whole: bool = True) -> None:
+    def __init__(
+        self,
+        alpha: float,
+        beta: float,
+        loss: LossKind = "normalised",
+        limits: Limits = NO_LIMITS,
+        *,
+        whole: bool = True,
+    ) -> None:
         self.alpha = alpha
         self.beta = beta
         self.loss = loss
+        self.limits = limits
         self.whole = whole  # else only what ranks, lists and plots the trials is here
         self.revision = -1  # the latest that was put in: ask the store for what is newer
         self.changes = 0  # how often something was put in
@@ -154,10 +176,10 @@ class Board:
         """Take over a standing that is known, and the losses that it used, until rows change."""
         self._standing, self._used = standing, losses
 
-    def rescore(self, alpha: float, beta: float) -> None:
-        """Rank for another α and β."""
-        if (alpha, beta) != (self.alpha, self.beta):
-            self.alpha, self.beta = alpha, beta
+    def rescore(self, alpha: float, beta: float, limits: Limits = NO_LIMITS) -> None:
+        """Rank for another α and β, and other constraints."""
+        if (alpha, beta, limits) != (self.alpha, self.beta, self.limits):
+            self.alpha, self.beta, self.limits = alpha, beta, limits
             self._standing = None
 
     @property
@@ -177,13 +199,16 @@ class Board:
     def best_for(self, alpha: float, beta: float, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Places and rewards of the `count` best for another α and β, the best first; the board stays as it is."""
         ranked, columns = self.standing.order, self._columns
+        kept = ranked[~(self.standing.miss[ranked] > 0)]
+        if len(kept) >= count:  # then no other is among the best
+            ranked = kept
         values = rewards(
             self.losses()[ranked], columns["latency_ms"][ranked], columns["teacher_latency_ms"][ranked], alpha, beta
         )
-        if count < len(ranked):
+        if ranked is kept and count < len(ranked):
             least = np.partition(values, len(values) - count)[len(values) - count]
             ranked, values = ranked[values >= least], values[values >= least]
-        first = np.lexsort((self.numbers[ranked], -values))[:count]
+        first = best_first(self.numbers[ranked], values, self.standing.miss[ranked])[:count]
         return ranked[first], values[first]
 
     def scored(self, number: int) -> Scored | None:
@@ -218,6 +243,7 @@ class Board:
             bool(standing.tie[place]),
             bool(standing.front[place]),
             None if np.isnan(used) else float(used),
+            None if np.isnan(standing.miss[place]) else float(standing.miss[place]),
         )
 
     def row(self, place: int) -> TrialRow:
@@ -364,6 +390,8 @@ class Board:
         numbers = self.numbers[places]
         if key in ("reward", "rank"):  # below the ranked ones first what runs, then the newest
             running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)[places]
+            if key == "reward" and self.limits:  # what misses a constraint comes after all that keep them
+                values = -self.standing.rank[places].astype(float)
             values = np.where(self.standing.rank[places] > 0, values, np.nan)
             unranked = np.isnan(values)
             numbers = np.where(unranked, -numbers - np.where(running, self._n + 1e9, 0), numbers)
@@ -411,6 +439,13 @@ class Board:
             spread=spread,
             repeats=columns["repeats"][:n],
             rung=self.rungs(),
+            miss=misses(
+                self.limits,
+                loss=self.losses(),
+                latency_ms=columns["latency_ms"][:n],
+                teacher_latency_ms=columns["teacher_latency_ms"][:n],
+                parameters=self.column("params"),
+            ),
         )
 
     def _places_for(self, numbers: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from kdnas.study import constraints
 from kdnas.study.rows import EventRow, WorkerRow
 from kdnas.study.spec import from_store
 from kdnas.study.spec_differences import flatten
@@ -83,6 +84,9 @@ def event_line(event: EventRow) -> tuple[str, str]:
         says = f"ended: {detail.get('ending', '')}"
     elif event.kind == "reward" and isinstance(old, dict) and isinstance(new, dict):
         says = f"α {words.signed(old['alpha'])} → {words.signed(new['alpha'])}, β {old['beta']:g} → {new['beta']:g}"
+    elif event.kind == constraints.EVENT:
+        was, now = (str(constraints.limits_of(values, None)) or "none" for values in (old, new))
+        says = f"constraints: {was} → {now}"
     elif "to" in detail:
         says = f"{event.kind}: {old} → {new}"
     else:

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.text import Text
 
+from kdnas.study.constraints import of_study
+from kdnas.study.ranked_rows import missed
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RUNG, CurvePoint
 from kdnas_tui import words
@@ -35,10 +37,14 @@ class CandidateScreen(Page):
             head.append(f"   no rank: it stayed on rung {scored.row.rung}")
         if scored.front:
             head.append("   on the front")
+        if scored.infeasible:
+            head.append("   ^ misses a constraint")
         if scored.row.marked:
             head.append("   ● marked")
         parts = facts(scored, self.watched.curves.get(scored.number, []), self.desk.clock())
         study = self.watched.study
+        if study is not None and scored.miss is not None and (limits := of_study(study)):
+            parts.insert(1, ("constraints", [("asked", str(limits)), ("missed", missed(scored, limits) or "none")]))
         if study is not None:
             parts.append(("provenance", provenance(study.spec, self.watched.provenance, scored)))
         return head, parts

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from textual.screen import Screen
 
+from kdnas.study.constraints import of_study
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
 from kdnas.system.errors import KdnasError
@@ -82,8 +83,9 @@ def copy_best(desk: Desk, row: StudyRow, form: Form, heading: bool) -> None:
         from kdnas.store.read_columns import read_board
 
         with open_reader(desk.storage) as store:
-            board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"])
-            found.extend(board.best(1))
+            board = read_board(store, row.study_id, row.alpha, row.beta, row.spec["reward"]["loss"], of_study(row))
+            place = board.standing.best
+            found.extend([] if place is None else [board.at(place)])
 
     def then() -> None:
         for scored in found:

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
+from kdnas.study.constraints import PART
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_toml import to_toml
@@ -32,6 +33,7 @@ from kdnas_tui.screens.spec_fields import (
     FIELDS,
     TEXTS,
     asset_of,
+    bounds_of,
     check_value,
     choices,
     figures,
@@ -157,11 +159,11 @@ class NewStudyScreen(Frame):
         pairs: list[tuple[str, Any]] = []
         for entry in ENTRIES:
             text = self._field(entry.field).value.strip()
-            if entry.field == "more":
+            if entry.field in ("more", PART):
                 try:
-                    pairs += [spec_flags.assigned(part) for part in split_settings(text)]
+                    pairs += bounds_of(text) if entry.field == PART else map(spec_flags.assigned, split_settings(text))
                 except UsageError as error:
-                    self._faults["more"] = str(error)
+                    self._faults[entry.field] = str(error)
             elif entry.field == "workers":
                 if not (text.isdigit() and 1 <= int(text) <= 256):
                     self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256."
@@ -179,6 +181,8 @@ class NewStudyScreen(Frame):
             try:
                 check_value(field, value)
             except KdnasError as error:
+                if field.startswith(f"{PART}."):
+                    self._faults.setdefault(PART, str(error).replace(f"{PART}.", ""))
                 if field in FIELDS:
                     self._faults.setdefault(field, plain_fault(FIELDS[field].label, field, error))
         name = self._field("name").value.strip()

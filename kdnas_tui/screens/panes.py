@@ -46,6 +46,7 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "~ is:tie, its reward cannot be told from a better one's\n"
     "! is:flagged, its latency is doubtful (the candidate's page says why)\n"
     "≈ flag:predicted, its latency is a sum of measured blocks\n"
+    "^ is:infeasible, it misses a constraint of the study; it ranks behind all that keep them\n"
     "< rung below that of others, so that it has no rank\n"
     "● is:marked, by space\n"
     "▰ state:running, how far the evaluation is, and its finished epochs\n"
@@ -53,7 +54,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "L layers · H width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one "
     "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
-    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all.",
+    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all. "
+    "^ misses a constraint.",
     "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
     "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "
     "the front covers of the square from the teacher's loss, 0, to a constant prediction's, 1, and from no latency to "
@@ -79,8 +81,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "log": "What the workers wrote down. End follows the newest line, L leaves out lower levels, / searches, and . "
     "and , go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
-    "joined by and, or, not. is:front, is:tie, is:flagged and is:marked, tag:word, and bare words work too. → or Tab "
-    "writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
+    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. "
+    "→ or Tab writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
 }
 
 

@@ -158,11 +158,12 @@ class RescoreScreen(Frame):
         board = self._watched.trials
         assert board is not None
         lines = []
+        missing = board.standing.miss > 0
         for rank, (place, reward) in enumerate(zip(places.tolist(), rewards.tolist(), strict=True), start=1):
             row = board.row(place)
             loss = row.mean_loss if row.mean_loss is not None else row.loss
             cells = [
-                str(rank),
+                f"{rank}{('^' if missing[place] else ' ') if missing.any() else ''}",
                 f"{row.number}{'*' if board.standing.front[place] else ' '}",
                 f"{reward:.3f}",
                 words.figure(loss),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas.study import spec_flags
+from kdnas.study.constraints import PART
 from kdnas.study.spec import from_values
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_recipes import recipe_parts
@@ -25,7 +26,7 @@ from kdnas_tui.screens.ask import Answer
 
 @dataclass(frozen=True)
 class Entry:
-    field: str  # of the spec; "more" and "workers" are the form's own
+    field: str  # of the spec; "more" and "workers" are the form's own, and "constraints" is a part in one line
     label: str
     says: str
     choices: bool = False
@@ -42,6 +43,11 @@ ENTRIES = (
     Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
     Entry("reward.alpha", "α", "How much speed counts: 0 not at all, −0.06 a little, −0.3 a lot.", gap=True),
     Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
+    Entry(
+        "constraints",
+        "constraints",
+        "Any of max_latency_ms=5 min_speedup=3 max_parameters=2000000 max_size_mib=20 max_loss=0.2; or nothing.",
+    ),
     Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
     Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
     Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
@@ -52,7 +58,7 @@ ENTRIES = (
 )
 FIELDS = {entry.field: entry for entry in ENTRIES}
 TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
-OWN = {"more", "workers"}
+OWN = {"more", "workers", PART}
 
 
 def id_of(field: str) -> str:
@@ -117,15 +123,24 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
     flat = flatten(spec)
     defaults = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
     shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
-    rest = []
+    rest, bounds = [], []
     for field, value in flat.items():
         if field in FIELDS or value == defaults.get(field) or value is None:
+            continue
+        if field.startswith(f"{PART}."):
+            shortest = int(value) if value == int(value) else value
+            bounds.append(f"{field.removeprefix(f'{PART}.')}={shortest}")
             continue
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, one in inner:
             name = f"{field}.{key}" if key else field
             rest.append(f"{name}={spec_flags.toml_text(one)}")
-    return {**shown, "workers": "1", "more": " ".join(rest)}
+    return {**shown, "workers": "1", PART: " ".join(bounds), "more": " ".join(rest)}
+
+
+def bounds_of(text: str) -> list[tuple[str, Any]]:
+    """`max_latency_ms=5 max_loss=0.2` as fields of the spec and their values. Raises UsageError."""
+    return [(f"{PART}.{field}", value) for field, value in map(spec_flags.assigned, split_settings(text))]
 
 
 def split_settings(text: str) -> list[str]:

@@ -93,19 +93,20 @@ class Parallel(Picture):
         self._axes, self._columns, self._drawn = axes, columns, shown
         rows = sketch.height - 3
         ranked = standing.order[shown[standing.order]]
+        best = ranked[:1][~(standing.miss[ranked[:1]] > 0)]
         groups = _groups(ranked, max(FEWEST, min(rows, int(columns[1] - columns[0]))))
         marked = np.flatnonzero(shown & board.marked())
         for places, look, every in (
             (groups[2], "faint", 6),
             (groups[1], "quiet", 3),
             (groups[0], "line", 1),
-            (ranked[:1], "strong", 1),
+            (best, "strong", 1),
             (marked, "mark", 1),
         ):
             _lines(sketch, axes, columns, places, look, every)
         for axis, column, after in zip(axes, columns, [*columns[1:], sketch.width], strict=True):
             _axis(sketch, axis, int(column), int(after) - int(column))
-        for places, sign, look in ((marked, "◆", "mark"), (ranked[:1], "★", "strong")):
+        for places, sign, look in ((marked, "◆", "mark"), (best, "★", "strong")):
             _signs(sketch, axes, columns, places, sign, look)
         drawn = len(np.unique(np.concatenate((*groups, marked))))
         says = words.plural(drawn, "line") if drawn == len(ranked) else f"{drawn:,} of {len(ranked):,} lines"

@@ -94,7 +94,12 @@ class ParetoPlot(Plot):
             return
         self._limit(x_all[shown], loss[shown], x_all[front], loss[front])
         inside = (self._x <= self._x_max) & (self._y <= self._y_max)
-        self.scatter(self._x[inside], self._y[inside], marker_style=self.style_of("quiet"), hires_mode=BRAILLE)
+        kept = ~(standing.miss[places] > 0) | front[places]
+        self.scatter(
+            self._x[inside & kept], self._y[inside & kept], marker_style=self.style_of("quiet"), hires_mode=BRAILLE
+        )
+        missing = inside & ~kept
+        self.scatter(self._x[missing], self._y[missing], marker="^", marker_style=self.style_of("quiet"))
         line = np.flatnonzero(front)
         line = line[np.argsort(x_all[line], kind="stable")]
         if len(line) > 1:

@@ -65,7 +65,8 @@ class RewardHistory(Plot):
             return
         places, x, reward = placed(self.board, self.by_time, self._mask)
         if self.hypervolume:
-            reward = hypervolume_so_far(*loss_and_ratio(self.board, places))
+            loss, ratio = loss_and_ratio(self.board, places)
+            reward = hypervolume_so_far(np.where(self._counting(places), loss, np.nan), ratio)
         self.y_name = "covered" if self.hypervolume else "reward"
         self.remark = f"hypervolume to loss {REFERENCE[0]:g}, ratio {REFERENCE[1]:g}" if self.hypervolume else ""
         self.y_log = spans_decades(reward)
@@ -73,25 +74,35 @@ class RewardHistory(Plot):
         self._places, self._x, self._reward = places, x, reward
         if not len(x):
             return
-        best = np.maximum.accumulate(reward)
+        counted = self._counted()
+        best = np.maximum.accumulate(np.where(counted, reward, -np.inf))
         if not self.hypervolume:
             kept = np.unique(np.linspace(0, len(x) - 1, min(MOST, len(x))).astype(np.int64))
             self.scatter(x[kept], reward[kept], marker_style=self.style_of("quiet"), hires_mode=BRAILLE)
-        rises = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
-        steps_x = np.append(np.repeat(x[rises], 2)[1:], x[-1])
-        steps_y = np.repeat(best[rises], 2)
-        self.plot(steps_x, steps_y, line_style=self.style_of("line"), hires_mode=BRAILLE)
+        rises = np.flatnonzero(best > np.concatenate(([-np.inf], best[:-1])))
+        if len(rises):
+            steps_x = np.append(np.repeat(x[rises], 2)[1:], x[-1])
+            steps_y = np.repeat(best[rises], 2)
+            self.plot(steps_x, steps_y, line_style=self.style_of("line"), hires_mode=BRAILLE)
         marked = self.board.marked()[places]
         self.scatter(x[marked], reward[marked], marker="◆", marker_style=self.style_of("mark"))
         self._x_formatter = Ticks(8, whole=not self.by_time)
         self._auto_y_min = self._auto_y_max = self._auto_x_min = self._auto_x_max = False
         # The few worst do not press the rest against the top edge; they are marked at the bottom.
-        low, high = float(np.percentile(reward, 2)), float(best[-1])
+        low, high = float(np.percentile(reward, 2)), float(reward.max())
         self._y_min, self._y_max = outward(low, high)
         most = float(x[-1])
         step = round_step(max(most, 0.1) / 20)
         self._x_min, self._x_max = 0.0, ceil(most * 1.01 / step) * step
         self.remark = "  ".join(filter(None, (self.remark, self.put_beyond(x, reward))))
+
+    def _counted(self) -> np.ndarray:
+        """Which of the points drawn may be the best: of rewards those that keep the constraints; bool [n]."""
+        return np.ones(len(self._x), dtype=bool) if self.hypervolume else self._counting(self._places)
+
+    def _counting(self, places: np.ndarray) -> np.ndarray:
+        assert self.board is not None
+        return ~(self.board.standing.miss[places] > 0)
 
     def put_cursor(self, canvas: Canvas) -> None:
         self.put_sign(canvas, "✛")
@@ -106,7 +117,10 @@ class RewardHistory(Plot):
         pieces, point = readout(self.board, self.cursor), self.cursor_point()
         if point is None:
             return pieces
-        so_far = float(self._reward[self._x <= point[0]].max())
+        before = self._reward[(self._x <= point[0]) & self._counted()]
+        if not len(before):
+            return (*pieces[:2], "none feasible so far", *pieces[2:])
+        so_far = float(before.max())
         so_far = 10**so_far if self.y_log else so_far
         return (*pieces[:2], f"{'covered' if self.hypervolume else 'best'} so far {so_far:.3f}", *pieces[2:])
 

@@ -137,7 +137,7 @@ class Slices(Picture):
                 frame.bar(sketch, value, float(np.median(here)))
         for chosen, sign, look in (
             (shown & standing.front, "●", "line"),
-            (shown & (standing.rank == 1), "★", "strong"),
+            (shown & (standing.rank == 1) & ~(standing.miss > 0), "★", "strong"),
             (shown & board.marked(), "◆", "mark"),
         ):
             frame.put(sketch, np.flatnonzero(chosen), numbers, heights, sign, look)

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from kdnas.study.filter import Filter
+from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import PREDICTED, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
@@ -92,6 +93,7 @@ def legend(trials: Board, elsewhere: int, width: int, colours: Mapping[str, str]
         ("*", accent, "front", bool(standing.front.any())),
         ("~", "", "tie", bool(standing.tie.any())),
         ("<", "", "lower rung, no rank" if width >= ROOMY else "lower rung", bool(trials.behind().any())),
+        ("^", "", "misses a constraint" if width >= ROOMY else "infeasible", bool((standing.miss > 0).any())),
         ("!", error, "doubtful latency" if width >= ROOMY else "doubtful", not all(predicted)),
         ("≈", "", "predicted latency" if width >= ROOMY else "predicted", any(predicted)),
         ("●", accent, "marked", bool(trials.marked().any())),
@@ -114,6 +116,8 @@ def below(
 ) -> Text:
     """One line under the table: what stands in it, or why the study does not run; and remarks on the cursor's trial."""
     text = Text(no_wrap=True, overflow="ellipsis", style="dim")
+    if (nearest := standing_nearest(trials)) is not None and chosen.empty:
+        text.append(f"none feasible, {nearest_of([nearest], trials.limits)}   ")
     if not chosen.empty:
         shown = len(trials) if mask is None else int(mask.sum())
         text.append(f"/ {chosen.text}   {shown:,} of {len(trials):,}")
@@ -132,6 +136,12 @@ def below(
         said = " · ".join(part for part in (" ".join(scored.row.tags), scored.row.note) if part)
         text.append(f"   #{scored.number}: {clean(said)}")
     return text
+
+
+def standing_nearest(trials: Board) -> Scored | None:
+    """Where no ranked trial keeps the study's constraints: the one that misses them by least."""
+    place = trials.standing.nearest if len(trials) and trials.limits else None
+    return None if place is None else trials.at(place)
 
 
 def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, width: int) -> Text:

@@ -110,8 +110,10 @@ def _number(scored: Scored) -> str:
 
 
 def _reward(scored: Scored) -> str:
-    """The last cell is for the mark of a tie, or of a trial that stayed on a lower rung."""
-    return f"{words.figure(scored.reward)}{'~' if scored.tie else '<' if scored.behind else ' '}"
+    """The last cell is for the mark of a tie, of a trial that stayed on a lower rung, or of one that misses a
+    constraint."""
+    sign = "~" if scored.tie else "<" if scored.behind else "^" if scored.infeasible else " "
+    return f"{words.figure(scored.reward)}{sign}"
 
 
 def _rung(scored: Scored) -> str:

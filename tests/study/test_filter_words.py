@@ -37,7 +37,7 @@ VALUE, CONDITION, MORE = "Write one.", "Write one, as in latency<8.", "Write a c
         ("state:done,dome", 6, "There is no state 'dome'.", "Did you mean 'done'?"),
         ("state:DOME", 6, "There is no state 'DOME'.", "Did you mean 'done'?"),
         ("is:Frnt", 3, "There is no is:frnt.", "Did you mean 'front'?"),
-        ("is:q", 3, "There is no is:q.", "Known: front, tie, ranked, marked, flagged, repeated."),
+        ("is:q", 3, "There is no is:q.", "Known: front, tie, ranked, marked, flagged, repeated, feasible, infeasible."),
         ("is<front", 0, "is has no order: is<front.", "Write is:front."),
         ("latency<fast", 8, "'fast' is no number for latency.", "Give milliseconds, as in 8 or 8ms."),
         ("lat<8M", 4, "'8M' is no number for latency.", "Give milliseconds, as in 8 or 8ms."),

@@ -118,7 +118,7 @@ def figures(count: int = 1, **changed) -> Figures:
         "loss": np.full(count, 0.2), "latency_ms": np.full(count, 5.0), "low_ms": np.full(count, np.nan),
         "high_ms": np.full(count, np.nan), "teacher_latency_ms": np.full(count, 30.0),
         "spread": np.full(count, np.nan), "repeats": np.zeros(count),
-        "rung": np.full(count, np.nan),
+        "rung": np.full(count, np.nan), "miss": np.zeros(count),
     }  # fmt: skip
     return Figures(**columns | {name: np.array(value) for name, value in changed.items()})
 

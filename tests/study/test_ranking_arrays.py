@@ -18,7 +18,7 @@ def figures(**changed: list[float]) -> Figures:
         "number": [7, 3, 5, 9], "done": [True, False, True, True], "scored": [True, True, True, True],
         "loss": [0.3, 0.1, 0.2, 0.1], "latency_ms": [5.0, 5.0, 5.0, nan], "low_ms": [nan] * 4, "high_ms": [nan] * 4,
         "teacher_latency_ms": [30.0] * 4, "spread": [nan] * 4, "repeats": [0.0] * 4,
-        "rung": [nan] * 4,
+        "rung": [nan] * 4, "miss": [0.0] * 4,
     }  # fmt: skip
     return Figures(**{name: np.array(values) for name, values in {**columns, **changed}.items()})
 
