@@ -40,8 +40,8 @@ class RescoreScreen(Frame):
     BINDINGS = bindings("reward")
     PANES = {
         "": "How much speed counts. α below 0 rewards faster students, the more the lower it is; β is the latency that "
-        "counts as 1, as a share of the teacher's, and changes no order. Nothing is changed until ^s: then new trials "
-        "are rewarded like this, and the study's history says so."
+        "counts as 1, as a share of the teacher's, and changes no order. Nothing is changed until <reward.use>: then "
+        "new trials are rewarded like this, and the study's history says so."
     }
 
     def __init__(self, watched: Watched, desk: Desk) -> None:

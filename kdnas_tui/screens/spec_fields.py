@@ -219,7 +219,8 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     if plan["cache_bytes"] is not None:
         cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
     if plan["proxy_tokens"] is not None:
-        cost.append(f"{words.count(plan['proxy_tokens'])} tokens learnt from in each epoch.")
+        learnt = "learnt from in each epoch" if plan.get("epochs", 1) else "to fit each candidate to, none is trained"
+        cost.append(f"{words.count(plan['proxy_tokens'])} tokens {learnt}.")
     if plan["seconds"] is not None:
         each = words.duration(plan["seconds_per_trial"])
         cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
