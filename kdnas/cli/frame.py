@@ -22,7 +22,7 @@ from click.shell_completion import CompletionItem
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
-from kdnas.system.text import clean, escaped
+from kdnas.system.text import clean, escaped, with_hyphen
 from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
@@ -202,6 +202,13 @@ class OneOf(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+
+
+class Number(click.types.FloatParamType):
+    """A number, with a real minus sign too, as the screens take it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(with_hyphen(value) if isinstance(value, str) else value, param, ctx)
 
 
 study = click.argument("study", type=StudyName())

@@ -19,6 +19,7 @@ from kdnas.study.spec_strategies import strategy_parts
 from kdnas.study.spec_toml import read_values
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
 from kdnas.system.paths import preset
+from kdnas.system.text import with_hyphen
 from kdnas_tui import words
 from kdnas_tui.screens.ask import Answer
 
@@ -67,7 +68,7 @@ def asset_of(name: str) -> Any:
 
 def number(text: str) -> int | float | str:
     """A number as people write it (a real minus sign; never a comma), else the text."""
-    plain = text.strip().replace("−", "-").replace("_", "")
+    plain = with_hyphen(text.strip()).replace("_", "")
     for kind in (int, float):
         try:
             return kind(plain)

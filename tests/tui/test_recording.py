@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parents[2] / "docs"
 SHOWN = {  # step → words that its screen must show
     "What it will take": ("candidates", "of cache", "^s start"),
     "The same study as one command": ("kdnas search quickstart --preset quickstart",),
+    "The search begins": ("RUNNING", "/12 trials"),
+    "Candidates arrive, the best on top": ("RUNNING", "done"),
     "Come back: the best stand on top": ("FINISHED", "best 0.526"),
     "Speed counts more": ("ranked again",),
     "Filter table and plots": (" of 12",),
