@@ -446,3 +446,20 @@ async def test_a_line_is_as_long_as_it_says_also_where_the_table_had_no_room_bef
                 for y in range(table.content_size.height):
                     strip = table._fitted(y, width)
                     assert sum(segment.cell_length for segment in strip) == strip.cell_length == width, (before, y)
+
+
+@pytest.mark.parametrize(
+    ("latency", "half", "shown"),
+    [
+        (4.0, 0.1, ".10"),
+        (4.0, 0.03, ".03"),
+        (24.0, 0.3, ".3"),
+        (24.0, 0.03, ".03"),
+        (24.0, 0.0, ".01"),
+        (240.0, 12.0, "12"),
+    ],
+)
+def test_a_spread_is_never_said_to_be_nothing(latency: float, half: float, shown: str) -> None:
+    row = made_row(0, latency_ms=latency, latency_low_ms=latency - half, latency_high_ms=latency + half)
+    column = next(column for column in columns_of(board_of([row])) if column.key == "half")
+    assert column.text(board_of([row]).at(0)) == shown and len(shown) <= column.width
