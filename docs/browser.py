@@ -28,7 +28,7 @@ import pyte
 PICTURE = Path(__file__).with_name("browser.png")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
-PATIENCE_S = 240.0
+PATIENCE_S = 120.0
 WIDEST = (400, 200)  # columns and lines of the emulator, more than any window here has
 
 
@@ -67,12 +67,14 @@ class Page:
     async def until(self, condition: Callable[[], object], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
         while not condition():
-            if time.monotonic() > end:
-                raise RuntimeError(f"waited in vain until {what}\n{self.text}")
-            await self._next()
+            left = end - time.monotonic()
+            try:
+                await asyncio.wait_for(self._next(), left)
+            except TimeoutError:
+                raise RuntimeError(f"waited in vain until {what}\n{self.text}") from None
 
     async def _next(self) -> dict[str, Any]:
-        message = await self._connection.receive(PATIENCE_S)
+        message = await self._connection.receive()
         said: dict[str, Any] = json.loads(message.data)
         frame = said.get("params", {}).get("response", {})
         if said.get("method") == "Network.webSocketFrameReceived" and frame["opcode"] == 2:
@@ -164,9 +166,8 @@ async def filmed(address: str) -> tuple[bytes, Page]:
     """Open, filter, resize, and take a picture; the page as it was at the end."""
     async with opened(address, 1400, 800) as page:
         await page.until(lambda: "FINISHED" in page.text and "latency ms" in page.text, "the study is shown")
-        await page.type("/layers<=3 speedup>=2")
+        await page.type("/layers<=3 speedup>=2\n")
         await page.until(lambda: re.search(r"/ layers<=3 speedup>=2 +\d+ of \d+", page.text), "the filter is used")
-        await page.type("\n")
         before = page.sizes[-1] if page.sizes else (0, 0)
         await page.resize(1200, 720)
         await page.until(lambda: page.sizes and page.sizes[-1] != before, "the browser tells its new size")

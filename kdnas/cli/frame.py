@@ -204,11 +204,13 @@ class OneOf(click.ParamType):
         return [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
 
 
-class Number(click.types.FloatParamType):
+class Number(click.ParamType):
     """A number, with a real minus sign too, as the screens take it."""
 
+    name = "float"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(with_hyphen(value) if isinstance(value, str) else value, param, ctx)
+        return click.FLOAT.convert(with_hyphen(value) if isinstance(value, str) else value, param, ctx)
 
 
 study = click.argument("study", type=StudyName())

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -160,7 +160,7 @@ def _signals(name: str, storage: str | None) -> Iterator[None]:
         if callable(handle):
             handle(number, at)
 
-    wanted = {signal.SIGTERM: interrupt}
+    wanted: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {signal.SIGTERM: interrupt}
     if callable(signal.getsignal(signal.SIGHUP)):  # and not ignored, as by nohup
         wanted[signal.SIGHUP] = dropped
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}

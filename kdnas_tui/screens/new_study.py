@@ -109,7 +109,7 @@ class NewStudyScreen(Frame):
         self._check()
         self._ask_names()
         if self._values:
-            self.query_one("#start").focus()
+            self.query_one("#start").focus(scroll_visible=False)  # what one begins stays in sight
         else:
             self.query_one(f"#{id_of('name')}").focus()
 

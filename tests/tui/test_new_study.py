@@ -146,6 +146,9 @@ async def test_the_start_button_is_one_key_away_with_a_preset(tmp_path: Path, si
         found = form(pilot)
         found.give_up_asking()
         assert found.focused is not None and found.focused.id == "start"
+        await pilot.pause()
+        shown = text_of(pilot.app)
+        assert "quickstart" in shown and "all-minilm-l6-v2" in shown and "Start ^s" in shown, shown
 
 
 async def test_a_preset_whose_study_exists_opens_it(three_studies: Path, tmp_path: Path) -> None:
