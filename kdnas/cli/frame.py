@@ -210,7 +210,8 @@ class Number(click.ParamType):
     name = "float"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return click.FLOAT.convert(with_hyphen(value) if isinstance(value, str) else value, param, ctx)
+        plain: Any = with_hyphen(value) if isinstance(value, str) else value
+        return click.FLOAT.convert(plain, param, ctx)
 
 
 study = click.argument("study", type=StudyName())
