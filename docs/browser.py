@@ -166,6 +166,8 @@ async def filmed(address: str) -> tuple[bytes, Page]:
     """Open, filter, resize, and take a picture; the page as it was at the end."""
     async with opened(address, 1400, 800) as page:
         await page.until(lambda: "FINISHED" in page.text and "latency ms" in page.text, "the study is shown")
+        await page.ask("Emulation.setFocusEmulationEnabled", enabled=True)
+        await page.ask("Runtime.evaluate", expression="document.querySelector('.xterm-helper-textarea').focus()")
         await page.type("/layers<=3 speedup>=2\n")
         await page.until(lambda: re.search(r"/ layers<=3 speedup>=2 +\d+ of \d+", page.text), "the filter is used")
         before = page.sizes[-1] if page.sizes else (0, 0)
