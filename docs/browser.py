@@ -171,6 +171,7 @@ async def filmed(address: str) -> tuple[bytes, Page]:
         await page.type("/layers<=3 speedup>=2\n")
         await page.until(lambda: re.search(r"/ layers<=3 speedup>=2 +\d+ of \d+", page.text), "the filter is used")
         before = page.sizes[-1] if page.sizes else (0, 0)
+        await page.ask("Emulation.setScrollbarsHidden", hidden=True)  # they take cells of the last row and column
         await page.resize(1200, 720)
         await page.until(lambda: page.sizes and page.sizes[-1] != before, "the browser tells its new size")
         await page.until(lambda: "FINISHED" in page.text, "it is drawn anew")
