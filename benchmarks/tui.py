@@ -441,7 +441,7 @@ class Actions:
         history = self.study.query_one("#history")
         await self.keys("m")
         await self.until(lambda: history.hypervolume, "the hypervolume is shown")
-        await self.keys("e", "e", "X")
+        await self.keys("e", "e", "W")
         await self.until(lambda: history._closer == {"x": 3, "y": 2}, "it is closer")
         await self.keys("0", "m")
         await self.until(lambda: not history.hypervolume, "rewards are shown")

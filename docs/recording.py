@@ -1,8 +1,9 @@
 """Records the README's five minutes: `python -m docs.recording [--size 120x36]`.
 
 Drives `kdnas-tui` in a real pseudo-terminal and writes docs/five-minutes.COLUMNSxLINES.cast. `asciinema play` shows it;
-`python -m docs.recording --show FILE` prints it as text, a screen for each step. The form is the quickstart's own. The
-study that one comes back to is the quickstart that ships as a recording, so that nobody waits for a search.
+`python -m docs.recording --show FILE` prints it as text, a screen for each step. The form is the quickstart's own, and
+its search really begins. It is ended after its first trials: the study that one comes back to is the quickstart that
+ships as a recording, so that nobody waits for the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import codecs
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyte
 
-from kdnas.store import recording
-from kdnas.store.database import open_store
+from kdnas.store import queries, recording
+from kdnas.store.database import open_reader, open_store
+from kdnas.system.liveness import this_host
 from tests.tui.terminal import Terminal
 
 FOLDER = Path(__file__).resolve().parent
@@ -164,10 +168,14 @@ def film(size: str) -> Cast:
         first = Filmed(cast, ["--preset", "quickstart"], folder, environment)
         try:
             begin(first)
+            watch(first)
             cast.add(b"\x1b[2J\x1b[H$ kdnas-tui quickstart    # when the search has finished\r\n")
             cast.mark("Closed")
         finally:
             first.kill()
+            end_workers(folder / "studies" / "kdnas.db")
+        for left in (folder / "studies").iterdir():
+            left.unlink()
         with open_store(folder / "studies" / "kdnas.db", create=True) as store:
             recording.read(recording.shipped(), store)
         again = Filmed(cast, ["quickstart"], folder, environment)
@@ -186,8 +194,32 @@ def begin(screens: Filmed) -> None:
     screens.step("What it will take", [], "of cache")
     screens.step("The same study as one command", ["\x1b[15~"], "kdnas search quickstart")
     screens.step("Back in the form", ["escape"], "new study")
-    screens.press("\x11")
+
+
+def watch(screens: Filmed) -> None:
+    """The search begins from the form, and its first trials arrive."""
+    screens.press("^s")
+    screens.until("RUNNING")
+    screens.read(SETTLED_S)
+    screens.cast.mark("The search begins")
+    screens.until(lambda: re.search(r"\b[3-9]/12\b", screens.text), "three trials of twelve")
+    screens.read(SETTLED_S)
+    screens.cast.mark("Candidates arrive, the best on top")
+    screens.press("q")
     screens.ended()
+
+
+def end_workers(path: Path) -> None:
+    """End the search that goes on without its screens, and wait until its last process is gone."""
+    if not path.exists():
+        return
+    with open_reader(path) as store:
+        for row in queries.study_rows(store):
+            for worker in queries.workers(store, row.study_id):
+                if worker.alive and worker.host == this_host():
+                    process = psutil.Process(worker.pid)
+                    process.terminate()
+                    process.wait()
 
 
 def come_back(screens: Filmed) -> None:

@@ -265,6 +265,16 @@ def table(screen: str) -> tuple[Key, ...]:
     )
 
 
+def worded(text: str) -> str:
+    """A sentence in which `<screen.name>` stands for the key that does a thing there, as it is now."""
+    return re.sub(r"<([a-z-]+)\.(\w+)>", lambda place: table_named(place[1])[place[2]].shown, text)
+
+
+def table_named(screen: str) -> dict[str, Key]:
+    """The keys of one table by their names, with those that a person has chosen."""
+    return dict(zip(named(screen), table(screen), strict=True))
+
+
 def shown(key: str) -> str:
     """A key as people call it: `ctrl+s` as `^s`, `question_mark` as `?`."""
     *modifiers, last = key.split("+")

@@ -165,7 +165,7 @@ class Watched:
             there = f"They go from {numbers.min()} to {numbers.max()}." if len(numbers) else "There is none yet."
             raise UsageError(f"There is no trial {number}.", there)
         if self.mask is not None and not self.mask[places[0]]:
-            raise UsageError(f"The filter hides trial {number}.", "Press esc twice to see all trials.")
+            raise UsageError(f"The filter hides trial {number}.", "Clear the filter to see all trials.")
 
     def step(self, by: int) -> None:
         """Move the cursor in the table's order; it stops at both ends."""

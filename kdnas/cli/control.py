@@ -72,9 +72,11 @@ def stop(study: str, abandon: bool, storage: str | None) -> None:
 @click.command()
 @frame.study
 @click.option(
-    "--alpha", type=float, help="How much speed counts, from 0 (not at all) to −2.  [default: the present one]"
+    "--alpha", type=frame.Number(), help="How much speed counts, from 0 (not at all) to −2.  [default: the present one]"
 )
-@click.option("--beta", type=float, help="Latency target as a share of the teacher's.  [default: the present one]")
+@click.option(
+    "--beta", type=frame.Number(), help="Latency target as a share of the teacher's.  [default: the present one]"
+)
 @click.option("--top", type=click.IntRange(min=1), default=10, help="How many to show.  [default: 10]")
 @click.option("--use", is_flag=True, help="Use this α and β from now on; recorded in the study's history.")
 @frame.storage

@@ -12,6 +12,7 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
+from kdnas.study.full_time import UNKNOWN
 from kdnas.system.errors import UsageError
 from kdnas.system.time_left import duration, words
 
@@ -184,6 +185,8 @@ def _beginning(chosen: Chosen) -> Iterator[str]:
             f"{epochs} epochs take {words(chosen.expected)} at the speed of its epochs in the search; fewer are done "
             "where the loss no longer falls."
         )
+    elif chosen.kept is None:
+        yield UNKNOWN
 
 
 @contextlib.contextmanager

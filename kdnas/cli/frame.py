@@ -22,7 +22,7 @@ from click.shell_completion import CompletionItem
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError, nearest
-from kdnas.system.text import clean, escaped
+from kdnas.system.text import clean, escaped, with_hyphen
 from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
@@ -202,6 +202,16 @@ class OneOf(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+
+
+class Number(click.ParamType):
+    """A number, with a real minus sign too, as the screens take it."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        plain: Any = with_hyphen(value) if isinstance(value, str) else value
+        return click.FLOAT.convert(plain, param, ctx)
 
 
 study = click.argument("study", type=StudyName())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ def search(
     with open_reader(where) as store:
         store.patience = Patience(lambda line, back: frame.say(line))
         try:
-            with _sigterm_as_interrupt():
+            with _signals(name, storage):
                 row = watch(store, name, [s.process for s in started])
         except KeyboardInterrupt:
             _end(started)
@@ -143,17 +144,32 @@ def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the search as Ctrl-C does; a dropped connection (SIGHUP) leaves the workers at work."""
+def _signals(name: str, storage: str | None) -> Iterator[None]:
+    """SIGTERM ends the search as Ctrl-C does; a dropped connection (SIGHUP) leaves the workers at work, and says so."""
+
+    where = ["--storage", frame.shown(storage)] if storage else []
+    watch, stop = shlex.join(["kdnas-tui", name, *where]), shlex.join(["kdnas", "stop", name, *where])
+    said = f"{name} goes on without this command. Watch it with: {watch}. End it with: {stop}"
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def dropped(number: int, at: FrameType | None) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone; a file that has the lines is not
+            os.write(2, f"\r\n{said}\n".encode())
+        handle = before[signal.SIGHUP]
+        if callable(handle):
+            handle(number, at)
+
+    wanted: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {signal.SIGTERM: interrupt}
+    if callable(signal.getsignal(signal.SIGHUP)):  # and not ignored, as by nohup
+        wanted[signal.SIGHUP] = dropped
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(started: Sequence[Started]) -> None:

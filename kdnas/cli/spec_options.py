@@ -17,6 +17,7 @@ from kdnas.study.spec_strategies import strategy_names
 from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
+from kdnas.system.text import with_hyphen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,7 +159,7 @@ def given_fields(values: dict[str, Any]) -> dict[str, Any]:
     for field in FLAGS:
         value = values.pop(_parameter(field), None)
         if value is not None:
-            fields[field] = value
+            fields[field] = with_hyphen(value)
     for text in values.pop("strategy_options", ()):
         key, value = assigned(text)
         fields[f"strategy.{key}"] = value

@@ -45,6 +45,7 @@ class Plan:
     exchange: str  # how much speed counts, in words
     tokens: int | None  # of the whole text, estimated from its characters
     proxy_tokens: int | None
+    epochs: int  # 0: each candidate is scored as it is fitted to the proxy set, and none is trained
     cache_bytes: int | None
     seconds_per_trial: float | None
     seconds: float | None  # of the whole search by one worker
@@ -85,6 +86,7 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
         exchange=str(exchange(spec.reward.alpha)),
         tokens=tokens,
         proxy_tokens=proxy,
+        epochs=spec.budget.epochs,
         cache_bytes=None if proxy is None or held is None or cached is None else (proxy + held) * cached,
         seconds_per_trial=each,
         seconds=None if each is None else each * min(spec.budget.trials, size),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 20  # of a confusion table that a card shows
 TEMPLATES = Path(__file__).with_name("templates")
+OWN_BASE = ("base", "./base")  # what an adapter calls a base that was cut, and lies within its folder
 PIPELINES = {  # what the class that opens a folder is for, in the hub's words
     "AutoModel": "feature-extraction",
     "AutoModelForCausalLM": "text-generation",
@@ -47,6 +48,16 @@ def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | 
         eval_results=_results(facts, origin, opener, results),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, origin, results)}"))
+
+
+def adapter_card(base: str, origin: Origin) -> str:
+    """What stands beside an adapter whose merged student lies in the folder above: the lines that open it.
+
+    `base` is the one that the adapter's configuration names.
+    """
+    origin = _cleaned(origin)
+    usage = Markdown("\n".join(_adapter_usage(base)))
+    return render(TEMPLATES, "adapter.md", teacher=origin.teacher_name, own=base in OWN_BASE, usage=usage)
 
 
 def _cleaned(origin: Origin) -> Origin:
@@ -170,7 +181,7 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     """Python that runs as it stands in the model's own folder."""
     opener = _opener(facts)
     if opener == "PeftModel":
-        return _adapter_usage(facts)
+        return _adapter_usage(facts["base"])
     reader = facts.get("tokenizer_opens_with", "AutoTokenizer")
     code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     lines = [
@@ -191,9 +202,9 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _adapter_usage(facts: Mapping[str, Any]) -> list[str]:
+def _adapter_usage(base: str) -> list[str]:
     """An adapter goes over its base, which lies in the folder where it was cut, and which it names else."""
-    own = facts["base"] in ("base", "./base")
+    own = base in OWN_BASE
     named = 'f"{folder}/base"' if own else "named, config=AutoConfig.from_pretrained(folder)"
     return [
         f"from peft import {'' if own else 'PeftConfig, '}PeftModel",

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdnas import __version__
 from kdnas.data import sources
-from kdnas.students.model_card import card
+from kdnas.students.model_card import adapter_card, card
 from kdnas.students.origin import origin
 from kdnas.system import folders
 from kdnas.system.errors import UsageError, first_line
@@ -94,4 +94,9 @@ def write_card(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     facts = read_facts(folder)
-    write_atomically(folder / CARD, card(facts, origin(facts["spec"]), results))
+    found = origin(facts["spec"])
+    write_atomically(folder / CARD, card(facts, found, results))
+    if facts.get("adapter"):
+        adapter = folder / facts["adapter"]
+        base = json.loads((adapter / sources.ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        write_atomically(adapter / CARD, adapter_card(str(base), found))  # in place of what PEFT says of it

@@ -16,6 +16,7 @@ from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.study.spec_strategies import LstmStrategy, TpeStrategy
 from kdnas.system.errors import UsageError
+from kdnas.system.text import with_hyphen
 
 FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other field is set by --set FIELD=VALUE
     "teacher.model": "--teacher",
@@ -129,6 +130,7 @@ def assigned(text: str) -> tuple[str, Any]:
         raise UsageError(f"{text!r} sets nothing.", "Write it as field=value, as in budget.epochs=2.")
     if not value.strip():
         return field.strip(), None
+    value = with_hyphen(value)
     try:
         parsed = tomllib.loads(f"value = {value}\n")
     except RecursionError:

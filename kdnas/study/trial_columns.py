@@ -7,7 +7,7 @@ Takes rows as they change; reads no store and draws nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +32,7 @@ from kdnas.study.columns import (
 from kdnas.study.constraints import NONE as NO_LIMITS
 from kdnas.study.constraints import Limits
 from kdnas.study.filter import Filter
+from kdnas.study.kept_order import KeptOrder
 from kdnas.study.ranking import (
     SCORED_STATES,
     Figures,
@@ -46,28 +47,7 @@ from kdnas.study.ranking import (
 )
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.states import TrialState
-
-_FLOATS = (
-    "predicted", "reward", "loss", "raw_loss", "latency_ms", "latency_p90_ms", "latency_low_ms",
-    "latency_high_ms", "teacher_latency_ms", "memory_mib", "progress", "started", "ended", "mean_loss",
-    "mean_raw_loss", "loss_spread",
-)  # fmt: skip
-_INTS = (
-    "number", "slot", "seed", "parameters", "epoch", "revision", "repeats", "worker_id",
-)  # fmt: skip
-_CODED = (
-    "state", "origin", "phase", "alpha", "beta", "latency_count", "latency_flag", "epochs", "reused_from", "error",
-    "marked", "tags", "note",
-)  # fmt: skip
-_MAPPINGS = ("candidate", "config")
-_RANKING = (  # what a ranking reads, beside the state
-    "loss", "raw_loss", "mean_loss", "mean_raw_loss", "loss_spread", "repeats", "latency_ms", "latency_low_ms",
-    "latency_high_ms", "teacher_latency_ms", "parameters",
-)  # fmt: skip
-_SMALL = frozenset(_INTS) - {"parameters", "seed"}  # counts and numbers, which fit in 32 bits
-
-
-_FIELDS = {key: column.field for key, column in language.COLUMNS.items() if column.field is not None}
+from kdnas.study.trial_fields import BY_KEY, CODED, FLOATS, INTS, MAPPINGS, RANKING, SMALL
 
 
 class Board:
@@ -92,15 +72,16 @@ class Board:
         self._n = 0
         self._capacity = 256
         self._columns: dict[str, np.ndarray] = {
-            **{name: nothing(self._capacity) for name in _FLOATS},
-            **{name: np.empty(self._capacity, dtype=np.int32 if name in _SMALL else np.int64) for name in _INTS},
+            **{name: nothing(self._capacity) for name in FLOATS},
+            **{name: np.empty(self._capacity, dtype=np.int32 if name in SMALL else np.int64) for name in INTS},
         }
-        self._coded = {name: CodedColumn(self._capacity) for name in _CODED}
-        self._mappings: dict[str, dict[str, CodedColumn]] = {name: {} for name in _MAPPINGS}
+        self._coded = {name: CodedColumn(self._capacity) for name in CODED}
+        self._mappings: dict[str, dict[str, CodedColumn]] = {name: {} for name in MAPPINGS}
         self._extra: dict[str, np.ndarray] = {}
         self._place = np.full(self._capacity, -1, dtype=np.int64)  # trial number → place
         self._standing: Standing | None = None
         self._used: np.ndarray | None = None  # what `losses` found, until rows change
+        self._order = KeptOrder()
 
     def __len__(self) -> int:
         return self._n
@@ -122,7 +103,7 @@ class Board:
         rows = list({row.number: row for row in rows}.values())
         self.put(
             Columns(
-                {name: list(map(attrgetter(name), rows)) for name in (*_FLOATS, *_INTS, *_CODED)},
+                {name: list(map(attrgetter(name), rows)) for name in (*FLOATS, *INTS, *CODED)},
                 by_key([row.candidate for row in rows]),
                 by_key([row.config for row in rows]),
                 by_key([row.extra for row in rows]),
@@ -138,18 +119,18 @@ class Board:
         places = self._places_for(numbers)
         old = places[places < known]
         before = None if self._standing is None else self._ranked_by(old)
-        for name in _FLOATS:
+        for name in FLOATS:
             figures = whole_column(trials.fields[name], len(places), as_floats)
             if not self._columns[name].flags.writeable:
                 if np.isnan(figures).all():
                     continue
                 self._columns[name] = self._columns[name].copy()
             self._columns[name][places] = figures
-        for name in _INTS:
+        for name in INTS:
             column = self._columns[name]
             values = whole_column(trials.fields[name], len(places), as_ints)
             column[places] = np.where(values == NONE, least(column), values)
-        for name in _CODED:
+        for name in CODED:
             self._coded[name].put(places, trials.fields[name])
         for name, by_name in (("candidate", trials.candidate), ("config", trials.config)):
             columns = self._mappings[name]
@@ -223,14 +204,15 @@ class Board:
 
     def ranked(self, mask: np.ndarray | None = None) -> list[Scored]:
         """All trials (where the mask is), in the order of `ranked_places`: for exports, not for every tick."""
-        return [self.at(place) for place in self.ranked_places().tolist() if mask is None or mask[place]]
+        return [self.at(place) for place in self.ranked_places(mask).tolist()]
 
-    def ranked_places(self) -> np.ndarray:
-        """Places of all trials: the ranked ones first, the best at the head, then those of lower rungs, the highest
-        first, then the others, each by number; int [n]."""
-        rank = self.standing.rank
-        below = np.where(self.behind(), -self.rungs(), np.inf)
-        return np.lexsort((self.numbers, below, np.where(rank > 0, rank, np.iinfo(np.int64).max)))
+    def ranked_places(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Places of all trials (where the mask is): the ranked ones first, the best at the head, then those of lower
+        rungs, the highest first, then the others, each by number; int [m]."""
+        places = np.arange(self._n) if mask is None else np.flatnonzero(mask)
+        rank = self.standing.rank[places]
+        below = np.where(self.behind(), -self.rungs(), np.inf)[places]
+        return places[np.lexsort((self.numbers[places], below, np.where(rank > 0, rank, np.iinfo(np.int64).max)))]
 
     def at(self, place: int, row: TrialRow | None = None) -> Scored:
         """The trial at a place of the columns, with the row that was put in there where it is at hand."""
@@ -249,15 +231,15 @@ class Board:
     def row(self, place: int) -> TrialRow:
         """The row as it was put in."""
         values: dict[str, Any] = {}
-        for name in _FLOATS:
+        for name in FLOATS:
             value = float(self._columns[name][place])
             values[name] = None if value != value else value
-        for name in _INTS:
+        for name in INTS:
             whole = int(self._columns[name][place])
             values[name] = None if whole == least(self._columns[name]) else whole
-        for name in _CODED:
+        for name in CODED:
             values[name] = self._coded[name].get(place)
-        for name in _MAPPINGS:
+        for name in MAPPINGS:
             found = ((key, column.get(place)) for key, column in self._mappings[name].items())
             values[name] = {key: value for key, value in found if value is not ABSENT}
         figures = ((key, float(column[place])) for key, column in self._extra.items())
@@ -334,11 +316,11 @@ class Board:
     def column(self, key: str) -> np.ndarray:
         """Floats [n] of a key of the filter language, in its order where it is text; missing values are NaN."""
         n = self._n
-        if key in _FIELDS:
-            name = _FIELDS[key]
-            if name in _FLOATS:
+        if key in BY_KEY:
+            name = BY_KEY[key]
+            if name in FLOATS:
                 return self._columns[name][:n]
-            if name in _INTS:
+            if name in INTS:
                 whole = self._columns[name][:n]
                 return np.where(whole == least(whole), np.nan, whole)
             return self._coded[name].sortable(n)
@@ -385,17 +367,14 @@ class Board:
 
     def order(self, key: str, *, descending: bool = False, mask: np.ndarray | None = None) -> np.ndarray:
         """Places (where the mask is) sorted by a key, missing values last, equal ones by trial number; int [m]."""
-        places = np.arange(self._n) if mask is None else np.flatnonzero(mask)
-        values = self.column(key)[places]
-        numbers = self.numbers[places]
+        values, numbers = self.column(key), self.numbers
         if key in ("reward", "rank"):  # below the ranked ones first what runs, then the newest
-            running = self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)[places]
             if key == "reward" and self.limits:  # what misses a constraint comes after all that keep them
-                values = -self.standing.rank[places].astype(float)
-            values = np.where(self.standing.rank[places] > 0, values, np.nan)
-            unranked = np.isnan(values)
-            numbers = np.where(unranked, -numbers - np.where(running, self._n + 1e9, 0), numbers)
-        return places[np.lexsort((numbers, -values if descending else values))]
+                values = -self.standing.rank.astype(float)
+            values = np.where(self.standing.rank > 0, values, np.nan)
+            numbers = np.where(np.isnan(values), -numbers - np.where(self.runs(), self._n + 1e9, 0), numbers)
+        places = self._order.of(-values if descending else values, numbers)
+        return places if mask is None else places[mask[places]]
 
     def mask(self, chosen: Filter) -> np.ndarray:
         """Which trials pass, bool [n]."""
@@ -409,7 +388,7 @@ class Board:
     def _ranked_by(self, places: np.ndarray) -> _RankedBy:
         """What decides on the ranking of these, and what else of them is told by place; without results, nothing."""
         state, scored = self._coded["state"].codes[places], self._scored(places)
-        figures = [np.where(scored, self._columns[name][places], 0) for name in _RANKING]
+        figures = [np.where(scored, self._columns[name][places], 0) for name in RANKING]
         figures.append(np.where(scored, self.rungs()[places], 0))
         return _RankedBy((*figures, np.where(scored, state, 0)), (state, self._coded["marked"].codes[places]))
 
@@ -484,6 +463,3 @@ def speedups(teacher_latency_ms: np.ndarray, latency_ms: np.ndarray) -> np.ndarr
 
 def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
-
-
-assert set(_FLOATS) | set(_INTS) | set(_CODED) | set(_MAPPINGS) | {"extra"} == {f.name for f in fields(TrialRow)}

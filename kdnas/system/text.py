@@ -22,6 +22,11 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " if letter.isspace() else "�" for letter in text)
 
 
+def with_hyphen(number: str) -> str:
+    """A number as it is typed or copied from a page, its real minus sign as the hyphen that all readers take."""
+    return re.sub(r"^(\s*)\u2212(?=[\d.])", r"\1-", number)
+
+
 def escaped(json_text: str) -> str:
     """JSON that says the same with every unseen character written as an escape."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)

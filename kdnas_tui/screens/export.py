@@ -53,7 +53,7 @@ class ExportScreen(Frame):
                 yield Field(f"{self._watched.name}.json", id="file")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
-                yield ActButton("Write", id="write")
+                yield ActButton("Write", "export.write", id="write")
                 yield Static("", id="count")
             yield Static("", id="hint", classes="hint")
         yield KeyBar("export")

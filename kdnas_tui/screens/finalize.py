@@ -19,7 +19,8 @@ from textual.widgets import Input, Static
 from kdnas.students import model_folder as folders
 from kdnas.students import unfinished
 from kdnas.students.unfinished import Unfinished
-from kdnas.study.full_time import full_time
+from kdnas.study import reference_time
+from kdnas.study.full_time import UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.system.errors import KdnasError, UsageError
@@ -85,7 +86,7 @@ class FinalizeScreen(Frame):
                 yield Tick("ONNX too", id="onnx")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
-                yield ActButton("Distil", id="start")
+                yield ActButton("Distil", "finalize.start", id="start")
             yield Static("", id="hint", classes="hint")
             yield Static("", id="facts")
             yield Static("", id="runs")
@@ -171,7 +172,8 @@ class FinalizeScreen(Frame):
         text = Text()
         scored = self._watched.trials.scored(trial) if self._watched.trials is not None else None
         if scored is not None:
-            text.append(f"{in_words(scored)}\n")
+            study = self._watched.study
+            text.append(f"{in_words(scored, None if study is None else study.teacher_latency_ms)}\n")
         text.append("into ", style="dim").append(f"{place}\n")
         kept = unfinished.read(place)
         text.append(f"{self._time(trial, epochs, kept)}\n")
@@ -187,7 +189,7 @@ class FinalizeScreen(Frame):
         left = epochs if kept is None else epochs - kept.done
         found = full_time(self._watched.curves.get(trial, []), self._watched.provenance, left)
         if found is None:
-            return "The time left is shown once some steps are measured."
+            return UNKNOWN
         device = self._watched.provenance.get("device", "the search's device")
         return (
             f"{words.plural(left, 'epoch')} in {words.span(*found)} at its speed in the search, on {device}; "
@@ -288,9 +290,9 @@ class FinalizeScreen(Frame):
         self.query_one("#runs", Static).update(said)
 
 
-def in_words(scored: Scored) -> str:
-    """A candidate's sizes and figures on a line."""
-    row = scored.row
+def in_words(scored: Scored, teacher_ms: float | None = None) -> str:
+    """A candidate's sizes and figures on a line, its latency as exports tell it: for a teacher of `teacher_ms`."""
+    row = reference_time.at(scored.row, teacher_ms)
     sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
     parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
     if row.rung is not None:

@@ -39,9 +39,9 @@ class Frame(LaidOutOnce, Screen[Any]):
         at: Widget | None = self.focused
         while at is not None and at is not self:
             if at.id in self.PANES:
-                return self.PANES[at.id]
+                return keys.worded(self.PANES[at.id])
             at = cast("Widget | None", at.parent)
-        return self.PANES.get("", "")
+        return keys.worded(self.PANES.get("", ""))
 
     def action_help(self) -> None:
         from kdnas_tui.screens.help import HelpScreen

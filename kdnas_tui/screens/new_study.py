@@ -59,11 +59,11 @@ class NewStudyScreen(Frame):
     NAME = "new"
     BINDINGS = bindings("new")
     PANES = {
-        "form": "What the study is. Each field is checked while you type; a fault and its hint stand under it. F2 "
-        "lists what ships for the field. Everything else of a spec goes into `more` as field=value.",
+        "form": "What the study is. Each field is checked while you type; a fault and its hint stand under it. "
+        "<new.choose> lists what ships for the field. Everything else of a spec goes into `more` as field=value.",
         "plan": "What the study would do, asked of a short process of its own: the search space, the cache on disk and "
         "a rough time. Nothing has been begun.",
-        "": "Begin a study. ^s starts it.",
+        "": "Begin a study. <new.start> starts it.",
     }
 
     def __init__(self, desk: Desk, values: Mapping[str, Any], preset: str = "") -> None:
@@ -96,7 +96,7 @@ class NewStudyScreen(Frame):
                     yield Static("", id=f"{id_of(entry.field)}-hint", classes="hint")
                 with Horizontal(classes="row gap"):
                     yield Static("", classes="label")
-                    yield ActButton("Start", id="start")
+                    yield ActButton("Start", "new.start", id="start")
             with Container(id="plan"):
                 yield Static("", id="says")
         yield Static("", id="hint")
@@ -111,7 +111,7 @@ class NewStudyScreen(Frame):
         self._check()
         self._ask_names()
         if self._values:
-            self.query_one("#start").focus()
+            self.query_one("#start").focus(scroll_visible=False)  # what one begins stays in sight
         else:
             self.query_one(f"#{id_of('name')}").focus()
 

@@ -39,50 +39,54 @@ OF_A_PANE = {  # pane → keys that the footer names while it has the focus; the
 }
 
 EXPLAINED = {  # name of a part → what `?` says of it
-    "trials": "The trials, best reward first; what runs stands above them. < and > sort by another column, = turns "
-    "the order round, a click on a title sorts by it. ← and → turn to the columns that have no room, C chooses them, "
-    "{ and } move the border, z gives a pane the whole screen.\n"
+    "trials": "The trials, best reward first; what runs stands above them. <study.sort_previous> and <study.sort_next> "
+    "sort by another column, <study.sort_turn> turns the order round, a click on a title sorts by it. "
+    "<study.sideways_previous> and <study.sideways_next> turn to the columns that have no room, <study.columns> "
+    "chooses them, <study.share_previous> and <study.share_next> move the border, <study.zoom> gives a pane the whole "
+    "screen.\n"
     "* is:front, nothing is both better and faster\n"
     "~ is:tie, its reward cannot be told from a better one's\n"
     "! is:flagged, its latency is doubtful (the candidate's page says why)\n"
     "≈ flag:predicted, its latency is a sum of measured blocks\n"
     "^ is:infeasible, it misses a constraint of the study; it ranks behind all that keep them\n"
     "< rung below that of others, so that it has no rank\n"
-    "● is:marked, by space\n"
+    "● is:marked, by <study.mark>\n"
     "▰ state:running, how far the evaluation is, and its finished epochs\n"
-    "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · "
-    "L layers · H width · A heads. Each heading is a word of the filter.",
-    "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one "
-    "of the table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; l makes the "
-    "latency's axis logarithmic or linear, which else its span decides. e comes closer to the cursor, 0 shows all. "
-    "^ misses a constraint.",
-    "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; h shows "
-    "them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. m shows the hypervolume instead: what "
-    "the front covers of the square from the teacher's loss, 0, to a constant prediction's, 1, and from no latency to "
-    "the teacher's. e comes closer to the cursor, W and T along one axis, 0 shows all.",
+    "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · L layers · H "
+    "width · A heads. Each heading is a word of the filter.",
+    "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one of the "
+    "table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; <study.log_axis> makes the "
+    "latency's axis logarithmic or linear, which else its span decides. <study.closer_next> comes closer to the "
+    "cursor, <study.whole_plot> shows all. ^ misses a constraint.",
+    "history": "The best reward so far, trial by trial, and each trial's own, of those that pass the filter; "
+    "<study.hours> shows them over hours. ✛ is the trial under the table's cursor, ◆ a marked one. <study.measure> "
+    "shows the hypervolume instead: what the front covers of the square from the teacher's loss, 0, to a constant "
+    "prediction's, 1, and from no latency to the teacher's. <study.closer_next> comes closer to the cursor, "
+    "<study.wider> and <study.taller> along one axis, <study.whole_plot> shows all.",
     "slice": "Each dimension of the space by itself: its values from left to right, every finished trial a point. "
-    "m shows loss, latency and reward in turn, ← and → the dimensions that have no room.\n"
+    "<study.measure> shows loss, latency and reward in turn, ← and → the dimensions that have no room.\n"
     "─ the median of a value\n"
-    "● on the front · ★ the best · ◆ marked, by space · ✛ the trial under the table's cursor",
+    "● on the front · ★ the best · ◆ marked, by <study.mark> · ✛ the trial under the table's cursor",
     "parallel": "A line for each trial across the dimensions of the space, its loss, latency and reward; where there "
     "are many, some of each kind. ← and → turn to the dimensions that have no room, a filter leaves lines out.\n"
     "unbroken: the best tenth by reward · dashed: the others up to the median · dotted: the rest\n"
-    "★ the best · ◆ marked, by space · ✛ the trial under the table's cursor",
+    "★ the best · ◆ marked, by <study.mark> · ✛ the trial under the table's cursor",
     "timeline": "A row for each worker, and its trials from start to end: those that live (●) first. A cell shows the "
-    "state that fills most of it; · and blanks are times without a trial. e and W come closer to the cursor's trial, "
-    "0 shows all, ← and → turn to workers that have no room. worker:2 filters by worker.\n"
+    "state that fills most of it; · and blanks are times without a trial. <study.closer_next> and <study.wider> come "
+    "closer to the cursor's trial, <study.whole_plot> shows all, ← and → turn to workers that have no room. worker:2 "
+    "filters by worker.\n"
     "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
-    "◆ marked, by space · ✛ the trial under the table's cursor\n"
-    "Below, ! where a trial with a doubtful latency ended, and how busy this machine's devices were meanwhile, "
-    "since the study was opened here.",
+    "◆ marked, by <study.mark> · ✛ the trial under the table's cursor\n"
+    "Below, ! where a trial with a doubtful latency ended, and how busy this machine's devices were meanwhile, since "
+    "the study was opened here.",
     "curves": "Loss after each epoch, of the running trials, the marked ones and the one under the cursor.",
     "controller": "For a search by the LSTM controller: the reward it foresaw against the one that came, and ε.",
     "importance": "Which dimensions of the space the reward depends on, as Optuna estimates it.",
-    "log": "What the workers wrote down. End follows the newest line, L leaves out lower levels, / searches, and . "
-    "and , go from match to match.",
+    "log": "What the workers wrote down. End follows the newest line, <study.level> leaves out lower levels, "
+    "<study.filter> searches, and <study.match_next> and <study.match_previous> go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
-    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. "
-    "→ or Tab writes the word out, ↑ and ↓ go through earlier filters, Esc clears it.",
+    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. → or "
+    "Tab writes the word out, ↑ and ↓ go through earlier filters, <study.back> clears it.",
 }
 
 

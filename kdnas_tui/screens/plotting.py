@@ -9,6 +9,7 @@ from functools import partial
 from textual.widget import Widget
 
 from kdnas.study.trial_columns import Board
+from kdnas_tui.keys import worded
 from kdnas_tui.screens.filtering import Filtering
 from kdnas_tui.screens.frame import BREATH_S
 from kdnas_tui.screens.panes import Panes
@@ -136,7 +137,11 @@ class Plotting(Filtering):
     def _zoom(self, by: int, axis: str) -> None:
         plots = [plot for plot in self._in_sight() if isinstance(plot, Plot | Timeline)]
         if not plots:
-            self.notify("No plot with axes is shown: [ and ] turn to one.", timeout=3, markup=False)
+            self.notify(
+                worded("No plot with axes is shown: <study.previous_tab> and <study.next_tab> turn to one."),
+                timeout=3,
+                markup=False,
+            )
         elif not [plot for plot in plots if plot.closer(by, axis)]:  # all of them, not only the first
             self.notify("The plot is shown whole." if by <= 0 else "It goes no closer.", timeout=3, markup=False)
 
@@ -146,7 +151,11 @@ class Plotting(Filtering):
         for plot in plots:
             plot.another_measure()
         if not plots:
-            self.notify("History and Slice show several quantities: ] turns to them.", timeout=3, markup=False)
+            self.notify(
+                worded("History and Slice show several quantities: <study.next_tab> turns to them."),
+                timeout=3,
+                markup=False,
+            )
 
     def action_step(self, by: int) -> None:
         """The next trial in the table's order, from a pane that has no lines of its own."""

@@ -12,6 +12,7 @@ from textual.widgets import Input, Static
 from kdnas.study.ranking import Standing
 from kdnas.study.reward import exchange
 from kdnas.system.errors import BadOptionError, KdnasError
+from kdnas.system.text import with_hyphen
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
@@ -40,8 +41,8 @@ class RescoreScreen(Frame):
     BINDINGS = bindings("reward")
     PANES = {
         "": "How much speed counts. α below 0 rewards faster students, the more the lower it is; β is the latency that "
-        "counts as 1, as a share of the teacher's, and changes no order. Nothing is changed until ^s: then new trials "
-        "are rewarded like this, and the study's history says so."
+        "counts as 1, as a share of the teacher's, and changes no order. Nothing is changed until <reward.use>: then "
+        "new trials are rewarded like this, and the study's history says so."
     }
 
     def __init__(self, watched: Watched, desk: Desk) -> None:
@@ -84,7 +85,7 @@ class RescoreScreen(Frame):
     def _fault(self, name: str, text: str) -> str:
         """Takes a value that is in range; else what is wrong with it, and the hint."""
         try:
-            value = float(text.replace("−", "-"))
+            value = float(with_hyphen(text))
             check(name, value)
         except ValueError:
             return f"{text!r} is not a number. Write it like {'−0.06' if name == 'alpha' else '0.6'}."

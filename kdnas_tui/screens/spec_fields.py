@@ -20,6 +20,7 @@ from kdnas.study.spec_strategies import strategy_parts
 from kdnas.study.spec_toml import read_values
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError, nearest
 from kdnas.system.paths import preset
+from kdnas.system.text import with_hyphen
 from kdnas_tui import words
 from kdnas_tui.screens.ask import Answer
 
@@ -73,7 +74,7 @@ def asset_of(name: str) -> Any:
 
 def number(text: str) -> int | float | str:
     """A number as people write it (a real minus sign; never a comma), else the text."""
-    plain = text.strip().replace("−", "-").replace("_", "")
+    plain = with_hyphen(text.strip()).replace("_", "")
     for kind in (int, float):
         try:
             return kind(plain)
@@ -234,7 +235,8 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     if plan["cache_bytes"] is not None:
         cost.append(f"{words.mib(plan['cache_bytes'] / 2**20)} of the teacher's outputs in the cache.")
     if plan["proxy_tokens"] is not None:
-        cost.append(f"{words.count(plan['proxy_tokens'])} tokens learnt from in each epoch.")
+        learnt = "learnt from in each epoch" if plan.get("epochs", 1) else "to fit each candidate to, none is trained"
+        cost.append(f"{words.count(plan['proxy_tokens'])} tokens {learnt}.")
     if plan["seconds"] is not None:
         each = words.duration(plan["seconds_per_trial"])
         cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")

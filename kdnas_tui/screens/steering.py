@@ -15,6 +15,7 @@ from kdnas.study.spec import from_values
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import keys
 from kdnas_tui.desk import Desk
+from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.frame import Frame, writes
 from kdnas_tui.watched import Watched
@@ -167,7 +168,11 @@ class Steering(Frame):
         if row.status is Status.RUNNING:
             self.notify(f"{row.name} is running.", timeout=3, markup=False)
         elif row.done >= row.trials:
-            self.desk.fault(UsageError(f"{row.name} has finished its {row.trials} trials.", "Press + for more."))
+            self.desk.fault(
+                UsageError(
+                    f"{row.name} has finished its {row.trials} trials.", worded("Press <study.budget> for more.")
+                )
+            )
         elif row.workers:
             self._want("run", "Going on.")
         else:
@@ -269,4 +274,8 @@ class Steering(Frame):
 
 
 def _hint(row: StudyRow) -> str:
-    return "Press + to raise its budget." if row.status is Status.FINISHED else "Press r to go on."
+    return worded(
+        "Press <study.budget> to raise its budget."
+        if row.status is Status.FINISHED
+        else "Press <study.resume> to go on."
+    )

@@ -16,6 +16,7 @@ from kdnas.system.text import clean
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
+from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.theme import MARKS
@@ -56,9 +57,10 @@ class StudiesScreen(Frame):
     NAME = "studies"
     BINDINGS = bindings("studies")
     PANES = {
-        "studies": "Every study of the store, the one that changed last first; < and > sort by another column, = turns "
-        "the order round, a click on a title sorts by it. The status is the true one: it comes from the workers' own "
-        "locks and heartbeats, not from what was last asked of them.",
+        "studies": "Every study of the store, the one that changed last first; <studies.sort_previous> and "
+        "<studies.sort_next> sort by another column, <studies.sort_turn> turns the order round, a click on a title "
+        "sorts by it. The status is the true one: it comes from the workers' own locks and heartbeats, not from what "
+        "was last asked of them.",
         "filter": "Words that a study's line, tags or note must contain; several words must all be there. tag:word "
         "asks for the tag itself.",
     }
@@ -117,8 +119,8 @@ class StudiesScreen(Frame):
         if self._fault:
             return ""
         if self.rows:
-            return "No study has these words. Press esc to see all."
-        return "No study yet. Press n to begin one." if self.read else "Reading the store …"
+            return worded("No study has these words. Press <studies.back> to see all.")
+        return worded("No study yet. Press <studies.new> to begin one.") if self.read else "Reading the store …"
 
     def _draw_head(self) -> None:
         text = Text()
@@ -152,7 +154,12 @@ class StudiesScreen(Frame):
         if crew:
             parts += [f"pid {w.pid} on {w.host}, heard {words.ago(now, w.heartbeat)} ago" for w in crew[:3]]
         elif row.status is Status.DEAD:
-            parts.append(f"its worker was last heard {words.ago(now, row.heartbeat)} ago; open it and press r to go on")
+            parts.append(
+                worded(
+                    f"its worker was last heard {words.ago(now, row.heartbeat)} ago; "
+                    "open it and press <study.resume> to go on"
+                )
+            )
         if row.eta is not None and row.status is Status.RUNNING:
             parts.append(f"ready in {words.span(*row.eta)}")
         if row.ending:

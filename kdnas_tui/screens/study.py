@@ -14,6 +14,7 @@ from kdnas.system.errors import UsageError
 from kdnas_tui import settings
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import MANY, News
+from kdnas_tui.keys import worded
 from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.frame import BREATH_S, bindings
 from kdnas_tui.screens.opening import Opening
@@ -189,7 +190,7 @@ class StudyScreen(Plotting, Opening):
         if log.matches():
             log.go_to_match(step)
         else:
-            self.notify("Nothing is searched for: press / in the log.", timeout=3, markup=False)
+            self.notify(worded("Nothing is searched for: press <study.filter> in the log."), timeout=3, markup=False)
 
     def _show_tab(self, name: str) -> None:
         self.panes.show(name)

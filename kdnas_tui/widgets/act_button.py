@@ -5,22 +5,25 @@ from __future__ import annotations
 from textual.binding import Binding
 from textual.widgets import Button
 
+from kdnas_tui.keys import worded
+
 
 class ActButton(Button, inherit_bindings=False):
-    """Its label ends with the key, `^s`."""
+    """Its label ends with the key that acts, `^s` unless somebody chose another."""
 
     BINDINGS = [Binding("enter", "say", show=False)]
 
-    def __init__(self, label: str, *, id: str) -> None:
-        super().__init__(f"{label} ^s", id=id, variant="primary", compact=True)
-        self._does = label
+    def __init__(self, label: str, act: str, *, id: str) -> None:
+        """`act`: the key's name in the table, as in `export.write`."""
+        self._does, self._key = label, worded(f"<{act}>")
+        super().__init__(f"{label} {self._key}", id=id, variant="primary", compact=True)
 
     def busy(self, says: str) -> None:
         """Say that it is at it."""
         self.label = says
 
     def ready(self) -> None:
-        self.label = f"{self._does} ^s"
+        self.label = f"{self._does} {self._key}"
 
     def action_say(self) -> None:
-        self.notify(f"Press ^s to {self._does.lower()}.", timeout=3, markup=False)
+        self.notify(f"Press {self._key} to {self._does.lower()}.", timeout=3, markup=False)

@@ -43,6 +43,15 @@ class ColumnPages:
             return self.page
         return next((i for i, page in enumerate(self.pages) if key in {c.key for c in page}), self.page)
 
+    def at(self, x: int) -> Column | None:
+        """The column of the page that is shown at a cell of its lines."""
+        left = 0
+        for column, blank in zip(self.shown, self.gaps, strict=True):
+            if left <= x < left + blank + column.width:
+                return column
+            left += blank + column.width
+        return None
+
     @property
     def elsewhere(self) -> int:
         """How many columns stand on other pages only."""

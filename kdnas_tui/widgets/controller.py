@@ -9,7 +9,8 @@ import numpy as np
 from kdnas.study.ranking import Standing
 from kdnas.study.rows import EpisodeRow
 from kdnas.study.trial_columns import Board
-from kdnas_tui.widgets.plot import BRAILLE, Plot, outward
+from kdnas_tui.widgets.axis_ticks import outward
+from kdnas_tui.widgets.plot import BRAILLE, Plot
 
 
 class Controller(Plot):

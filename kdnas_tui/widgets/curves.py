@@ -10,7 +10,8 @@ from textual_hires_canvas import Canvas
 from kdnas.study.rows import CurvePoint
 from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
-from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward
+from kdnas_tui.widgets.axis_ticks import Ticks, outward
+from kdnas_tui.widgets.plot import BRAILLE, Plot
 
 MOST = 12  # curves at once
 

@@ -13,7 +13,8 @@ import numpy as np
 from rich.markup import escape
 from textual_hires_canvas import TextAlign
 
-from kdnas_tui.widgets.plot import BRAILLE, LogTicks, Plot, Ticks, outward
+from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks, outward
+from kdnas_tui.widgets.plot import BRAILLE, Plot
 
 SIGNS = ("●", "■", "▲", "◆", "▼", "○")
 LOOKS = ("line", "strong", "good", "bad", "warn", "plain")  # one for each sign

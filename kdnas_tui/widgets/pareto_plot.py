@@ -15,7 +15,8 @@ from textual_hires_canvas import Canvas
 from kdnas.study.ranking import Standing
 from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
-from kdnas_tui.widgets.plot import BRAILLE, LogTicks, Plot, Ticks, outward
+from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks, outward
+from kdnas_tui.widgets.plot import BRAILLE, Plot
 from kdnas_tui.widgets.readout import readout
 
 MOST = 2000  # points drawn; the front and the marks are always among them

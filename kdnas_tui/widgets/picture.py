@@ -16,6 +16,7 @@ from textual.timer import Timer
 
 from kdnas.study.ranking import Standing
 from kdnas.study.trial_columns import Board
+from kdnas_tui.keys import worded
 from kdnas_tui.widgets.lines import Lines, fitted, strip_of
 from kdnas_tui.widgets.plot import PAUSE_S, PERIOD_S
 from kdnas_tui.widgets.readout import as_fits
@@ -154,7 +155,7 @@ class Picture(Lines, can_focus=True):
         if not board.whole:
             self._say(sketch, "Reading the store …")
         elif width < SMALLEST[0] or height < SMALLEST[1]:
-            self._say(sketch, "z gives it room.")
+            self._say(sketch, worded("<study.zoom> gives it room."))
         elif not len(board):
             self._say(sketch, "No trial yet.")
         else:

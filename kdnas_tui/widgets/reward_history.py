@@ -14,7 +14,8 @@ from textual_hires_canvas import Canvas
 from kdnas.study.hypervolume import REFERENCE, hypervolume_so_far, loss_and_ratio
 from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
-from kdnas_tui.widgets.plot import BRAILLE, Plot, Ticks, outward, round_step
+from kdnas_tui.widgets.axis_ticks import Ticks, outward, round_step
+from kdnas_tui.widgets.plot import BRAILLE, Plot
 from kdnas_tui.widgets.readout import readout
 
 MOST = 2000  # points drawn

@@ -17,6 +17,7 @@ from kdnas.study.ranking import Scored
 from kdnas.study.rows import PREDICTED, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
+from kdnas_tui.keys import worded
 from kdnas_tui.machine import Reading
 from kdnas_tui.theme import LOOKS, MARKS
 from kdnas_tui.widgets.column_fit import fitting
@@ -124,12 +125,13 @@ def below(
     elif row.ending:
         text.append(clean(row.ending))
     elif row.status is Status.DEAD:
-        text.append("its worker is gone; press r to go on")
+        text.append(worded("its worker is gone; press <study.resume> to go on"))
     elif row.status is Status.FAILED:
         fault = next((worker.error for worker in reversed(crew) if worker.error), None)
-        text.append(f"{clean(fault or 'its worker failed').rstrip('.')}; press r to try again")
+        text.append(clean(fault or "its worker failed").rstrip("."))
+        text.append(worded("; press <study.resume> to try again"))
     elif row.status in (Status.PAUSED, Status.STOPPED):
-        text.append(f"{row.status}; press r to go on")
+        text.append(worded(f"{row.status}; press <study.resume> to go on"))
     else:
         text.append(clean(doing or ""))
     if scored is not None and (scored.row.tags or scored.row.note):
@@ -166,9 +168,9 @@ def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, w
 def nothing(row: StudyRow | None, doing: str | None, filtered: bool) -> str:
     """What an empty table says."""
     if filtered:
-        return "No trial passes the filter. Press esc to see all."
+        return worded("No trial passes the filter. Press <study.back> to see all.")
     if doing:
         return f"No trial yet: {doing}."
     if row is not None and row.status in (Status.STOPPED, Status.DEAD, Status.FAILED, Status.NEW):
-        return "No trial yet. Press r to start a worker."
+        return worded("No trial yet. Press <study.resume> to start a worker.")
     return "No trial yet."

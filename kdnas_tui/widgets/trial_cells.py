@@ -132,7 +132,8 @@ def _speedup(scored: Scored) -> str:
 
 
 def _latency_spread(scored: Scored) -> str:
-    """Half of the 95 % interval, in the latency's decimals; ! where the figure is doubtful, ≈ where it is predicted."""
+    """Half of the 95 % interval, in the latency's decimals, never as 0; ! where the figure is doubtful, ≈ where it is
+    predicted."""
     row = scored.row
     if row.latency_ms is None:
         return ""
@@ -142,7 +143,9 @@ def _latency_spread(scored: Scored) -> str:
         return ""
     half = (row.latency_high_ms - row.latency_low_ms) / 2
     decimals = 2 if row.latency_ms < 10 and half < 1 else 1 if half < 10 else 0
-    return f"{half:.{decimals}f}".removeprefix("0")
+    if decimals == 1 and half < 0.05:
+        decimals = 2
+    return f"{max(half, 0.01):.{decimals}f}".removeprefix("0")
 
 
 def _flag_look(scored: Scored) -> str:

@@ -139,7 +139,8 @@ class TrialsTable(Lines, can_focus=True):
         """Choose the columns for the width there is; False where they are as they were."""
         before = self.pages.shown, self.pages.gaps, self._fitted_to
         self.pages.fit(self.board, self.content_size.width)
-        self._fitted_to = self.content_size.width - self._scrolls  # the bar takes a cell
+        # The bar takes a cell. A strip of less than none would say that it is shorter than it is.
+        self._fitted_to = max(0, self.content_size.width - self._scrolls)
         if before == (self.pages.shown, self.pages.gaps, self._fitted_to):
             return False
         self._strips.clear()
@@ -312,7 +313,7 @@ class TrialsTable(Lines, can_focus=True):
         strip = self._row_strip(row)
         if self._scrolls and y > self._pinned:
             bar = self._bar(y - self._pinned - bool(self._pinned))
-            strip = Strip.join([strip.adjust_cell_length(width - 1, self.base), bar])
+            strip = Strip.join([strip.adjust_cell_length(max(0, width - 1), self.base), bar])
         return strip
 
     def _titles(self, width: int) -> Strip:
@@ -413,7 +414,7 @@ class TrialsTable(Lines, can_focus=True):
         if place is None:
             return
         if place.y == 0:
-            column = self._column_at(place.x)
+            column = self.pages.at(place.x)
             if column is not None:
                 self.sort_by(column.key)
             return
@@ -431,14 +432,6 @@ class TrialsTable(Lines, can_focus=True):
             self.post_message(self.MarkClicked(self, number))
         elif event.chain == 2:
             self.post_message(self.Chosen(self, number))
-
-    def _column_at(self, x: int) -> Column | None:
-        left = 0
-        for column, blank in zip(self.pages.shown, self.pages.gaps, strict=True):
-            if left <= x < left + blank + column.width:
-                return column
-            left += blank + column.width
-        return None
 
 
 def _running(board: Board, mask: np.ndarray | None) -> np.ndarray:

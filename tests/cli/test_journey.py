@@ -289,6 +289,7 @@ def test_a_dropped_terminal_does_not_end_the_search(place: Place, longer: Path) 
     terminal.kill(signal.SIGHUP)
     terminal.expect(pexpect.EOF)
     assert "\x1b[?25h" in terminal.before, "the cursor stays hidden"
+    assert "tiny goes on without this command." in terminal.before and "kdnas stop tiny" in terminal.before
     terminal.wait()  # `close` would go on to other signals where a busy machine is slow to die of this one
     assert terminal.signalstatus == signal.SIGHUP
     terminal.close()

@@ -204,6 +204,39 @@ def test_the_snippet_of_an_adapter_runs_as_it_stands(tmp_path: Path, outside: Ou
     assert run_snippet(outside, tmp_path).strip() == "PeftModelForSequenceClassification"
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_the_adapter_beside_a_merged_student_opens_by_its_own_lines_from_elsewhere(
+    tmp_path: Path, outside: Outside, cut: bool
+) -> None:
+    """From another working folder, and after the student's folder was moved."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForSequenceClassification
+
+    made, moved, elsewhere = tmp_path / "student", tmp_path / "moved", tmp_path / "elsewhere"
+    adapter = made / "adapter"
+    elsewhere.mkdir()
+    base = classifier_at(tmp_path / "teacher", adapter / "base" if cut else tmp_path / "whole")
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    model.config._name_or_path = "./base" if cut else str(base)
+    model.name_or_path = model.config._name_or_path
+    peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])).save_pretrained(
+        adapter
+    )
+    model.config.save_pretrained(adapter)
+    for file in (tmp_path / "teacher").glob("*token*"):
+        (adapter / file.name).write_bytes(file.read_bytes())
+    with_card(made, opens_with="AutoModelForSequenceClassification", adapter="adapter")
+    assert "`adapter`" in (made / "README.md").read_text() and "any working folder" in (made / "README.md").read_text()
+    made.rename(moved)
+    text = (moved / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("---\nlibrary_name: peft\n---\n") and ("PEFT looks for in the working folder" in text) is cut
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace('folder = "."', f"folder = {str(moved / 'adapter')!r}")
+    done = outside.run(f"import sys; sys.modules['kdnas'] = None\n{code}\nprint(type(model).__name__)", elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "PeftModelForSequenceClassification"
+
+
 def test_the_snippet_of_a_recurrent_student_runs_as_it_stands(tmp_path: Path, outside: Outside) -> None:
     from transformers import AutoTokenizer
 

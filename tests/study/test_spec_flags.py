@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kdnas.cli.control import rescore
 from kdnas.cli.search import search
 from kdnas.cli.spec_options import base_values, given_fields, spec_from
 from kdnas.study.spec import StudySpec, from_values
@@ -69,3 +70,13 @@ def test_values_are_read_as_toml_and_else_as_text() -> None:
     assert assigned("a=1\nb = 2") == ("a", "1\nb = 2")
     with pytest.raises(UsageError, match="field=value"):
         assigned("nothing")
+
+
+@pytest.mark.parametrize(("typed", "read"), [("−0.06", -0.06), ("-0.06", -0.06), ("−2", -2), ("−.5", "-.5")])
+def test_a_real_minus_sign_is_one(typed: str, read: object) -> None:
+    assert assigned(f"reward.alpha={typed}") == ("reward.alpha", read)
+    assert from_values(overlay({}, [assigned(f"reward.alpha={typed}")])).reward.alpha == float(read)  # type: ignore[arg-type]
+    assert assigned("study.note=a − b")[1] == "a − b"
+    context = search.make_context("search", ["tiny", "--alpha", typed])
+    assert float(given_fields(dict(context.params))["reward.alpha"]) == float(read)  # type: ignore[arg-type]
+    assert rescore.make_context("rescore", ["tiny", "--alpha", typed]).params["alpha"] == float(read)  # type: ignore[arg-type]

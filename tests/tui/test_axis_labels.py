@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_tui.widgets.plot import LogTicks, Ticks, outward
+from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks, outward
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda value: value == 0 or abs(value) > 1e-6)
 

@@ -151,3 +151,29 @@ def test_the_page_shows_a_file_that_is_taken() -> None:
     (block,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "custom.md").read_text(), re.DOTALL | re.MULTILINE)
     own = written(block)
     assert (own.notify, own.keys["study"]["compare"], own.themes[0].name) == ("bell", ("c", "f6"), "paper")
+
+
+async def test_sentences_name_the_keys_that_work(three_studies: Path, tmp_path: Path) -> None:
+    own = written("[keys.study]\nzoom = 'F6'\nresume = 'R'\nback = 'f9'\nbudget = 'b'\n[keys.finalize]\nstart = '^g'")
+    shutil.copy(three_studies, tmp_path / "kdnas.db")
+    async with driven(app_on(str(tmp_path / "kdnas.db"), custom=own)) as pilot:
+        await opened(pilot, "minilm")
+        await pilot.press("question_mark")
+        said = screen(pilot.app, HelpScreen)._pane
+        assert "F6 gives a pane the whole" in said and "<study." not in said
+        await pilot.press("escape", "f")
+        await until(pilot, lambda: "Distil ^g" in text_of(pilot.app), "the button names its key")
+    assert keys.worded("Press <study.budget>, then <study.resume>; < rung") == "Press b, then R; < rung"
+
+
+def test_every_key_that_a_sentence_names_is_in_the_table() -> None:
+    package = Path(keys.__file__).parent
+    named = {
+        (table, name)
+        for file in package.rglob("*.py")
+        for table, name in re.findall(r"<([a-z-]+)\.(\w+)>", file.read_text(encoding="utf-8"))
+        if (table, name) != ("screen", "name")  # the pattern itself
+    }
+    assert ("study", "zoom") in named
+    for table, name in named:
+        assert name in keys.named(table), f"{table}.{name}"

@@ -15,8 +15,8 @@ from kdnas.study.columns import ABSENT, CodedColumn
 from kdnas.study.trial_columns import Board
 from kdnas_tui.theme import plain
 from kdnas_tui.widgets.axis_scale import Choices, Scale, spans_decades
+from kdnas_tui.widgets.axis_ticks import part
 from kdnas_tui.widgets.parallel import Axis, page_of
-from kdnas_tui.widgets.plot import part
 from kdnas_tui.widgets.readout import as_fits, readout
 from kdnas_tui.widgets.sketch import DOTS, Sketch
 from kdnas_tui.widgets.slices import CELL, Frame, Grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sys
@@ -18,10 +19,14 @@ from kdnas.store import tables as t
 from kdnas.store.changes import bump
 from kdnas.store.database import Store, open_store
 from kdnas.students import unfinished
+from kdnas.study import export
+from kdnas.study.full_time import UNKNOWN
+from kdnas.study.trial_columns import Board
 from kdnas.system.folders import partial_of
 from kdnas_tui import workers
-from kdnas_tui.screens.finalize import FinalizeScreen
+from kdnas_tui.screens.finalize import FinalizeScreen, in_words
 from kdnas_tui.screens.study import StudyScreen
+from tests.rows import made_row
 from tests.tui.driving import SIZES, app_on, driven, opened, screen, settled, shows, text_of, until
 from tests.tui.filled import NOW
 
@@ -203,3 +208,26 @@ async def test_it_fits_every_size(size: str, store: Store, tmp_path: Path, monke
         shown = text_of(pilot.app)
         for words in ("finalize", "trial", "folder", "epochs", "Distil", "^s"):
             assert words in shown, shown
+
+
+async def test_a_candidate_that_the_search_did_not_train_has_a_time_once_it_is_measured(
+    pilot: Pilot[str], store: Store
+) -> None:
+    study_id = queries.study_row(store, "minilm").study_id
+    with store.begin() as connection:
+        connection.execute(t.curve.delete().where(t.curve.c.study_id == study_id))
+        bump(connection, study_id)
+    await finalize(pilot)
+    await fill(pilot, "trial", "5")
+    assert UNKNOWN in " ".join(text_of(pilot.app).split())
+
+
+def test_the_candidate_in_words_has_the_milliseconds_that_exports_have() -> None:
+    board = Board(-0.06, 0.6)
+    board.update([made_row(1, latency_ms=4.0, teacher_latency_ms=32.0)])  # beside a teacher that was disturbed
+    scored = board.scored(1)
+    assert scored is not None
+    said = in_words(scored, 16.0)
+    assert "2.00 ms, 8.0 × the teacher" in said
+    names, cells = (next(csv.reader([line])) for line in export.csv_lines([export.candidate(scored)], 16.0))
+    assert float(cells[names.index("latency_p50_ms")]) == 2.0

@@ -21,7 +21,7 @@ from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
 from kdnas_tui.screens.ask import Ask
 from kdnas_tui.screens.new_study import NewStudyScreen
-from kdnas_tui.screens.spec_fields import form_values, number, preset_values, split_settings
+from kdnas_tui.screens.spec_fields import form_values, number, plan_words, preset_values, split_settings
 from kdnas_tui.screens.studies import StudiesScreen
 from tests.tui.driving import SIZES, app_on, driven, listed, screen, shows, text_of, until
 
@@ -146,6 +146,9 @@ async def test_the_start_button_is_one_key_away_with_a_preset(tmp_path: Path, si
         found = form(pilot)
         found.give_up_asking()
         assert found.focused is not None and found.focused.id == "start"
+        await pilot.pause()
+        shown = text_of(pilot.app)
+        assert "quickstart" in shown and "all-minilm-l6-v2" in shown and "Start ^s" in shown, shown
 
 
 async def test_a_preset_whose_study_exists_opens_it(three_studies: Path, tmp_path: Path) -> None:
@@ -214,3 +217,14 @@ async def test_a_long_command_says_which_key_shows_the_whole(tmp_path: Path) -> 
         await until(pilot, shows(pilot.app, "The same study as one command"), "the whole command is shown")
         whole = "".join(part.strip(" │") for part in text_of(pilot.app).splitlines()).replace(" ", "")
         assert all(part.replace(" ", "") in whole for part in ("data.length=32", "latency.threads=2", "--storage"))
+
+
+def test_a_study_without_training_is_not_said_to_learn() -> None:
+    plan = {
+        "space_size": 8, "dimensions": {}, "proxy_tokens": 20_800, "epochs": 0, "cache_bytes": None, "seconds": None,
+        "notes": [],
+    }  # fmt: skip
+    (said,) = dict(plan_words(plan))["what it takes, roughly"]
+    assert said == "20.8k tokens to fit each candidate to, none is trained."
+    (said,) = dict(plan_words({**plan, "epochs": 2}))["what it takes, roughly"]
+    assert said == "20.8k tokens learnt from in each epoch."

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdnas.study.trial_columns import Board
+from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks
 from kdnas_tui.widgets.controller import Controller
 from kdnas_tui.widgets.curves import Curves
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
-from kdnas_tui.widgets.plot import LogTicks, Plot, Ticks
+from kdnas_tui.widgets.plot import Plot
 from kdnas_tui.widgets.reward_history import RewardHistory
 from tests.rows import made_row
 from tests.tui.test_axis_labels import spans

@@ -11,11 +11,11 @@ from textual.geometry import Size
 from kdnas.study.filter import parse
 from kdnas.study.rows import CurvePoint, EpisodeRow
 from kdnas.study.trial_columns import Board
+from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks
 from kdnas_tui.widgets.controller import Controller, foreseen, rank_agreement
 from kdnas_tui.widgets.curves import MOST as MOST_CURVES
 from kdnas_tui.widgets.curves import Curves, wanted_curves
 from kdnas_tui.widgets.pareto_plot import MOST, ParetoPlot
-from kdnas_tui.widgets.plot import LogTicks, Ticks
 from kdnas_tui.widgets.reward_history import RewardHistory, history
 from tests.rows import made_row, made_rows
 from tests.tui.widget_apps import WidgetApp

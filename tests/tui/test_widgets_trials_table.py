@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from textual.geometry import Size
 
 from kdnas.study.filter import parse
 from kdnas.study.trial_columns import Board
@@ -425,3 +426,40 @@ def test_every_heading_is_a_word_of_the_filter(ascii):
 def test_each_sign_has_one_meaning_also_in_ascii():
     signs = [plain(sign) for sign in ("*", "~", "!", "±", "▲", "#")]
     assert len(set(signs)) == len(signs)
+
+
+async def test_a_line_is_as_long_as_it_says_also_where_the_table_had_no_room_before():
+    """Its lines may be asked for between a layout and the news of it: hidden by a card, then on a wide screen."""
+    table = TrialsTable()
+    app = WidgetApp(table)
+    async with app.run_test(size=(80, 24)) as pilot:
+        table.show(board_of(made_rows(414)))
+        await pilot.pause()
+        assert table._scrolls
+        for before in (0, 1, 2):
+            table._strips.clear()
+            table._fitted_to = -1
+            size, table._size = table._size, Size(before, table.size.height)
+            table._fit()
+            table._size = size
+            for width in (0, 1, 79, 80):
+                for y in range(table.content_size.height):
+                    strip = table._fitted(y, width)
+                    assert sum(segment.cell_length for segment in strip) == strip.cell_length == width, (before, y)
+
+
+@pytest.mark.parametrize(
+    ("latency", "half", "shown"),
+    [
+        (4.0, 0.1, ".10"),
+        (4.0, 0.03, ".03"),
+        (24.0, 0.3, ".3"),
+        (24.0, 0.03, ".03"),
+        (24.0, 0.0, ".01"),
+        (240.0, 12.0, "12"),
+    ],
+)
+def test_a_spread_is_never_said_to_be_nothing(latency: float, half: float, shown: str) -> None:
+    row = made_row(0, latency_ms=latency, latency_low_ms=latency - half, latency_high_ms=latency + half)
+    column = next(column for column in columns_of(board_of([row])) if column.key == "half")
+    assert column.text(board_of([row]).at(0)) == shown and len(shown) <= column.width
