@@ -3,9 +3,9 @@
     python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--only front,order,latency,search] [--table FILE]
 
 All of all-MiniLM-L6-v2's default space on the quickstart's text, one thread. `front`: seconds from an empty cache to
-the forecast of every candidate. `order`: Kendall's τ of foreseen losses and fitted scores, students of one depth.
-`latency`: foreseen latency ratios beside measured ones. `search`: the front that the strategy finds on a recorded table
-of fitted scores (of benchmarks.record_table), beside those of other strategies after as many scores.
+the forecast of every candidate. `order`: Kendall's τ of predicted losses and fitted scores, students of one depth.
+`latency`: predicted latency ratios beside measured ones. `search`: the front that the strategy finds on a table of
+fitted scores (benchmarks.record_table), beside those of other strategies after as many scores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kdnas.data import shipped
 from kdnas.measuring import devices, latency
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Workbench
-from kdnas.search.block_latency import DEPTH, foreseen_ratios
+from kdnas.search.block_latency import DEPTH, predicted_ratios
 from kdnas.search.candidate import Timed
 from kdnas.strategies.blocks import front_worth
 from kdnas.study.forecast import Forecast
@@ -58,12 +58,12 @@ def measure(options: argparse.Namespace) -> Result:
     with contextlib.nullcontext() if options.warm else _empty_cache():
         began, cpu = time.monotonic(), time.process_time()
         bench = recipe("hidden-state").prepare(_spec(), CPU, lambda what, share: None)
-        losses = bench.foreseen(lambda what, share: say(what))
+        losses = bench.predicted(lambda what, share: say(what))
         library = time.process_time() - cpu
         tables: list[Table] = []
         figures: dict[str, float] = {} if options.warm else {"library_cpu_s": library}
         if "front" in parts or "latency" in parts:
-            ratios = foreseen_ratios(bench, _protocol, lambda what, share: say(what))
+            ratios = predicted_ratios(bench, _protocol, lambda what, share: say(what))
             candidates = list(bench.space.candidates())
             groups = tuple(map(bench.comparable, candidates))
             forecast = Forecast.of(tuple(map(bench.space.key, candidates)), groups, losses, ratios)
@@ -123,7 +123,7 @@ def _drawn(bench: Workbench, candidates: list[int], count: int) -> list[int]:
 
 def order(bench: Workbench, losses: np.ndarray, quick: bool) -> Result:
     """`tau_blocks`, of students of STUDIED layers; `blocks_error` and `blocks_error_corrected`: the middle relative
-    error of the foreseen loss, and that of the others once CORRECTED_BY of them have corrected it; `fit_cpu_s`."""
+    error of the predicted loss, and that of the others once CORRECTED_BY of them have corrected it; `fit_cpu_s`."""
     candidates = list(bench.space.candidates())
     of_depth = [place for place, c in enumerate(candidates) if c[DEPTH] == STUDIED]
     places = _drawn(bench, of_depth, 8 if quick else STUDENTS)
@@ -154,8 +154,8 @@ def order(bench: Workbench, losses: np.ndarray, quick: bool) -> Result:
         ("/".join(map(str, candidates[place].values())), losses[place], corrected[i], real[i])
         for i, place in sorted(enumerate(places), key=lambda pair: real[pair[0]])
     ]
-    title = f"{len(places)} students of {STUDIED} layers: foreseen, corrected by {CORRECTED_BY} of them, fitted"
-    return Result([Table(title, ["student", "foreseen", "corrected", "fitted"], rows)], figures)
+    title = f"{len(places)} students of {STUDIED} layers: predicted, corrected by {CORRECTED_BY} of them, fitted"
+    return Result([Table(title, ["student", "predicted", "corrected", "fitted"], rows)], figures)
 
 
 def _scores_file(bench: Workbench) -> Path:
@@ -175,7 +175,7 @@ def _known(bench: Workbench) -> dict[str, float]:
 
 def latencies(bench: Workbench, ratios: np.ndarray, quick: bool) -> Result:
     """`ratio_error_median`, `ratio_error_most` (95 % are off by no more) and `ratio_error_bias`: relative errors of the
-    foreseen latency ratio of students that are not in the table of blocks."""
+    predicted latency ratio of students that are not in the table of blocks."""
     candidates = list(bench.space.candidates())
     rows, errors = [], []
     for place in _drawn(bench, list(range(len(candidates))), 4 if quick else TIMED):
@@ -190,7 +190,7 @@ def latencies(bench: Workbench, ratios: np.ndarray, quick: bool) -> Result:
         "ratio_error_most": float(sizes[int(np.ceil(0.95 * len(sizes))) - 1]),
         "ratio_error_bias": float(np.mean(errors)),
     }
-    names = ["student", "foreseen", "measured", "error", "flag"]
+    names = ["student", "predicted", "measured", "error", "flag"]
     return Result([Table("Latency over the teacher's", names, rows)], figures)
 
 
@@ -226,8 +226,8 @@ def _forecast_of(recorded: search.Recorded) -> Forecast:
         ratio = float(recorded.latencies[rows[recorded.space.key(candidate)]])
         return latency.Measured(ratio, ratio, ratio, ratio, 0.0, 1, None, 1.0, None, 0.0, 0.0)
 
-    losses = bench.foreseen(lambda what, share: say(what))
-    ratios = foreseen_ratios(bench, recorded_time, lambda what, share: None)
+    losses = bench.predicted(lambda what, share: say(what))
+    ratios = predicted_ratios(bench, recorded_time, lambda what, share: None)
     keys = tuple(map(recorded.space.key, recorded.candidates))
     made = Forecast.of(keys, tuple(map(bench.comparable, recorded.candidates)), losses, ratios)
     bench.close()
@@ -251,7 +251,7 @@ def _front(name: str, recorded: search.Recorded, forecast: Forecast, seed: int) 
     rows = {recorded.space.key(c): place for place, c in enumerate(recorded.candidates)}
     done: dict[str, tuple[float, float]] = {}
     for slot in range(min(SCORES, recorded.space.size)):
-        now = forecast.corrected(done, spec.reward.alpha, spec.reward.beta) if spec.strategy.foresees() else None
+        now = forecast.corrected(done, spec.reward.alpha, spec.reward.beta) if spec.strategy.predicts() else None
         study.sampler = sampler(spec, recorded.space, slot, frozenset(done), None, now)
         trial = study.ask()
         chosen = candidate(trial, recorded.space)

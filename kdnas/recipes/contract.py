@@ -90,10 +90,10 @@ class Workbench(ABC):
         """A student of the candidate's sizes to be timed and no more: its weights are whatever is made fastest."""
         return self.build(candidate, 0)
 
-    def foreseen(self, on_progress: Progress) -> np.ndarray:
+    def predicted(self, on_progress: Progress) -> np.ndarray:
         """The predicted loss of every candidate as built, in the order of the space; predictions of candidates that are
-        `comparable` compare. Raises UsageError for students of which nothing is foreseen."""
-        raise UsageError("Nothing is foreseen of this recipe's students.", "Take another strategy than blocks.")
+        `comparable` compare. Raises UsageError for students of which nothing is predicted."""
+        raise UsageError("Nothing is predicted of this recipe's students.", "Take another strategy than blocks.")
 
     @abstractmethod
     def save(self, student: Student, folder: Path) -> None:

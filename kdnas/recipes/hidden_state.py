@@ -67,7 +67,7 @@ class HiddenState(Recipe):
         config, family = encoder.read_config(spec.teacher)
         own = family.sizes(config)
         _check_lengths(spec, family, config)
-        if spec.strategy.foresees() and family.shared_layers:
+        if spec.strategy.predicts() and family.shared_layers:
             raise UsageError(
                 f"The strategy {spec.strategy.name} scores blocks one by one, and those of {spec.teacher.model!r} "
                 "share their weights.",
@@ -306,9 +306,9 @@ class HiddenStateBench(Workbench):
         block = Block(sizes.width, f"{sizes.heads} heads, {sizes.inner} neurons, {sizes.act}")
         return (block,) * sizes.layers
 
-    def foreseen(self, on_progress: Progress) -> np.ndarray:
+    def predicted(self, on_progress: Progress) -> np.ndarray:
         if self.fitted is None:
-            return super().foreseen(on_progress)
+            return super().predicted(on_progress)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         spans = {}
         for depth in map(int, depths):

@@ -105,7 +105,7 @@ INNER, ACT = "intermediate_size", "hidden_act"
 POINTS = 3  # numbers of neurons at which a block is measured; those between lie on a line
 
 
-def foreseen_ratios(bench: Workbench, measure: Measure, on_progress: Progress) -> np.ndarray:
+def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) -> np.ndarray:
     """Latency over the teacher's for every candidate of the space, in its order, from few models measured whole; [n].
 
     Of each width and number of heads the blocks with the fewest neurons, the most and some between are measured in the

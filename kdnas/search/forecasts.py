@@ -1,4 +1,4 @@
-"""The forecast of a search: losses that its recipe foresees, latencies as sums of blocks, corrected by finished trials.
+"""The forecast of a search: losses that its recipe predicts, latencies as sums of blocks, corrected by finished trials.
 
 For strategies that propose by a forecast. Evaluates no candidate, and proposes none.
 """
@@ -6,7 +6,7 @@ For strategies that propose by a forecast. Evaluates no candidate, and proposes 
 from __future__ import annotations
 
 from kdnas.recipes.contract import Workbench
-from kdnas.search.block_latency import foreseen_ratios
+from kdnas.search.block_latency import predicted_ratios
 from kdnas.search.candidate import Measure
 from kdnas.store import queries, slots
 from kdnas.store.database import Store
@@ -20,8 +20,8 @@ def of_bench(bench: Workbench, measure: Measure, on_progress: Progress) -> Forec
     """Before any result; `measure` is the latency protocol. Raises UsageError, KdnasError."""
     candidates = list(bench.space.candidates())
     keys = tuple(map(bench.space.key, candidates))
-    losses = bench.foreseen(on_progress)
-    ratios = foreseen_ratios(bench, measure, on_progress)
+    losses = bench.predicted(on_progress)
+    ratios = predicted_ratios(bench, measure, on_progress)
     return Forecast.of(keys, tuple(map(bench.comparable, candidates)), losses, ratios)
 
 

@@ -105,7 +105,7 @@ class Worker:
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
-        if self.spec.strategy.foresees():
+        if self.spec.strategy.predicts():
             with memory.one_line(device):
                 self.forecast = forecasts.of_bench(self.bench, self.protocol, on_progress)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))

@@ -53,7 +53,7 @@ def sampler(
     `taken` holds the keys of all candidates that other slots have (finished, running, planned, enqueued); none of
     them is proposed. `planned` is the candidate that this slot already holds, if any: the LSTM controller writes
     its episodes to the slots (kdnas.search.episodes), and each of them must be planned before it is asked for.
-    `forecast` is what is foreseen of all candidates now, for a strategy that proposes by it. Raises SpaceExhausted when
+    `forecast` is what is predicted of all candidates now, for a strategy that proposes by it. Raises SpaceExhausted when
     nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)

@@ -24,4 +24,4 @@ class Asked(Generic[O]):
     taken: Collection[str]  # keys (SearchSpace.key) of the candidates that other slots have: none is proposed
     rng: np.random.Generator  # of this slot
     seed: int  # of this slot, below 2³²: for samplers that seed themselves
-    forecast: Forecast | None = None  # of every candidate, for a strategy whose options say that it `foresees`
+    forecast: Forecast | None = None  # of every candidate, for a strategy whose options say that it `predicts`

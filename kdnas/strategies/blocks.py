@@ -1,7 +1,7 @@
-"""The candidates that a block library foresees to be best, as results correct what it foresees.
+"""The candidates that a block library predicts to be best, as results correct what it predicts.
 
 Without chance: the forecast holds for every candidate a loss and a latency, real ones where there are results. First
-comes one candidate of each group, since losses are foreseen within a group only. Then the free candidate of the highest
+comes one candidate of each group, since losses are predicted within a group only. Then the free candidate of the highest
 reward, or the one that adds most to the front of loss and latency. Foresees nothing itself.
 """
 

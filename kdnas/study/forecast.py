@@ -1,6 +1,6 @@
-"""What is foreseen of every candidate of a space before it is evaluated, and how results correct it. Pure numpy.
+"""What is predicted of every candidate of a space before it is evaluated, and how results correct it. Pure numpy.
 
-Losses are foreseen on one scale within a group (students of one depth), never between groups: so each group is
+Losses are predicted on one scale within a group (students of one depth), never between groups: so each group is
 corrected by its own results.
 """
 
@@ -19,10 +19,10 @@ PRIOR = 0.02  # Σ of squared logarithmic distances that the slope of 1 weighs a
 class Forecast:
     """Arrays [n] over the candidates of a space, in its order. `loss` is normalised, `ratio` latency over the
     teacher's; `alpha` and `beta` are those of the study now. `known` says of which
-    candidates both are results, not foreseen."""
+    candidates both are results, not predicted."""
 
     keys: tuple[str, ...]  # SearchSpace.key
-    groups: tuple[str, ...]  # equal for candidates whose foreseen losses compare
+    groups: tuple[str, ...]  # equal for candidates whose predicted losses compare
     loss: np.ndarray
     ratio: np.ndarray
     known: np.ndarray
@@ -48,9 +48,9 @@ class Forecast:
         where = np.array([place for place, _, _ in seen])
         real_loss, real_ratio = np.array([[loss, ratio] for _, loss, ratio in seen]).T
         groups = np.array(self.groups)
-        x, foreseen = np.log(self.loss.clip(1e-9)), np.log(self.ratio)
-        off, off_ratio = np.log(real_loss) - x[where], np.log(real_ratio) - foreseen[where]
-        loss, ratio = x.copy(), foreseen.copy()
+        x, predicted = np.log(self.loss.clip(1e-9)), np.log(self.ratio)
+        off, off_ratio = np.log(real_loss) - x[where], np.log(real_ratio) - predicted[where]
+        loss, ratio = x.copy(), predicted.copy()
         for group in dict.fromkeys(self.groups):
             own, here = groups == group, groups[where] == group
             count = int(here.sum())

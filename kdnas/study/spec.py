@@ -259,14 +259,14 @@ class StudySpec(Part):
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
                 "variants; take model"
             )
-        if self.strategy.foresees() and not self._has_blocks():
+        if self.strategy.predicts() and not self._has_blocks():
             raise ValueError(
-                f"the strategy {self.strategy.name} foresees students of the recipe hidden-state with init fitted, "
+                f"the strategy {self.strategy.name} predicts students of the recipe hidden-state with init fitted, "
                 "outside a comparison of variants; take such ones, or another strategy"
             )
-        if self.strategy.foresees() and self.reward.loss == "raw":
+        if self.strategy.predicts() and self.reward.loss == "raw":
             raise ValueError(
-                f"the strategy {self.strategy.name} foresees the normalised loss, and reward.loss is raw; take "
+                f"the strategy {self.strategy.name} predicts the normalised loss, and reward.loss is raw; take "
                 "normalised, or another strategy"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:

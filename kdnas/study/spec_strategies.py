@@ -20,7 +20,7 @@ class StrategyOptions(Choice):
         """Whether it minimises loss and latency, rather than maximising the reward."""
         return False
 
-    def foresees(self) -> bool:
+    def predicts(self) -> bool:
         """Whether it proposes by a forecast of all candidates, which a search then makes first."""
         return False
 
@@ -110,7 +110,7 @@ class LstmStrategy(StrategyOptions):
 
 
 class BlocksStrategy(StrategyOptions):
-    """A library of fitted blocks foresees every candidate: the best first."""
+    """A library of fitted blocks predicts every candidate: the best first."""
 
     name: Literal["blocks"] = "blocks"
     two_objectives: bool = Field(False, description="propose along the front of loss and latency")
@@ -118,7 +118,7 @@ class BlocksStrategy(StrategyOptions):
     def for_the_front(self) -> bool:
         return self.two_objectives
 
-    def foresees(self) -> bool:
+    def predicts(self) -> bool:
         return True
 
 

@@ -64,9 +64,9 @@ def quiet(what: str, share: float | None) -> None:
     pass
 
 
-def test_within_a_depth_the_foreseen_order_is_about_that_of_the_fitted_scores(make: Any) -> None:
+def test_within_a_depth_the_predicted_order_is_about_that_of_the_fitted_scores(make: Any) -> None:
     bench = make()
-    found = bench.foreseen(quiet)
+    found = bench.predicted(quiet)
     candidates = list(bench.space.candidates())
     assert found.shape == (len(candidates),) and bool(((found >= 0) & (found <= 1)).all())
     real = [bench.training(bench.build(c, 0), epochs=0, seed=0).begin().score.loss for c in candidates]
@@ -75,20 +75,20 @@ def test_within_a_depth_the_foreseen_order_is_about_that_of_the_fitted_scores(ma
 
 
 def test_what_is_scored_once_is_read_by_all_studies_of_these_blocks(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make().foreseen(quiet)
+    first = make().predicted(quiet)
     assert any(item.kind == "teacher/blocks" for item in disk_cache.items())  # under the cache's limit
     monkeypatch.setattr(block_scores, "unexplained", lambda *args: pytest.fail("a block was scored again"))
     again = make(budget={"epochs": 2})  # another study
-    assert bool((again.foreseen(quiet) == first).all())
+    assert bool((again.predicted(quiet) == first).all())
 
 
 def test_blocks_are_scored_in_any_order_to_the_same_bits(
     make: Any, monkeypatch: pytest.MonkeyPatch, places: Path
 ) -> None:
-    first = make().foreseen(quiet)
+    first = make().predicted(quiet)
     monkeypatch.setenv("KDNAS_CACHE", str(places / "other"))
     monkeypatch.setattr("os.getpid", lambda: 2)  # a process that begins at another shape
-    assert bool(np.array_equal(make().foreseen(quiet), first))
+    assert bool(np.array_equal(make().predicted(quiet), first))
 
 
 def test_a_teacher_of_shared_layers_is_refused_before_anything_runs(places: Path) -> None:
@@ -99,5 +99,5 @@ def test_a_teacher_of_shared_layers_is_refused_before_anything_runs(places: Path
 
 def test_students_that_are_only_sliced_have_no_library(make: Any) -> None:
     bench = make(recipe={"name": "hidden-state", "init": "inherit"}, strategy={"name": "tpe"})
-    with pytest.raises(UsageError, match="Nothing is foreseen of this recipe's students"):
-        bench.foreseen(quiet)
+    with pytest.raises(UsageError, match="Nothing is predicted of this recipe's students"):
+        bench.predicted(quiet)

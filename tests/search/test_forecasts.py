@@ -13,7 +13,7 @@ from kdnas.measuring.block_table import Block
 from kdnas.recipes.contract import Workbench
 from kdnas.search import forecasts
 from kdnas.search.begin import begin
-from kdnas.search.block_latency import foreseen_ratios
+from kdnas.search.block_latency import predicted_ratios
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, queries
 from kdnas.store.database import open_store
@@ -33,7 +33,7 @@ SPACE = SearchSpace(
 )
 
 
-class Foreseeing(fakes.FakeBench):
+class Predicting(fakes.FakeBench):
     """Scores of its own, on another scale in each depth."""
 
     def __init__(self, spec: StudySpec) -> None:
@@ -47,14 +47,14 @@ class Foreseeing(fakes.FakeBench):
     def comparable(self, candidate: Candidate) -> str:
         return f"{candidate['num_hidden_layers']} layers"
 
-    def foreseen(self, on_progress: Progress) -> np.ndarray:
+    def predicted(self, on_progress: Progress) -> np.ndarray:
         return np.array(
             [0.8 / (1 + i % 16 + int(c["intermediate_size"]) / 64) for i, c in enumerate(SPACE.candidates())]
         )
 
 
 def prepare(wanted: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
-    return Foreseeing(wanted)
+    return Predicting(wanted)
 
 
 def milliseconds(c: Candidate) -> float:
@@ -97,8 +97,8 @@ def run(path: Path, wanted: StudySpec) -> Protocol:
 
 
 def test_latencies_of_the_whole_space_come_from_few_models() -> None:
-    bench, protocol = Foreseeing(spec()), Protocol()
-    found = foreseen_ratios(bench, protocol, lambda what, share: None)
+    bench, protocol = Predicting(spec()), Protocol()
+    found = predicted_ratios(bench, protocol, lambda what, share: None)
     wanted = [milliseconds(c) / 10.0 for c in SPACE.candidates()]  # of the fake teacher's 10 ms
     assert found == pytest.approx(wanted, rel=1e-9)
     assert len(protocol.asked) == 11 < SPACE.size  # of each number of heads five; one for the other activation
@@ -120,11 +120,11 @@ def test_a_study_that_is_stopped_after_every_trial_proposes_what_the_whole_one_d
     assert candidates(path) == expected
 
 
-def test_finished_trials_correct_what_is_foreseen_at_the_rate_of_now(tmp_path: Path) -> None:
+def test_finished_trials_correct_what_is_predicted_at_the_rate_of_now(tmp_path: Path) -> None:
     path, wanted = tmp_path / "kdnas.db", spec(6)
     begin(wanted, path)
     run(path, wanted)
-    bench = Foreseeing(wanted)
+    bench = Predicting(wanted)
     raw = forecasts.of_bench(bench, Protocol(), lambda what, share: None)
     with open_store(path) as store:
         rows = queries.trial_rows(store, 1)

@@ -60,7 +60,7 @@ def measured(space: SearchSpace, chosen: Candidate) -> tuple[float, float]:
     return float(0.9 - 0.5 * x.mean() + 0.15 * (x[0] - 0.6) ** 2 + 0.05 * ripple), float(1 + 6 * x[0] + 2 * x.sum())
 
 
-def foreseen(space: SearchSpace) -> Forecast:
+def predicted(space: SearchSpace) -> Forecast:
     """What a library might say of the same landscape: near it, and on a scale of its own for each depth."""
     candidates = list(space.candidates())
     groups = tuple(str(c.get("num_hidden_layers", "")) for c in candidates)
@@ -84,10 +84,10 @@ class Search:
 
     def forecast(self) -> Forecast | None:
         """For a strategy that asks for one, corrected by what is done."""
-        if not self.spec.strategy.foresees():
+        if not self.spec.strategy.predicts():
             return None
         results = {self.space.key(c): measured(self.space, c) for c in self.done}
-        return foreseen(self.space).corrected({k: (loss, ms / 12) for k, (loss, ms) in results.items()}, -0.1, 1.0)
+        return predicted(self.space).corrected({k: (loss, ms / 12) for k, (loss, ms) in results.items()}, -0.1, 1.0)
 
     def run(self, slots: Iterable[int], storage: BaseStorage | None = None) -> list[Candidate]:
         storage = storage or self.storage()

@@ -9,15 +9,15 @@ from kdnas.strategies.blocks import front_worth, rewards
 from kdnas.study.hypervolume import hypervolume
 from kdnas.study.spec import from_values
 from kdnas.system.errors import BadOptionError
-from tests.strategies.loop import SPACE, Search, foreseen, measured, spec
+from tests.strategies.loop import SPACE, Search, predicted, measured, spec
 
 DEPTHS = 6
 
 
-def test_first_the_best_foreseen_of_each_depth() -> None:
+def test_first_the_best_predicted_of_each_depth() -> None:
     done = Search(spec("blocks")).run(range(DEPTHS))
     assert {c["num_hidden_layers"] for c in done} == set(range(1, DEPTHS + 1))
-    worth = rewards(foreseen(SPACE).corrected({}, -0.1, 1.0))
+    worth = rewards(predicted(SPACE).corrected({}, -0.1, 1.0))
     candidates = list(SPACE.candidates())
     best = candidates[int(np.argmax(worth))]
     assert done[0] == best
@@ -38,7 +38,7 @@ def test_then_the_best_of_all_as_results_have_corrected_the_forecast() -> None:
 
 
 def test_for_the_front_each_adds_the_most_area_and_the_front_is_better_than_chance() -> None:
-    forecast = foreseen(SPACE).corrected({}, 0.0, 1.0)
+    forecast = predicted(SPACE).corrected({}, 0.0, 1.0)
     taken = np.zeros(len(forecast.keys), dtype=bool)
     taken[::37] = True
     worth = front_worth(forecast, taken)
@@ -69,10 +69,10 @@ def test_for_the_front_each_adds_the_most_area_and_the_front_is_better_than_chan
     ids=["sliced", "causal", "lora", "variants"],
 )
 def test_students_without_a_library_are_refused_with_what_to_do(parts: dict[str, object]) -> None:
-    with pytest.raises(BadOptionError, match=r"blocks foresees students of the recipe hidden-state with init fitted"):
+    with pytest.raises(BadOptionError, match=r"blocks predicts students of the recipe hidden-state with init fitted"):
         from_values({"strategy": {"name": "blocks"}, **parts})
 
 
-def test_a_loss_that_is_not_foreseen_is_refused() -> None:
-    with pytest.raises(BadOptionError, match=r"foresees the normalised loss, and reward\.loss is raw"):
+def test_a_loss_that_is_not_predicted_is_refused() -> None:
+    with pytest.raises(BadOptionError, match=r"predicts the normalised loss, and reward\.loss is raw"):
         from_values({"strategy": {"name": "blocks"}, "reward": {"loss": "raw"}})
