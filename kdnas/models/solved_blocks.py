@@ -7,7 +7,7 @@ loss, no store and no strategy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,12 @@ class _Equations:
 
 def ends_of(cut: EncoderCut) -> list[int]:
     """For each layer of the student the last of the teacher's that it stands for."""
-    return [*(source - 1 for source in cut.sources[1:]), cut.own.layers - 1]
+    return ends_at(cut.sources, cut.own.layers)
+
+
+def ends_at(sources: Sequence[int], layers: int) -> list[int]:
+    """The same for layers cut from the teacher's `sources`, of `layers` in all."""
+    return [*(source - 1 for source in sources[1:]), layers - 1]
 
 
 def rows_of(length: int) -> int:
@@ -158,7 +163,7 @@ def solve_blocks(
             # A layer's tokens in one piece; the figures are the same.
             module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     family, width = cut.family, cut.width.to(device)
-    carried = [_before_first(student, family, ids[rows].to(device)) for rows in parts]
+    carried = [before_first(student, family, ids[rows].to(device)) for rows in parts]
     for index, end in enumerate(ends_of(cut)):
         prefix = family.layer_prefix(index)
         down: Any = student.get_submodule(prefix + family.down)
@@ -172,7 +177,7 @@ def solve_blocks(
         equations = _Equations(None if name is None or kept is None else kept.get(name))
         halves: list[tuple[Tensor, Tensor]] = []
         for rows, given in zip(parts, carried, strict=True):
-            read, neurons = _to_neurons(student, family, index, given)
+            read, neurons = to_neurons(student, family, index, given)
             target = wanted[end][rows].to(device).flatten(0, 1).float()
             target = target.index_select(1, width)
             equations.add(neurons, target.sub_(read))
@@ -195,7 +200,7 @@ def solve_blocks(
 
 
 @dataclass
-class _Carried:
+class Carried:
     """What one of the student's layers is called with: its states, and what else all its layers are given."""
 
     states: Tensor
@@ -203,12 +208,12 @@ class _Carried:
     named: Mapping[str, Any]
 
 
-def _before_first(student: torch.nn.Module, family: Family, ids: Tensor) -> _Carried:
+def before_first(student: torch.nn.Module, family: Family, ids: Tensor) -> Carried:
     """What the first layer is called with on `ids` [chunks, length]."""
-    found: list[_Carried] = []
+    found: list[Carried] = []
 
     def heard(_module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        found.append(_Carried(given[0], given[1:], named))
+        found.append(Carried(given[0], given[1:], named))
         raise _Seen
 
     first = student.get_submodule(family.layer_prefix(0).removesuffix("."))
@@ -222,7 +227,7 @@ def _before_first(student: torch.nn.Module, family: Family, ids: Tensor) -> _Car
     return found[0]
 
 
-def _to_neurons(student: torch.nn.Module, family: Family, index: int, given: _Carried) -> tuple[Tensor, Tensor]:
+def to_neurons(student: torch.nn.Module, family: Family, index: int, given: Carried) -> tuple[Tensor, Tensor]:
     """A layer up to its neurons: what its feed-forward part reads [tokens, width], and they [tokens, inner].
 
     What is read is also what its output is added to: a layer of these families ends with norm(read + output).

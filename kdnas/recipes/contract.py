@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdnas.measuring.block_table import Block
@@ -93,6 +94,11 @@ class Workbench(ABC):
     def probe(self, candidate: Candidate) -> Student:
         """A student of the candidate's sizes to be timed and no more: its weights are whatever is made fastest."""
         return self.build(candidate, 0)
+
+    def predicted(self, on_progress: Progress) -> np.ndarray:
+        """The predicted loss of every candidate as built, in the order of the space; predictions of candidates that are
+        `comparable` compare. Raises UsageError for students of which nothing is predicted."""
+        raise UsageError("Nothing is predicted of this recipe's students.", "Take another strategy than blocks.")
 
     @abstractmethod
     def save(self, student: Student, folder: Path) -> None:

@@ -6,7 +6,7 @@ matrices that candidates share are kept in memory. Knows no loss and no store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class FittedStudents:
                 "Give more text or a larger budget.proxy_fraction, or leave out recipe.init = fitted.",
             )
         beside: dict[Kind, Known] = {}
-        self._moments = moments_cache.moments_of(teacher, ids, beside)
+        self.moments = moments_cache.moments_of(teacher, ids, beside)
         self._outputs = beside.get("outputs")
         self._grams: KeptResults[Gram] = KeptResults(KEPT)
         self._predictions: KeptResults[Prediction] = KeptResults(KEPT)
@@ -77,16 +77,26 @@ class FittedStudents:
     ) -> torch.nn.Module:
         """A fitted body of the configuration `values` on the teacher's device, from the teacher's `weights` and
         `buffers`. `listen` hears what its layers give on the chunks `ids`, `at_once` of them at a time."""
-        taken = least_squares_init.taken_over(weights, cut, self._moments, self._predictions)
-        made = encoders.inherit(values, taken, buffers).to(self._teacher.device)
+        made = encoders.inherit(values, self.taken_over(weights, cut), buffers).to(self._teacher.device)
         wanted: Mapping[int, Tensor] = {}
         if solved_blocks.solves(cut):
-            assert self._entering is not None
-            wanted = self._entering.first(len(self.ids), sorted(set(solved_blocks.ends_of(cut))))
+            wanted = self.entering(len(self.ids), sorted(set(solved_blocks.ends_of(cut))))
         solved_blocks.solve_blocks(
             made, cut, weights, self.ids, wanted, kept=self._grams, listen=listen, at_once=at_once
         )
         return made
+
+    def taken_over(self, weights: Mapping[str, Tensor], cut: EncoderCut) -> dict[str, Tensor]:
+        """The weights of a student before its blocks are solved, from the teacher's `weights`."""
+        return least_squares_init.taken_over(weights, cut, self.moments, self._predictions)
+
+    def entering(self, count: int, layers: Sequence[int]) -> Mapping[int, Tensor]:
+        """What enters the last norm of the teacher's `layers` on the first chunks: bf16 [count, length, hidden] each.
+
+        Of a teacher whose layers are not shared.
+        """
+        assert self._entering is not None
+        return self._entering.first(count, layers)
 
     def close(self) -> None:
         if self._entering is not None:

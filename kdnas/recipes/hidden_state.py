@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdnas.data import chunks as chunking
@@ -27,6 +28,7 @@ from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.recipes import latency_tokens
+from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
@@ -37,7 +39,7 @@ from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.system import seeds
-from kdnas.system.errors import BadOptionError
+from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import encoder, full_cut, hidden_state_cache
 from kdnas.training.contract import Score, Student
@@ -66,6 +68,12 @@ class HiddenState(Recipe):
         config, family = encoder.read_config(spec.teacher)
         own = family.sizes(config)
         _check_lengths(spec, family, config)
+        if spec.strategy.predicts() and family.shared_layers:
+            raise UsageError(
+                f"The strategy {spec.strategy.name} scores blocks one by one, and those of {spec.teacher.model!r} "
+                "share their weights.",
+                "Take another strategy, tpe for example.",
+            )
         facts = {
             "model": spec.teacher.model,
             "family": family.model_type,
@@ -321,6 +329,18 @@ class HiddenStateBench(Workbench):
         sizes = sizes_of(candidate)
         block = Block(sizes.width, f"{sizes.heads} heads, {sizes.inner} neurons, {sizes.act}")
         return (block,) * sizes.layers
+
+    def predicted(self, on_progress: Progress) -> np.ndarray:
+        if self.fitted is None:
+            return super().predicted(on_progress)
+        depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
+        spans = {}
+        for depth in map(int, depths):
+            sources = CUTS[self._cut](depth, self.own.layers)
+            spans[depth] = list(zip(sources, solved_blocks.ends_at(sources, self.own.layers), strict=True))
+        weights, buffers = self._weights, self._buffers
+        library = BlockLibrary(self.teacher, self.fitted, weights, buffers, self._importance, spans)
+        return library.losses(self.space, on_progress)
 
     def probe(self, candidate: Candidate) -> Student:
         with torch.random.fork_rng(devices=[]):  # the program's own numbers stay as they are

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kdnas.measuring.block_table import Block, BlockTable, Reading
 from kdnas.measuring.device_lock import Turn
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
 from kdnas.study.rows import TrialRow
-from kdnas.study.space import Candidate
+from kdnas.study.space import Candidate, Value
 from kdnas.study.spec import StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
@@ -101,6 +103,53 @@ class ByBlocks:
         if key not in self._known:
             self._known[key] = timed_reading(bench, self._measure, probe)
         return self._known[key]
+
+
+INNER, ACT = "intermediate_size", "hidden_act"
+POINTS = 3  # numbers of neurons at which a block is measured; those between lie on a line
+
+
+def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) -> np.ndarray:
+    """Latency over the teacher's for every candidate of the space, in its order, from few models measured whole; [n].
+
+    Of each width and number of heads the blocks with the fewest neurons, the most and some between are measured in the
+    deepest students, the fewest and the most in one layer, too; further activations in one width, since what they cost
+    is by the neuron. Raises UsageError, KdnasError.
+    """
+    choices = {d.name: d.choices for d in bench.space.dimensions}
+    deepest, inners, acts = max(2, *map(int, choices[DEPTH])), sorted(map(int, choices[INNER])), choices[ACT]
+    points = sorted({inners[round(i * (len(inners) - 1) / (POINTS - 1))] for i in range(POINTS)})
+    bodies = {
+        bench.shape_key({**c, DEPTH: 1, INNER: points[0], ACT: acts[0]}): {**c, ACT: acts[0]}
+        for c in bench.space.candidates()
+    }
+    wanted: dict[str, Candidate] = {}
+    for body in bodies.values():
+        for depth, inner in ((1, points[0]), (1, points[-1]), *((deepest, point) for point in points)):
+            probe = {**body, DEPTH: depth, INNER: inner}
+            wanted.setdefault(bench.shape_key(probe), probe)
+    middle = list(bodies.values())[len(bodies) // 2]
+    others = [{**middle, DEPTH: deepest, INNER: points[-1], ACT: act} for act in acts[1:]]
+    wanted |= {bench.shape_key(probe): probe for probe in others}
+    readings = []
+    for done, probe in enumerate(wanted.values()):
+        on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
+        reading, teacher = timed_reading(bench, measure, probe)
+        readings.append(Reading(reading.blocks, reading.ms / teacher, reading.half / teacher, reading.flag))
+    table = BlockTable.of(readings)
+
+    def block(candidate: Candidate, inner: int, act: Value) -> float:
+        return table.blocks[bench.blocks({**candidate, INNER: inner, ACT: act})[0]]
+
+    dearer = {act: (block(middle, points[-1], act) - block(middle, points[-1], acts[0])) / points[-1] for act in acts}
+    lines = {key: [block(body, point, acts[0]) for point in points] for key, body in bodies.items()}
+    found = []
+    for candidate in bench.space.candidates():
+        line = lines[bench.shape_key({**candidate, DEPTH: 1, INNER: points[0], ACT: acts[0]})]
+        inner = int(candidate[INNER])
+        one = float(np.interp(inner, points, line)) + dearer[candidate[ACT]] * inner
+        found.append(table.around[bench.blocks(candidate)[0].width] + int(candidate[DEPTH]) * one)
+    return np.array(found)
 
 
 def of_search(spec: StudySpec, measure: Measure) -> Measure:

@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
-from kdnas.search import constraint_record, episodes, heartbeat, refusal
+from kdnas.search import constraint_record, episodes, forecasts, heartbeat, refusal
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
@@ -52,6 +52,7 @@ from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.strategies.refused import Refused
 from kdnas.study import short_text
+from kdnas.study.forecast import Forecast
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG
 from kdnas.study.space import Candidate
@@ -83,7 +84,8 @@ class Worker:
         self.steering = steering
         self.worker_id = steering.worker_id
         self.log = steering.log
-        self.measure = of_search(spec, measure)
+        self.protocol, self.measure = measure, of_search(spec, measure)
+        self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
 
     # ------------------------------------------------------------------------ before the first trial
@@ -112,6 +114,9 @@ class Worker:
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
+        if self.spec.strategy.predicts():
+            with memory.one_line(device):
+                self.forecast = forecasts.of_bench(self.bench, self.protocol, on_progress)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
         patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
         self.rescored = Rescored(cast(BaseStorage, patient))
@@ -227,9 +232,12 @@ class Worker:
         planned, taken = claim.candidate, claim.taken
         refused = self.refusal.now()
         self.use_present_rewards()
+        forecast = self.forecast
+        if forecast is not None:
+            forecast = forecasts.by_now(forecast, self.space, self.store, self.study_id)
         while True:
             closed = taken if refused is None else Refused(taken, refused)
-            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned)
+            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast)
             self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()

@@ -19,6 +19,7 @@ from kdnas.strategies.asked import Asked
 from kdnas.strategies.optuna_space import candidate, distributions, from_parameters, parameters
 from kdnas.strategies.refused import Refused
 from kdnas.strategies.without_replacement import LookedAt, Planned, SpaceExhausted, WholeSampler, check_room
+from kdnas.study.forecast import Forecast
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
 from kdnas.system.seeds import Purpose, generator, number
@@ -46,18 +47,20 @@ def sampler(
     slot: int,
     taken: Collection[str],
     planned: Candidate | None = None,
+    forecast: Forecast | None = None,
 ) -> BaseSampler:
     """The sampler for one slot of a study.
 
     `taken` holds the keys of all candidates that other slots have (finished, running, planned, enqueued); none of
     them is proposed. A `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot
     already holds, if any: the LSTM controller writes its episodes to the slots (kdnas.search.episodes), and each of
-    them must be planned before it is asked for.
+    them must be planned before it is asked for. `forecast` is what is predicted of all candidates now, for a strategy
+    that proposes by it.
 
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
-    asked = Asked(spec.strategy, space, taken, rng, seed)
+    asked = Asked(spec.strategy, space, taken, rng, seed, forecast)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
     if planned is not None:

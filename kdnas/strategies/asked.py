@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from kdnas.study.forecast import Forecast
 from kdnas.study.space import SearchSpace
 from kdnas.study.spec_strategies import StrategyOptions
 
@@ -23,3 +24,4 @@ class Asked(Generic[O]):
     taken: Collection[str]  # keys (SearchSpace.key) of the candidates that other slots have: none is proposed
     rng: np.random.Generator  # of this slot
     seed: int  # of this slot, below 2³²: for samplers that seed themselves
+    forecast: Forecast | None = None  # of every candidate, for a strategy whose options say that it `predicts`

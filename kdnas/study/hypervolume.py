@@ -58,6 +58,27 @@ def hypervolume_so_far(loss: np.ndarray, ratio: np.ndarray, reference: tuple[flo
     return np.cumsum(gains)
 
 
+def gains(
+    front: tuple[np.ndarray, np.ndarray],
+    loss: np.ndarray,
+    ratio: np.ndarray,
+    reference: tuple[float, float] = REFERENCE,
+) -> np.ndarray:
+    """What each of the points [n] alone would add to the hypervolume of the points (loss, ratio) [m] of `front`; [n].
+
+    Points that are NaN or not better than the reference in both add nothing.
+    """
+    good = _within(*front, reference)
+    order = np.lexsort((front[1][good], front[0][good]))
+    edges = np.concatenate(([-np.inf], front[0][good][order], [reference[0]]))
+    ceilings = np.concatenate(([reference[1]], np.minimum.accumulate(front[1][good][order])))
+    left = np.maximum(edges[:-1], loss[:, None])
+    wide = np.maximum(0.0, edges[1:] - left)
+    high = np.maximum(0.0, np.minimum(ceilings, reference[1]) - ratio[:, None])
+    found: np.ndarray = np.where(_within(loss, ratio, reference), (wide * high).sum(1), 0.0)
+    return found
+
+
 def loss_and_ratio(board: Board, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normalised loss, whatever loss the study rewards, and latency over the teacher's, of the trials at places [n] of
     the board; NaN where one is missing; float [n], [n]."""

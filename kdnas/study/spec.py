@@ -239,6 +239,11 @@ class StudySpec(Part):
                 made[name] = {**own, **given}
         return made
 
+    def _has_blocks(self) -> bool:
+        """Whether a library of fitted blocks can be made for its students."""
+        fitted = isinstance(self.recipe, HiddenStateRecipe) and self.recipe.init == "fitted"
+        return fitted and not self.space.variants
+
     @model_validator(mode="after")
     def _fits_together(self) -> StudySpec:
         if not self.budget.epochs and not scored_as_built(self.recipe):
@@ -255,6 +260,16 @@ class StudySpec(Part):
             raise ValueError(
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
                 "variants; take model"
+            )
+        if self.strategy.predicts() and not self._has_blocks():
+            raise ValueError(
+                f"the strategy {self.strategy.name} predicts students of the recipe hidden-state with init fitted, "
+                "outside a comparison of variants; take such ones, or another strategy"
+            )
+        if self.strategy.predicts() and self.reward.loss == "raw":
+            raise ValueError(
+                f"the strategy {self.strategy.name} predicts the normalised loss, and reward.loss is raw; take "
+                "normalised, or another strategy"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(

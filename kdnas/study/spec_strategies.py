@@ -20,6 +20,10 @@ class StrategyOptions(Choice):
         """Whether it minimises loss and latency, rather than maximising the reward."""
         return False
 
+    def predicts(self) -> bool:
+        """Whether it proposes by a forecast of all candidates, which a search then makes first."""
+        return False
+
 
 class TpeStrategy(StrategyOptions):
     """Optuna's multivariate TPE: a good start for most studies."""
@@ -105,11 +109,25 @@ class LstmStrategy(StrategyOptions):
         return values
 
 
+class BlocksStrategy(StrategyOptions):
+    """A library of fitted blocks predicts every candidate: the best first."""
+
+    name: Literal["blocks"] = "blocks"
+    two_objectives: bool = Field(False, description="propose along the front of loss and latency")
+
+    def for_the_front(self) -> bool:
+        return self.two_objectives
+
+    def predicts(self) -> bool:
+        return True
+
+
 STRATEGIES: tuple[type[StrategyOptions], ...] = (
     TpeStrategy,
     LstmStrategy,
     EvolutionStrategy,
     GpStrategy,
+    BlocksStrategy,
     StrategyOptions.of("random", "Every candidate equally likely, none twice."),
     StrategyOptions.of("grid", "Every candidate in the order of the space."),
     Nsga2Strategy,

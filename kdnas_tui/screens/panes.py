@@ -85,8 +85,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "log": "What the workers wrote down. End follows the newest line, <study.level> leaves out lower levels, "
     "<study.filter> searches, and <study.match_next> and <study.match_previous> go from match to match.",
     "filter": "Only trials that pass are shown, in table and plots: state:done latency<8 layers>=4 act:gelu, "
-    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. → or "
-    "Tab writes the word out, ↑ and ↓ go through earlier filters, <study.back> clears it.",
+    "joined by and, or, not. is:front, is:tie, is:feasible, is:flagged, is:marked, tag:word, and bare words work too. "
+    "→ or Tab writes the word out, ↑ and ↓ go through earlier filters, <study.back> clears it.",
 }
 
 

@@ -294,7 +294,7 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
     sources = hidden_state.CUTS["spread"](3, 4)
     cut = encoders.EncoderCut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
     values = bench.config({**THIN, "hidden_act": bench.own.act})
-    weights = least_squares_init.taken_over(bench._weights, cut, bench.fitted._moments)
+    weights = least_squares_init.taken_over(bench._weights, cut, bench.fitted.moments)
     unsolved = encoders.inherit(values, weights, bench._buffers)
     solved = bench.fitted.body(values, cut, bench._weights, bench._buffers)
     ids = least_squares_init.sample(bench._proxy_ids)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from benchmarks.search import Episodes
 from kdnas.strategies import candidate, directions, sampler
+from kdnas.study.forecast import Forecast
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import StudySpec, from_values
 
@@ -40,6 +42,8 @@ STRATEGIES: dict[str, dict[str, object]] = {
     "grid": {"name": "grid"},
     "evolution": {"name": "evolution", "population": 8},
     "nsga2": {"name": "nsga2", "population": 8},
+    "blocks": {"name": "blocks"},
+    "blocks-two": {"name": "blocks", "two_objectives": True},
     "lstm": {"name": "lstm", "pool": 80},
     "lstm-paper": {"name": "lstm", "controller": "paper", "samples": 8},
 }
@@ -56,6 +60,15 @@ def measured(space: SearchSpace, chosen: Candidate) -> tuple[float, float]:
     return float(0.9 - 0.5 * x.mean() + 0.15 * (x[0] - 0.6) ** 2 + 0.05 * ripple), float(1 + 6 * x[0] + 2 * x.sum())
 
 
+def predicted(space: SearchSpace) -> Forecast:
+    """What a library might say of the same landscape: near it, and on a scale of its own for each depth."""
+    candidates = list(space.candidates())
+    groups = tuple(str(c.get("num_hidden_layers", "")) for c in candidates)
+    truth = np.array([measured(space, c) for c in candidates])
+    bent = np.array([1 + 0.1 * space.encode(c)[0] + space.ordinal(c) * 31 % 17 / 200 for c in candidates])
+    return Forecast.of(tuple(map(space.key, candidates)), groups, truth[:, 0] * bent / 2, truth[:, 1] / 15)
+
+
 @dataclass
 class Search:
     """A study's slots, filled one by one. Episodes are planned in memory here; test_episodes has the store."""
@@ -69,6 +82,13 @@ class Search:
     def __post_init__(self) -> None:
         self.episodes = Episodes(self.spec, self.space, ()) if self.spec.strategy.name == "lstm" else None
 
+    def forecast(self) -> Forecast | None:
+        """For a strategy that asks for one, corrected by what is done."""
+        if not self.spec.strategy.predicts():
+            return None
+        results = {self.space.key(c): measured(self.space, c) for c in self.done}
+        return predicted(self.space).corrected({k: (loss, ms / 12) for k, (loss, ms) in results.items()}, -0.1, 1.0)
+
     def run(self, slots: Iterable[int], storage: BaseStorage | None = None) -> list[Candidate]:
         storage = storage or self.storage()
         study = optuna.create_study(
@@ -78,7 +98,7 @@ class Search:
             for attempt in range(2 if slot in self.lost else 1):
                 taken = frozenset(self.space.key(c) for c in self.done)
                 planned = None if self.episodes is None else self.episodes.candidate(slot)
-                study.sampler = sampler(self.spec, self.space, slot, taken, planned)
+                study.sampler = sampler(self.spec, self.space, slot, taken, planned, self.forecast())
                 lost = attempt == 0 and slot in self.lost
 
                 def objective(trial: optuna.Trial, lost: bool = lost, slot: int = slot) -> float | tuple[float, float]:

@@ -49,7 +49,7 @@ def test_one_seed_one_sequence_another_seed_another(strategy: str) -> None:
     count = slots(strategy) // 2 + 5  # for the controller, into its second episode
     once, again = list(whole(strategy)[:count]), Search(spec(strategy)).run(range(count))
     assert once == again
-    if strategy != "grid":
+    if strategy not in ("grid", "blocks", "blocks-two"):
         assert Search(spec(strategy, seed=4)).run(range(count)) != once
 
 
