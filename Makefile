@@ -35,6 +35,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit
 
 # The one big wheel first and pinned, so that no open range pulls another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -37,7 +37,7 @@ def test_what_is_lost_is_told_with_its_seed(
     monkeypatch.setattr(torture, "FAULTS", [Fault("store", "one", attempt), Fault("store", "other", nowhere)])
     assert torture.main(["--seed", "7", "--times", "3", "--json", str(tmp_path / "table.json")]) == 1
     out = capsys.readouterr().out
-    assert "store: one        5        3     2  8: a trial; 9: a traceback: ZeroDivisionError: integer division" in out, out
+    assert "store: one        5        3     2  8: a trial; 9: a traceback: ZeroDivisionError" in out, out
     assert "no such thing" in out
     one, other = json.loads((tmp_path / "table.json").read_text())["faults"]
     assert (one["tried"], one["survived"], one["seeds"]) == (5, 3, [7, 9])

@@ -54,8 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def tried(faults: list[Fault], seed: int, seconds: float, times: int | None) -> list[Tally]:
-    """Every fault once, in turn, and then whichever has had the least of its share of the time."""
+    """Every fault once, the kinds by turns, and then whichever has had the least of its share of the time."""
     tallies = [Tally(fault) for fault in faults]
+    nth = {t.fault.title: sum(u.fault.kind == t.fault.kind for u in tallies[:n]) for n, t in enumerate(tallies)}
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="kdnas-torture-", ignore_cleanup_errors=True) as folder:
         kit = Kit(Path(folder))
@@ -64,11 +65,13 @@ def tried(faults: list[Fault], seed: int, seconds: float, times: int | None) -> 
                 open_ = [t for t in tallies if t.not_here is None and (times is None or t.attempts < times)]
                 if not open_:
                     break
-                tally = min(open_, key=lambda t: t.seconds / t.fault.share)
+                tally = min(open_, key=lambda t: (t.seconds / t.fault.share, nth[t.fault.title]))
                 attempted(tally, seed + tally.attempts, kit)
-                for what in list(tally.lost.items())[-1:] if tally.lost else []:
-                    if what[0] == seed + tally.attempts - 1:
-                        print(f"lost: {tally.fault.title}, seed {what[0]}: {what[1]}", file=sys.stderr, flush=True)
+                latest = seed + tally.attempts - 1
+                if latest in tally.lost:
+                    print(
+                        f"lost: {tally.fault.title}, seed {latest}: {tally.lost[latest]}", file=sys.stderr, flush=True
+                    )
         finally:
             kit.close()
     return tallies

@@ -15,7 +15,8 @@ from kdnas.store.database import open_reader
 from kdnas.study.rows import Status
 from tests import fakes
 
-ODD = (float("nan"), float("inf"), float("-inf"), 0.0, -1.0, 5e-324, 1e-300, 1e300, 1.0)
+LOSSES = (float("nan"), float("inf"), float("-inf"), 0.0, -1.0, 5e-324, 1e-300, 1e300, 1.0)
+TIMES = (5e-324, 1e-300, 1e-3, 1e300)  # a clock that runs gives no others
 
 
 def odd(ground: Ground, strategy: str) -> int:
@@ -24,14 +25,14 @@ def odd(ground: Ground, strategy: str) -> int:
     place = file_store(ground)
     begin(spec, place)
 
-    def figure(candidate: Any, usual: float, part: int) -> float:
-        nth = (fakes.SPACE.ordinal(candidate) * 31 + part * 7 + ground.seed) % (3 * len(ODD))
-        return ODD[nth] if nth < len(ODD) else usual
+    def figure(candidate: Any, usual: float, odd: tuple[float, ...], part: int) -> float:
+        nth = (fakes.SPACE.ordinal(candidate) * 31 + part * 7 + ground.seed) % (3 * len(odd))
+        return odd[nth] if nth < len(odd) else usual
 
     def work() -> int:
         usual_loss, usual_ms = fakes.loss, fakes.latency_ms
-        fakes.loss = lambda candidate, epoch=2: figure(candidate, usual_loss(candidate, epoch), 0)  # type: ignore[assignment]
-        fakes.latency_ms = lambda candidate: figure(candidate, usual_ms(candidate), 1)  # type: ignore[assignment]
+        fakes.loss = lambda candidate, epoch=2: figure(candidate, usual_loss(candidate, epoch), LOSSES, 0)  # type: ignore[assignment]
+        fakes.latency_ms = lambda candidate: figure(candidate, usual_ms(candidate), TIMES, 1)  # type: ignore[assignment]
         return working(place)()
 
     ended_well(ground, place, work, (0, 1))
