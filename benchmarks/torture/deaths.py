@@ -73,6 +73,7 @@ FAULTS = [
         "deaths",
         f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",
         partial(killed, strategy=strategy, where=where, workers=workers),
+        share=2.0,
         quick=(strategy, where, workers) in {("tpe", "SQLite", 1), ("nsga2", "PostgreSQL", 4)},
     )
     for strategy in STRATEGIES
