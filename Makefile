@@ -18,9 +18,11 @@ test: $(VENV)/.ready-test
 test-long: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m long
 
-# Workers killed at random moments, with every strategy; fails where anything is lost.
+# What goes wrong on shared machines, tried on purpose for up to an hour; fails where anything is lost. ONLY=TEXT takes
+# the faults whose title holds it, SEED=N their first seed, TIMES=N so many attempts of each.
 torture: $(VENV)/.ready-test
-	$(BIN)/python -m benchmarks.torture --minutes $(or $(MINUTES),10)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --minutes $(or $(MINUTES),50) --only "$(ONLY)" \
+		--seed $(or $(SEED),0) $(if $(TIMES),--times $(TIMES)) $(if $(JSON),--json $(JSON))
 
 # Faults planted one at a time in the pure parts; what no test finds is listed. See tests/mutants.md.
 mutants: $(VENV)/.ready-test
@@ -33,6 +35,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit
 
 # The one big wheel first and pinned, so that no open range pulls another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -27,8 +27,13 @@ def store_url(given: str | Path) -> URL:
                 "The storage's address is mistyped.",
                 "Give sqlite:///PATH or postgresql://USER@HOST/DATABASE; a path that looks like this begins with ./",
             )
-        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
+        try:
+            path = Path(text).expanduser().absolute()
+        except (RuntimeError, ValueError):  # somebody who is not known here, or no name at all
+            raise UsageError("The storage's address is in a home folder that is not there.", "Give a path.") from None
+        return URL.create("sqlite", database=str(path))
     try:
+        text.encode()  # a shell passes bytes on that are no text
         url = sa.make_url(text)
     except (ArgumentError, ValueError):
         raise UsageError(
@@ -40,6 +45,10 @@ def store_url(given: str | Path) -> URL:
     if "@" in f"{url.username}{url.host}":
         raise UsageError(
             "The user or the password of the storage's address has an @ in it.", "Write %40 for it, and %2F for a /."
+        )
+    if "@" in (url.database or ""):
+        raise UsageError(
+            "The storage's address has an @ behind its host.", "Give postgresql://USER@HOST/DATABASE, with two slashes."
         )
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+import sqlite3
 import stat
 import threading
 import time
@@ -100,7 +101,7 @@ class Store:
         """What the database complains of inside becomes a StoreError with the hint."""
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:  # the latter from connections that are used directly
             raise self.complaint(error) from error
 
     def complaint(self, error: BaseException) -> StoreError:
@@ -125,7 +126,7 @@ class Store:
         """Brings a file's log into the file, so that whoever copies it has all of it. Waits for nobody: what a reader
         still needs of the log stays in it."""
         if self.is_sqlite and not self.read_only:
-            with contextlib.suppress(SQLAlchemyError, StoreError), self.engine.connect() as connection:
+            with contextlib.suppress(StoreError), self.explained(), self.engine.connect() as connection:
                 cursor = connection.connection.cursor()
                 cursor.execute("PRAGMA busy_timeout=0")
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()

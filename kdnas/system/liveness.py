@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from kdnas.system import locks
+from kdnas.system.errors import UsageError
 from kdnas.system.paths import private_folder, state_folder
 
 HEARTBEAT_S = 5.0  # how often a worker writes that it lives
@@ -31,9 +32,16 @@ class Hold:
     """An exclusive lock on a file of this process's own, held until `release` or death."""
 
     def __init__(self) -> None:
-        folder = private_folder(state_folder() / "workers")
+        folder = state_folder() / "workers"
         self.path = folder / f"{os.getpid()}-{secrets.token_hex(6)}.lock"
-        self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            private_folder(folder)
+            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise UsageError(
+                f"Nothing can be written in the folder {folder}: {error.strerror}.",
+                "Set KDNAS_STATE to one that can be written.",
+            ) from None
         locks.take(self._file, wait=False)
 
     def release(self, *, known: bool = True) -> None:

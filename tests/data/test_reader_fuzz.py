@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdnas.data import documents, labelled
 from kdnas.system.errors import KdnasError
+from tests import fuzzing
 from tests.data.reading import spec
 
 ODD = [
@@ -140,14 +140,10 @@ def holds(kind: str) -> Callable[[bytes], None]:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_any_bytes_give_documents_or_one_line(kind: str) -> None:
-    ways = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    fuzz = settings(max_examples=75, deadline=None, suppress_health_check=ways)
-    fuzz(given(FILES[kind])(holds(kind)))()
+    fuzzing.some(FILES[kind], holds(kind), 75)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", FILES)
 def test_many_more_bytes_give_documents_or_one_line(kind: str) -> None:
-    ways = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    fuzz = settings(max_examples=20_000, deadline=None, suppress_health_check=ways)
-    fuzz(given(FILES[kind])(holds(kind)))()
+    fuzzing.for_minutes(FILES[kind], holds(kind))

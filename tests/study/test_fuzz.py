@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdnas.study import export
@@ -20,26 +19,21 @@ from kdnas.study.spec_recipes import recipe_parts
 from kdnas.study.spec_strategies import strategy_parts
 from kdnas.study.spec_toml import read_toml, read_values, to_toml
 from kdnas.system.errors import KdnasError
+from tests import fuzzing
 from tests.rows import made_rows
 from tests.study import test_export
 
-slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-quick = settings(max_examples=400, deadline=None, suppress_health_check=slow)
-thorough = settings(max_examples=30_000, deadline=None, suppress_health_check=slow)
-
 
 def fuzzed(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """The check with some hundred inputs, and with many more among the long tests."""
+    """The check with some hundred inputs, and for ten minutes among the long tests."""
 
     def over(check: Callable[[Any], None]) -> Callable[..., None]:
-        runs = {
-            "quick": quick(given(strategy)(check)),
-            "thorough": thorough(given(strategy)(check)),
-        }
-
         @pytest.mark.parametrize("how", ["quick", pytest.param("thorough", marks=pytest.mark.long)])
         def test(how: str) -> None:
-            runs[how]()
+            if how == "quick":
+                fuzzing.some(strategy, check, 400)
+            else:
+                fuzzing.for_minutes(strategy, check)
 
         return test
 

@@ -1,0 +1,82 @@
+"""Workers killed at random moments of the loop, the store and the strategies: evaluations are a formula, so that no
+death falls on anything else. With one worker the study must go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from benchmarks.torture.faults import Fault, Ground, Lost
+from benchmarks.torture.searches import (
+    STRATEGIES,
+    file_store,
+    finish,
+    keeps,
+    kill,
+    noting,
+    spec_of,
+    told,
+    undisturbed,
+    whole,
+    working,
+)
+from kdnas.search.begin import begin
+
+DEATHS = {1: 10, 4: 16}  # of a study's workers, at most
+
+
+def killed(ground: Ground, strategy: str, where: str, workers: int) -> int:
+    spec = spec_of(strategy, ground.seed, name=f"s{ground.seed}{workers}" if where == "PostgreSQL" else "fake")
+    expected = undisturbed(ground, spec) if workers == 1 else None
+    place = file_store(ground) if where == "SQLite" else ground.kit.server("deaths").url("postgres")
+    name = spec.name
+    if where == "PostgreSQL":
+        spec = spec.model_copy(update={"name": f"{name}-{strategy}"})
+        name = spec.name
+    begun = noting(ground)
+    begin(spec, place)
+    deaths, before = 0, told(place, name)
+    alive = [ground.fork(working(place, name)) for _ in range(workers)]
+    began, usual = time.monotonic(), 0.4
+    while deaths < DEATHS[workers]:
+        ground.moment(3 * usual)
+        # Sometimes all at once, as when the machine goes down.
+        all_of_them = workers > 1 and ground.rng.random() < 0.2
+        struck = range(workers) if all_of_them else [int(ground.rng.integers(workers))]
+        died = sum(kill(ground, alive[each]) for each in struck)
+        deaths += died
+        now = keeps(before, place, name)
+        if len(now) > len(before):
+            usual = min(2.0, (time.monotonic() - began) / len(now))  # of a trial, on a machine as busy as it is
+        before = now
+        if not died and len(now) == spec.budget.trials:
+            break
+        for each in struck:
+            alive[each] = ground.fork(working(place, name))
+    for process in alive:
+        code = ground.ended(process)
+        if code != 0:
+            raise Lost(f"the last worker ended with {code}")
+    finish(ground, place, name)
+    keeps(before, place, name)
+    whole(place, name)
+    again = sum(begun().values()) - spec.budget.trials
+    if again > deaths:
+        raise Lost(f"{again} trainings were begun again after {deaths} deaths")
+    if expected is not None and told(place, name) != expected:
+        raise Lost("it went on otherwise than without deaths")
+    return deaths
+
+
+FAULTS = [
+    Fault(
+        "deaths",
+        f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",
+        partial(killed, strategy=strategy, where=where, workers=workers),
+        share=2.0,
+        quick=(strategy, where, workers) in {("tpe", "SQLite", 1), ("nsga2", "PostgreSQL", 4)},
+    )
+    for strategy in STRATEGIES
+    for where in ("SQLite", "PostgreSQL")
+    for workers in (1, 4)
+]
