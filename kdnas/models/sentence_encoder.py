@@ -53,6 +53,11 @@ class SentenceEncoder:
     tokenizer: Any
     layout: Layout
 
+    def shortened(self, length: int) -> SentenceEncoder:
+        """The same, with texts cut at `length` tokens where its own limit is higher."""
+        longest = min(length, self.layout.max_seq_length or length)
+        return replace(self, layout=replace(self.layout, max_seq_length=longest))
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], prompt: str = "", batch: int = BATCH) -> Tensor:
         """float32 [texts, width] on the CPU, in their order. `prompt` goes before each; what is too long is cut, as
