@@ -6,7 +6,7 @@ Reads and writes its small files (modules.json and what it names); runs no model
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,27 @@ def read(folder: Path, name: str) -> Layout | None:
     )
 
 
+def begins_with(folder: Path, kind: str) -> bool:
+    """Whether a folder's first module is of this kind. False too for what cannot be read."""
+    try:
+        first = json.loads((folder / MODULES).read_text(encoding="utf-8"))[0]
+        return str(first["type"]).rpartition(".")[2] == kind
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def read_static(folder: Path, name: str) -> Layout:
+    """The layout of a folder whose first module gives vectors of whole texts. Raises UsageError."""
+    modules = _json(folder / MODULES, name)
+    kinds = [_kind(one, name) for one in modules]
+    if kinds[1:] not in ([], ["Normalize"]):
+        raise UsageError(f"The model {name!r} has the modules {', '.join(kinds)}, which kdnas does not know.", PLAIN)
+    steps: tuple[Step, ...] = (Normalise(),) if kinds[1:] else ()
+    settings = _object(folder / SETTINGS, name) if (folder / SETTINGS).is_file() else {}
+    prompts = {str(key): str(text) for key, text in (settings.get("prompts") or {}).items()}
+    return Layout(steps=steps, prompts=prompts, default_prompt_name=settings.get("default_prompt_name"))
+
+
 def no_sentence_encoder(name: str) -> UsageError:
     return UsageError(
         f"The model {name!r} is no sentence encoder: it has no {MODULES}.",
@@ -276,11 +297,21 @@ def write(folder: Path, layout: Layout, width: int) -> None:
             "activation_function": _path_of(step.activation),
         })  # fmt: skip
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}, path / WEIGHTS[0])
+    write_modules(folder, modules)
+    _write(folder / LENGTH, {"max_seq_length": layout.max_seq_length, "do_lower_case": layout.do_lower_case})
+    write_settings(folder, layout)
+
+
+def write_modules(folder: Path, modules: Sequence[tuple[str, str]]) -> None:
+    """The list of modules, each with its path and its kind."""
     _write(folder / MODULES, [
         {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for place, (path, kind) in enumerate(modules)
     ])  # fmt: skip
-    _write(folder / LENGTH, {"max_seq_length": layout.max_seq_length, "do_lower_case": layout.do_lower_case})
+
+
+def write_settings(folder: Path, layout: Layout) -> None:
+    """Prompts and the similarity that is meant."""
     _write(folder / SETTINGS, {
         "prompts": dict(layout.prompts),
         "default_prompt_name": layout.default_prompt_name,

@@ -42,7 +42,7 @@ class TeacherSpace:
         short texts as well as long ones: besides whole chunks, parts of a half, a quarter and an eighth are pooled.
         """
         inputs, outputs = [], []
-        for rows, places in _texts(ids, batch):
+        for rows, places in texts_of(ids, batch):
             taught = self._states(self.teacher, rows) if places is None else known(places)
             inputs.append(self._pooled(self._states(self.student, rows)))
             outputs.append(self.layout.finished(self._pooled(taught)))
@@ -70,7 +70,7 @@ class TeacherSpace:
         return pooled(states.float(), mask, self.layout.pooling).cpu()
 
 
-def _texts(ids: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def texts_of(ids: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches of token ids of one length, with their places among the chunks where they are whole ones."""
     count, length = ids.shape
     for places in torch.arange(min(count, CHUNKS)).split(batch):

@@ -18,7 +18,9 @@ from torch.nn import functional
 from kdnas.data import retrieval
 from kdnas.data.retrieval import Retrieval
 from kdnas.measuring.metrics import spearman
+from kdnas.models import static_encoder
 from kdnas.models.sentence_encoder import SentenceEncoder, open_encoder
+from kdnas.models.static_encoder import StaticEncoder
 from kdnas.scores.training_texts import seen_by
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
@@ -118,12 +120,13 @@ def _similarities(vectors: Tensor) -> np.ndarray:
     return found
 
 
-def _opened(folder: Path, device: torch.device, protocol: EmbeddingProtocol) -> SentenceEncoder:
-    found = open_encoder(folder, str(folder), device)
-    return found.shortened(protocol.length)
+def _opened(folder: Path, device: torch.device, protocol: EmbeddingProtocol) -> SentenceEncoder | StaticEncoder:
+    if static_encoder.is_static(folder):
+        return static_encoder.opened(folder, str(folder)).shortened(protocol.length)
+    return open_encoder(folder, str(folder), device).shortened(protocol.length)
 
 
-def _vectors(encoder: SentenceEncoder, asked: Retrieval) -> tuple[Tensor, Tensor]:
+def _vectors(encoder: SentenceEncoder | StaticEncoder, asked: Retrieval) -> tuple[Tensor, Tensor]:
     """Normalised vectors of queries and documents, with the prompts that the folder has for them."""
     queries = encoder.encode(asked.queries, prompt=_prompt(encoder, QUERY_PROMPTS))
     documents = encoder.encode(asked.documents, prompt=_prompt(encoder, DOCUMENT_PROMPTS))
@@ -132,7 +135,7 @@ def _vectors(encoder: SentenceEncoder, asked: Retrieval) -> tuple[Tensor, Tensor
     return functional.normalize(queries, dim=1), functional.normalize(documents, dim=1)
 
 
-def _prompt(encoder: SentenceEncoder, names: Sequence[str]) -> str:
+def _prompt(encoder: SentenceEncoder | StaticEncoder, names: Sequence[str]) -> str:
     prompts: Mapping[str, str] = encoder.layout.prompts
     default = encoder.layout.default_prompt_name
     return next((prompts[name] for name in (*names, default) if name is not None and name in prompts), "")

@@ -16,6 +16,7 @@ import torch
 from kdnas.data import retrieval
 from kdnas.data.glue import OWN, TASKS, chosen
 from kdnas.measuring.devices import as_studies, resolve_device
+from kdnas.models.static_encoder import is_static
 from kdnas.scores import finetuned_tasks, results
 from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.perplexity import perplexity
@@ -54,7 +55,9 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
     Writes it, its Markdown table and the folder's model card. Where the folder comes from a study of `storage`, the
     store hears of it. Raises UsageError before anything runs for what is not there or not known.
     """
-    folders.require_model(model)
+    static = wanted.tasks == (EMBEDDINGS,) and is_static(model)
+    if not static:
+        folders.require_model(model)
     if not wanted.tasks:
         known = ", ".join(("glue", *TASKS, *AS_IT_IS))
         raise UsageError("No task is named.", f"Known: {known}.")
@@ -104,7 +107,7 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
             result["embeddings"] = embedding_scores(model, teacher, source, device, tell, *columns)
         result = results.merged(result, output)
         results.write(result, output)
-        if facts is not None and output == results.default_output(model):
+        if facts is not None and not static and output == results.default_output(model):
             folders.write_card(model)
         finished(result)
     return result
