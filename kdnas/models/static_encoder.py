@@ -7,7 +7,7 @@ teacher's own sentence vector. Folders are those of sentence-transformers' Stati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from kdnas.system.errors import UsageError, first_line
 
 STATIC, WEIGHT = "StaticEmbedding", "embedding.weight"
 SIF = 1e-3  # a token of this share of the text has half the weight of a rare one
-RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the tokens' own corrections, towards none
+MAP_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the map, which all tokens share
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the tokens' own corrections, towards none
 FEW = 4  # occurrences below which a token's mean is not used to learn what tokens that never occurred are like
 
 
@@ -66,11 +67,19 @@ def bags(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
     return torch.sparse_coo_tensor(index, torch.tensor(shares), size, check_invariants=False).coalesce()
 
 
-def mapped(table: Tensor, texts: Tensor, wanted: Tensor) -> Tensor:
-    """The table [vocabulary, width] through one affine map, by least squares, for the mean over `texts` (bags [texts,
-    vocabulary]) to be `wanted` [texts, out]. The map of a mean is the mean of the maps: [vocabulary, out]."""
-    weight, bias = regression((texts @ table).double(), wanted.double())
-    return (table.double() @ weight.t() + bias).float()
+def mapped(table: Tensor, texts: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """The table [vocabulary, width] through one affine map, for the mean over `texts` (bags [texts, vocabulary]) to be
+    `wanted` [texts, out]. The map of a mean is the mean of the maps: [vocabulary, out].
+
+    By ridge regression: towards the table itself, made as large as it should be, where it has that width already, since
+    a teacher's states lie in the teacher's space; else towards nothing.
+    """
+    own = (texts @ table).double()
+    begun = torch.zeros_like(table.double())
+    if table.shape[1] == wanted.shape[1]:
+        begun = table.double() * ((own * wanted).sum() / own.square().sum())
+    weight, bias = regression(own, wanted.double() - texts.double() @ begun, ridge)
+    return (begun + table.double() @ weight.t() + bias).float()
 
 
 def corrected(table: Tensor, texts: Tensor, wanted: Tensor, ridge: float) -> Tensor:
@@ -104,13 +113,19 @@ class Lesson:
         return Lesson(torch.cat([self.texts, other.texts]).coalesce(), torch.cat([self.wanted, other.wanted]))
 
 
-def solved(table: Tensor, most: Lesson, rest: Lesson) -> tuple[Tensor, float]:
-    """The table mapped and corrected for both lessons, and the ridge of the corrections: the one that is best for the
-    `rest` when the others are solved for `most` of them."""
-    begun = mapped(table, most.texts, most.wanted)
-    ridge = max(RIDGES, key=lambda one: rest.cosine(corrected(begun, most.texts, most.wanted, one)))
+def solved(table: Tensor, most: Lesson, rest: Lesson) -> tuple[Tensor, dict[str, float]]:
+    """The table mapped and corrected for both lessons, and the two ridges: those that are best for the `rest` when the
+    table is solved for `most` alone."""
+
+    def best(ridges: Sequence[float], make: Callable[[float], Tensor]) -> float:
+        return max(ridges, key=lambda ridge: rest.cosine(make(ridge)))
+
     whole = most.and_(rest)
-    return corrected(mapped(table, whole.texts, whole.wanted), whole.texts, whole.wanted, ridge), ridge
+    of_map = best(MAP_RIDGES, lambda ridge: mapped(table, most.texts, most.wanted, ridge))
+    begun = mapped(table, most.texts, most.wanted, of_map)
+    of_tokens = best(RIDGES, lambda ridge: corrected(begun, most.texts, most.wanted, ridge))
+    made = mapped(table, whole.texts, whole.wanted, of_map)
+    return corrected(made, whole.texts, whole.wanted, of_tokens), {"map": of_map, "tokens": of_tokens}
 
 
 @dataclass(frozen=True)

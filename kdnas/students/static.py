@@ -58,7 +58,7 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
     fewer = max(1, len(train) - len(train) // LEFT)
     means = TokenMeans(int(teacher.config.vocab_size), teacher.hidden)
     lessons = [
-        _lesson(teacher, layout, part, means, on_progress, share)
+        lesson(teacher, layout, part, means, on_progress, share)
         for part, share in ((train[:fewer], 0.0), (train[fewer:], 0.7))
         if len(part)
     ]
@@ -67,10 +67,10 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
             f"{spec.data.source!r} has {len(train)} chunk(s) of {spec.data.length} tokens to learn from.",
             "Give more text, or a smaller data.length.",
         )
-    scored = _lesson(teacher, layout, held, None, on_progress, 0.9)
+    scored = lesson(teacher, layout, held, None, on_progress, 0.9)
     on_progress("solving the table", 0.95)
     table = means.vectors(teacher.body.get_input_embeddings().weight.detach().cpu()) * means.weights()[:, None]  # type: ignore[operator]
-    table, ridge = static_encoder.solved(table, *lessons)
+    table, ridges = static_encoder.solved(table, *lessons)
     own = Layout(
         steps=(Normalise(),) if layout.normalised else (),
         prompts=layout.prompts,
@@ -95,7 +95,7 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
                 "library": "sentence-transformers",
                 "width": table.shape[1],
                 "normalised": layout.normalised,
-                "ridge": ridge,
+                "ridges": ridges,
                 "cosine": scored.cosine(table),
             },
             "versions": versions.versions(),
@@ -117,7 +117,7 @@ def _values(spec: StudySpec) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _lesson(
+def lesson(
     teacher: encoder.Teacher,
     layout: Layout,
     ids: torch.Tensor,
