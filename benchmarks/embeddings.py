@@ -28,9 +28,9 @@ from kdnas.models.sentence_layout import Layout
 from kdnas.models.static_encoder import StaticEncoder, TokenMeans
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
-from kdnas.recipes.teacher_space import TeacherSpace
+from kdnas.recipes.teacher_space import LEFT, TeacherSpace
 from kdnas.scores.embeddings import compared
-from kdnas.students.static import LEFT, lesson
+from kdnas.students.static import lesson
 from kdnas.study.spec import StudySpec, from_values
 
 SOURCES = ("bbc-news", "sotu")

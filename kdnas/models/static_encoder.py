@@ -25,7 +25,7 @@ from kdnas.system.errors import UsageError, first_line
 
 STATIC, WEIGHT = "StaticEmbedding", "embedding.weight"
 SIF = 1e-3  # a token of this share of the text has half the weight of a rare one
-MAP_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the map, which all tokens share
+MAP_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the map, which all tokens share
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the tokens' own corrections, towards none
 FEW = 4  # occurrences below which a token's mean is not used to learn what tokens that never occurred are like
 

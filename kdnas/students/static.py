@@ -32,7 +32,6 @@ from kdnas.system.templates import render
 from kdnas.teachers import encoder
 
 CHUNKS = 2048  # most of them that the table is solved on, besides as many parts
-LEFT = 5  # one chunk in so many chooses the ridge
 
 
 @as_studies()
@@ -55,7 +54,7 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
     chunks = chunking.chunks(spec.data, 1.0, teacher.tokenizer, on_progress)
     train, held = torch.from_numpy(chunks.train[:CHUNKS]), torch.from_numpy(chunks.held_out)
     encoder.require_finite(teacher, train[:8])
-    fewer = max(1, len(train) - len(train) // LEFT)
+    fewer = max(1, len(train) - len(train) // teacher_space.LEFT)
     means = TokenMeans(int(teacher.config.vocab_size), teacher.hidden)
     lessons = [
         lesson(teacher, layout, part, means, on_progress, share)
