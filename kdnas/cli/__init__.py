@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "restore": ("kdnas.cli.backup:restore", "Bring the studies of a backup into the store"),
     "finalize": ("kdnas.cli.finalize:finalize", "Distil a candidate on the whole data and write it as a model folder"),
     "distill": ("kdnas.cli.finalize:distill", "Distil a given configuration, without a search"),
+    "static": ("kdnas.cli.static:static", "Make a static sentence encoder of a teacher: a vector a token, no network"),
     "evaluate": ("kdnas.cli.evaluate:evaluate", "Score a model folder on tasks, beside its teacher"),
     "predict": ("kdnas.cli.predict:predict", "Label texts with a classifier, with probabilities"),
     "finetune": ("kdnas.cli.models:finetune", "Train a model on text, without distillation"),

@@ -16,7 +16,7 @@ from kdnas.cli import frame
     default="rotten-tomatoes",
     metavar="LIST",
     help="Names with commas: sst2, mrpc, …; glue for all nine; rotten-tomatoes (carried by a package); perplexity; "
-    "labels (a classifier as it is, on its study's test part or on --text)."
+    "labels (a classifier as it is, on its study's test part or on --text); embeddings (a sentence encoder as it is)."
     "  [default: rotten-tomatoes]",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="Fine-tunings of each task.  [default: 3]")
@@ -26,9 +26,19 @@ from kdnas.cli import frame
 )
 @click.option("--teacher", metavar="NAME|ID|FOLDER", help="Beside which model.  [default: the folder's own teacher]")
 @click.option("--no-teacher", is_flag=True, help="Score the folder alone.")
-@click.option("--text", metavar="NAME|ID|FILE", help="For perplexity and labels.  [default: what it was distilled on]")
-@click.option("--text-column", metavar="COLUMN", help="Column of the texts in it.  [default: the study's]")
-@click.option("--label-column", metavar="COLUMN", help="Column of the labels in it.  [default: the study's]")
+@click.option(
+    "--text",
+    metavar="NAME|ID|FILE",
+    help="For perplexity, labels and embeddings.  [default: what it was distilled on; bbc-news for embeddings]",
+)
+@click.option(
+    "--text-column", metavar="COLUMN", help="Column of the texts in it.  [default: the study's; query for embeddings]"
+)
+@click.option(
+    "--label-column",
+    metavar="COLUMN",
+    help="Column of the labels in it.  [default: the study's; document for embeddings]",
+)
 @click.option("--limit", type=click.IntRange(min=2), help="Only so many examples of each split, to try things out.")
 @click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option(

@@ -41,6 +41,13 @@ merge_option = click.option(
     help="A LoRA student as a plain model, its adapter beside it, or as the adapter alone.  "
     "[default: merged where its base was cut]",
 )
+library_option = click.option(
+    "--for",
+    "library",
+    type=click.Choice(["transformers", "sentence-transformers"]),
+    help="The library that the folder is laid out for; AutoModel opens either.  "
+    "[default: sentence-transformers where the teacher is of that]",
+)
 push_option = click.option("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
 
 
@@ -54,6 +61,7 @@ push_option = click.option("--push", metavar="USER/NAME", help="Upload the folde
 @patience_option
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
 @merge_option
+@library_option
 @onnx_option
 @push_option
 @frame.storage
@@ -68,6 +76,7 @@ def finalize(
     patience: int | None,
     device: str | None,
     merge: bool | None,
+    library: str | None,
     onnx: bool,
     push: str | None,
     storage: str | None,
@@ -85,7 +94,7 @@ def finalize(
     from kdnas.students.extras import Extras
     from kdnas.students.finalize import finalize as run
 
-    asked = {"--epochs": epochs, "--patience": patience, "--device": device, "--push": push}
+    asked = {"--epochs": epochs, "--patience": patience, "--device": device, "--for": library, "--push": push}
     flags = [word for flag, value in asked.items() if value is not None for word in (flag, str(value))]
     flags += [] if merge is None else ["--merge" if merge else "--no-merge"]
     flags += ["--onnx"] if onnx else []
@@ -113,7 +122,7 @@ def finalize(
             only=only,
             full={"epochs": epochs, "patience": patience},
             device=device,
-            extras=Extras(onnx, push, merge),
+            extras=Extras(onnx, push, merge, library),
             begins=begins,
         )
     _show(facts, output, as_json)
@@ -132,6 +141,7 @@ def finalize(
 @output_option
 @patience_option
 @merge_option
+@library_option
 @onnx_option
 @push_option
 @frame.as_json
@@ -142,6 +152,7 @@ def distill(
     output: Path,
     patience: int | None,
     merge: bool | None,
+    library: str | None,
     onnx: bool,
     push: str | None,
     as_json: bool,
@@ -163,7 +174,7 @@ def distill(
     spec = spec_from(base_values(None, spec_file, preset), fields)
     job = given(spec, read_config(config_file))
     with _explained(output, frame.asked), Told("distilling") as told, interruptible():
-        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push, merge))
+        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push, merge, library))
     _show(facts, output, as_json)
 
 

@@ -70,6 +70,10 @@ _MODEL_MEMBERS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "README.md",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
 )
 
 ASSETS: dict[str, Asset] = {

@@ -126,11 +126,14 @@ def logits(model: Any, ids: Tensor, batch: int = BATCH) -> Tensor:
     return torch.cat(parts)
 
 
-def regression(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [m, n] and bias [m] of the linear layer that gives `outputs` [rows, m] from `inputs` [rows, n] best."""
+def regression(inputs: Tensor, outputs: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Weight [m, n] and bias [m] of the linear layer that gives `outputs` [rows, m] from `inputs` [rows, n] best.
+
+    `ridge` is a share of the inputs' mean variance.
+    """
     middle, wanted = inputs.mean(0), outputs.mean(0)
     x, y = inputs - middle, outputs - wanted
     gram = x.t() @ x
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+    gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
     weight = torch.linalg.solve(gram, x.t() @ y).t()
     return weight, wanted - weight @ middle

@@ -18,6 +18,7 @@ import torch
 
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.passes import Once
+from kdnas.models.sentence_layout import Layout
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.system.errors import UsageError
@@ -112,6 +113,16 @@ class Workbench(ABC):
         """What is measured once, on a finished student that `save` has just written into `folder`: JSON values by name
         for its `kdnas.json` (scores beside the teacher's, say). Smaller forms of it may be written below `folder`."""
         return {}
+
+    def sentence_layout(self) -> Layout | None:
+        """How the teacher makes one vector of a text; None where it is no sentence encoder. Raises UsageError for one
+        that no student can follow."""
+        return None
+
+    def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
+        """Make what `save` has just written into `folder` a sentence encoder in the space of the teacher, which has
+        `layout`; what `kdnas.json` says of it."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of memory maps and device memory."""

@@ -23,11 +23,13 @@ from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import classifier_head, encoders, least_squares_init, solved_blocks
+from kdnas.models import classifier_head, encoders, least_squares_init, sentence_layout, solved_blocks
 from kdnas.models import open as opening
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
-from kdnas.recipes import latency_tokens
+from kdnas.models.sentence_encoder import with_length
+from kdnas.models.sentence_layout import Layout
+from kdnas.recipes import latency_tokens, teacher_space
 from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Description, Recipe, Workbench
 from kdnas.recipes.fitted_students import FittedStudents
@@ -394,6 +396,31 @@ class HiddenStateBench(Workbench):
         with Turn(self.device):
             share = memory.whole(classifier_head.BATCH, self.device, agreement)
         return {"head": {"labels": labels, "agreement": share}}
+
+    def sentence_layout(self) -> Layout | None:
+        found = sentence_layout.read(self.teacher.folder, self.teacher.name)
+        return None if found is None else with_length(found, self.teacher.config, self.teacher.tokenizer)
+
+    def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
+        on_progress("solving its way into the teacher's space", None)
+        space = teacher_space.TeacherSpace(layout, student.body.eval(), self.teacher.body)
+        known = self.proxy if self._full is None else self._full
+
+        def solved(rows: int) -> Layout:
+            return space.solved(known.ids, partial(self._last, known), rows)
+
+        def cosine(rows: int) -> float:
+            return space.cosine(made, self._held_ids, partial(self._last, self.held_out), rows)
+
+        with Turn(self.device):
+            made = memory.whole(teacher_space.BATCH, self.device, solved)
+            close = memory.whole(teacher_space.BATCH, self.device, cosine)
+        sentence_layout.write(folder, made, self.family.sizes(student.body.config).width)  # type: ignore[arg-type]
+        return {"embedding": {**made.facts(), "cosine": close}}
+
+    def _last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
+        """The teacher's last states of the chunks at `places`."""
+        return states.batch(places, [self.own.layers - 1])[0]
 
     def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random

@@ -18,7 +18,7 @@ import torch
 
 from kdnas.data import glue
 from kdnas.data.glue import Seen, Split, Task
-from kdnas.models import lora_adapters
+from kdnas.models import lora_adapters, static_encoder
 from kdnas.models.open import files_fingerprint
 from kdnas.scores.finetuning import FineTuning, score_once
 from kdnas.scores.results import FORMAT, VERSION, share_of_teacher
@@ -89,7 +89,9 @@ class _Shares:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Of a whole model, or of an adapter and its base. Raises UsageError for what is neither."""
+    """Of a whole model, of an adapter and its base, or of a static encoder. Raises UsageError for anything else."""
+    if static_encoder.is_static(folder):
+        return files_fingerprint(folder)
     if not lora_adapters.is_adapter(folder):
         require_model(folder)
         return files_fingerprint(folder)

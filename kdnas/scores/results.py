@@ -17,6 +17,13 @@ from kdnas.system.text import markdown as markdown_of
 
 FORMAT = "kdnas-results"
 VERSION = 1
+EMBEDDING_WORDS = {  # metric → words for people
+    "spearman": "similarities, Spearman with the teacher's",
+    "recall@10": "retrieval, recall@10",
+    "ndcg@10": "retrieval, nDCG@10",
+    "aligned_recall@10": "in the teacher's index, recall@10",
+    "aligned_ndcg@10": "in the teacher's index, nDCG@10",
+}
 
 
 def share_of_teacher(entry: Mapping[str, Any]) -> float | None:
@@ -41,6 +48,9 @@ def merged(new: Mapping[str, Any], path: Path) -> dict[str, Any]:
             result["perplexity"] = old["perplexity"]
         if old.get("model") == new.get("model") and "labels" in old and "labels" not in result:
             result["labels"] = old["labels"]
+        of_both = all(old.get(part) == new.get(part) for part in ("model", "teacher"))
+        if of_both and "embeddings" in old and "embeddings" not in result:
+            result["embeddings"] = old["embeddings"]
     result["average"] = average(result["tasks"])
     result["markdown"] = markdown(result)
     return result
@@ -96,6 +106,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         if protocol["limit"] is not None:
             how += f" Only the first {protocol['limit']:,} examples of each split: no figure to quote."
         lines += ["", how]
+    if "embeddings" in results:
+        lines += ["", *_embeddings(results["embeddings"])]
     if "labels" in results:
         lines += ["", *_labels(results["labels"])]
     if "perplexity" in results:
@@ -130,6 +142,29 @@ def _perplexity(entry: Mapping[str, Any]) -> list[str]:
     lines = ["| masked-language perplexity | |", "| --- | ---: |"]
     lines += [f"| {who} | {entry[who]['perplexity']:.1f} |" for who in ("student", "teacher") if who in entry]
     return [*lines, "", str(entry["how"])]
+
+
+def _embeddings(entry: Mapping[str, Any]) -> list[str]:
+    both = [who for who in ("student", "teacher") if who in entry]
+    kept = entry.get("kept")
+    lines = [f"| embeddings | {' | '.join(both)} |{' kept |' if kept else ''}"]
+    lines.append(f"| --- |{' ---: |' * (len(both) + bool(kept))}")
+    for name, words in EMBEDDING_WORDS.items():
+        if name in entry["student"]:
+            cells = [f"{entry[who][name]:.3f}" for who in both]
+            share = None if kept is None else kept[name]
+            cells += [] if kept is None else ["–" if share is None else f"{share:.1f} %"]
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+    left, protocol = entry["left_out"], entry["protocol"]
+    words = (
+        f"{entry['queries']:,} queries against {entry['documents']:,} documents of {entry['source']}, by cosine, at "
+        f"most {protocol['length']} tokens."
+    )
+    if left["trained_on"]:
+        words += f" {left['trained_on']:,} queries are not asked, since a model was trained on their texts."
+    if left["more_queries"] or left["more_documents"]:
+        words += f" Drawn; {left['more_queries']:,} queries and {left['more_documents']:,} documents more are there."
+    return [*lines, "", words]
 
 
 def write(results: Mapping[str, Any], path: Path) -> None:

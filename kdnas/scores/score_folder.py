@@ -1,6 +1,6 @@
 """Scores of a model folder from its name to its files: teacher found, tasks run, results written, store told.
 
-What a task is and how it is scored is in data/glue.py, finetuned_tasks.py, perplexity.py and labels.py.
+What a task is and how it is scored is in data/glue.py, finetuned_tasks.py, perplexity.py, labels.py and embeddings.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from kdnas.data import retrieval
 from kdnas.data.glue import OWN, TASKS, chosen
 from kdnas.measuring.devices import as_studies, resolve_device
+from kdnas.models.static_encoder import is_static
 from kdnas.scores import finetuned_tasks, results
 from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.perplexity import perplexity
@@ -28,7 +30,7 @@ from kdnas.study.states import WorkerState
 from kdnas.system.errors import KdnasError, UsageError, nearest
 from kdnas.system.progress import Note, Progress
 
-PERPLEXITY, LABELS = "perplexity", "labels"
+PERPLEXITY, LABELS, EMBEDDINGS = AS_IT_IS = "perplexity", "labels", "embeddings"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Wanted:
     protocol: FineTuning = field(default_factory=FineTuning)
     data_dir: Path | None = None
     teacher: str | None = None
-    text: str | None = None  # for the perplexity and the labels; None takes the study's own data
+    text: str | None = None  # for the perplexity and the labels; None takes the study's own data; and for embeddings
     text_column: str | None = None  # of that text, where not the study's
     label_column: str | None = None
     device: str = "auto"
@@ -53,14 +55,16 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
     Writes it, its Markdown table and the folder's model card. Where the folder comes from a study of `storage`, the
     store hears of it. Raises UsageError before anything runs for what is not there or not known.
     """
-    folders.require_model(model)
+    static = wanted.tasks == (EMBEDDINGS,) and is_static(model)
+    if not static:
+        folders.require_model(model)
     if not wanted.tasks:
-        known = ", ".join(("glue", *TASKS, PERPLEXITY, LABELS))
+        known = ", ".join(("glue", *TASKS, *AS_IT_IS))
         raise UsageError("No task is named.", f"Known: {known}.")
-    names = [name for name in wanted.tasks if name not in (PERPLEXITY, LABELS)]
+    names = [name for name in wanted.tasks if name not in AS_IT_IS]
     for name in names:
         if name != "glue" and name not in TASKS:
-            raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, PERPLEXITY, LABELS)))
+            raise UsageError(f"There is no task {name!r}.", nearest(name, ("glue", *TASKS, *AS_IT_IS)))
     tasks = chosen(names)
     facts = folders.read_facts(model) if (model / folders.FACTS).is_file() else None
     output = wanted.output or results.default_output(model)
@@ -96,9 +100,14 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
 
             rows = _rows(wanted, facts)
             result["labels"] = label_scores(model, facts, rows, device, tell, beside=wanted.teacher != "")
+        if EMBEDDINGS in wanted.tasks:
+            from kdnas.scores.embeddings import embedding_scores
+
+            source, columns = wanted.text or retrieval.OWN, (wanted.text_column, wanted.label_column)
+            result["embeddings"] = embedding_scores(model, teacher, source, device, tell, *columns)
         result = results.merged(result, output)
         results.write(result, output)
-        if facts is not None and output == results.default_output(model):
+        if facts is not None and not static and output == results.default_output(model):
             folders.write_card(model)
         finished(result)
     return result
@@ -195,4 +204,4 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
         | {"kept": entry["kept"]}
         for name, entry in result["tasks"].items()
     }
-    return {"tasks": tasks, "average": result["average"], **{n: result.get(n) for n in (PERPLEXITY, LABELS)}}
+    return {"tasks": tasks, "average": result["average"], **{n: result.get(n) for n in AS_IT_IS}}

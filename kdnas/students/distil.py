@@ -143,6 +143,7 @@ def _distil(
     with memory.one_line(device):
         bench = prepare(job.spec, device, course.tell)
     try:
+        layout = extras.layout(bench)
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
         provenance = bench.provenance()
         if job.ground:
@@ -213,6 +214,7 @@ def _distil(
             bench.save(student, work)
             facts |= extras.merged(work)
             facts |= saved_as(work)
+            facts |= bench.lay_out(student, work, layout, course.tell) if layout is not None else {}
             facts |= bench.finished(student, work, course.tell)
             course.until(1.0)
             facts |= extras.exported(work, job.spec.latency, course.tell)

@@ -1,4 +1,5 @@
-"""What a distillation makes beside the folder's weights: a merged adapter, ONNX, a copy on the hub.
+"""What a distillation makes beside the folder's weights: a merged adapter, ONNX, a layout for another library, a copy
+on the hub.
 
 Also of a folder that is finished. Trains nothing.
 """
@@ -15,23 +16,30 @@ import torch
 from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import measure
 from kdnas.models import lora_adapters, merged_adapters
+from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
-from kdnas.study.spec_recipes import LoraRecipe
+from kdnas.study.spec_recipes import HiddenStateRecipe, LoraRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 
 if TYPE_CHECKING:
     from kdnas.models.onnx import Exported
+    from kdnas.models.sentence_layout import Layout
+    from kdnas.recipes.contract import Workbench
+
+TRANSFORMERS, SENTENCES = LIBRARIES = ("transformers", "sentence-transformers")
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is wanted. `merge`: the student's adapter added to its base; None does so where the base was cut."""
+    """What is wanted. `merge`: the student's adapter added to its base; None does so where the base was cut. `library`:
+    which one the folder is for, of `LIBRARIES`; None: sentence-transformers where the teacher is of that."""
 
     onnx: bool = False
     push: str | None = None
     merge: bool | None = None
+    library: str | None = None
 
     def check(self, spec: StudySpec) -> None:
         """Raise UsageError, before anything is trained, for what cannot be."""
@@ -39,6 +47,11 @@ class Extras:
             raise UsageError(
                 f"Students of the recipe {spec.recipe.name} have no adapter to merge.",
                 "Leave out --merge and --no-merge.",
+            )
+        if self.library == SENTENCES and not isinstance(spec.recipe, HiddenStateRecipe):
+            raise UsageError(
+                f"Students of the recipe {spec.recipe.name} are no sentence encoders.",
+                "Leave out --for, or take the recipe hidden-state.",
             )
         if self.push is not None:
             from kdnas.students.upload import check_push
@@ -48,6 +61,18 @@ class Extras:
             from kdnas.models.onnx import require
 
             require()
+
+    def layout(self, bench: Workbench) -> Layout | None:
+        """How the student is to make one vector of a text as its teacher does; None for a plain folder.
+
+        Raises UsageError, before anything is trained, where the teacher has no such layout or none to follow.
+        """
+        if self.library == TRANSFORMERS:
+            return None
+        found = bench.sentence_layout()
+        if found is None and self.library == SENTENCES:
+            raise no_sentence_encoder(bench.spec.teacher.checkpoint or bench.spec.teacher.model)
+        return found
 
     # ------------------------------------------------------------------ while a folder is written
 
@@ -80,6 +105,11 @@ class Extras:
         if self.merge is not None and self.merge is lora_adapters.is_adapter(output):
             how = "as an adapter" if self.merge else "merged"
             raise UsageError(f"{output} is finished already, {how}.", "Name another --output to have it otherwise.")
+        laid_out = SENTENCES if facts.get("embedding") else TRANSFORMERS
+        if self.library not in (None, laid_out):
+            raise UsageError(
+                f"{output} is finished already, for {laid_out}.", "Name another --output to have it otherwise."
+            )
         missing = not (facts.get("onnx") and (output / str(facts["onnx"]["file"])).is_file())
         if self.onnx and missing:
             with as_studies():

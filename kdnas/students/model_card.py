@@ -41,9 +41,9 @@ def card(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] | 
         datasets=None if origin.data_id is None else [origin.data_id],
         language=list(origin.languages) or None,
         license=origin.licence,
-        library_name="peft" if opener == "PeftModel" else "transformers",
-        pipeline_tag=PIPELINES.get(opener),
-        tags=["kdnas", "knowledge-distillation"],
+        library_name=_library(facts, opener),
+        pipeline_tag="sentence-similarity" if facts.get("embedding") else PIPELINES.get(opener),
+        tags=["kdnas", "knowledge-distillation", *(["sentence-transformers"] if facts.get("embedding") else [])],
         model_name=f"A student of {origin.teacher_name}",
         eval_results=_results(facts, origin, opener, results),
     )
@@ -68,6 +68,11 @@ def _cleaned(origin: Origin) -> Origin:
 
 def _opener(facts: Mapping[str, Any]) -> str:
     return str(facts.get("opens_with", "AutoModel"))
+
+
+def _library(facts: Mapping[str, Any], opener: str) -> str:
+    embedding = facts.get("embedding")
+    return "peft" if opener == "PeftModel" else str(embedding["library"]) if embedding else "transformers"
 
 
 def _results(
@@ -135,6 +140,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         batch=spec["data"]["batch_size"],
         length=spec["data"]["length"],
         head=_head(facts.get("head")),
+        embedding=facts.get("embedding"),
         dtype=facts["dtype"],
         onnx=facts.get("onnx"),
         adapter=facts.get("adapter"),
@@ -183,6 +189,15 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     if opener == "PeftModel":
         return _adapter_usage(facts["base"])
     reader = facts.get("tokenizer_opens_with", "AutoTokenizer")
+    if facts.get("embedding"):
+        return [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            FOLDER,
+            "model = SentenceTransformer(folder)",
+            'vectors = model.encode(["Knowledge, distilled.", "What a teacher knows."])',
+            "print(model.similarity(vectors, vectors))",
+        ]
     code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     lines = [
         f"from transformers import {opener}, {reader}",

@@ -33,6 +33,7 @@ class Split(IntEnum):
     MASKS = 4  # of the perplexity: which tokens are masked
     ORDER = 6  # of labelled examples
     SIDES = 7  # which labelled examples are held out
+    RETRIEVAL = 8  # the order in which queries are drawn
 
 
 class Fixed(IntEnum):
