@@ -39,6 +39,8 @@ GOAL = 0.01  # of the achievable range, from the table's median to its best
 FINISHED = 1000  # trials, when a proposal is timed
 
 STRATEGIES: dict[str, dict[str, Any]] = {
+    "auto": {"name": "auto"},
+    "auto_after_ten": {"name": "auto"},
     "lstm": {"name": "lstm"},
     "lstm_paper": {"name": "lstm", "controller": "paper"},
     "tpe": {"name": "tpe"},
@@ -50,6 +52,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "grid": {"name": "grid"},
 }
 LIMITS = {"gp": AT[-1], "nsga2": 200, "tpe_two_objectives": 200}  # evaluations; the whole space for all others
+OWN_START = ("auto",)  # chooses its first candidates, too
 BASELINES = ("local_search", "largest_first", "smallest_first")
 
 
@@ -176,7 +179,7 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     space = recorded.space
     rows = {space.key(c): i for i, c in enumerate(recorded.candidates)}
     order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(rows))
-    initial = [recorded.candidates[i] for i in order[:INITIAL]]
+    initial = [recorded.candidates[i] for i in order[:INITIAL]] if name not in OWN_START else []
 
     def evaluate(candidate: Candidate) -> tuple[float, float, float]:
         i = rows[space.key(candidate)]

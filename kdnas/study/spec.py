@@ -24,10 +24,10 @@ from kdnas.study.spec_recipes import (
 from kdnas.study.spec_strategies import (
     GP_TRIALS,
     PAPER,
+    AutoStrategy,
     GpStrategy,
     LstmStrategy,
     StrategySpec,
-    TpeStrategy,
     strategy_parts,
 )
 from kdnas.system.errors import BadOptionError, UsageError
@@ -187,7 +187,7 @@ class StudySpec(Part):
     data: DataSpec = DataSpec()  # type: ignore[call-arg]
     recipe: RecipeSpec = HiddenStateRecipe()  # type: ignore[call-arg]
     space: SpaceSpec = SpaceSpec()  # type: ignore[call-arg]
-    strategy: StrategySpec = TpeStrategy()  # type: ignore[call-arg]
+    strategy: StrategySpec = AutoStrategy()  # type: ignore[call-arg]
     reward: RewardSpec = RewardSpec()  # type: ignore[call-arg]
     budget: BudgetSpec = BudgetSpec()  # type: ignore[call-arg]
     training: TrainingSpec = TrainingSpec()  # type: ignore[call-arg]
