@@ -21,7 +21,9 @@ from kdnas.cli.tables import (
 )
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
+from kdnas.store.advising import advised
 from kdnas.store.database import open_reader
+from kdnas.study.front_gains import front_gains
 from kdnas.study.ranked_rows import passing
 from kdnas.study.rows import Status
 from kdnas.study.study_words import passes, words
@@ -102,6 +104,7 @@ def show(
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else passing(only, scored)
+        told = advised(store, row, scored)
         if as_json:
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return
@@ -113,6 +116,10 @@ def show(
         frame.say(legend(shown, row.teacher_latency_ms))
     if any(s.behind for s in shown):
         frame.say(LOWER)
+    if gained := front_gains(scored):
+        frame.say(str(gained))
+    if told is not None:
+        frame.say(str(told))
     if len(chosen) > len(shown):
         frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
     if only is not None and not chosen:

@@ -125,6 +125,7 @@ class BudgetSpec(Part):
     short_text: Literal["score", "train"] = Field(
         "score", description="fitted students on too little text to learn from: only scored, or trained all the same"
     )
+    stop_when_done: bool = Field(False, description="end once the next trials are expected to gain next to nothing")
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
 
     @model_validator(mode="after")
@@ -262,6 +263,10 @@ class StudySpec(Part):
         if self.two_objectives and self.budget.pruner != "none":
             raise ValueError(
                 f"a search for the Pareto front cannot prune; set budget.pruner to none (it is {self.budget.pruner})"
+            )
+        if self.two_objectives and self.budget.stop_when_done:
+            raise ValueError(
+                "budget.stop_when_done goes by the reward, and this strategy searches the Pareto front; take it away"
             )
         for name in self.space.variants:
             try:
