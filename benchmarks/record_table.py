@@ -1,8 +1,11 @@
-"""Builds the table on which strategies are judged: every candidate of one real space, distilled and timed once.
+"""Builds the tables on which strategies are judged: every candidate of one real space, scored and timed once.
 
-The embedded default (all-MiniLM-L6-v2 on State of the Union addresses) with a short budget; a tenth of the
-candidates a second time with another seed, to show the noise. Losses first, latencies after them, each row written
-as soon as it is known: started again, it goes on where it was stopped. `python -m benchmarks.search` reads the result.
+`quickstart-fitted` is the quickstart's space under one activation with the score that it has today: students as they
+are fitted, without training, and latencies added up from measured blocks. `minilm-sotu` is a space of students that
+inherit slices, distilled for an epoch and each measured whole. A part of the candidates is evaluated a second time
+with another seed, to show the noise. Each row is written as soon as it is known: started again, it goes on where it
+was stopped.
+`python -m benchmarks.search` reads the result.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ import numpy as np
 from benchmarks.report import LIBRARIES, provenance, say
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_toml import read_toml
 from kdnas.system import paths, seeds
 
-NAME = "minilm-sotu"
 TABLES = Path(__file__).resolve().parent / "tables"
-SPEC = {
-    "name": NAME,
+INHERITED = {
+    "name": "minilm-sotu",
     "seed": 0,
     "device": "cpu",
     "recipe": {"name": "hidden-state", "init": "inherit"},
@@ -45,11 +48,14 @@ SPEC = {
     "budget": {"epochs": 1, "proxy_fraction": 1.0},
     "latency": {"batch_size": 1, "length": 128, "threads": 1},
 }
-REPEATED = 10  # one candidate in this many is evaluated again with another seed
+NAMES = ("quickstart-fitted", str(INHERITED["name"]))
+REPEATED = dict(zip(NAMES, (32, 10), strict=True))  # one candidate in this many is evaluated again with another seed
 WHICH = ("candidate", "seed")
 LOSSES = ("loss", "raw_loss", "parameters", "seconds")
 LATENCIES = ("latency_ms", "teacher_latency_ms", "latency_rounds", "latency_spread")
+DEPTH = "num_hidden_layers"
 ROUNDS = 20  # each the teacher once and the student as often as fits in the same time, at most BLOCK times
+BLOCK_ROUNDS = 8  # of a student that stands for all depths of its block
 BLOCK = 6
 PROTOCOL = (
     "median CPU time of the timing thread over rounds in which teacher and student take turns, one thread, "
@@ -57,15 +63,20 @@ PROTOCOL = (
     "latency_ms is the median over rounds of student by teacher, times the teacher's median; "
     "latency_spread is the interquartile range of those quotients over their median"
 )
+BY_BLOCKS = (
+    "predicted as a sum of blocks: each width, head size, feed-forward width and activation measured in its shallowest "
+    "and in its deepest student, a straight line through the two in between; those two by this protocol: "
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_table", description="Build the recorded table.")
+    parser.add_argument("table", choices=NAMES, nargs="?", default=NAMES[0], help=f"which one ({NAMES[0]})")
     parser.add_argument("--only", choices=("losses", "latencies", "write"), help="do one of the three steps only")
     chosen = parser.parse_args()
-    work = paths.state_folder() / "record_table" / NAME
+    work = paths.state_folder() / "record_table" / chosen.table
     work.mkdir(parents=True, exist_ok=True)
-    spec = from_values(SPEC)
+    spec = spec_of(chosen.table)
     if chosen.only in (None, "losses", "latencies"):
         import torch
 
@@ -76,20 +87,64 @@ def main() -> None:
         known = {"space": bench.space.to_json(), "bench": bench.provenance(), "begun": provenance(False, time.time())}
         if not (work / "bench.json").exists():
             (work / "bench.json").write_text(json.dumps(known))
-        plan = order(bench.space)
+        plan = order(bench.space, REPEATED[chosen.table])
         if chosen.only != "latencies":
             fill(work / "losses.csv", LOSSES, plan, lambda c, seed: loss(bench, c, seed))
         if chosen.only != "losses":
-            fill(work / "latencies.csv", LATENCIES, plan, lambda c, seed: latency(bench, c))
+            by_blocks = spec.latency.by == "blocks"
+            measured, rounds = (ends(bench.space, plan), BLOCK_ROUNDS) if by_blocks else (plan, ROUNDS)
+            fill(work / "latencies.csv", LATENCIES, measured, lambda c, seed: latency(bench, c, rounds))
     if chosen.only in (None, "write"):
-        write(work, spec)
+        write(work, chosen.table, spec)
 
 
-def order(space: SearchSpace) -> list[tuple[Candidate, int]]:
-    """Every candidate with seed 0, in an order that a drifting machine cannot favour; then a tenth with seed 1."""
+def spec_of(table: str) -> StudySpec:
+    if table == INHERITED["name"]:
+        return from_values(INHERITED)
+    values = read_toml(paths.presets()["quickstart"]).model_dump(mode="json")
+    choices = {**values["space"]["choices"], "hidden_act": ["gelu"]}  # 128 students: half an hour of one core
+    changed = {"space": {"choices": choices}, "latency": {**values["latency"], "by": "blocks"}}
+    return from_values({**values, **changed, "name": table, "device": "cpu"})
+
+
+def ends(space: SearchSpace, plan: list[tuple[Candidate, int]]) -> list[tuple[Candidate, int]]:
+    """What is measured where latencies are sums of blocks: each block's shallowest and deepest student, per seed."""
+    found = {}
+    for candidate, seed in plan:
+        for depth in _outer(space):
+            one = {**candidate, DEPTH: depth}
+            found[space.key(one), seed] = (one, seed)
+    return list(found.values())
+
+
+def _outer(space: SearchSpace) -> tuple[int, int]:
+    depths = [int(choice) for d in space.dimensions if d.name == DEPTH for choice in d.choices]
+    return depths[0], depths[-1]
+
+
+def added_up(
+    space: SearchSpace, candidate: Candidate, seed: int, measured: Mapping[tuple[str, int], Mapping[str, str]]
+) -> dict[str, Any]:
+    """The latency columns of a candidate between the two depths that were measured of its blocks."""
+    outer = _outer(space)
+    rows = [measured[json.dumps({**candidate, DEPTH: depth}), seed] for depth in outer]
+    shares = [float(row["latency_ms"]) / float(row["teacher_latency_ms"]) for row in rows]
+    share = float(np.interp(int(candidate[DEPTH]), outer, shares))
+    reference = float(rows[-1]["teacher_latency_ms"])
+    return {
+        "latency_ms": round(share * reference, 4),
+        "teacher_latency_ms": round(reference, 4),
+        "latency_rounds": BLOCK_ROUNDS,
+        "latency_spread": max(float(row["latency_spread"]) for row in rows),
+    }
+
+
+def order(space: SearchSpace, repeated: int) -> list[tuple[Candidate, int]]:
+    """Every candidate with seed 0, in an order that a drifting machine cannot favour; then one in `repeated` with seed
+    1."""
     rng = seeds.generator(0, seeds.Benchmark.SAMPLE)
     ordinals = rng.permutation([space.ordinal(c) for c in space.candidates()])
-    again = ordinals[::REPEATED]
+    again = ordinals[::repeated]
     return [(space.from_ordinal(int(o)), 0) for o in ordinals] + [(space.from_ordinal(int(o)), 1) for o in again]
 
 
@@ -127,8 +182,10 @@ def loss(bench: Any, candidate: Candidate, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     student = bench.build(candidate, seed)
     training = bench.training(student, epochs=bench.spec.budget.epochs, seed=seed)
+    epoch = None if training.epochs else training.begin()
     while training.done < training.epochs:
         epoch = training.run_epoch()
+    assert epoch is not None
     seconds = time.perf_counter() - begin
     score = epoch.score
     return {
@@ -139,15 +196,17 @@ def loss(bench: Any, candidate: Candidate, seed: int) -> dict[str, Any]:
     }
 
 
-def latency(bench: Any, candidate: Candidate) -> dict[str, Any]:
+def latency(bench: Any, candidate: Candidate, rounds: int) -> dict[str, Any]:
     """See PROTOCOL."""
-    student, teacher = bench.timed(bench.build(candidate, 0)), bench.timed(None)
+    # A sum of blocks takes models of whatever weights, as a search does.
+    model = bench.probe(candidate) if bench.spec.latency.by == "blocks" else bench.build(candidate, 0)
+    student, teacher = bench.timed(model), bench.timed(None)
     for _ in range(3):
         once = cpu_ms(student)
         theirs = cpu_ms(teacher)
     block = int(np.clip(theirs / once, 1, BLOCK))
     ours, teachers = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         before = cpu_ms(teacher)
         ours.append(float(np.median([cpu_ms(student) for _ in range(block)])))
         teachers.append((before + cpu_ms(teacher)) / 2)
@@ -157,7 +216,7 @@ def latency(bench: Any, candidate: Candidate) -> dict[str, Any]:
     return {
         "latency_ms": round(float(middle) * reference, 4),
         "teacher_latency_ms": round(reference, 4),
-        "latency_rounds": ROUNDS,
+        "latency_rounds": rounds,
         "latency_spread": round(float((high - low) / middle), 4),
     }
 
@@ -168,12 +227,16 @@ def cpu_ms(once: Callable[[], None]) -> float:
     return (time.thread_time_ns() - begin) / 1e6
 
 
-def write(work: Path, spec: StudySpec) -> None:
+def write(work: Path, table: str, spec: StudySpec) -> None:
     """The table as CSV, compressed so that equal rows give equal bytes, and where it comes from as JSON beside it."""
     known = json.loads((work / "bench.json").read_text())
     space = SearchSpace.from_json(known["space"])
     losses, latencies = read(work / "losses.csv"), read(work / "latencies.csv")
-    wanted = [(json.dumps(c), seed) for c, seed in order(space)]
+    plan = order(space, REPEATED[table])
+    wanted = [(json.dumps(c), seed) for c, seed in plan]
+    by_blocks = spec.latency.by == "blocks"
+    if by_blocks and all((json.dumps(c), seed) in latencies for c, seed in ends(space, plan)):
+        latencies = {(json.dumps(c), seed): added_up(space, c, seed, latencies) for c, seed in plan}
     missing = [key for key in wanted if key not in losses or key not in latencies]
     if missing:
         raise SystemExit(f"{len(missing)} of {len(wanted)} rows are not complete; run it again without --only.")
@@ -184,19 +247,19 @@ def write(work: Path, spec: StudySpec) -> None:
     for key in sorted(wanted, key=lambda k: (k[1], space.ordinal(json.loads(k[0])))):
         writer.writerow({**json.loads(key[0]), **losses[key], **latencies[key]})
     TABLES.mkdir(exist_ok=True)
-    with (TABLES / f"{NAME}.csv.gz").open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
+    with (TABLES / f"{table}.csv.gz").open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write(text.getvalue().encode())
     facts = {
         "space": json.loads(known["space"]),
         "spec": spec.model_dump(mode="json"),
         "bench": known["bench"],
-        "latency_protocol": PROTOCOL,
-        "seeds": {"0": "every candidate", "1": f"one candidate in {REPEATED}"},
+        "latency_protocol": BY_BLOCKS + PROTOCOL if by_blocks else PROTOCOL,
+        "seeds": {"0": "every candidate", "1": f"one candidate in {REPEATED[table]}"},
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "provenance": known["begun"],  # of the losses, which come first
     }
-    (TABLES / f"{NAME}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    say(f"{len(wanted)} rows in {TABLES / NAME}.csv.gz")
+    (TABLES / f"{table}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    say(f"{len(wanted)} rows in {TABLES / table}.csv.gz")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ GOAL = 0.01  # of the achievable range, from the table's median to its best
 FINISHED = 1000  # trials, when a proposal is timed
 
 STRATEGIES: dict[str, dict[str, Any]] = {
+    "auto": {"name": "auto"},
+    "auto_after_ten": {"name": "auto"},
     "lstm": {"name": "lstm"},
     "lstm_paper": {"name": "lstm", "controller": "paper"},
     "tpe": {"name": "tpe"},
@@ -50,6 +52,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "grid": {"name": "grid"},
 }
 LIMITS = {"gp": AT[-1], "nsga2": 200, "tpe_two_objectives": 200}  # evaluations; the whole space for all others
+OWN_START = ("auto",)  # chooses its first candidates, too
 BASELINES = ("local_search", "largest_first", "smallest_first")
 
 
@@ -88,10 +91,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=100, help="searches of each strategy (100)")
     parser.add_argument("--gp-seeds", type=int, default=20, help="searches of gp, which is slow (20)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these strategies")
+    parser.add_argument("--fronts", action="store_true", help="searches for the front instead, by their hypervolume")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the regrets (needs matplotlib)")
 
 
 def measure(chosen: argparse.Namespace) -> Result:
+    if chosen.fronts:
+        return _fronts(chosen)
     names = chosen.only or [*STRATEGIES, *BASELINES]
     unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
     if unknown:
@@ -116,6 +122,17 @@ def measure(chosen: argparse.Namespace) -> Result:
     if chosen.picture is not None:
         draw_picture(found, chosen.picture)
     return _result(recorded, names, found, costs, chosen.table)
+
+
+def _fronts(chosen: argparse.Namespace) -> Result:
+    from benchmarks import search_front
+
+    names = chosen.only or [*search_front.STRATEGIES]
+    if unknown := [name for name in names if name not in search_front.STRATEGIES]:
+        raise SystemExit(f"{unknown[0]!r} searches no front. Known: {', '.join(search_front.STRATEGIES)}.")
+    searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
+    with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
+        return search_front.fronts(chosen.table, names, searches, of_gp, pool)
 
 
 # ---------------------------------------------------------------------------- the table
@@ -174,13 +191,9 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     rewards = recorded.rewards(alpha)
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
     space = recorded.space
-    rows = {space.key(c): i for i, c in enumerate(recorded.candidates)}
-    order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(rows))
-    initial = [recorded.candidates[i] for i in order[:INITIAL]]
-
-    def evaluate(candidate: Candidate) -> tuple[float, float, float]:
-        i = rows[space.key(candidate)]
-        return float(recorded.losses[i]), float(recorded.latencies[i]), float(rewards[i])
+    evaluate = evaluate_from(recorded, rewards)
+    order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(recorded.candidates))
+    initial = [recorded.candidates[i] for i in order[:INITIAL]] if name not in OWN_START else []
 
     limit = LIMITS.get(name, space.size)
     regrets: list[float] = []
@@ -197,6 +210,17 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     return Replay(reached, at, tuple(regrets[: AT[-1]]))
 
 
+def evaluate_from(recorded: Recorded, rewards: np.ndarray) -> Evaluate:
+    """What the table says of a candidate."""
+    rows = {recorded.space.key(c): i for i, c in enumerate(recorded.candidates)}
+
+    def evaluate(candidate: Candidate) -> tuple[float, float, float]:
+        i = rows[recorded.space.key(candidate)]
+        return float(recorded.losses[i]), float(recorded.latencies[i]), float(rewards[i])
+
+    return evaluate
+
+
 def _search(
     name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int
 ) -> Iterator[float]:
@@ -210,10 +234,12 @@ def _search(
     spec = from_values(
         {"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": min(recorded.space.size, GP_TRIALS)}}
     )
-    return _strategy(spec, recorded.space, evaluate, initial)
+    return strategy_loop(spec, recorded.space, evaluate, initial)
 
 
-def _strategy(spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]) -> Iterator[float]:
+def strategy_loop(
+    spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]
+) -> Iterator[float]:
     """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another."""
     import optuna
 

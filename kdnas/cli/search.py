@@ -33,6 +33,7 @@ BEST = 5  # candidates shown at the end
 @click.command()
 @spec_flags
 @click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that evaluate.  [default: 1]")
+@click.option("--stop-when-done", is_flag=True, help="End once the next trials are expected to gain next to nothing.")
 @click.option("--detach", is_flag=True, help="Leave the workers to themselves and return at once.")
 @frame.storage
 @frame.as_json
@@ -41,6 +42,7 @@ def search(
     spec_file: Path | None,
     preset: str | None,
     workers: int,
+    stop_when_done: bool,
     detach: bool,
     storage: str | None,
     as_json: bool,
@@ -57,7 +59,7 @@ def search(
     from kdnas.store.patience import Patience
 
     where = frame.place(storage)
-    fields = given_fields(flags)
+    fields = given_fields(flags) | ({"budget.stop_when_done": True} if stop_when_done else {})
     begun = _begin(where, base_values(study, spec_file, preset), fields, check=detach)
     name = begun.name
     started = (

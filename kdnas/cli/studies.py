@@ -21,8 +21,10 @@ from kdnas.cli.tables import (
 )
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
+from kdnas.store.advising import advised
 from kdnas.store.database import open_reader
 from kdnas.study.constraints import of_study
+from kdnas.study.front_gains import front_gains
 from kdnas.study.ranked_rows import nearest_of, passing
 from kdnas.study.rows import Status
 from kdnas.study.study_words import passes, words
@@ -103,6 +105,7 @@ def show(
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else passing(only, scored)
+        told = advised(store, row, scored)
         if as_json:
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return
@@ -116,6 +119,10 @@ def show(
         frame.say(f"None keeps to {of_study(row)}; {nearest}.")
     if any(s.behind for s in shown):
         frame.say(LOWER)
+    if gained := front_gains(scored):
+        frame.say(str(gained))
+    if told is not None:
+        frame.say(str(told))
     if len(chosen) > len(shown):
         frame.say(f"{len(chosen) - len(shown)} more; see --top and --filter.")
     if only is not None and not chosen:

@@ -52,6 +52,8 @@ def begin(
         row = queries.find_study(store, spec.name)
         if row is not None:
             known = from_values(row.spec)
+            if "strategy" not in spec.model_fields_set:  # the default has been another one
+                spec = spec.model_copy(update={"strategy": known.strategy})
             differing = differences(known, spec)
             if not differing:
                 _take_up(store, row, known, spec, trials, alpha, beta, constraints)

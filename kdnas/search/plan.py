@@ -20,12 +20,13 @@ from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.search import refusal, rungs
-from kdnas.study import short_text
+from kdnas.study import short_text, strategy_choice
 from kdnas.study.constraints import limits_of
 from kdnas.study.reward import exchange
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_flags import command
 from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
+from kdnas.study.spec_strategies import AutoStrategy
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 
@@ -67,6 +68,8 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     if spec.budget.trials > size:
         notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
     notes += _constraints(spec, described)
+    if isinstance(spec.strategy, AutoStrategy):
+        notes.append(strategy_choice.words(spec.strategy, described.space, spec.budget.trials))
     tokens, told = _tokens(spec)
     notes += told
     if tokens is None:

@@ -35,6 +35,7 @@ from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
 from kdnas.store import limits as present_limits
 from kdnas.store import queries, recovery, rewards, slots, studies
+from kdnas.store.advising import advised
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import (
@@ -139,6 +140,8 @@ class Worker:
             seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
+            if exhausted is None and (exhausted := self.said_enough()) is not None:
+                self.log("info", exhausted)
             try:
                 if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
                     refused = self.refusal.now()
@@ -176,6 +179,13 @@ class Worker:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
             self.wait_for_others(claimed.wanted, seen)
+
+    def said_enough(self) -> str | None:
+        """Why the study is to end before its budget, where people want that once little is left to gain."""
+        if not self.spec.budget.stop_when_done:
+            return None
+        told = advised(self.store, queries.study_of(self.store, self.study_id))
+        return str(told) if told is not None and told.trials and told.done else None
 
     def wait_for_others(self, wanted: str, seen: int) -> None:
         """Until the store says something else than it did at `seen`, a worker has died, or people want something else

@@ -60,7 +60,7 @@ def sampler(
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
-    asked = Asked(spec.strategy, space, taken, rng, seed, forecast)
+    asked = Asked(spec.strategy, space, slot, taken, rng, seed, forecast)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
     if planned is not None:

@@ -21,6 +21,7 @@ class Asked(Generic[O]):
 
     options: O
     space: SearchSpace
+    slot: int
     taken: Collection[str]  # keys (SearchSpace.key) of the candidates that other slots have: none is proposed
     rng: np.random.Generator  # of this slot
     seed: int  # of this slot, below 2³²: for samplers that seed themselves

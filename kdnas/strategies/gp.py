@@ -1,4 +1,5 @@
-"""Optuna's Gaussian process, its acquisition maximised over free candidates only.
+"""Optuna's Gaussian process, for the reward or for the front of loss and latency (by the expected gain in hypervolume);
+its acquisition is maximised over free candidates only.
 
 Each proposal fits the process anew, so its cost grows with the trials: about a second at 100 of them, which is
 why the spec allows it budgets up to 200 only. Pruned and failed trials are not seen.
@@ -12,6 +13,7 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.strategies.asked import Asked
@@ -37,10 +39,12 @@ class FiniteGPSampler(GPSampler):
         self.taken = asked.taken
         self.candidate_rng = asked.rng
         self.finished: list[FrozenTrial] = []
+        self.sign = 1
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
         self.finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return super().sample_relative(study, trial, search_space)
 
@@ -54,7 +58,7 @@ class FiniteGPSampler(GPSampler):
         if self.space.product_size <= POOL:
             return [c for c in self.space.candidates() if self.space.key(c) not in self.taken]
         pool = [draw(self.space, self.candidate_rng, self.taken) for _ in range(POOL)]
-        ranked = sorted(self.finished, key=lambda t: t.value or 0.0, reverse=True)
+        ranked = sorted(self.finished, key=lambda t: t.values[0] * self.sign, reverse=True)
         for leader in ranked[:LEADERS]:
             near = self.space.neighbours(from_parameters(self.space, leader.params))
             pool += [c for c in near if self.space.key(c) not in self.taken]

@@ -25,10 +25,10 @@ from kdnas.study.spec_recipes import (
 from kdnas.study.spec_strategies import (
     GP_TRIALS,
     PAPER,
+    AutoStrategy,
     GpStrategy,
     LstmStrategy,
     StrategySpec,
-    TpeStrategy,
     strategy_parts,
 )
 from kdnas.system.errors import BadOptionError, UsageError
@@ -126,6 +126,7 @@ class BudgetSpec(Part):
     short_text: Literal["score", "train"] = Field(
         "score", description="fitted students on too little text to learn from: only scored, or trained all the same"
     )
+    stop_when_done: bool = Field(False, description="end once the next trials are expected to gain next to nothing")
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
 
     @model_validator(mode="after")
@@ -188,7 +189,7 @@ class StudySpec(Part):
     data: DataSpec = DataSpec()  # type: ignore[call-arg]
     recipe: RecipeSpec = HiddenStateRecipe()  # type: ignore[call-arg]
     space: SpaceSpec = SpaceSpec()  # type: ignore[call-arg]
-    strategy: StrategySpec = TpeStrategy()  # type: ignore[call-arg]
+    strategy: StrategySpec = AutoStrategy()  # type: ignore[call-arg]
     reward: RewardSpec = RewardSpec()  # type: ignore[call-arg]
     constraints: ConstraintsSpec = ConstraintsSpec()  # type: ignore[call-arg]
     budget: BudgetSpec = BudgetSpec()  # type: ignore[call-arg]
@@ -279,6 +280,10 @@ class StudySpec(Part):
         if self.two_objectives and self.budget.pruner != "none":
             raise ValueError(
                 f"a search for the Pareto front cannot prune; set budget.pruner to none (it is {self.budget.pruner})"
+            )
+        if self.two_objectives and self.budget.stop_when_done:
+            raise ValueError(
+                "budget.stop_when_done goes by the reward, and this strategy searches the Pareto front; take it away"
             )
         for name in self.space.variants:
             try:

@@ -14,7 +14,7 @@ from typing import Any
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_recipes import HiddenStateRecipe
-from kdnas.study.spec_strategies import LstmStrategy, TpeStrategy
+from kdnas.study.spec_strategies import AutoStrategy, LstmStrategy
 from kdnas.system.errors import UsageError
 from kdnas.system.text import with_hyphen
 
@@ -47,7 +47,7 @@ FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other fie
 
 NAMED = {  # part of the spec → its name where none is given
     "recipe": HiddenStateRecipe().name,  # type: ignore[call-arg]
-    "strategy": TpeStrategy().name,  # type: ignore[call-arg]
+    "strategy": AutoStrategy().name,  # type: ignore[call-arg]
 }
 
 
@@ -143,8 +143,10 @@ def assigned(text: str) -> tuple[str, Any]:
 
 
 def overlay(base: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Nested values with dotted fields laid over them. Another recipe or strategy starts from its own defaults."""
+    """Nested values with dotted fields laid over them. Another recipe or strategy starts from its own defaults. A
+    strategy that nobody named stays unnamed, so that a study of another default can be taken up."""
     values = {key: dict(v) if isinstance(v, Mapping) else v for key, v in base.items()}
+    unnamed = "strategy" not in values
     for part, usual in NAMED.items():
         inner = values.setdefault(part, {})
         if isinstance(inner, dict):
@@ -160,6 +162,9 @@ def overlay(base: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[s
             place[step] = dict(inner) if isinstance(inner, Mapping) else {}
             place = place[step]
         place[last] = value
+        unnamed = unnamed and not field.startswith("strategy.")
+    if unnamed:
+        del values["strategy"]
     return values
 
 

@@ -26,7 +26,7 @@ class StrategyOptions(Choice):
 
 
 class TpeStrategy(StrategyOptions):
-    """Optuna's multivariate TPE: a good start for most studies."""
+    """Optuna's multivariate TPE: any space, any budget, several workers."""
 
     name: Literal["tpe"] = "tpe"
     startup: int = Field(10, ge=1, description="random candidates first")
@@ -45,6 +45,10 @@ class GpStrategy(StrategyOptions):
 
     name: Literal["gp"] = "gp"
     startup: int = Field(10, ge=1, description="random candidates first")
+    two_objectives: bool = Field(False, description="search the Pareto front of loss and latency")
+
+    def for_the_front(self) -> bool:
+        return self.two_objectives
 
 
 class EvolutionStrategy(StrategyOptions):
@@ -122,7 +126,29 @@ class BlocksStrategy(StrategyOptions):
         return True
 
 
+class SurrogateStrategy(StrategyOptions):
+    """A model of effects of single sizes: few evaluations, spaces of sizes; slow past 300 trials."""
+
+    name: Literal["surrogate"] = "surrogate"
+    startup: int = Field(4, ge=1, description="candidates far from each other first")
+    two_objectives: bool = Field(False, description="search the Pareto front of loss and latency")
+
+    def for_the_front(self) -> bool:
+        return self.two_objectives
+
+
+class AutoStrategy(StrategyOptions):
+    """What the space and the budget ask for: it says which strategy it takes, and why."""
+
+    name: Literal["auto"] = "auto"
+    two_objectives: bool = Field(False, description="search the Pareto front of loss and latency")
+
+    def for_the_front(self) -> bool:
+        return self.two_objectives
+
+
 STRATEGIES: tuple[type[StrategyOptions], ...] = (
+    AutoStrategy,
     TpeStrategy,
     LstmStrategy,
     EvolutionStrategy,
@@ -131,6 +157,7 @@ STRATEGIES: tuple[type[StrategyOptions], ...] = (
     StrategyOptions.of("random", "Every candidate equally likely, none twice."),
     StrategyOptions.of("grid", "Every candidate in the order of the space."),
     Nsga2Strategy,
+    SurrogateStrategy,
 )
 
 if TYPE_CHECKING:

@@ -47,6 +47,8 @@ class Fixed(IntEnum):
     TOKEN_HEAD = 8  # the weights of the head that a perplexity needs
     FOREST = 9  # the trees that weigh a study's dimensions
     WORD_VECTORS = 10  # how word vectors begin
+    KERNELS = 11  # settings of a surrogate's kernel
+    GAINS = 12  # draws that tell what further trials would gain
 
 
 class Benchmark(IntEnum):

@@ -20,7 +20,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 def slots(strategy: str) -> int:
     """How many are filled: past each strategy's random start, and two episodes of the controller. GP is slow."""
-    return 30 if strategy == "gp" else 40
+    return {"gp": 30, "gp-two": 14}.get(strategy, 28 if strategy in ("surrogate", "auto", "auto-two") else 40)
 
 
 @functools.cache

@@ -105,7 +105,7 @@ def test_a_comma_is_no_part_of_a_number_on_the_command_line(settings: str) -> No
     ("values", "said"),
     [
         ({"budget": 1}, "budget = 1 is no table of settings. Give a table of settings: trials, epochs, "),
-        ({"strategy": "lstm"}, "strategy = 'lstm' is no table of settings. Give one with a name: tpe, lstm, "),
+        ({"strategy": "lstm"}, "strategy = 'lstm' is no table of settings. Give one with a name: auto, tpe, lstm, "),
         ({"budget": {"rungs": ["a"]}}, "budget.rungs = 'a' is no number. Give a list of numbers."),
         ({"space": {"choices": {"a": 1}}}, "space.choices.a = 1 is no list."),
         ({"space": {"variants": {"a": {"recipe": 1}}}}, "space.variants.a.recipe = 1 is no table of settings."),

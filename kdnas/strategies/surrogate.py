@@ -1,0 +1,141 @@
+"""Our own model of a small space: each proposal is the free candidate that is expected to gain most, all looked at.
+
+The logarithm of the reward is nearly a sum of effects of single dimensions, which `kdnas.study.surrogate` learns from a
+dozen trials. For the front, loss and latency have a model each. What other workers are at counts as if it had come out
+as predicted, so that two of them look in different places. Pruned trials count with the reward at which they were
+stopped; failed ones are not seen. The models are made anew for each slot, from finished trials alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from optuna import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.strategies.asked import Asked
+from kdnas.strategies.optuna_space import from_parameters
+from kdnas.strategies.without_replacement import WholeSampler, draw
+from kdnas.study.expected_gain import area_gained, chance_below, expected_improvement
+from kdnas.study.reward import quality
+from kdnas.study.space import Candidate
+from kdnas.study.spec_strategies import SurrogateStrategy
+from kdnas.study.surrogate import Places, Surrogate
+
+POOL = 4096  # candidates that are compared; smaller spaces are seen whole
+LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
+DRAWS = 64  # of loss and latency, by which a candidate's share of the front is told
+LEAST = 1e-300  # of a figure whose logarithm is taken
+
+
+def sampler(asked: Asked[SurrogateStrategy]) -> SurrogateSampler:
+    return SurrogateSampler(asked)
+
+
+class SurrogateSampler(WholeSampler):
+    def __init__(self, asked: Asked[SurrogateStrategy]) -> None:
+        super().__init__(asked.space, asked.taken)
+        self.startup = asked.options.startup
+        self.rng, self.seed = asked.rng, asked.seed
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        known = [t for t in ended if t.values and len(t.values) == len(study.directions)]
+        if len(set(self.taken)) < self.startup or len(known) < 2:  # without what constraints refuse
+            return self._far_from_all()
+        others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        pending = [t for t in others if t.number != trial.number and t.params]
+        pool = self._pool(known, study.directions)
+        places = Places(self.space, [*(from_parameters(self.space, t.params) for t in [*known, *pending]), *pool])
+        rows = _Rows(len(known), len(pending), len(pool))
+        if len(study.directions) > 1:
+            worth = self._for_the_front(places, rows, known)
+        else:
+            worth = self._for_the_reward(places, rows, known, study.directions[0])
+        return pool[int(np.argmax(worth))]
+
+    # ------------------------------------------------------------------------ what a candidate is worth
+
+    def _for_the_reward(
+        self, places: Places, rows: _Rows, known: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> np.ndarray:
+        values = np.asarray([t.values[0] for t in known])
+        if direction == StudyDirection.MINIMIZE:
+            values = -values
+        figures = np.log(np.maximum(values, LEAST)) if (values > 0).all() else values
+        found = rows.model(places, figures).predict(rows.free)
+        chance, met = self._feasible(places, rows, known)
+        if not met.any():
+            return chance
+        return np.asarray(chance * expected_improvement(found, float(figures[met].max())))
+
+    def _for_the_front(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> np.ndarray:
+        qualities = np.log([quality(t.values[0]) for t in known])
+        latencies = np.log([max(t.values[1], LEAST) for t in known])
+        rng = np.random.default_rng(self.seed)
+        drawn = []
+        for figures in (qualities, latencies):
+            found = rows.model(places, figures).predict(rows.free)
+            drawn.append(np.exp(found.mean[:, None] + found.deviation[:, None] * rng.standard_normal(DRAWS)))
+        chance, met = self._feasible(places, rows, known)
+        if not met.any():
+            return chance
+        losses, times = 1 - np.exp(qualities), np.exp(latencies)
+        reference = (1.0, float(times.max()))
+        return np.asarray(chance * area_gained(losses[met], times[met], 1 - drawn[0], drawn[1], reference).mean(1))
+
+    def _feasible(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:
+        """The chance that each free candidate meets the constraints that trials tell Optuna of [free], and which trials
+        do [known]; a study without any has chances of 1."""
+        told = [t.constraints for t in known]
+        met = np.asarray([all(value <= 0 for value in one.values()) for one in told])
+        chance = np.ones(len(rows.free))
+        for name in sorted({name for one in told for name in one}):
+            having = np.flatnonzero([name in one for one in told])
+            violations = np.asarray([told[i][name] for i in having])
+            chance *= chance_below(Surrogate(places, having, violations).predict(rows.free), 0.0)
+        return chance, met
+
+    # ------------------------------------------------------------------------ which candidates are looked at
+
+    def _pool(self, known: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[Candidate]:
+        if self.space.product_size <= POOL:
+            return [c for c in self.space.candidates() if self.space.key(c) not in self.taken]
+        found = {self.space.key(c): c for c in (draw(self.space, self.rng, self.taken) for _ in range(POOL))}
+        sign = 1 if directions[0] == StudyDirection.MINIMIZE else -1
+        for leader in sorted(known, key=lambda t: sign * t.values[0])[:LEADERS]:
+            near = self.space.neighbours(from_parameters(self.space, leader.params))
+            found |= {self.space.key(c): c for c in near if self.space.key(c) not in self.taken}
+        return list(found.values())
+
+    def _far_from_all(self) -> Candidate:
+        """The first at random, the next ones far from all that are taken: corners of the space, then its inside."""
+        if not set(self.taken):
+            return draw(self.space, self.rng, self.taken)
+        pool = self._pool((), (StudyDirection.MAXIMIZE,))
+        taken = [self.space.from_ordinal(int(key)) for key in sorted(self.taken, key=int)]
+        points = Places(self.space, [*taken, *pool]).apart()
+        there, free = points[: len(taken)], points[len(taken) :]
+        nearest = np.full(len(free), np.inf)
+        for one in there:
+            nearest = np.minimum(nearest, ((free - one) ** 2).sum(1))
+        return pool[int(np.argmax(nearest + 1e-9 * self.rng.random(len(pool))))]
+
+
+class _Rows:
+    """Which rows of the places are finished, being evaluated, and free."""
+
+    def __init__(self, known: int, pending: int, free: int) -> None:
+        self.known = np.arange(known)
+        self.pending = np.arange(known, known + pending)
+        self.free = np.arange(known + pending, known + pending + free)
+
+    def model(self, places: Places, figures: np.ndarray) -> Surrogate:
+        """Of the finished trials, and of those that are being evaluated as if they came out as predicted."""
+        found = Surrogate(places, self.known, figures)
+        if not len(self.pending):
+            return found
+        believed = np.concatenate([figures, found.predict(self.pending).mean])
+        return Surrogate(places, np.concatenate([self.known, self.pending]), believed)
