@@ -36,8 +36,8 @@ def does_not_fit(ground: Ground) -> int:
 
     code = ground.ended(ground.fork(work))
     rows = rows_of(place)
-    small = [row for row in rows if row.candidate["num_hidden_layers"] < 4]
-    large = [row for row in rows if row.candidate["num_hidden_layers"] >= 4]
+    small = [row for row in rows if int(row.candidate["num_hidden_layers"]) < 4]
+    large = [row for row in rows if int(row.candidate["num_hidden_layers"]) >= 4]
     if code not in (0, 1) or any(row.state not in ("done", "pruned") for row in small):
         raise Lost(f"the worker ended with {code}: {said_last(ground)}")
     for row in large:

@@ -31,8 +31,8 @@ def odd(ground: Ground, strategy: str) -> int:
 
     def work() -> int:
         usual_loss, usual_ms = fakes.loss, fakes.latency_ms
-        fakes.loss = lambda candidate, epoch=2: figure(candidate, usual_loss(candidate, epoch), LOSSES, 0)  # type: ignore[assignment]
-        fakes.latency_ms = lambda candidate: figure(candidate, usual_ms(candidate), TIMES, 1)  # type: ignore[assignment]
+        fakes.loss = lambda candidate, epoch=2: figure(candidate, usual_loss(candidate, epoch), LOSSES, 0)
+        fakes.latency_ms = lambda candidate: figure(candidate, usual_ms(candidate), TIMES, 1)
         return working(place)()
 
     ended_well(ground, place, work, (0, 1))
@@ -45,8 +45,8 @@ def constant(ground: Ground, strategy: str) -> int:
     begin(spec_of(strategy, ground.seed), place)
 
     def work() -> int:
-        fakes.loss = lambda candidate, epoch=2: 0.5  # type: ignore[assignment]
-        fakes.latency_ms = lambda candidate: 2.0  # type: ignore[assignment]
+        fakes.loss = lambda candidate, epoch=2: 0.5
+        fakes.latency_ms = lambda candidate: 2.0
         return working(place)()
 
     ended_well(ground, place, work, (0,))

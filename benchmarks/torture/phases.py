@@ -21,6 +21,7 @@ from kdnas.store import queries
 from kdnas.store.database import open_reader
 from kdnas.students import model_folder
 from kdnas.students.distil import Job
+from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
 from kdnas.system.errors import KdnasError
 from kdnas.system.folders import partial_of
@@ -137,7 +138,7 @@ def in_episode(ground: Ground) -> int:
     return deaths
 
 
-CONFIG = {
+CONFIG: Candidate = {
     "num_hidden_layers": 2,
     "hidden_size": 16,
     "head_size": 8,

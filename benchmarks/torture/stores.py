@@ -201,12 +201,12 @@ def version(ground: Ground, which: str) -> int:
     connection.commit()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    before = path.read_bytes()
+    content = path.read_bytes()
     looked_at(ground, str(path))
     code = ground.ended(ground.fork(working(str(path))))
     if code != 2:
         raise Lost(f"a worker ended with {code}: {said_last(ground)}")
-    if which == "newer" and path.read_bytes() != before:
+    if which == "newer" and path.read_bytes() != content:
         raise Lost("the store of a newer kdnas was changed")
     return 1
 

@@ -284,7 +284,7 @@ def unread(ground: Ground) -> int:
 def poor(ground: Ground, what: str) -> int:
     """Terminals that cannot say the signs, or want no colours."""
     place, worker = running(ground)
-    given = {"PYTHONIOENCODING": "ascii"} if what == "no UTF-8" else {"NO_COLOR": "1"}
+    given: dict[str, Any] = {"PYTHONIOENCODING": "ascii"} if what == "no UTF-8" else {"NO_COLOR": "1"}
     screen = Screen(ground, "fake", "--storage", place, **given)
     try:
         screen.until("fake")
