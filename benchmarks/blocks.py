@@ -74,15 +74,15 @@ def measure(options: argparse.Namespace) -> Result:
                 figures |= {"front_s": time.monotonic() - began, "front_cpu_s": time.process_time() - cpu}
         if "order" in parts:
             found = order(bench, losses, options.quick)
-            tables, figures = [*tables, *found.tables], figures | found.figures
+            tables, figures = [*tables, *found.tables], {**figures, **found.figures}
         if "latency" in parts:
             found = latencies(bench, ratios, options.quick)
-            tables, figures = [*tables, *found.tables], figures | found.figures
+            tables, figures = [*tables, *found.tables], {**figures, **found.figures}
         facts = {"bench": bench.provenance(), "space": bench.space.size, "device": devices.device_name(CPU)}
         bench.close()
         if "search" in parts:
             found = searches(options.table, options.quick)
-            tables, figures = [*tables, *found.tables], figures | found.figures
+            tables, figures = [*tables, *found.tables], {**figures, **found.figures}
     return Result(tables, figures, facts)
 
 

@@ -105,10 +105,10 @@ def show(
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else passing(only, scored)
-        told = advised(store, row, scored)
         if as_json:
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return
+        told = advised(store, row, scored)
     study_head(row)
     frame.line()
     shown = chosen[: top or 20]

@@ -11,10 +11,11 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
 from kdnas.study.advice import NEXT, Advice, advice
-from kdnas.study.ranked_rows import rank
+from kdnas.study.constraints import of_study
+from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
-from kdnas.study.space import SearchSpace
+from kdnas.study.space import Candidate, SearchSpace
 
 
 @patient
@@ -28,12 +29,21 @@ def space(store: Store, study_id: int) -> SearchSpace | None:
 def advised(
     store: Store, row: StudyRow, scored: Sequence[Scored] | None = None, following: int = NEXT
 ) -> Advice | None:
-    """By the study's present α and β; `scored` where its trials are known already. None before it has a space and
-    enough trials with a rank."""
+    """By the study's present α and β; `scored` where its trials are known already.
+
+    None before it has a space and enough trials with a rank; for a study of a front or with constraints, whose gain no
+    reward tells; and where a trial lies outside the space.
+    """
     where = space(store, row.study_id)
-    if where is None:
+    if where is None or of_study(row) or row.spec["strategy"].get("two_objectives"):
         return None
     if scored is None:
-        scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta, row.spec["reward"]["loss"])
+        scored = rank_of(row, queries.trial_rows(store, row.study_id))
+    if not all(_within(where, s.row.candidate) for s in scored):
+        return None
     finished = [(s.row.candidate, s.reward) for s in scored if s.rank is not None and s.reward is not None]
     return advice(where, finished, [s.row.candidate for s in scored], following)
+
+
+def _within(space: SearchSpace, candidate: Candidate) -> bool:
+    return all(d.name in candidate and candidate[d.name] in d.choices for d in space.dimensions)

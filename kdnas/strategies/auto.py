@@ -22,7 +22,7 @@ PROPOSED_BY = "proposed_by"  # the trial's attribute with the strategy's name
 def sampler(asked: Asked[AutoStrategy]) -> BaseSampler:
     taken = stage(asked.options, asked.space, asked.slot).options
     module = importlib.import_module(f"kdnas.strategies.{taken.name}")
-    made: BaseSampler = module.sampler(replace(asked, options=taken))
+    made: BaseSampler = module.sampler(replace(asked, options=taken))  # type: ignore[arg-type]
     return _told(made, taken.name)
 
 

@@ -28,7 +28,11 @@ def stages(asked: AutoStrategy, space: SearchSpace) -> tuple[Stage, ...]:
     """The strategies of a study in the order of its slots; one where a strategy is good for every budget."""
     two = asked.two_objectives
     if not two and _of_one_choice(space):
-        return (Stage(0, strategy_parts()["grid"](), "its candidates have nothing in common from which to learn"),)
+        return (
+            Stage(
+                0, strategy_parts()["grid"](name="grid"), "its candidates have nothing in common from which to learn"
+            ),
+        )
     figures = "loss and latency are" if two else "the reward is"
     why = f"{figures} nearly a sum of effects of single sizes, and it learns these from the fewest trials"
     first = Stage(0, SurrogateStrategy(two_objectives=two), why)  # type: ignore[call-arg]

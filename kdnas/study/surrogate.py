@@ -99,7 +99,7 @@ def settings(dimensions: int, count: int = SETTINGS) -> tuple[Settings, ...]:
 def kernel(places: Places, s: Settings, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Between points a [n, dimensions] and b [m, dimensions]: float [n, m]."""
     product = np.ones((len(a), len(b)))
-    for d in np.flatnonzero(places.choices > 1):
+    for d in np.flatnonzero(places.choices > 1).tolist():
         product *= 1.0 + s.strength[d] * _of_one(places, s, d, a[:, d, None], b[None, :, d])
     return product
 
@@ -107,7 +107,7 @@ def kernel(places: Places, s: Settings, a: np.ndarray, b: np.ndarray) -> np.ndar
 def _own(places: Places, s: Settings, a: np.ndarray) -> np.ndarray:
     """The kernel of each point with itself, float [n]."""
     product = np.ones(len(a))
-    for d in np.flatnonzero(places.choices > 1):
+    for d in np.flatnonzero(places.choices > 1).tolist():
         product *= 1.0 + s.strength[d] * _of_one(places, s, d, a[:, d], a[:, d])
     return product
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,18 @@ def test_the_front_names_the_points_that_are_new(tmp_path: Path) -> None:
 def test_a_search_for_the_front_has_no_reward_to_stop_by() -> None:
     with pytest.raises(UsageError, match="stop_when_done goes by the reward"):
         from_values({"strategy": {"name": "auto", "two_objectives": True}, "budget": {"stop_when_done": True}})
+
+
+def test_no_advice_where_the_reward_does_not_decide_alone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="knows no constraints"):
+        from_values({"constraints": {"min_speedup": 3}, "budget": {"stop_when_done": True}})
+    assert ran(tmp_path / "plain.db", 12)[1] is not None
+    with open_reader(tmp_path / "plain.db") as store:
+        row = queries.study_row(store, "fake")
+        bounded = replace(row, spec={**row.spec, "constraints": {"min_speedup": 3.0}})
+        of_the_front = replace(row, spec={**row.spec, "strategy": {"name": "gp", "two_objectives": True}})
+        assert advised(store, bounded) is None and advised(store, of_the_front) is None
+        trials = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta)
+        outside = replace(trials[0].row, candidate={**trials[0].row.candidate, "num_hidden_layers": 99})
+        assert advised(store, row, trials) is not None
+        assert advised(store, row, [*trials[1:], trials[0]._replace(row=outside)]) is None
