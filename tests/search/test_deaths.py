@@ -17,6 +17,8 @@ STRATEGIES = {
     "tpe": {"name": "tpe", "startup": 3, "pool": 8},
     "tpe-two": {"name": "tpe", "startup": 3, "pool": 8, "two_objectives": True},
     "gp": {"name": "gp", "startup": 6},
+    "surrogate": {"name": "surrogate"},
+    "surrogate-two": {"name": "surrogate", "two_objectives": True},
     "random": {"name": "random"},
     "grid": {"name": "grid"},
     "evolution": {"name": "evolution", "population": 3, "tournament": 2},

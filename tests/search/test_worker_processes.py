@@ -141,12 +141,13 @@ def check_history(place: Place, spec: StudySpec, killed: int) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
+        {"strategy": {"name": "auto"}},
         {"strategy": {"name": "tpe", "startup": 3}},
         {"strategy": {"name": "lstm", "episodes": 3, "samples": 3, "pool": 20}},
         {"strategy": {"name": "evolution", "population": 3, "tournament": 2}, "budget": {"pruner": "asha"}},
         {"strategy": {"name": "tpe", "startup": 3}, "recipe": FITTED, "budget": {"epochs": 4, "rungs": [0.5, 0.5]}},
     ],
-    ids=["tpe", "lstm", "evolution-asha", "tpe-rungs"],
+    ids=["auto", "tpe", "lstm", "evolution-asha", "tpe-rungs"],
 )
 def test_killed_in_mid_trial_and_taken_up_it_goes_on_as_if_nothing_had_happened(
     place: Place, tmp_path: Path, parts: dict[str, Any]
