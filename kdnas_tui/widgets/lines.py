@@ -109,6 +109,8 @@ def differing(old: Strip, new: Strip) -> tuple[int, int] | None:
     if old.cell_length != new.cell_length:
         return 0, max(old.cell_length, new.cell_length)
     before, after = _cells(old), _cells(new)
+    if len(before) != len(after):  # where there is no room at all, a strip may say another length than it has
+        return 0, max(len(before), len(after))
     unlike = [x for x, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
     return (unlike[0], unlike[-1] + 1) if unlike else None
 

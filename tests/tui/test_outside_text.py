@@ -46,6 +46,12 @@ def test_a_mark_over_a_letter_is_a_difference_of_its_cell() -> None:
     assert differing(strip([("cafe", False)]), strip([("cafe\u0301", False)])) == (3, 4)
 
 
+def test_lines_that_had_no_room_can_be_compared() -> None:
+    old, new = (strip([(text, False)]).adjust_cell_length(-1) for text in ("abc", "a"))
+    assert (old.cell_length, new.cell_length) == (-1, -1)
+    assert differing(old, new) == (0, 2)
+
+
 @pytest.mark.parametrize("word", [text.replace(" ", "") * 9 for text in ODD])
 def test_long_words_of_such_letters_are_broken_and_lose_none(word: str) -> None:
     pieces = wrapped(word, 8)
