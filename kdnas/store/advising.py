@@ -20,10 +20,13 @@ from kdnas.study.space import Candidate, SearchSpace
 
 @patient
 def space(store: Store, study_id: int) -> SearchSpace | None:
-    """The study's space; None before its first worker has prepared."""
+    """The study's space; None before its first worker has prepared, and where what is stored is none."""
     with store.connect() as connection:
         text = connection.execute(sa.select(t.study.c.space).where(t.study.c.study_id == study_id)).scalar_one()
-    return None if text is None else SearchSpace.from_json(text)
+    try:
+        return None if text is None else SearchSpace.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError):  # advice is no reason to hide a damaged study's trials
+        return None
 
 
 def advised(

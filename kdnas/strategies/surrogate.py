@@ -38,7 +38,7 @@ class SurrogateSampler(WholeSampler):
     def __init__(self, asked: Asked[SurrogateStrategy]) -> None:
         super().__init__(asked.space, asked.taken)
         self.startup = asked.options.startup
-        self.rng, self.seed = asked.rng, asked.seed
+        self.rng = asked.rng
 
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -74,11 +74,10 @@ class SurrogateSampler(WholeSampler):
     def _for_the_front(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> np.ndarray:
         qualities = np.log([quality(t.values[0]) for t in known])
         latencies = np.log([max(t.values[1], LEAST) for t in known])
-        rng = np.random.default_rng(self.seed)
         drawn = []
         for figures in (qualities, latencies):
             found = rows.model(places, figures).predict(rows.free)
-            drawn.append(np.exp(found.mean[:, None] + found.deviation[:, None] * rng.standard_normal(DRAWS)))
+            drawn.append(np.exp(found.mean[:, None] + found.deviation[:, None] * self.rng.standard_normal(DRAWS)))
         chance, met = self._feasible(places, rows, known)
         if not met.any():
             return chance

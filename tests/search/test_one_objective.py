@@ -69,7 +69,8 @@ class Bare:
         self.storage = storage
 
     def __getattr__(self, name: str) -> Any:
-        return nullcontext if name == "one_look" else getattr(self.storage, name)
+        own = {"one_look": nullcontext, "constrain": lambda violations: None}
+        return own[name] if name in own else getattr(self.storage, name)
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES[:3], {"name": "nsga2", "population": 4}], ids=lambda s: s["name"])

@@ -120,6 +120,7 @@ def entries(scored: list[Scored]) -> dict[str, Any]:
         "reward": {"alpha": -0.06, "beta": 0.6},
         "latency": {"teacher_ms": 30.0, "protocol": {"batch_size": 1, "length": 128}},
         "kdnas": "0",
+        "spec": {},
     }
     return {**head, "candidates": listed}
 

@@ -87,7 +87,7 @@ def test_what_is_drawn_is_what_it_always_was() -> None:
     drawn = {purpose.name: first(seeds.split(purpose)) for purpose in Split}
     assert drawn == {
         name: first(np.random.default_rng(np.random.SeedSequence([20_231, place])))
-        for name, place in zip(Split.__members__, (0, 1, 2, 3, 4, 6, 7), strict=True)
+        for name, place in zip(Split.__members__, (0, 1, 2, 3, 4, 6, 7, 8), strict=True)
     }
     assert first(seeds.fixed(Fixed.LATENCY_TOKENS)) == first(np.random.default_rng([0, 4]))
     assert first(seeds.fixed(Fixed.ESTIMATE)) == first(np.random.default_rng(0))
