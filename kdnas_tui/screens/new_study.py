@@ -71,6 +71,7 @@ class NewStudyScreen(Frame):
         super().__init__(desk)
         self._preset = preset  # the spec that ships from which the form was filled
         self._values = dict(values)
+        self._opening = False
         self._faults: dict[str, str] = {}
         self.spec: StudySpec | None = None
         self._taken: set[str] = set()
@@ -111,7 +112,8 @@ class NewStudyScreen(Frame):
         self._check()
         self._ask_names()
         if self._values:
-            self.query_one("#start").focus(scroll_visible=False)  # what one begins stays in sight
+            self._opening = True
+            self.query_one("#start").focus(scroll_visible=False)
         else:
             self.query_one(f"#{id_of('name')}").focus()
 
@@ -333,7 +335,10 @@ class NewStudyScreen(Frame):
         if entry is not None and entry.choices:
             says += " F2 lists them." if "F2" not in says else ""
         self.query_one("#hint", Static).update(Text(says))
-        event.widget.scroll_visible(animate=False)
+        if self._opening:  # a filled form opens at its top, though its button has the focus
+            self._opening = False
+        else:
+            event.widget.scroll_visible(animate=False)
 
     def on_button_pressed(self) -> None:
         self.action_start()
