@@ -13,7 +13,7 @@ from benchmarks.torture.faults import Fault, Ground, Lost, NotHere
 KINDS = sorted({fault.kind for fault in torture.FAULTS if fault.quick})
 
 
-@pytest.mark.heavy
+@pytest.mark.long  # .ci/run has the selection by itself
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_short_selection_loses_something(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = torture.main(["--quick", "--only", f"{kind}: "])
