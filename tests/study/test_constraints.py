@@ -216,3 +216,17 @@ def test_constraints_go_through_a_command_and_a_file() -> None:
 def test_without_a_bound_there_are_no_limits() -> None:
     assert not limits_of(None, 3.0) and not limits_of({"max_loss": None}, None)
     assert Limits().miss({}) == 0
+
+
+def test_every_miss_is_told_with_its_figure_for_one_time_of_the_teacher() -> None:
+    """The row took 5 ms beside a teacher of 30 ms: 10 ms for a teacher of 60."""
+    bounds = {"max_latency_ms": 8, "min_speedup": 7, "max_parameters": 2_000_000, "max_size_mib": 20, "max_loss": 0.1}
+    limits = limits_of(bounds, 60.0)
+    (scored,) = rank([made_row(7, teacher_latency_ms=30.0, raw_loss=0.3)], -0.06, 0.6, "normalised", limits)
+    told = (
+        "10 ms for at most 8, 6× for at least 7, 14,200,000 parameters for at most 2,000,000, "
+        "54.2 MiB for at most 20, loss 0.2 for at most 0.1"
+    )
+    assert missed(scored, limits) == told
+    assert nearest_of([scored], limits) == f"nearest: trial 7, {told}"
+    assert scored.miss == pytest.approx(0.25 + 1 / 7 + 6.1 + (54.168701171875 - 20) / 20 + 1.0)
