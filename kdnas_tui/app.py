@@ -9,6 +9,7 @@ import asyncio
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
 FAULT_S = 8.0  # for which a fault is told where nobody goes elsewhere
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
+LAST_S = 10.0  # after a signal, until the screens are ended without ceremony
 IDLE_SECONDS = 0.3  # without a key, after which something slow disturbs nobody
 
 
@@ -139,6 +141,11 @@ class KdnasApp(App[str]):
 
     def _signalled(self, number: int) -> None:
         self.farewell = ""
+        if not self.is_headless:
+            # A terminal that is gone can hold up the way out for ever; what the screens write is never half-written.
+            last = threading.Timer(LAST_S, os._exit, (128 + number,))
+            last.daemon = True
+            last.start()
         self.exit(return_code=128 + number)
 
     def on_unmount(self) -> None:
