@@ -100,6 +100,8 @@ class KdnasApp(App[str]):
             except (ValueError, RuntimeError, NotImplementedError):
                 break  # not the main thread, as in tests
         self._on_terminal = os.isatty(STDIN)
+        if self._on_terminal and not self.is_headless:
+            threading.Thread(target=end_without_terminal, daemon=True).start()
         if self.custom.keys:
             self.set_keymap(keys.keymap())
         if self.first_study is not None:
@@ -297,6 +299,16 @@ class KdnasApp(App[str]):
             self.call_from_thread(self.notify, outcome(folder / name), timeout=6, markup=False)
 
         self.command(write)
+
+
+def end_without_terminal() -> None:
+    """Ends the process once its terminal has been gone for LAST_S: what writes to it may have died with it, and then
+    nothing of the screens runs any more that could end them."""
+    gone_s = 0.0
+    while gone_s < LAST_S:
+        time.sleep(1.0)
+        gone_s = gone_s + 1.0 if hung_up(True) else 0.0
+    os._exit(128 + signal.SIGHUP)
 
 
 def hung_up(terminal: bool) -> bool:
