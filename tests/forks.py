@@ -7,6 +7,7 @@ does from nothing (its imports, its settings) only those show that a test starts
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -102,6 +103,10 @@ def run(words: Sequence[str], folder: Path | None, environment: Mapping[str, str
     os.environ.update(own)
     if folder is not None:
         os.chdir(folder)
+    # The tests' heap is large, and to go through it takes the collector long; what the tests hang on to the collector
+    # (Hypothesis does) would run inside.
+    gc.callbacks.clear()
+    gc.freeze()
     launch: Any = importlib.import_module("kdnas.search.launch")
     launch.subprocess = Processes
     launch._children.clear()  # they are the tests', not this process's

@@ -71,7 +71,7 @@ def evaluate(
     from kdnas.cli.progress import Told
     from kdnas.scores.finetuning import FineTuning
     from kdnas.scores.score_folder import Wanted, score
-    from kdnas.search.heartbeat import interruptible
+    from kdnas.system.interrupts import interruptible
 
     wanted = Wanted(
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),

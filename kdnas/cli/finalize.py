@@ -160,10 +160,10 @@ def distill(
 ) -> None:
     """Distil a student of a given configuration on the whole data, without a search; --epochs says how long."""
     from kdnas.cli.progress import Told
-    from kdnas.search.heartbeat import interruptible
     from kdnas.students.distil import distil
     from kdnas.students.extras import Extras
     from kdnas.students.from_config import given, read_config
+    from kdnas.system.interrupts import interruptible
 
     fields = given_fields(flags)
     # Without a search there is no mini-KD: --epochs can only mean the one training that there is.

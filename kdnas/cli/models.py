@@ -169,8 +169,8 @@ def finetune(
     """
     from kdnas.cli.progress import Told
     from kdnas.measuring.devices import as_studies, resolve_device
-    from kdnas.search.heartbeat import interruptible
     from kdnas.study.spec import from_values
+    from kdnas.system.interrupts import interruptible
     from kdnas.training import finetune as training
 
     classify = task == "classification"

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_f
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.states import TrialState
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.interrupts import interruptible
 from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
@@ -153,25 +154,21 @@ def _signals(name: str, storage: str | None) -> Iterator[None]:
     watch, stop = shlex.join(["kdnas-tui", name, *where]), shlex.join(["kdnas", "stop", name, *where])
     said = f"{name} goes on without this command. Watch it with: {watch}. End it with: {stop}"
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     def dropped(number: int, at: FrameType | None) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone; a file that has the lines is not
             os.write(2, f"\r\n{said}\n".encode())
-        handle = before[signal.SIGHUP]
-        if callable(handle):
-            handle(number, at)
+        if callable(before):
+            before(number, at)
 
-    wanted: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {signal.SIGTERM: interrupt}
-    if callable(signal.getsignal(signal.SIGHUP)):  # and not ignored, as by nohup
-        wanted[signal.SIGHUP] = dropped
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    before = signal.getsignal(signal.SIGHUP)
+    if callable(before):  # and not ignored, as by nohup
+        signal.signal(signal.SIGHUP, dropped)
     try:
-        yield
+        with interruptible(hangup=False):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if callable(before):
+            signal.signal(signal.SIGHUP, before)
 
 
 def _end(started: Sequence[Started]) -> None:

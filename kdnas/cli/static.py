@@ -25,9 +25,9 @@ def static(teacher: str, source: str, text_column: str, device: str, output: Pat
     There is no training and no network in the student: it is the fastest that there is, and reads no word order.
     """
     from kdnas.cli.progress import Told
-    from kdnas.search.heartbeat import interruptible
     from kdnas.students.static import make
     from kdnas.study.spec import from_values
+    from kdnas.system.interrupts import interruptible
 
     spec = from_values(
         {"teacher": {"model": teacher}, "data": {"source": source, "text_column": text_column}, "device": device}

@@ -6,13 +6,11 @@ Searching, rechecking and every other task enter and leave by `at_work`. Knows n
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from kdnas.store import changes, queries, studies
 from kdnas.store.complaints import StoreError
@@ -21,6 +19,7 @@ from kdnas.store.patience import Patience
 from kdnas.study.states import WorkerState
 from kdnas.system import liveness
 from kdnas.system.errors import KdnasError
+from kdnas.system.interrupts import interruptible
 from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
@@ -161,28 +160,3 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
                 known = True
             store.settle()
             hold.release(known=known)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """SIGTERM, SIGINT and a terminal that goes away raise KeyboardInterrupt, once, so that a stopped trial ends
-    properly. Setting the event keeps them from it. Who asked for SIGHUP to be ignored (nohup) gets that."""
-    quiet = threading.Event()
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if not quiet.is_set():
-            quiet.set()
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield quiet
-        return
-    wanted = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        wanted.append(signal.SIGHUP)
-    before = {n: signal.signal(n, interrupt) for n in wanted}
-    try:
-        yield quiet
-    finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)

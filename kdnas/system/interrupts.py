@@ -1,0 +1,77 @@
+"""Signals that end a process, as one KeyboardInterrupt in its main thread that is not lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+AGAIN_S = 0.05  # how soon an interrupt that was lost is raised again
+
+
+class _Interrupts:
+    """Raises KeyboardInterrupt once, and again where Python dropped it: what is raised inside a finalizer, or inside a
+    callback of a weak reference or of the garbage collector, only reaches `sys.unraisablehook`."""
+
+    def __init__(self, quiet: threading.Event) -> None:
+        self._quiet = quiet
+        self._raised: KeyboardInterrupt | None = None
+        self._lock = threading.Lock()
+        self._over = False
+        self._number = signal.SIGTERM
+        self._before = sys.unraisablehook
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._quiet.is_set() and self._raised is None:
+            self._number = signal.Signals(number)
+            self._raised = KeyboardInterrupt()
+            raise self._raised
+
+    def dropped(self, what: Any) -> None:
+        """In place of `sys.unraisablehook`."""
+        if what.exc_value is None or what.exc_value is not self._raised:
+            self._before(what)
+            return
+        self._raised = None
+        timer = threading.Timer(AGAIN_S, self._send)
+        timer.daemon = True
+        timer.start()
+
+    def _send(self) -> None:
+        with self._lock:
+            if not self._over:
+                signal.pthread_kill(threading.main_thread().ident or 0, self._number)
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+
+
+@contextlib.contextmanager
+def interruptible(*, hangup: bool = True) -> Iterator[threading.Event]:
+    """SIGTERM, SIGINT and, with `hangup`, a terminal that goes away raise KeyboardInterrupt inside, once, so that what
+    runs ends properly. Setting the event keeps them from it. Who asked for SIGHUP to be ignored (nohup) gets that.
+
+    Outside the main thread nothing is changed.
+    """
+    quiet = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield quiet
+        return
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    interrupts = _Interrupts(quiet)
+    hook, sys.unraisablehook = sys.unraisablehook, interrupts.dropped
+    before = {number: signal.signal(number, interrupts.handle) for number in wanted}
+    try:
+        yield quiet
+    finally:
+        interrupts.end()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
