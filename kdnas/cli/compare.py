@@ -36,5 +36,7 @@ def compare(studies: tuple[str, ...], storage: str | None, as_json: bool) -> Non
     frame.line(f"{len(found.shared)} settings are the same.")
     if not found.verdict.reward:
         frame.line(f"All are ranked at α {found.alpha:g}, β {found.beta:g}, those of {found.names[0]}.")
+    if found.reference_ms is not None:
+        frame.line(f"Latencies are told for a teacher of {found.reference_ms:.3g} ms, that of {found.names[0]}.")
     for line in comparison.refusals(found):
         frame.line(line)

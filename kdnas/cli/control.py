@@ -110,10 +110,10 @@ def rescore(
         return
     old_top = sorted((s for s in before.values() if s.rank is not None), key=lambda s: s.rank or 0)[:top]
     frame.line(f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}")
-    trial_table(old_top, row.teacher_latency_ms)
+    trial_table(old_top)
     frame.line()
     frame.line(f"α {new_alpha:g}, β {new_beta:g}: {exchange(new_alpha)}")
-    trial_table(after[:top], row.teacher_latency_ms)
+    trial_table(after[:top])
     if use:
         frame.say(f"{study} uses α {new_alpha:g}, β {new_beta:g} from now on.")
     else:
@@ -158,9 +158,7 @@ def recheck(study: str, top: int, seeds: int, device: str | None, storage: str |
     if as_json:
         frame.print_json([trial_values(s) for s in shown])
         return
-    with open_reader(frame.place(storage)) as store:
-        reference = queries.study_row(store, study).teacher_latency_ms
-    trial_table(shown, reference)
+    trial_table(shown)
     for s in shown:
         if s.row.loss_spread is not None:
             spread = f"mean loss {s.row.mean_loss:.4f} ± {s.row.loss_spread:.4f}"

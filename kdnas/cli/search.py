@@ -199,13 +199,13 @@ def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
     scored, lower = [s for s in every if s.rank is not None], sum(s.behind for s in every)
     study_head(row)
     frame.line()
-    trial_table(scored[:BEST], row.teacher_latency_ms)
+    trial_table(scored[:BEST])
     where = ["--storage", frame.shown(storage)] if storage else []
     show, finalize = (shlex.join(["kdnas", command, row.name, *where]) for command in ("show", "finalize"))
     shown = f"The best {BEST} of {len(scored)}; all of them: {show}. " if len(scored) > BEST else ""
     if lower:
         shown += f"{lower} more stayed on lower rungs and have no rank. "
-    frame.say(legend(scored[:BEST], row.teacher_latency_ms))
+    frame.say(legend(scored[:BEST]))
     if nearest := nearest_of(every, of_study(row)):
         frame.say(f"{shown}None keeps to {of_study(row)}; {nearest}.")
         return

@@ -113,8 +113,8 @@ def show(
     frame.line()
     shown = chosen[: top or 20]
     if shown:
-        trial_table(shown, row.teacher_latency_ms)
-        frame.say(legend(shown, row.teacher_latency_ms))
+        trial_table(shown)
+        frame.say(legend(shown))
     if nearest := nearest_of(scored, of_study(row)):
         frame.say(f"None keeps to {of_study(row)}; {nearest}.")
     if any(s.behind for s in shown):

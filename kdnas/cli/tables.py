@@ -79,16 +79,16 @@ def study_head(row: StudyRow) -> None:
         line(text)
 
 
-def trial_table(scored: Sequence[Scored], reference_ms: float | None) -> None:
-    """Trials with what was measured of them; latencies are told for a teacher that takes `reference_ms`."""
+def trial_table(scored: Sequence[Scored]) -> None:
+    """Trials with what was measured of them; latencies are told for the study's one time of the teacher."""
     dimensions = list(dict.fromkeys(name for s in scored for name in s.row.candidate))
     table(
         [*MEASURED, *(SHORT.get(name, name) for name in dimensions), "state"],
-        [_trial(s, dimensions, reference_ms) for s in scored],
+        [_trial(s, dimensions) for s in scored],
     )
 
 
-def legend(scored: Sequence[Scored], reference_ms: float | None) -> str:
+def legend(scored: Sequence[Scored]) -> str:
     """What the table's signs and figures mean, of those that stand in it."""
     signs = [("*", "on the front of loss and latency", any(s.front for s in scored))]
     signs.append(("~", "ties with a better one within its noise", any(s.tie for s in scored)))
@@ -96,13 +96,14 @@ def legend(scored: Sequence[Scored], reference_ms: float | None) -> str:
     signs.append(("!", "a doubtful latency", any(s.row.latency_flag for s in scored)))
     parts = [f"{sign} {means}" for sign, means, there in signs if there]
     parts.append("± half the 95 % interval of lat ms")
+    reference_ms = next((s.reference_ms for s in scored if s.reference_ms is not None), None)
     if reference_ms is not None:
         parts.append(f"× T is measured, lat ms is told from it for a teacher of {reference_ms:.3g} ms")
     return "; ".join(parts) + "."
 
 
-def _trial(s: Scored, dimensions: Sequence[str], reference_ms: float | None) -> list[object]:
-    row = reference_time.at(s.row, reference_ms)
+def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
+    row = s.told
     state = row.state
     if state == TrialState.RUNNING:
         state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}" if row.epochs else row.phase or "running"

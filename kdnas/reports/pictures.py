@@ -61,7 +61,7 @@ def pareto(scored: Sequence[Scored]) -> Figure:
     done = [s for s in scored if s.rank is not None and s.row.latency_ms and s.loss_used is not None]
     predicted = "predicted " if any(s.row.latency_predicted for s in done) else ""
     with _figure(f"{predicted}latency, ms (log)", "held-out loss") as (figure, axes):
-        latency = np.array([s.row.latency_ms for s in done], dtype=float)
+        latency = np.array([s.told.latency_ms for s in done], dtype=float)
         loss = np.array([s.loss_used for s in done], dtype=float)
         front = np.array([s.front for s in done], dtype=bool)
         missing = np.array([s.infeasible for s in done], dtype=bool) & ~front
@@ -82,16 +82,16 @@ def pareto(scored: Sequence[Scored]) -> Figure:
         axes.scatter(latency[front], loss[front], s=30, color=STRONG, linewidths=0, label="Pareto front")
         span = float(np.ptp(np.log(latency))) or 1.0
         named = -np.inf
-        for s in sorted((s for s in done if s.front), key=lambda s: s.row.latency_ms or 0.0):
-            at = (float(s.row.latency_ms or 0), float(s.loss_used or 0))
+        for s in sorted((s for s in done if s.front), key=lambda s: s.told.latency_ms or 0.0):
+            at = (float(s.told.latency_ms or 0), float(s.loss_used or 0))
             if np.log(at[0]) - named > 0.09 * span:  # a name where the one before leaves room for it
                 named = float(np.log(at[0]))
                 axes.annotate(f"#{s.number}", at, xytext=(4, 4), textcoords="offset points", fontsize=8)
         best = next((s for s in done if s.rank == 1 and not s.infeasible), None)
         if best is not None:
-            at_best = ([best.row.latency_ms], [best.loss_used])
+            at_best = ([best.told.latency_ms], [best.loss_used])
             axes.scatter(*at_best, s=90, facecolors="none", edgecolors=WARM, label="best reward")
-        teacher = [s.row.teacher_latency_ms for s in done if s.row.teacher_latency_ms]
+        teacher = [s.told.teacher_latency_ms for s in done if s.told.teacher_latency_ms]
         if teacher:
             axes.axvline(float(np.median(teacher)), color=WARM, linestyle=":", linewidth=1, label="teacher")
         axes.set_xscale("log")

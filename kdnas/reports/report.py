@@ -264,7 +264,7 @@ def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:
         names[names.index("latency ms")] = "predicted ms"
     rows: list[list[Any]] = []
     for s in best:
-        row = s.row
+        row = s.told
         figures = [row.raw_loss, row.latency_ms, row.latency_p90_ms, row.speedup, row.parameters]
         values = [row.candidate.get(name) for name in dimensions]
         rows.append([s.rank, row.number, s.reward, s.loss_used, *figures, *values])

@@ -17,6 +17,7 @@ from kdnas.store.read_columns import read_board
 from kdnas.study.comparable import Side, Verdict, verdict
 from kdnas.study.constraints import of_study
 from kdnas.study.ranking import Scored, on_front
+from kdnas.study.reference_time import factor
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec_differences import flatten
 from kdnas.study.study_command import present_spec
@@ -61,14 +62,25 @@ class Comparison:
             None if place is None else board.at(place) for board, place in zip(self.boards, places, strict=True)
         )
 
+    @property
+    def reference_ms(self) -> float | None:
+        """The time of the teacher for which the latencies of all studies are told. None where rewards may not be
+        compared, the teachers not being the same: then each study's latencies are told for its own."""
+        return None if self.verdict.reward else self.rows[0].teacher_latency_ms
+
+    def latencies(self) -> tuple[float, ...]:
+        """What each study's latencies are multiplied by, so that they compare."""
+        return tuple(factor(row.teacher_latency_ms, self.reference_ms) for row in self.rows)
+
     def fronts(self) -> tuple[Front, ...]:
         """Of each study; a common front only where both its axes may be compared."""
         found = []
-        for board in self.boards:
+        for board, by in zip(self.boards, self.latencies(), strict=True):
             places = np.flatnonzero(board.standing.front)
             places = places[np.argsort(board.column("latency")[places], kind="stable")]
             loss, latency, parameters = (board.column(key)[places] for key in ("loss", "latency", "params"))
-            found.append(Front(board.numbers[places], loss, latency, parameters, np.zeros(len(places), dtype=bool)))
+            common = np.zeros(len(places), dtype=bool)
+            found.append(Front(board.numbers[places], loss, latency * by, parameters, common))
         if self.verdict.reward:
             return tuple(found)
         losses, latencies = (np.concatenate([getattr(one, axis) for one in found]) for axis in ("loss", "latency_ms"))
@@ -148,7 +160,7 @@ def figures(compared: Comparison) -> list[tuple[str, tuple[str, ...], int]]:
         ("best reward", of_best(lambda s: s.reward, ".4f"), reward),
         ("its trial", of_best(lambda s: s.number, "d"), 0),
         ("its loss", of_best(lambda s: s.loss_used, ".4f"), loss),
-        ("its latency ms", of_best(lambda s: s.row.latency_ms, ".3g"), latency),
+        ("its latency ms", tuple(_shown(ms) for ms in _latencies(compared)), latency),
         ("its parameters", of_best(lambda s: s.row.parameters, ",d"), -1),
         ("teacher's latency ms", tuple(_shown(row.teacher_latency_ms) for row in compared.rows), 0),
         ("on its front", tuple(str(len(front.number)) for front in fronts), 0),
@@ -160,6 +172,12 @@ def figures(compared: Comparison) -> list[tuple[str, tuple[str, ...], int]]:
         ("tags", tuple(" ".join(row.tags) or "–" for row in compared.rows), 0),
         ("note", tuple(row.note or "–" for row in compared.rows), 0),
     ]
+
+
+def _latencies(compared: Comparison) -> list[float | None]:
+    """Of each study's best, in ms that compare where latencies may be compared."""
+    told = [None if one is None else one.told.latency_ms for one in compared.best()]
+    return [None if ms is None else ms * by for ms, by in zip(told, compared.latencies(), strict=True)]
 
 
 def best_places(cells: tuple[str, ...], better: int) -> frozenset[int]:
@@ -184,8 +202,8 @@ def values(compared: Comparison) -> dict[str, Any]:
     whys = {"loss": verdict.loss, "latency": verdict.latency, "reward": verdict.reward}
     axis = None if verdict.loss else "loss" if verdict.reward else "reward"
     studies = []
-    for row, one, front, (finished, value) in zip(
-        compared.rows, best, compared.fronts(), compared.histories(), strict=True
+    for row, one, ms, front, (finished, value) in zip(
+        compared.rows, best, _latencies(compared), compared.fronts(), compared.histories(), strict=True
     ):
         studies.append(
             {
@@ -202,12 +220,12 @@ def values(compared: Comparison) -> dict[str, Any]:
                     "trial": one.number,
                     "reward": one.reward,
                     "loss": one.loss_used,
-                    "latency_ms": one.row.latency_ms,
+                    "latency_ms": ms,
                     "parameters": one.row.parameters,
                 },
                 "front": [
-                    {"trial": number, "loss": loss, "latency_ms": ms, "parameters": size, "common": common}
-                    for number, loss, ms, size, common in zip(
+                    {"trial": number, "loss": loss, "latency_ms": latency, "parameters": size, "common": common}
+                    for number, loss, latency, size, common in zip(
                         front.number.tolist(),
                         front.loss.tolist(),
                         front.latency_ms.tolist(),
@@ -222,6 +240,7 @@ def values(compared: Comparison) -> dict[str, Any]:
     return {
         "comparable": {name: not why for name, why in whys.items()},
         "why_not": {name: why for name, why in whys.items() if why},
+        "reference_ms": compared.reference_ms,
         "alpha": compared.alpha,
         "beta": compared.beta,
         "history_of": axis,

@@ -17,6 +17,7 @@ from kdnas.store import queries, slots
 from kdnas.store.database import Store
 from kdnas.store.limits import present
 from kdnas.study.constraints import figures
+from kdnas.study.reference_time import factor
 from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.space import Candidate
@@ -82,6 +83,6 @@ class Climb:
             figures(latency_ms=latency_ms, teacher_latency_ms=teacher_ms, reference_ms=limits.reference_ms)
         )
         if self._spec.two_objectives:
-            return Reached(None, seen, latency_ms, miss)
+            return Reached(None, seen, latency_ms * factor(teacher_ms, limits.reference_ms), miss)
         alpha, beta = slots.rate(self._store, self._study_id)
         return Reached(reward(seen, latency_ms, teacher_ms, alpha, beta), seen, latency_ms, miss)

@@ -274,7 +274,7 @@ class Worker:
             values = None
             if clash.state == SlotState.DONE and clash.number is not None:
                 same = slots.reuse(self.store, self.study_id, claim.slot, self.worker_id, trial.number, clash.number)
-                values = recovery.objectives(self.spec, same)
+                values = recovery.objectives(self.store, self.study_id, self.spec, same)
                 self.log("info", f"trial {trial.number}: the same candidate as trial {clash.number}, reused")
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             recovery.tell(self.store, self.study, trial.number, state, values)
@@ -395,7 +395,9 @@ class Worker:
         set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         raw = self.spec.reward.loss == "raw"
         missed = constraint_record.record(self.store, self.study_id, trial, found, raw=raw)
-        values = None if found.pruned else recovery.objectives(self.spec, columns)
+        values = None
+        if not found.pruned:
+            values = recovery.objectives(self.store, self.study_id, self.spec, columns)
         recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
         what += f", misses a constraint: {missed}" if missed else ""

@@ -18,12 +18,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from kdnas.store import changes, slots
+from kdnas.store import changes, limits, slots
 from kdnas.store import tables as t
 from kdnas.store.database import Store, clock, clock_column
 from kdnas.store.optuna_storage import explained
 from kdnas.store.patience import patient
 from kdnas.study import states
+from kdnas.study.reference_time import factor
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
 
@@ -103,7 +104,7 @@ def _tell_ended(
         return
     c = t.trial.c
     with store.connect() as connection:
-        query = sa.select(c.number, c.state, c.reward, c.loss, c.raw_loss, c.latency_ms).where(
+        query = sa.select(c.number, c.state, c.reward, c.loss, c.raw_loss, c.latency_ms, c.teacher_latency_ms).where(
             c.study_id == study_id, c.number.in_([trial.number for trial in running])
         )
         ours = {row.number: row for row in connection.execute(query)}
@@ -113,7 +114,8 @@ def _tell_ended(
             tell(store, study, trial.number, TrialState.FAIL, None)
         elif row is not None and row.state != states.TrialState.RUNNING:
             state = TOLD.get(row.state, TrialState.FAIL)
-            tell(store, study, trial.number, state, objectives(spec, row._asdict()) if row.state in TOLD else None)
+            values = objectives(store, study_id, spec, row._asdict()) if row.state in TOLD else None
+            tell(store, study, trial.number, state, values)
 
 
 def tell(store: Store, study: optuna.Study, number: int, state: TrialState, values: list[float] | None) -> None:
@@ -123,10 +125,12 @@ def tell(store: Store, study: optuna.Study, number: int, state: TrialState, valu
         study.tell(number, values=values if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
 
 
-def objectives(spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
-    """What Optuna is told of a finished trial: its reward, or its loss and its latency in milliseconds."""
+def objectives(store: Store, study_id: int, spec: StudySpec, columns: Mapping[str, Any]) -> list[float]:
+    """What Optuna is told of a finished trial: its reward, or its loss and its latency in milliseconds, for the study's
+    one time of the teacher."""
     if spec.two_objectives:
-        return [columns["raw_loss" if spec.reward.loss == "raw" else "loss"], columns["latency_ms"]]
+        by = factor(columns["teacher_latency_ms"], limits.present(store, study_id).reference_ms)
+        return [columns["raw_loss" if spec.reward.loss == "raw" else "loss"], columns["latency_ms"] * by]
     return [columns["reward"]]
 
 

@@ -62,7 +62,7 @@ COLUMNS: dict[str, Column] = {
         Column("raw", "raw loss", "plain", "raw_loss"),
         Column("spread", "spread of the loss over repeats", "plain", "loss_spread"),
         Column("repeats", "evaluations beside the first", "plain", "repeats"),
-        Column("latency", "median latency", "ms", "latency_ms"),
+        Column("latency", "median latency, for one time of the teacher", "ms", "latency_ms"),
         Column("p90", "90 % of the passes were faster", "ms", "latency_p90_ms"),
         Column("low", "lower end of the median's 95 % interval", "ms", "latency_low_ms"),
         Column("high", "upper end of the median's 95 % interval", "ms", "latency_high_ms"),

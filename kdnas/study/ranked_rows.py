@@ -75,7 +75,7 @@ def passing(chosen: Filter, scored: Sequence[Scored]) -> list[Scored]:
     """Those of a ranking that the filter lets through, in their order."""
     if chosen.empty or not scored:
         return list(scored)
-    board = Board(0.0, 1.0)
+    board = Board(0.0, 1.0, limits=Limits((), scored[0].reference_ms))
     board.update([s.row for s in scored])
     board.stand_as(_standing(scored), floats([s.loss_used for s in scored]))
     return [s for s, passes in zip(scored, board.mask(chosen).tolist(), strict=True) if passes]

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdnas.study import reference_time
 from kdnas.study.constraints import UNKNOWN, Limits, size_mib
 from kdnas.study.reward import KNEE, LOG_MOST, MOST
 from kdnas.study.rows import TrialRow
@@ -36,9 +37,15 @@ class Scored(NamedTuple):
     reward: float | None  # None for a trial without a result
     rank: int | None  # from 1; None unless the trial is done, on the highest rung where the study has rungs
     tie: bool  # cannot be told from a better one: their rewards are closer than their noise
-    front: bool  # no other done trial has both a lower loss and a lower latency
+    front: bool  # no other done trial has both a lower loss and a lower latency, as told for one time of the teacher
     loss_used: float | None  # the loss that the reward sees, normalised or raw
     miss: float | None = None  # by how much it misses the study's constraints, 0 where it keeps all; None: no result
+    reference_ms: float | None = None  # the study's time of the teacher, for which latencies are told
+
+    @property
+    def told(self) -> TrialRow:
+        """Its row with latencies that compare with those of other trials: told for the study's time of the teacher."""
+        return reference_time.at(self.row, self.reference_ms)
 
     @property
     def number(self) -> int:
@@ -144,6 +151,7 @@ class Figures:
     low_ms: np.ndarray  # 95 % interval of the median latency
     high_ms: np.ndarray
     teacher_latency_ms: np.ndarray
+    told_ms: np.ndarray  # the latency, told for the study's time of the teacher, so that trials compare
     spread: np.ndarray  # standard deviation of the loss over repeats, as a share of their mean
     repeats: np.ndarray
     rung: np.ndarray  # float, NaN where the study has no rungs
@@ -199,7 +207,7 @@ def stand(figures: Figures, alpha: float, beta: float) -> Standing:
     tie[kept] = ties(reward[kept], noises(figures, reward, alpha)[kept])
     front = np.zeros(n, dtype=bool)
     among = kept if len(kept) else ranked
-    front[among] = on_front(figures.loss[among], figures.latency_ms[among])
+    front[among] = on_front(figures.loss[among], figures.told_ms[among])
     return Standing(reward, rank, tie, front, order, miss)
 
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from kdnas.study.rows import TrialRow
 
 
 def factor(teacher_ms: float | None, reference_ms: float | None) -> float:
     """What a trial's milliseconds are multiplied by; 1 where either time of the teacher is not known."""
     return reference_ms / teacher_ms if teacher_ms and reference_ms else 1.0
+
+
+def factors(teacher_ms: np.ndarray, reference_ms: float) -> np.ndarray:
+    """The same of many trials: float [n] from float [n], where NaN or 0 is not known."""
+    known = np.isfinite(teacher_ms) & (teacher_ms != 0)
+    return np.divide(reference_ms, teacher_ms, out=np.ones(len(teacher_ms)), where=known)
 
 
 def at(row: TrialRow, reference_ms: float | None) -> TrialRow:

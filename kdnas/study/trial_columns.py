@@ -45,9 +45,10 @@ from kdnas.study.ranking import (
     rewards,
     stand,
 )
+from kdnas.study.reference_time import factors
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.states import TrialState
-from kdnas.study.trial_fields import BY_KEY, CODED, FLOATS, INTS, MAPPINGS, RANKING, SMALL
+from kdnas.study.trial_fields import BY_KEY, CODED, FLOATS, INTS, LATENCIES, MAPPINGS, RANKING, SMALL
 
 
 class Board:
@@ -226,6 +227,7 @@ class Board:
             bool(standing.front[place]),
             None if np.isnan(used) else float(used),
             None if np.isnan(standing.miss[place]) else float(standing.miss[place]),
+            self.limits.reference_ms,
         )
 
     def row(self, place: int) -> TrialRow:
@@ -318,6 +320,8 @@ class Board:
         n = self._n
         if key in BY_KEY:
             name = BY_KEY[key]
+            if name in LATENCIES:
+                return self._told(name)
             if name in FLOATS:
                 return self._columns[name][:n]
             if name in INTS:
@@ -336,7 +340,7 @@ class Board:
             case "duration":
                 return self._columns["ended"][:n] - self._columns["started"][:n]
             case "interval":
-                return self._columns["latency_high_ms"][:n] - self._columns["latency_low_ms"][:n]
+                return self._told("latency_high_ms") - self._told("latency_low_ms")
             case "half":
                 return self.column("interval") / 2
         found = np.full(n, np.nan)
@@ -346,6 +350,11 @@ class Board:
             else:
                 found = np.where(np.isnan(values), found, values)
         return found
+
+    def _told(self, name: str) -> np.ndarray:
+        """A column of latencies for the study's time of the teacher, in ms; float [n]."""
+        measured, reference = self._columns[name][: self._n], self.limits.reference_ms
+        return measured * factors(self._columns["teacher_latency_ms"][: self._n], reference) if reference else measured
 
     def coded(self, field: str) -> CodedColumn | None:
         """The values of a row's field that has few different ones; None for a field of numbers."""
@@ -415,6 +424,7 @@ class Board:
             low_ms=columns["latency_low_ms"][:n],
             high_ms=columns["latency_high_ms"][:n],
             teacher_latency_ms=columns["teacher_latency_ms"][:n],
+            told_ms=self._told("latency_ms"),
             spread=spread,
             repeats=columns["repeats"][:n],
             rung=self.rungs(),

@@ -19,6 +19,7 @@ CODED = (
     "state", "origin", "phase", "alpha", "beta", "latency_count", "latency_flag", "epochs", "reused_from", "error",
     "marked", "tags", "note",
 )  # fmt: skip
+LATENCIES = ("latency_ms", "latency_p90_ms", "latency_low_ms", "latency_high_ms")  # of the student
 MAPPINGS = ("candidate", "config")
 RANKING = (  # what a ranking reads, beside the state
     "loss", "raw_loss", "mean_loss", "mean_raw_loss", "loss_spread", "repeats", "latency_ms", "latency_low_ms",

@@ -9,7 +9,7 @@ from rich.text import Text
 from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import missed
 from kdnas.study.ranking import Scored
-from kdnas.study.rows import RUNG, CurvePoint
+from kdnas.study.rows import RUNG, CurvePoint, TrialRow
 from kdnas_tui import words
 from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import bindings
@@ -86,13 +86,15 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         result.append(("reward foreseen", words.figure(row.predicted, 4)))
     if row.error:
         result.append(("error", row.error))
-    low, high = row.latency_low_ms, row.latency_high_ms
+    told = scored.told
+    low, high = told.latency_low_ms, told.latency_high_ms
     latency: Pairs = [
-        ("median", f"{words.milliseconds(row.latency_ms)} ms" if row.latency_ms else "–"),
+        ("median", f"{words.milliseconds(told.latency_ms)} ms" if told.latency_ms else "–"),
         ("95 % of the median", f"{low:.3g} to {high:.3g} ms" if low is not None and high is not None else "–"),
-        ("90th percentile", f"{words.milliseconds(row.latency_p90_ms)} ms" if row.latency_p90_ms else "–"),
+        ("90th percentile", f"{words.milliseconds(told.latency_p90_ms)} ms" if told.latency_p90_ms else "–"),
+        ("for a teacher of", f"{words.milliseconds(told.teacher_latency_ms)} ms" if told.teacher_latency_ms else "–"),
         ("passes timed", str(row.latency_count or "–")),
-        ("teacher, beside it", f"{words.milliseconds(row.teacher_latency_ms)} ms" if row.teacher_latency_ms else "–"),
+        ("as timed", _as_timed(row)),
         ("faster than the teacher", f"{scored.speedup:.2f} times" if scored.speedup else "–"),
     ]
     if row.latency_flag:
@@ -131,6 +133,13 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         ]
         parts.append(("learning", learnt))
     return parts
+
+
+def _as_timed(row: TrialRow) -> str:
+    """What the clock said of both: longer on a busy machine, for the student and the teacher alike."""
+    if not row.latency_ms or not row.teacher_latency_ms:
+        return "–"
+    return f"{words.milliseconds(row.latency_ms)} ms, teacher {words.milliseconds(row.teacher_latency_ms)} ms"
 
 
 def provenance(spec: Any, found: dict[str, Any], scored: Scored) -> Pairs:

@@ -103,7 +103,7 @@ def compared(chosen: Sequence[Scored]) -> list[Section]:
 
 def _figures(chosen: Sequence[Scored]) -> list[Fact]:
     """What was measured, the best of each line marked where there is a better and a worse."""
-    rows = [scored.row for scored in chosen]
+    rows = [scored.told for scored in chosen]
     found: list[Fact] = []
 
     def figure(name: str, values: Sequence[float | None], shown: Sequence[str], better: int) -> None:

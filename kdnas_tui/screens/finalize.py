@@ -19,7 +19,6 @@ from textual.widgets import Input, Static
 from kdnas.students import model_folder as folders
 from kdnas.students import unfinished
 from kdnas.students.unfinished import Unfinished
-from kdnas.study import reference_time
 from kdnas.study.full_time import UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
@@ -172,8 +171,7 @@ class FinalizeScreen(Frame):
         text = Text()
         scored = self._watched.trials.scored(trial) if self._watched.trials is not None else None
         if scored is not None:
-            study = self._watched.study
-            text.append(f"{in_words(scored, None if study is None else study.teacher_latency_ms)}\n")
+            text.append(f"{in_words(scored)}\n")
         text.append("into ", style="dim").append(f"{place}\n")
         kept = unfinished.read(place)
         text.append(f"{self._time(trial, epochs, kept)}\n")
@@ -290,9 +288,9 @@ class FinalizeScreen(Frame):
         self.query_one("#runs", Static).update(said)
 
 
-def in_words(scored: Scored, teacher_ms: float | None = None) -> str:
-    """A candidate's sizes and figures on a line, its latency as exports tell it: for a teacher of `teacher_ms`."""
-    row = reference_time.at(scored.row, teacher_ms)
+def in_words(scored: Scored) -> str:
+    """A candidate's sizes and figures on a line."""
+    row = scored.told
     sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
     parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
     if row.rung is not None:

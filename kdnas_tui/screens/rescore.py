@@ -161,7 +161,7 @@ class RescoreScreen(Frame):
         lines = []
         missing = board.standing.miss > 0
         for rank, (place, reward) in enumerate(zip(places.tolist(), rewards.tolist(), strict=True), start=1):
-            row = board.row(place)
+            row = board.at(place).told
             loss = row.mean_loss if row.mean_loss is not None else row.loss
             cells = [
                 f"{rank}{('^' if missing[place] else ' ') if missing.any() else ''}",

@@ -142,7 +142,7 @@ class ParetoPlot(Plot):
         scored = self.board.scored(self.cursor)
         if scored is None or scored.loss_used is None or not scored.row.latency_ms:
             return None
-        point = np.array([scored.row.latency_ms]), np.array([scored.loss_used])
+        point = np.array([scored.told.latency_ms]), np.array([scored.loss_used])
         x, y = (logarithm(one) if log else one for one, log in zip(point, (self._x_log, self.y_log), strict=True))
         return (float(x[0]), float(y[0])) if np.isfinite(x[0]) and np.isfinite(y[0]) else None
 
@@ -168,7 +168,7 @@ class ParetoPlot(Plot):
             here = numbers.index(self.cursor) + step
         else:
             scored = self.board.scored(self.cursor) if self.cursor is not None else None
-            at = (scored.row.latency_ms if scored else None) or 0.0
+            at = (scored.told.latency_ms if scored else None) or 0.0
             here = int(np.searchsorted(latency[order], at)) - (step < 0)
         self._choose(numbers[max(0, min(here, len(numbers) - 1))])
 

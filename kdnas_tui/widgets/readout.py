@@ -27,8 +27,8 @@ def _pieces(scored: Scored) -> tuple[str, ...]:
         figures.append(f"reward {scored.reward:.3f}")
     if scored.loss_used is not None:
         figures.append(f"loss {scored.loss_used:.3f}")
-    if scored.row.latency_ms is not None:
-        figures.append(f"{words.milliseconds(scored.row.latency_ms)} ms")
+    if (latency_ms := scored.told.latency_ms) is not None:
+        figures.append(f"{words.milliseconds(latency_ms)} ms")
     return tuple(figures)
 
 

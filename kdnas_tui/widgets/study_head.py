@@ -154,7 +154,7 @@ def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, w
     text.append(f"{row.done}/{row.trials}  {'▰' * full}{'▱' * (length - full)}\n")
     if best is not None and row.best_reward is not None:
         text.append(f"best  {row.best_reward:.3f}", style="bold")
-        loss, latency = words.figure(best.loss_used), words.milliseconds(best.row.latency_ms)
+        loss, latency = words.figure(best.loss_used), words.milliseconds(best.told.latency_ms)
         text.append(f"  #{best.number}  loss {loss}  {latency} ms\n")
     if row.eta is not None and row.status is Status.RUNNING:
         text.append(f"ETA   {words.span(*row.eta)}\n")

@@ -53,7 +53,7 @@ def columns_of(board: Board | None) -> list[Column]:
         Column("number", "#", max(4, len(str(highest)) + 1), 0, _number, falling=True),
         Column("reward", "reward", 7, 0, _reward, falling=True),
         Column("loss", "loss", digits + 2, 0, lambda s: words.figure(s.loss_used, digits)),
-        Column("latency", "lat", 5, 0, lambda s: words.milliseconds(s.row.latency_ms)),
+        Column("latency", "lat", 5, 0, lambda s: words.milliseconds(s.told.latency_ms)),
         Column("half", "±", 3, 8, _latency_spread, _flag_look),
         Column("speedup", "×T", 5, 9, _speedup, falling=True),
         Column("params", "params", 6, 10, lambda s: words.count(s.row.parameters)),
@@ -73,7 +73,7 @@ def _unusual() -> list[Column]:
     return [
         Column("rank", "rank", 5, 30, lambda s: str(s.rank or "–"), usual=False),
         Column("raw", "raw", 7, 30, lambda s: words.figure(s.row.raw_loss, 4), usual=False),
-        Column("p90", "p90", 5, 30, lambda s: words.milliseconds(s.row.latency_p90_ms), usual=False),
+        Column("p90", "p90", 5, 30, lambda s: words.milliseconds(s.told.latency_p90_ms), usual=False),
         Column("memory", "memory", 8, 30, lambda s: words.mib(s.row.memory_mib), usual=False, falling=True),
         Column("duration", "time", 6, 30, _duration, usual=False),
         Column("predicted", "predicted", 9, 30, lambda s: words.figure(s.row.predicted), usual=False, falling=True),
@@ -134,7 +134,7 @@ def _speedup(scored: Scored) -> str:
 def _latency_spread(scored: Scored) -> str:
     """Half of the 95 % interval, in the latency's decimals, never as 0; ! where the figure is doubtful, ≈ where it is
     predicted."""
-    row = scored.row
+    row = scored.told
     if row.latency_ms is None:
         return ""
     if row.latency_flag:

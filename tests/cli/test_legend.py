@@ -10,8 +10,10 @@ from tests.rows import made_row
 from tests.tui import filled
 
 
-def scored(front: bool = False, tie: bool = False, flag: str | None = None) -> Scored:
-    return Scored(made_row(0, latency_flag=flag), 0.5, 1, tie, front, 0.2)
+def scored(
+    front: bool = False, tie: bool = False, flag: str | None = None, reference_ms: float | None = None
+) -> Scored:
+    return Scored(made_row(0, latency_flag=flag), 0.5, 1, tie, front, 0.2, reference_ms=reference_ms)
 
 
 def test_show_has_a_legend(place: Place, quick: Quick) -> None:
@@ -24,8 +26,8 @@ def test_show_has_a_legend(place: Place, quick: Quick) -> None:
 
 
 def test_a_sign_that_does_not_stand_there_is_not_explained() -> None:
-    assert "*" not in legend([scored()], None) and "~" not in legend([scored()], None)
-    assert "× T" not in legend([scored()], None)
-    said = legend([scored(front=True), scored(tie=True, flag="contended: 20%")], 41.53)
+    assert "*" not in legend([scored()]) and "~" not in legend([scored()])
+    assert "× T" not in legend([scored()])
+    said = legend([scored(front=True), scored(tie=True, flag="contended: 20%", reference_ms=41.53)])
     for part in ("* on the front", "~ ties with", "! a doubtful latency", "for a teacher of 41.5 ms"):
         assert part in said

@@ -58,6 +58,27 @@ def test_a_common_front_is_that_of_all_points_together(store: Store) -> None:
         assert (np.diff(front.latency_ms) >= 0).all()
 
 
+def test_latencies_of_one_teacher_are_told_for_one_time_of_it(store: Store) -> None:
+    """The second study's machine was busy when its teacher was timed first: all its milliseconds are twice as long."""
+    study_id = queries.study_row(store, "two").study_id
+    one, two = compared(store, "one", "two").fronts()
+    with store.begin() as connection:
+        twice = sa.update(t.study).where(t.study.c.study_id == study_id)
+        connection.execute(twice.values(teacher_latency_ms=2 * t.study.c.teacher_latency_ms))
+    both = compared(store, "one", "two")
+    assert both.latencies() == pytest.approx((1.0, 0.5))
+    assert both.reference_ms == both.rows[0].teacher_latency_ms
+    for before, after in zip((one, two), both.fronts(), strict=True):
+        assert after.number.tolist() == before.number.tolist()
+        assert after.latency_ms == pytest.approx(before.latency_ms)
+        assert after.common.tolist() == before.common.tolist()
+    cells = {name: cells for name, cells, _ in comparison.figures(both)}["its latency ms"]
+    assert [float(cell) for cell in cells] == pytest.approx(
+        [s["best"]["latency_ms"] for s in comparison.values(both)["studies"]], rel=0.01
+    )
+    assert compared(store, "one", "other").reference_ms is None
+
+
 def test_all_are_ranked_at_the_reward_of_the_first_and_histories_only_rise(store: Store) -> None:
     changes.set_reward(store, queries.study_row(store, "two").study_id, -0.5, 0.3)
     both = compared(store, "one", "two")

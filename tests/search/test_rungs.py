@@ -174,7 +174,7 @@ def test_what_optunas_tools_and_a_list_of_trials_show(climbed: Climbed, capsys: 
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
         rungs = {trial.number: trial.user_attrs["rung"] for trial in study.trials}
     assert rungs == {row.number: int(row.extra["rung"]) for row in climbed.rows}
-    trial_table(rank(climbed.rows, -0.06, 0.6, "normalised"), None)
+    trial_table(rank(climbed.rows, -0.06, 0.6, "normalised"))
     told = capsys.readouterr().out
     assert all(f"done, rung {rung}" in told for rung in (0, 1, 2))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from kdnas.recipes.contract import Workbench
+from kdnas.recipes.contract import Student, Workbench
 from kdnas.search.begin import begin
 from kdnas.search.recheck import recheck
 from kdnas.search.worker import Prepare, run_worker
@@ -38,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 def work(path: Path, spec: StudySpec, prepare: Prepare = fakes.prepare, **more: Any) -> int:
     begin(spec, path)
-    return run_worker(str(path), spec.name, prepare=prepare, measure=fakes.measure, **more)
+    return run_worker(str(path), spec.name, prepare=prepare, **{"measure": fakes.measure, **more})
 
 
 @pytest.fixture
@@ -123,6 +125,23 @@ def test_two_objectives_are_told_as_two_and_still_have_a_reward(path: Path, look
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
     assert [t.values for t in study.trials] == [[trial.loss, trial.latency_ms] for trial in trials]
     assert all(trial.reward is not None for trial in trials)
+
+
+def test_latencies_are_told_for_one_time_of_the_teacher(path: Path, look: Look) -> None:
+    """Each trial finds the machine busier than the one before: it and its teacher take longer and longer."""
+    busy = itertools.count(1)
+
+    def measure(bench: Workbench, student: Student, candidate: Candidate) -> fakes.FakeTimed:
+        calm, times = fakes.measure(bench, student, candidate), next(busy)
+        return replace(calm, p50=times * calm.p50, teacher_p50=times * calm.teacher_p50)
+
+    work(path, fakes.spec(strategy={"name": "nsga2", "population": 4}, budget={"trials": 4}), measure=measure)
+    _, trials = look()
+    assert [trial.teacher_latency_ms for trial in trials] == [10.0, 20.0, 30.0, 40.0]
+    with open_store(path) as store:
+        study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
+    calm = [fakes.latency_ms(trial.candidate) for trial in trials]
+    assert [t.values[1] for t in study.trials] == pytest.approx(calm)
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])

@@ -115,8 +115,8 @@ def figures(count: int = 1, **changed) -> Figures:
     """`count` done trials of loss 0.2 and 5 ms beside a teacher's 30; keywords replace columns."""
     columns = {
         "number": np.arange(count), "done": np.ones(count, bool), "scored": np.ones(count, bool),
-        "loss": np.full(count, 0.2), "latency_ms": np.full(count, 5.0), "low_ms": np.full(count, np.nan),
-        "high_ms": np.full(count, np.nan), "teacher_latency_ms": np.full(count, 30.0),
+        "loss": np.full(count, 0.2), "latency_ms": np.full(count, 5.0), "told_ms": np.full(count, 5.0),
+        "low_ms": np.full(count, np.nan), "high_ms": np.full(count, np.nan), "teacher_latency_ms": np.full(count, 30.0),
         "spread": np.full(count, np.nan), "repeats": np.zeros(count),
         "rung": np.full(count, np.nan), "miss": np.zeros(count),
     }  # fmt: skip

@@ -16,7 +16,8 @@ def figures(**changed: list[float]) -> Figures:
     """Four trials, of which the second is reused and the fourth has no latency; keywords replace columns."""
     columns = {
         "number": [7, 3, 5, 9], "done": [True, False, True, True], "scored": [True, True, True, True],
-        "loss": [0.3, 0.1, 0.2, 0.1], "latency_ms": [5.0, 5.0, 5.0, nan], "low_ms": [nan] * 4, "high_ms": [nan] * 4,
+        "loss": [0.3, 0.1, 0.2, 0.1], "latency_ms": [5.0, 5.0, 5.0, nan], "told_ms": [5.0, 5.0, 5.0, nan],
+        "low_ms": [nan] * 4, "high_ms": [nan] * 4,
         "teacher_latency_ms": [30.0] * 4, "spread": [nan] * 4, "repeats": [0.0] * 4,
         "rung": [nan] * 4, "miss": [0.0] * 4,
     }  # fmt: skip

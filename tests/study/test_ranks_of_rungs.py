@@ -103,7 +103,7 @@ def test_the_filter_knows_the_rung(text: str, numbers: list[int]) -> None:
 
 
 def test_a_list_says_who_stayed_below(capsys: pytest.CaptureFixture[str]) -> None:
-    trial_table(ranked(), None)
+    trial_table(ranked())
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "rung" in line] == ["1", "2", "3", "<", "<", "<"]
     assert [trial_values(s)["rung"] for s in ranked()] == [2, 2, 2, 1, 0, 0, None]

@@ -20,6 +20,7 @@ from kdnas.store.changes import bump
 from kdnas.store.database import Store, open_store
 from kdnas.students import unfinished
 from kdnas.study import export
+from kdnas.study.constraints import Limits
 from kdnas.study.full_time import UNKNOWN
 from kdnas.study.trial_columns import Board
 from kdnas.system.folders import partial_of
@@ -223,11 +224,11 @@ async def test_a_candidate_that_the_search_did_not_train_has_a_time_once_it_is_m
 
 
 def test_the_candidate_in_words_has_the_milliseconds_that_exports_have() -> None:
-    board = Board(-0.06, 0.6)
+    board = Board(-0.06, 0.6, limits=Limits((), 16.0))
     board.update([made_row(1, latency_ms=4.0, teacher_latency_ms=32.0)])  # beside a teacher that was disturbed
     scored = board.scored(1)
     assert scored is not None
-    said = in_words(scored, 16.0)
+    said = in_words(scored)
     assert "2.00 ms, 8.0 × the teacher" in said
     names, cells = (next(csv.reader([line])) for line in export.csv_lines([export.candidate(scored)], 16.0))
     assert float(cells[names.index("latency_p50_ms")]) == 2.0
