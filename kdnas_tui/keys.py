@@ -119,6 +119,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("y", "y", "copy", "copy", "Copy the candidate under the cursor as JSON", 9),
         Key("Y", "Y", "copy_as", "copy as", "Copy it as TOML or a table's row, or the study's command", 29),
         Key("plus", "+", "budget", "budget", "Give the study another number of trials", 20, True),
+        Key("B", "B", "constraints", "constraints", "Set the study's constraints: most ms, MiB, loss, …", 30, True),
         Key("w", "w", "worker", "worker", "Start one more worker", 21, True),
         Key("i,enter", "i", "candidate", "candidate", "Show all about the trial under the cursor (also Enter)", 10),
         Key("v", "v", "about", "about", "Show the study's settings, provenance and history", 24),

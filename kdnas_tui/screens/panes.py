@@ -52,7 +52,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "< rung below that of others, so that it has no rank\n"
     "● is:marked, by <study.mark>\n"
     "▰ state:running, how far the evaluation is, and its finished epochs\n"
-    "lat milliseconds, the median · ± half of its 95 % interval · ×T times faster than the teacher · L layers · H "
+    "lat milliseconds, the median, for one time of the teacher · ± half of its 95 % interval"
+    " · ×T times faster than the teacher · L layers · H "
     "width · A heads. Each heading is a word of the filter.",
     "pareto": "Loss against latency, every ranked trial a point; the line is the front. The cursor is the one of the "
     "table: ← and → walk along the front, a click takes the nearest trial, Enter opens it; <study.log_axis> makes the "

@@ -14,6 +14,7 @@ from typing import Any
 from kdnas.study import spec_flags
 from kdnas.study.constraints import PART
 from kdnas.study.spec import from_values
+from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_recipes import recipe_parts
 from kdnas.study.spec_strategies import strategy_parts
@@ -129,14 +130,22 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
         if field in FIELDS or value == defaults.get(field) or value is None:
             continue
         if field.startswith(f"{PART}."):
-            shortest = int(value) if value == int(value) else value
-            bounds.append(f"{field.removeprefix(f'{PART}.')}={shortest}")
+            bounds.append(_bound(field.removeprefix(f"{PART}."), value))
             continue
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, one in inner:
             name = f"{field}.{key}" if key else field
             rest.append(f"{name}={spec_flags.toml_text(one)}")
     return {**shown, "workers": "1", PART: " ".join(bounds), "more": " ".join(rest)}
+
+
+def _bound(field: str, value: float) -> str:
+    return f"{field}={int(value) if value == int(value) else value}"
+
+
+def bounds_text(constraints: ConstraintsSpec) -> str:
+    """Constraints as the form writes them: `max_latency_ms=5 max_loss=0.2`."""
+    return " ".join(_bound(field, value) for field, value in constraints.model_dump().items() if value is not None)
 
 
 def bounds_of(text: str) -> list[tuple[str, Any]]:

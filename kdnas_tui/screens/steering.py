@@ -1,4 +1,5 @@
-"""What people change on a study: pause, stop, resume, workers, budget, and marks, tags and notes on its trials.
+"""What people change on a study: pause, stop, resume, workers, budget, constraints, and marks, tags and notes
+on its trials.
 
 Each writes rows that workers read, or starts a process. Nothing here draws, and nothing runs a search.
 """
@@ -9,15 +10,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from kdnas.study.constraints import PART, limits_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
-from kdnas.study.spec import from_values
+from kdnas.study.spec import from_store, from_values
+from kdnas.study.spec_constraints import ConstraintsSpec
+from kdnas.study.spec_flags import assigned
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import keys
 from kdnas_tui.desk import Desk
 from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.frame import Frame, writes
+from kdnas_tui.screens.spec_fields import bounds_text, split_settings
 from kdnas_tui.watched import Watched
 
 
@@ -70,6 +75,14 @@ def copy_as(screen: Frame, watched: Watched) -> None:
             copying.copy_candidate(screen.desk, row, scored, form, heading)
 
     copying.ask(screen, screen.desk, row, "" if scored is None else f"the candidate of trial {scored.number}", take)
+
+
+def constraints(value: str, row: StudyRow) -> ConstraintsSpec:
+    """The constraints that were typed, `max_latency_ms=5 max_loss=0.2` or nothing. Raises UsageError where the study
+    cannot take them."""
+    begun = from_store(row.spec).model_dump(mode="json")
+    fields = (assigned(words) for words in split_settings(value))
+    return from_values({**begun, PART: dict(fields)}).constraints
 
 
 def budget(value: str, ended: int) -> int:
@@ -226,6 +239,34 @@ class Steering(Frame):
                 str(row.trials),
                 detail=detail,
                 check=lambda value: budget(value, row.done),
+            ),
+            answered,
+        )
+
+    @writes
+    def action_constraints(self) -> None:
+        row = self.watched.study
+        if row is None or self.still_reading():
+            return
+        from kdnas.store import changes
+
+        def answered(value: str | None) -> None:
+            if value is None:
+                return
+            chosen = constraints(value, row)
+            limits = limits_of(chosen.model_dump(), row.teacher_latency_ms)
+            self.change(
+                lambda store, study: changes.set_constraints(store, study, chosen),
+                f"From now on {limits}." if limits else "There are no constraints now.",
+            )
+
+        self.app.push_screen(
+            Write(
+                f"Which constraints has {row.name}?",
+                bounds_text(from_store(row.spec).constraints),
+                detail="Trials that miss one rank last. Any of max_latency_ms min_speedup max_parameters max_size_mib "
+                "max_loss, such as max_latency_ms=5 min_speedup=3; or nothing.",
+                check=lambda value: constraints(value, row),
             ),
             answered,
         )

@@ -459,6 +459,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "copy": copies(candidate_file),
         "copy_as": opens(Ask),
         "budget": opens(Write),
+        "constraints": opens(Write),
         "worker": worker,
         "candidate": opens(CandidateScreen),
         "about": opens(AboutScreen),

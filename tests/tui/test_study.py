@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from kdnas.store import changes, queries, read_columns, recording
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
+from kdnas.study.constraints import of_study
 from kdnas.study.rows import TrialRow
 from kdnas.system.paths import state_folder
 from kdnas_tui import feed
@@ -145,6 +146,32 @@ async def test_budget_is_checked_while_it_is_typed(pilot: Pilot[str], store: Sto
     await pilot.press("enter")
     await until(pilot, lambda: queries.study_row(store, "minilm").trials == 50, "the budget is raised")
     await until(pilot, shows(pilot.app, "28/50"), "the screen shows it")
+
+
+async def test_constraints_are_set_while_the_study_is_watched(pilot: Pilot[str], store: Store) -> None:
+    board = screen(pilot.app, StudyScreen).watched.trials
+    assert board is not None
+    best = board.best(1)[0]
+    assert best.speedup is not None
+    await pilot.press("B")
+    field = screen(pilot.app, Write).query_one("Input")
+    field.value = "max_latency=5"
+    await until(pilot, shows(pilot.app, "max_latency_ms"), "the nearest name is told")
+    await pilot.press("enter")
+    screen(pilot.app, Write)  # it is still asked
+    field.value = f"min_speedup={best.speedup + 0.5}"
+    await pilot.press("enter")
+    await until(pilot, lambda: bool(of_study(queries.study_row(store, "minilm"))), "the constraint is the study's")
+    await until(pilot, lambda: board.scored(best.number).infeasible, "the best one misses it")
+    assert board.best(1)[0].number != best.number and not board.best(1)[0].infeasible
+
+    await pilot.press("B")
+    field = screen(pilot.app, Write).query_one("Input")
+    assert field.value == f"min_speedup={best.speedup + 0.5}"
+    field.value = ""
+    await pilot.press("enter")
+    await until(pilot, lambda: not of_study(queries.study_row(store, "minilm")), "there is none now")
+    await until(pilot, lambda: board.best(1)[0].number == best.number, "and it is the best again")
 
 
 async def test_candidate_shows_its_figures_and_copies_them(pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch) -> None:
