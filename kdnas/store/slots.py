@@ -280,8 +280,8 @@ def counts(store: Store, study_id: int) -> dict[str, int]:
     """State → how many of the study's slots are in it."""
     s = t.slot.c
     with store.connect() as connection:
-        query = sa.select(s.state, sa.func.count()).where(s.study_id == study_id).group_by(s.state)
-        return {state: number for state, number in connection.execute(query)}
+        query = sa.select(s.state, sa.func.count().label("number")).where(s.study_id == study_id).group_by(s.state)
+        return {row.state: row.number for row in connection.execute(query)}
 
 
 @patient
