@@ -33,7 +33,8 @@ def test_a_figure_that_meets_its_bound_is_no_miss() -> None:
         (1234.5, 2000.0, "2,000 ms for at most 1,234.5"),
         (5000.0, 5612.0, "5,610 ms for at most 5,000"),
         (2_000_000.0, 3e6, "3,000,000 ms for at most 2,000,000"),
-        (5.0, 1e300, "1e+300 ms for at most 5"),
+        (1000.0, 1600.0, "1,600 ms for at most 1,000"),
+        (5.0, 1e15, "1e+15 ms for at most 5"),
         (0.12345678, 0.2, "0.2 ms for at most 0.123"),
     ],
 )

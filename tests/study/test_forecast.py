@@ -120,3 +120,5 @@ def test_no_loss_and_no_time_have_no_logarithm_and_do_no_harm() -> None:
     perfect = Forecast.of(KEYS, GROUPS, np.where(np.arange(40) == 9, 0.0, LOSS), RATIO)
     found = perfect.corrected(results(range(5), 1.3), 0.0, 1.0)
     assert np.isfinite(found.loss).all() and found.loss[9] == found.loss[:20].min()
+    known = perfect.corrected({KEYS[9]: (0.3, 0.5)}, 0.0, 1.0)
+    assert np.isfinite(known.loss).all() and known.loss[9] == pytest.approx(0.3)
