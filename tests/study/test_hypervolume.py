@@ -85,3 +85,9 @@ def test_a_boards_points_are_normalised_losses_and_shares_of_the_teachers_time()
         loss, ratio = loss_and_ratio(board, np.array([5, 0, 1, 2, 3, 4]))
         np.testing.assert_array_equal(loss, [0.6, 0.2, 0.3, 0.4, 0.5, np.nan])
         np.testing.assert_array_equal(ratio, [np.nan, 0.25, 0.5 / 0.8, np.nan, np.nan, np.nan])
+
+
+def test_a_loss_that_was_measured_again_is_the_mean() -> None:
+    board = Board(-0.06, 0.6)
+    board.update([made_row(0, loss=0.2, repeats=2, mean_loss=0.25, mean_raw_loss=0.07, loss_spread=0.01)])
+    assert loss_and_ratio(board, np.array([0]))[0].tolist() == [0.25]

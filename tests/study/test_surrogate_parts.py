@@ -26,7 +26,7 @@ DIMENSIONS = [d for d in SPACE.dimensions if len(d.choices) > 1]
 
 
 def test_sizes_lie_between_their_order_and_their_ratio_and_choices_apart_from_each_other() -> None:
-    for row, candidate in zip(PLACES.points, CANDIDATES, strict=True):
+    for row, candidate in zip(Places(SPACE, CANDIDATES).points, CANDIDATES, strict=True):
         assert row[0] == pytest.approx(ALONG["layers"][candidate["layers"]])
         assert row[1] == ALONG["share"][candidate["share"]]
         assert row[2:].tolist() == [("gelu", "relu", "silu").index(candidate["act"]), candidate["bias"], 0.0]
