@@ -198,8 +198,8 @@ def taken_over(
     family, width = cut.family, cut.width
     made = sliced(weights, cut)
     for parts in cut.layers():
-        at = 0 if family.shared_layers else parts.source
-        prefix, target = family.layer_prefix(parts.source), family.layer_prefix(parts.index)
+        at = parts.source  # 0 where layers are shared
+        prefix, target = family.layer_prefix(at), family.layer_prefix(parts.index)
         for name, part, rows, kept, scale in (
             (family.query, "hidden", parts.logits, width, cut.sharpen),
             (family.key, "hidden", parts.logits, width, 1.0),

@@ -27,6 +27,11 @@ ASK_S = 1.0  # the same where each look is a query to a server
 WRITE_S = 1.0  # how often it writes down how far it is
 
 
+def look_s(store: Store) -> float:
+    """Seconds between two looks at the store."""
+    return LOOK_S if store.is_sqlite else ASK_S
+
+
 class Leave(Exception):  # noqa: N818 - no error: people asked for it
     """The worker is to end now, in the middle of whatever it does."""
 
@@ -52,7 +57,7 @@ class Steering(threading.Thread):
         self._version: int | None = None
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_S if self._store.is_sqlite else ASK_S):
+        while not self._over.wait(look_s(self._store)):
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
                 self._notice_loss()

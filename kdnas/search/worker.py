@@ -31,11 +31,11 @@ from kdnas.search import constraint_record, episodes, forecasts, heartbeat, refu
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
-from kdnas.search.heartbeat import LOOK_S, WRITE_S, Leave, Steering
+from kdnas.search.enough import Enough
+from kdnas.search.heartbeat import WRITE_S, Leave, Steering, look_s
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
 from kdnas.store import limits as present_limits
 from kdnas.store import queries, recovery, rewards, slots, studies
-from kdnas.store.advising import advised
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import (
@@ -136,11 +136,12 @@ class Worker:
         """Evaluates candidates until the budget is spent, the space exhausted, or people want it to end."""
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
+        enough = Enough(self.store, self.study_id, self.spec)
         while self.wait_while_paused():
             seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
-            if exhausted is None and (exhausted := self.said_enough()) is not None:
+            if exhausted is None and (exhausted := enough.said()) is not None:
                 self.log("info", exhausted)
             try:
                 if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
@@ -180,18 +181,11 @@ class Worker:
                 self.steering.doing = "waiting for other workers"
             self.wait_for_others(claimed.wanted, seen)
 
-    def said_enough(self) -> str | None:
-        """Why the study is to end before its budget, where people want that once little is left to gain."""
-        if not self.spec.budget.stop_when_done:
-            return None
-        told = advised(self.store, queries.study_of(self.store, self.study_id))
-        return str(told) if told is not None and told.trials and told.done else None
-
     def wait_for_others(self, wanted: str, seen: int) -> None:
         """Until the store says something else than it did at `seen`, a worker has died, or people want something else
         than `wanted`."""
         others = recovery.at_work(self.store, self.study_id)
-        while not self.steering.wait_for_news(wanted, LOOK_S):
+        while not self.steering.wait_for_news(wanted, look_s(self.store)):
             if queries.changed(self.store) != seen or recovery.any_dead(others):
                 return
 

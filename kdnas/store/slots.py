@@ -276,6 +276,15 @@ def rate(store: Store, study_id: int) -> tuple[float, float]:
 
 
 @patient
+def counts(store: Store, study_id: int) -> dict[str, int]:
+    """State → how many of the study's slots are in it."""
+    s = t.slot.c
+    with store.connect() as connection:
+        query = sa.select(s.state, sa.func.count().label("number")).where(s.study_id == study_id).group_by(s.state)
+        return {row.state: row.number for row in connection.execute(query)}
+
+
+@patient
 def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState, **columns: Any) -> None:
     """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c

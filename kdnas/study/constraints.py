@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from math import log1p
 from typing import Any
 
@@ -160,7 +161,13 @@ def _apart(figure: str, value: float, bound: float) -> tuple[str, str]:
         figure
     ]
     for digits in range(3, 18):
-        shown, at = f"{value:.{digits}g}", f"{bound:.{digits}g}"
+        shown, at = _plain(value, digits), _plain(bound, digits)
         if shown != at:
             break
-    return f"{before}{shown}{after}", f"{bound:g}" if float(f"{bound:g}") == bound else at
+    return f"{before}{shown}{after}", _plain(bound, 6) if float(f"{bound:.6g}") == bound else at
+
+
+def _plain(value: float, digits: int) -> str:
+    """Rounded to so many digits, and written without a power of ten where people would."""
+    text = f"{value:.{digits}g}"
+    return f"{Decimal(text):,f}" if 1000 <= value < 1e15 else text

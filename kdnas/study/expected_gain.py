@@ -36,7 +36,7 @@ def area_gained(
     losses, times = losses[order], times[order]
     within = (losses < reference[0]) & (times < reference[1])
     losses, times = losses[within], times[within]
-    kept = times < np.concatenate([[np.inf], np.minimum.accumulate(times)[:-1]]) if len(times) else within[:0]
+    kept = times < np.concatenate([[np.inf], np.minimum.accumulate(times)])[:-1]
     # Between two neighbours of the front, and before the first: from the left, to the right, and under which latency.
     left = np.concatenate([[-np.inf], losses[kept]])
     right = np.concatenate([losses[kept], [reference[0]]])

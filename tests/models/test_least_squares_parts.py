@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertConfig, BertModel
 
+from kdnas.models.encoders import FAMILIES
 from kdnas.models.least_squares_init import (
     RIDGE,
     TOKENS,
     Moments,
     _Sums,
     explaining,
+    moments,
     predicted,
     reading,
     sample,
@@ -142,3 +145,24 @@ def test_moments_are_written_down_by_their_names() -> None:
     parts = {name: torch.zeros(1) for name in ("hidden", "context", "read", "mean_hidden", "mean_context", "mean_read")}
     found = Moments(**parts, order=torch.zeros(1, dtype=torch.int64)).tensors()
     assert set(found) == {*parts, "order"} and found["hidden"] is parts["hidden"]
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
+def test_the_order_is_the_same_whatever_the_unit_of_the_inputs(scale: float) -> None:
+    covariance, outgoing = mixed(20, 300, 7).T.cov(correction=0), drawn(60, 12, 7)
+    assert explaining(covariance * scale, outgoing).tolist() == explaining(covariance, outgoing).tolist()
+
+
+def test_moments_are_measured_so_many_chunks_at_a_time_and_the_hidden_states_are_heard() -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
+    body = BertModel(BertConfig(vocab_size=40, **sizes)).eval()
+    ids = torch.randint(5, 40, (9, 6), generator=torch.Generator().manual_seed(1))
+    heard: list[tuple[Tensor, ...]] = []
+    entered: list[Tensor] = []
+    found = moments(body, FAMILIES["bert"], ids, 4, {"encoder.layer.1": entered.append}, heard.append)
+    assert [[tuple(state.shape) for state in states] for states in heard] == [[(n, 6, 8)] * 3 for n in (4, 4, 1)]
+    assert [tuple(rows.shape) for rows in entered] == [(24, 8), (24, 8), (6, 8)]
+    assert torch.equal(entered[0], heard[0][1].flatten(0, 1))
+    rows = torch.cat([states[0].flatten(0, 1) for states in heard]).double()
+    torch.testing.assert_close(found.mean_hidden[0].double(), rows.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.hidden[0].double(), rows.T.cov(correction=0), rtol=1e-4, atol=1e-5)

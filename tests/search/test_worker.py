@@ -368,6 +368,9 @@ def test_a_space_that_has_changed_stops_the_worker(path: Path, look: Look) -> No
 # ---------------------------------------------------------------------------- steering
 
 
+PATIENCE_S = 120.0
+
+
 class Gate:
     """Holds an evaluation at its first step until it is opened, and tells when one has come."""
 
@@ -377,11 +380,11 @@ class Gate:
 
     def __call__(self, candidate: Candidate) -> None:
         self.came.set()
-        assert self.open.wait(60)
+        assert self.open.wait(PATIENCE_S)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it never came to it"
         time.sleep(0.01)
@@ -399,11 +402,11 @@ def running(path: Path) -> Iterator[tuple[Gate, Store, list[int]]]:
     thread = threading.Thread(target=run)
     thread.start()
     with open_store(path) as store:
-        assert gate.came.wait(60)
+        assert gate.came.wait(PATIENCE_S)
         yield gate, store, codes
         changes.set_wanted(store, 1, "abandon")
         gate.open.set()
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 

@@ -16,6 +16,7 @@ import optuna
 import pytest
 
 from kdnas.search.begin import begin
+from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, patience, queries
 from kdnas.store.copies import copy
@@ -23,9 +24,11 @@ from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
 from kdnas.study.rows import Status
+from kdnas.system import liveness
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.postgres import BINARIES, Server
+from tests.search.asked import LOOKS, Looks, long_study, looked, waited
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
 
@@ -194,3 +197,16 @@ def test_a_database_that_is_not_there_or_not_a_store(url: str, server: Server) -
         open_store(url)
     with pytest.raises(UsageError, match="nowhere"):
         open_store(server.url("nowhere"))
+
+
+def test_an_idle_worker_asks_once_a_second_and_reads_no_trial(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = long_study(url)
+    with open_store(url) as store:
+        asked = looked(store, monkeypatch, looks := Looks())
+    beats = asked.count("UPDATE kdnas_worker")
+    assert looks.seconds == {ASK_S} and beats == LOOKS * ASK_S / liveness.HEARTBEAT_S
+    # What people want, and with a heartbeat the server's time.
+    assert asked.count("SELECT") == LOOKS + beats and not asked.of_trials
+    asked, looks = waited(url, spec, lambda *_: None)
+    assert looks.seconds == {ASK_S}
+    assert asked.count("SELECT") == looks.done and not asked.of_trials

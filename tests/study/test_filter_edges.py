@@ -63,3 +63,10 @@ def test_only_the_highest_rung_counts_and_unknown_rungs_stand_with_it() -> None:
         ([], []),
     ):
         assert on_highest_rung(np.array(rungs)).tolist() == on_it
+
+
+def test_a_studys_own_figure_comes_before_a_short_name_of_a_column() -> None:
+    """`x` is short for the speed-up, unless the study has a figure of that name."""
+    rows = rank([made_row(0, extra={"x": 5.0}), made_row(1, extra={"x": 7.0})], -0.06, 0.6)
+    assert [s.number for s in passing(parse("x<5.5", {"x"}), rows)] == [0]
+    assert passing(parse("x<5.5"), rows) == []

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
-from kdnas.study.hypervolume import REFERENCE, hypervolume, hypervolume_so_far
+from kdnas.study.hypervolume import REFERENCE, gains, hypervolume, hypervolume_so_far, loss_and_ratio
+from kdnas.study.trial_columns import Board
+from tests.rows import made_row
 
 FIGURES = st.one_of(st.floats(-0.5, 1.5), st.sampled_from((0.0, 0.25, 0.5, 1.0, float("nan"), float("inf"))))
 POINTS = st.lists(st.tuples(FIGURES, FIGURES), max_size=40)
@@ -51,3 +53,41 @@ def test_many_points_are_as_good_as_few_at_a_time() -> None:
     assert (np.diff(found) >= 0).all()
     for n in (1, 63, 64, 65, 700, 5000, 9000):
         assert found[n - 1] == pytest.approx(hypervolume(loss[:n], ratio[:n]))
+
+
+@pytest.mark.parametrize("reference", [(1.5, 0.6), (0.6, 1.5)])
+def test_the_reference_need_not_be_the_same_in_both_directions(reference: tuple[float, float]) -> None:
+    rng = np.random.default_rng(4)
+    loss, ratio = np.round(rng.random((2, 40)) * 2, 1)
+    found = hypervolume_so_far(loss, ratio, reference)
+    for n in range(1, 41):
+        some = np.stack((loss[:n], ratio[:n]), axis=1)
+        some = some[(some < reference).all(axis=1)]
+        wanted = compute_hypervolume(some, np.array(reference)) if len(some) else 0.0
+        assert found[n - 1] == pytest.approx(wanted) == hypervolume(loss[:n], ratio[:n], reference)
+    new = rng.random((2, 20)) * 2
+    grown = [hypervolume(np.append(loss, x), np.append(ratio, y), reference) - found[-1] for x, y in new.T]
+    assert gains((loss, ratio), *new, reference) == pytest.approx(grown, abs=1e-12)
+
+
+def test_a_boards_points_are_normalised_losses_and_shares_of_the_teachers_time() -> None:
+    rows = [
+        made_row(0, loss=0.2, raw_loss=0.05, latency_ms=5.0, teacher_latency_ms=20.0),
+        made_row(1, loss=0.3, raw_loss=0.01, latency_ms=0.5, teacher_latency_ms=0.8),
+        made_row(2, loss=0.4, raw_loss=0.02, latency_ms=None),
+        made_row(3, loss=0.5, raw_loss=0.03, teacher_latency_ms=None),
+        made_row(4, loss=None, raw_loss=None, latency_ms=5.0, teacher_latency_ms=0.0),
+        made_row(5, loss=0.6, raw_loss=0.04, latency_ms=0.0),
+    ]
+    for kind in ("normalised", "raw"):
+        board = Board(-0.06, 0.6, kind)  # type: ignore[arg-type]
+        board.update(rows)
+        loss, ratio = loss_and_ratio(board, np.array([5, 0, 1, 2, 3, 4]))
+        np.testing.assert_array_equal(loss, [0.6, 0.2, 0.3, 0.4, 0.5, np.nan])
+        np.testing.assert_array_equal(ratio, [np.nan, 0.25, 0.5 / 0.8, np.nan, np.nan, np.nan])
+
+
+def test_a_loss_that_was_measured_again_is_the_mean() -> None:
+    board = Board(-0.06, 0.6)
+    board.update([made_row(0, loss=0.2, repeats=2, mean_loss=0.25, mean_raw_loss=0.07, loss_spread=0.01)])
+    assert loss_and_ratio(board, np.array([0]))[0].tolist() == [0.25]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,12 @@ def test_it_is_sorted_once_while_nothing_moves_and_anew_when_something_does() ->
     assert kept.of(values.copy(), numbers) is first and first.tolist() == [2, 0, 1]
     values[2] = 3.0
     assert kept.of(values, numbers).tolist() == [0, 2, 1]
+
+
+def test_nobody_writes_to_an_order_that_is_kept() -> None:
+    order = KeptOrder().of(np.array([2.0, 1.0]), np.arange(2))
+    with pytest.raises(ValueError, match="read-only"):
+        order[0] = 1
 
 
 def test_the_marked_trials_stand_in_the_order_of_all_of_them() -> None:

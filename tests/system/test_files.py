@@ -33,7 +33,7 @@ def test_a_pipe_is_replaced_by_a_write(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
     reader.start()
     write_atomically(pipe, "all of it")
-    reader.join(30)
+    reader.join(120)
     assert got == ["all of it"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from kdnas.system.time_left import BLOCK_S, FEWEST, FEWEST_BLOCKS, Pace, duration, span, words
+from kdnas.system.time_left import BLOCK_S, BLOCKS, FEWEST, FEWEST_BLOCKS, Pace, duration, span, words
 
 
 def test_nothing_is_said_of_too_few_pieces_or_of_one_that_hangs() -> None:
@@ -32,6 +32,13 @@ def test_what_runs_is_counted_once_and_workers_share() -> None:
     assert span(4, 9, 10.0, 0.0, 10.0) == (40.0, 40.0)
     assert span(4, 9, 10.0, 0.0, 10.0, begun=(2.0, 9.0), workers=2) == (14.5, 14.5)
     assert span(0, 9, 10.0, 3.0, 10.0) == (0.0, 0.0)
+
+
+def test_the_range_is_two_errors_of_the_mean_and_of_what_is_to_come() -> None:
+    # 4 · 10 ± 2 · 3 · (√4 + 4 / √9)
+    assert span(4, 9, 10.0, 3.0, 10.0) == pytest.approx((20.0, 60.0))
+    assert span(4, FEWEST, 10.0, 0.0, 10.0) == (40.0, 40.0)
+    assert span(4, 9, 10.0, 0.0, 10.0, begun=(10.0,)) == (30.0, 30.0)  # as long as the longest, and no longer
 
 
 class Clock:
@@ -65,6 +72,39 @@ def test_a_pace_is_told_after_some_blocks_with_its_spread() -> None:
     assert slow.left(3) == pytest.approx((6.0, 6.0))
 
 
+def test_small_parts_are_put_together_to_blocks() -> None:
+    pace, _ = worked([0.1 * BLOCK_S] * 10 * (FEWEST_BLOCKS - 1))
+    assert pace.left(10) is None
+    enough, _ = worked([BLOCK_S] * FEWEST_BLOCKS)
+    assert enough.left(10) == pytest.approx((10 * BLOCK_S, 10 * BLOCK_S))
+
+
+def test_the_spread_is_that_of_the_blocks() -> None:
+    """Shares of a whole, a hundredth at a time, which take one second and two by turns."""
+    clock = Clock()
+    pace = Pace(clock)
+    for step in range(11):
+        pace.reached(step / 100)
+        clock.now += 1.0 + step % 2
+    deviation = float(np.std([1.0, 2.0] * 5, ddof=1))
+    assert pace.left(0.25) == pytest.approx(span(25, 10, 1.5, deviation, math.inf))
+
+
+def test_a_stall_is_part_of_the_work_and_only_the_last_blocks_count() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.reached(0)
+    for done in range(1, 20):
+        for amount in (done - 1, done - 1, done):  # nothing for four seconds
+            clock.now += 2.0
+            pace.reached(amount)
+    assert pace.left(10) == pytest.approx((60.0, 60.0))
+    for done in range(20, 20 + BLOCKS):
+        clock.now += 1.0
+        pace.reached(done)
+    assert pace.left(10) == pytest.approx((10.0, 10.0))
+
+
 def test_a_pause_is_no_work_and_an_earlier_place_begins_anew() -> None:
     clock = Clock()
     pace = Pace(clock)
@@ -82,7 +122,11 @@ def test_a_pause_is_no_work_and_an_earlier_place_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "–"), (0, "0s"), (59.4, "59s"), (245, "4m05"), (754, "12m"), (11530, "3h12")]
+    ("seconds", "said"),
+    [
+        *((None, "–"), (0, "0s"), (59.4, "59s"), (60, "1m00"), (245, "4m05"), (540, "9m00"), (600, "10m")),
+        *((754, "12m"), (3600, "1h00"), (10800, "3h00"), (10860, "3h01"), (11530, "3h12")),
+    ],
 )
 def test_durations(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said

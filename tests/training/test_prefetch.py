@@ -40,5 +40,5 @@ def test_a_fault_behind_a_full_queue_does_not_keep_one_who_leaves_waiting() -> N
 
     consumer = threading.Thread(target=consume, daemon=True)
     consumer.start()
-    consumer.join(30)
+    consumer.join(120)
     assert not consumer.is_alive()

@@ -12,7 +12,7 @@ from kdnas.study.trial_columns import Board
 from kdnas_tui.screens.compare import CompareScreen, compared
 from kdnas_tui.widgets.compare_table import CompareTable
 from tests.rows import made_row
-from tests.tui.driving import app_on, driven, opened, screen, text_of
+from tests.tui.driving import app_on, driven, opened, screen, shows, until
 from tests.tui.widget_apps import WidgetApp
 
 LABELS = {str(n): f"a label of many words, the {n}th" for n in range(77)}
@@ -92,11 +92,11 @@ async def test_more_than_can_be_compared_are_refused_rather_than_dropped(recorde
         assert board is not None
         board.update([replace(scored.row, marked=True) for scored in board.best(5)])
         study.action_compare()
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(pilot.app.screen, CompareScreen), "the trials are compared")
         found = screen(pilot.app, CompareScreen)
-        shown = text_of(pilot.app)
-        assert all(f"#{number}" in shown for number in found._numbers) and len(found._numbers) == 5
-        assert "▲" in shown
+        assert len(found._numbers) == 5
+        for words in ("▲", *(f"#{number}" for number in found._numbers)):
+            await until(pilot, shows(pilot.app, words), f"{words} is shown")
         await pilot.press("escape")
         board.update([replace(board.best(1)[0].row, number=n, slot=n, marked=True) for n in range(20, 30)])
         study.action_compare()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from rich.text import Text
 
@@ -14,7 +16,7 @@ from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.says import Says
 from kdnas_tui.widgets.tab_bar import TabBar
-from tests.tui.widget_apps import WidgetApp
+from tests.tui.widget_apps import PATIENCE_S, WidgetApp
 
 
 async def test_how_many_lines_a_search_found_stands_in_the_log_at_every_width() -> None:
@@ -83,7 +85,8 @@ async def test_what_an_empty_plot_says_is_whole_and_a_long_remark_has_a_line_of_
         controller.put = lambda: controller.plot([0, 1], [0, 1])  # type: ignore[method-assign]
         controller.remark = "episode 11  ε 0.45  rank agreement 0.62"
         controller._draw_now()
-        for _ in range(600):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
             above = "\n".join(app.text()[:2])
             if controller.remark in above or "…" in above:
                 break

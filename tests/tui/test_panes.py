@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from kdnas_tui.widgets.timeline import Timeline
 from tests.rows import made_row, made_rows
 from tests.tui.driving import app_on, driven, opened, settled, shows, text_of, until
 from tests.tui.filled import NOW, RECORDED_NOW
-from tests.tui.widget_apps import WidgetApp
+from tests.tui.widget_apps import PATIENCE_S, WidgetApp, at_rest
 
 SIZES = [(46, 36), (80, 8)]
 HERE = 10_000.0
@@ -62,12 +63,12 @@ def crew(count: int) -> list[WorkerRow]:
 
 async def drawn(pilot: Pilot[None], pane: Picture) -> None:
     """Until the pane has drawn all that it was shown."""
-    for _ in range(1000):
+    end = time.monotonic() + PATIENCE_S
+    await pilot.pause(0.005)
+    while pane._waiting or pane._drawn_for != tuple(pane.content_size):
+        assert time.monotonic() < end, "it is never drawn"
         await pilot.pause(0.005)
-        if not pane._waiting and pane._drawn_for == tuple(pane.content_size):
-            await pilot.pause()
-            return
-    raise AssertionError("it is never drawn")
+    await pilot.pause()
 
 
 def all_three() -> tuple[Slices, Parallel, Timeline]:
@@ -274,25 +275,25 @@ async def test_axes_come_closer_and_say_that_they_are_logarithmic() -> None:
     app = WidgetApp(plot)
     async with app.run_test(size=(90, 24)) as pilot:
         plot.show(board)
-        await pilot.pause(0.05)
+        await at_rest(pilot)
         assert "latency ms, log →" in app.text()[0]
         whole = plot._x_max - plot._x_min, plot._y_max - plot._y_min
         scored = board.best(5)[4]
         plot.point_at(scored.number)
-        await pilot.pause(0.05)
+        await at_rest(pilot)
         assert f"#{scored.number}  loss {scored.loss_used:.3f}" in app.text()[0]
         assert plot.closer(2) and plot.closer(1, "x")
-        await pilot.pause(0.1)
+        await at_rest(pilot)
         assert plot._x_max - plot._x_min == pytest.approx(whole[0] / 8)
         assert plot._y_max - plot._y_min == pytest.approx(whole[1] / 4)
         assert plot._x_min <= np.log10(scored.row.latency_ms) <= plot._x_max
         assert "closer" in app.text()[0]
         other = board.best(200)[199]
         plot.point_at(other.number)
-        await pilot.pause(0.1)
+        await at_rest(pilot)
         assert plot._x_min <= np.log10(other.row.latency_ms) <= plot._x_max, "what is drawn follows the cursor"
         assert plot.closer(0) and not plot.closer(-1)
-        await pilot.pause(0.1)
+        await at_rest(pilot)
         assert plot._x_max - plot._x_min == pytest.approx(whole[0])
 
 
@@ -304,10 +305,10 @@ async def test_history_shows_the_hypervolume_to_a_stated_reference() -> None:
         plot.show(board)
         best = board.best(1)[0]
         plot.point_at(best.number)
-        await pilot.pause(0.05)
+        await at_rest(pilot)
         assert f"best so far {best.reward:.3f}" in app.text()[0]
         plot.another_measure()
-        await pilot.pause(0.05)
+        await at_rest(pilot)
         assert "hypervolume to loss 1, ratio 1" in app.text()[0]
         assert (np.diff(plot._reward) >= 0).all()
         front = board.standing.front

@@ -20,7 +20,7 @@ from kdnas_tui.widgets.plot import Plot
 from kdnas_tui.widgets.reward_history import RewardHistory
 from tests.rows import made_row
 from tests.tui.test_axis_labels import spans
-from tests.tui.widget_apps import WidgetApp
+from tests.tui.widget_apps import WidgetApp, at_rest
 
 POSITIVE = st.floats(1e-3, 1e5)
 LOSSES = st.floats(0.0, 3.0)
@@ -147,7 +147,7 @@ async def test_labels_stand_whole_and_apart_on_the_screen() -> None:
                     plot.board = None
                     plot.show(board_of(figures))
                     plot._draw_now()
-                    await pilot.pause()
+                    await at_rest(pilot)
                     formatter = plot._x_formatter
                     assert isinstance(formatter, Ticks | LogTicks)
                     labels = formatter.get_labels_for_ticks(formatter.get_ticks(plot._x_min, plot._x_max))
@@ -162,6 +162,6 @@ async def test_the_worst_are_marked_at_the_edge_and_counted(rewards: list[float]
     app = WidgetApp(plot)
     async with app.run_test(size=(60, 14)) as pilot:
         plot.show(board_of([(5.0, loss) for loss in rewards]))
-        await pilot.pause()
+        await at_rest(pilot)
         text = "\n".join(app.text())
         assert said in text and ("▾" in text) is bool(said)

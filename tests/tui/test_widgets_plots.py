@@ -18,7 +18,7 @@ from kdnas_tui.widgets.curves import Curves, wanted_curves
 from kdnas_tui.widgets.pareto_plot import MOST, ParetoPlot
 from kdnas_tui.widgets.reward_history import RewardHistory, history
 from tests.rows import made_row, made_rows
-from tests.tui.widget_apps import WidgetApp
+from tests.tui.widget_apps import WidgetApp, at_rest
 
 ROWS = made_rows(412)
 
@@ -35,7 +35,7 @@ async def test_the_front_is_drawn_at_every_size_and_axes_are_named(size):
     app = WidgetApp(plot)
     async with app.run_test(size=size) as pilot:
         plot.show(board_of(ROWS))
-        await pilot.pause()
+        await at_rest(pilot)
         lines = app.text()
         assert "loss" in lines[0] and "latency ms" in lines[0]
         assert "●" in "".join(lines)
@@ -48,12 +48,12 @@ async def test_data_that_come_between_a_new_width_and_its_drawing_are_drawn_for_
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board_of(ROWS))
-        await pilot.pause()
+        await at_rest(pilot)
         canvas = plot.query_one("#plot")
         canvas.reset(size=Size(30, canvas.size.height))  # as it was drawn for a narrower place …
         plot._needs_rerender = plot._needs_canvas_resize = True  # … and a layout has given it this one
         plot.changed()
-        await pilot.pause()
+        await at_rest(pilot)
         assert canvas._canvas_size == canvas.size
         assert app.text()[1].rstrip().endswith("┓")
 
@@ -64,7 +64,7 @@ async def test_the_front_is_among_at_most_two_thousand_points():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert plot.count == MOST
         front = set(board.numbers[board.standing.front].tolist())
         assert front <= set(plot._numbers.tolist())
@@ -76,14 +76,14 @@ async def test_the_same_board_sends_nothing_and_one_more_point_little():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         whole = len(app.take_sent())
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert app.take_sent() == ""
         board.update([made_row(412, loss=0.3, latency_ms=5.3)])
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert 0 < len(app.take_sent()) < whole / 4
 
 
@@ -93,8 +93,7 @@ async def test_changes_within_a_second_wait_and_come_together():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        while plot._coming or plot._drawn_at < 0:
-            await pilot.pause(0.01)
+        await at_rest(pilot)
         drawn = plot._drawn_at
         for number in (412, 413, 414):
             board.update([made_row(number, loss=0.3, latency_ms=5.3)])
@@ -110,18 +109,18 @@ async def test_the_cursor_follows_and_leaves_no_trace():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         before = app.text()
         app.take_sent()
         plot.point_at(board.best(9)[8].number)
-        await pilot.pause()
+        await at_rest(pilot)
         assert "".join(app.text()).count("✛") == 1
         assert len(app.take_sent()) < 300
         plot.point_at(board.best(30)[29].number)
-        await pilot.pause()
+        await at_rest(pilot)
         assert "".join(app.text()).count("✛") == 1
         plot.point_at(None)
-        await pilot.pause()
+        await at_rest(pilot)
         assert app.text() == before
 
 
@@ -131,7 +130,7 @@ async def test_a_click_chooses_the_nearest_trial_and_arrows_walk_along_the_front
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24), message_hook=app.hear) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         lines = app.text()
         y = max(y for y, line in enumerate(lines) if "●" in line)
         x = lines[y].rindex("●")
@@ -143,14 +142,14 @@ async def test_a_click_chooses_the_nearest_trial_and_arrows_walk_along_the_front
         assert abs(column + 8 - x) <= 4 and abs(row + 1 - y) <= 2
         front = board.numbers[board.standing.front]
         plot.go_along(-1)
-        await pilot.pause()
+        await at_rest(pilot)
         assert plot.cursor in front
         first = board.scored(plot.cursor).row.latency_ms
         plot.go_along(-1)
-        await pilot.pause()
+        await at_rest(pilot)
         assert board.scored(plot.cursor).row.latency_ms < first
         plot.go_along(1)
-        await pilot.pause()
+        await at_rest(pilot)
         assert board.scored(plot.cursor).row.latency_ms == first
 
 
@@ -161,7 +160,7 @@ async def test_the_filter_of_the_table_is_that_of_the_plot():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board, mask)
-        await pilot.pause()
+        await at_rest(pilot)
         assert plot.count == int((mask & (board.standing.rank > 0)).sum())
         assert set(plot._numbers.tolist()) <= set(board.numbers[mask].tolist())
 
@@ -172,10 +171,10 @@ async def test_latency_on_a_logarithmic_axis():
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         linear = app.text()
         plot.turn_axis()
-        await pilot.pause()
+        await at_rest(pilot)
         assert app.text() != linear
         labels = [float(word) for word in app.text()[-1].split()]
         assert {1.0, 2.0, 5.0} <= set(labels)
@@ -187,7 +186,7 @@ async def test_marked_trials_stand_out_and_a_far_outlier_does_not_squash_the_res
     app = WidgetApp(plot)
     async with app.run_test(size=(70, 24)) as pilot:
         plot.show(board_of(rows))
-        await pilot.pause()
+        await at_rest(pilot)
         assert "◆" in "".join(app.text())
         assert plot._x_max < 100
 
@@ -207,7 +206,7 @@ async def test_little_or_no_data_is_drawn_without_fault(kind, rows):
             plot.show(board, [])
         else:
             plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         text = " ".join(app.text())
         done = any(row.state == "done" for row in rows)
         assert ("yet." in text) is not (done and kind in (ParetoPlot, RewardHistory))
@@ -225,10 +224,10 @@ async def test_the_best_so_far_never_falls():
     app = WidgetApp(plot)
     async with app.run_test(size=(60, 14)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert "reward" in app.text()[0] and "finished trials" in app.text()[0]
         plot.turn_axis()
-        await pilot.pause()
+        await at_rest(pilot)
         assert "hours" in app.text()[0]
 
 
@@ -238,11 +237,11 @@ async def test_another_alpha_draws_the_history_again():
     app = WidgetApp(plot)
     async with app.run_test(size=(60, 14)) as pilot:
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         before = app.text()
         board.rescore(-0.5, 0.6)
         plot.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert app.text() != before
 
 
@@ -264,13 +263,13 @@ async def test_curves_are_labelled_with_their_trials():
     app = WidgetApp(plot)
     async with app.run_test(size=(60, 14)) as pilot:
         plot.show({7: points(7, 4), 410: points(410, 2), 9: []}, {7: "cursor", 410: "line", 9: "mark"})
-        await pilot.pause()
+        await at_rest(pilot)
         text = "".join(app.text())
         assert "#7" in text and "#410" in text and "#9" not in text
         assert "epochs" in app.text()[0]
         app.take_sent()
         plot.show({7: points(7, 4), 410: points(410, 2)}, {7: "cursor", 410: "line", 9: "mark"})
-        await pilot.pause()
+        await at_rest(pilot)
         assert app.take_sent() == ""
 
 
@@ -292,7 +291,7 @@ async def test_the_controller_shows_how_far_its_word_can_be_trusted():
     app = WidgetApp(plot)
     async with app.run_test(size=(90, 14)) as pilot:
         plot.show(board, episodes)
-        await pilot.pause()
+        await at_rest(pilot)
         assert "episode 11" in app.text()[0] and "ε 0.50" in app.text()[0]
         assert "rank agreement 0.9" in app.text()[0] or "rank agreement 1.0" in app.text()[0]
 
@@ -303,14 +302,14 @@ async def test_a_plot_that_was_hidden_draws_what_it_missed():
     app = WidgetApp(plot, other)
     async with app.run_test(size=(70, 24)) as pilot:
         other.display = False
-        await pilot.pause()
+        await at_rest(pilot)
         plot.show(board)
         other.show(board)
-        await pilot.pause()
+        await at_rest(pilot)
         assert "reward" not in " ".join(app.text())
         plot.display, other.display = False, True
-        await pilot.pause()
-        await pilot.pause()
+        await at_rest(pilot)
+        await at_rest(pilot)
         text = " ".join(app.text())
         assert "finished trials" in text and any("\u2801" <= letter <= "\u28ff" for letter in text)
 
@@ -320,10 +319,10 @@ async def test_plots_fit_again_after_a_resize():
     app = WidgetApp(plot)
     async with app.run_test(size=(90, 30)) as pilot:
         plot.show(board_of(ROWS))
-        await pilot.pause()
+        await at_rest(pilot)
         await pilot.resize_terminal(50, 14)
-        await pilot.pause()
-        await pilot.pause()
+        await at_rest(pilot)
+        await at_rest(pilot)
         lines = app.text()
         assert "latency ms" in lines[0] and any(letter.isdigit() for letter in lines[-1])
         assert "●" in "".join(lines)

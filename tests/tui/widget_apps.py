@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, TypeVar
 
 from textual._compositor import CompositorUpdate
 from textual.app import App, ComposeResult
 from textual.message import Message
+from textual.pilot import Pilot
 from textual.widget import Widget
 
 from kdnas_tui.theme import DARK
@@ -56,3 +58,16 @@ class WidgetApp(App[None]):
         """The screen as lines of text."""
         strips = self.screen._compositor.render_strips()
         return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+
+
+PATIENCE_S = 60.0
+
+
+async def at_rest(pilot: Pilot[Any]) -> None:
+    """Until no plot waits to be drawn: they are drawn a moment after what asks for it."""
+    await pilot.pause()
+    end = time.monotonic() + PATIENCE_S
+    while any(getattr(w, "_waiting", False) or getattr(w, "_coming", False) for w in pilot.app.screen.query("*")):
+        assert time.monotonic() < end, "it is never drawn"
+        await pilot.pause(0.01)
+    await pilot.pause()
