@@ -82,10 +82,8 @@ def gains(
 def loss_and_ratio(board: Board, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normalised loss, whatever loss the study rewards, and latency over the teacher's, of the trials at places [n] of
     the board; NaN where one is missing; float [n], [n]."""
-    loss = board.column("loss" if board.loss == "normalised" else "normalised")[places]
-    latency, teacher = board.column("latency")[places], board.column("teacher")[places]
-    ratio = np.divide(latency, teacher, out=np.full(len(places), np.nan), where=(latency > 0) & (teacher > 0))
-    return loss, ratio
+    times = board.column("speedup")[places]
+    return board.normalised()[places], np.divide(1.0, times, out=np.full(len(places), np.nan), where=times > 0)
 
 
 def _within(loss: np.ndarray, ratio: np.ndarray, reference: tuple[float, float]) -> np.ndarray:

@@ -404,10 +404,16 @@ class Board:
     def losses(self) -> np.ndarray:
         """The loss that the reward sees, the mean over repeats where there are some, NaN where none; float [n]."""
         if self._used is None:
-            single, mean = ("loss", "mean_loss") if self.loss == "normalised" else ("raw_loss", "mean_raw_loss")
-            means = self._columns[mean][: self._n]
-            self._used = np.where(np.isnan(means), self._columns[single][: self._n], means)
+            self._used = self.normalised() if self.loss == "normalised" else self._mean_or_only("raw_loss")
         return self._used
+
+    def normalised(self) -> np.ndarray:
+        """The normalised loss, whatever the reward sees, the mean over repeats where there are some; float [n]."""
+        return self._mean_or_only("loss")
+
+    def _mean_or_only(self, name: str) -> np.ndarray:
+        means = self._columns[f"mean_{name}"][: self._n]
+        return np.where(np.isnan(means), self._columns[name][: self._n], means)
 
     def _figures(self) -> Figures:
         n, columns = self._n, self._columns

@@ -73,7 +73,7 @@ ROWS = [
 
 
 def test_a_studys_rows_are_ranked_by_what_it_says_now() -> None:
-    row = study(alpha=-0.9, beta=0.3)
+    row = study(alpha=-0.9, beta=0.3, teacher_latency_ms=None)
     assert rank_of(row, ROWS) == rank(ROWS, -0.9, 0.3)
     assert rank_of(row, ROWS, alpha=0.0) == rank(ROWS, 0.0, 0.3) != rank(ROWS, -0.9, 0.3)
     assert rank_of(row, ROWS, beta=0.9) == rank(ROWS, -0.9, 0.9) != rank(ROWS, -0.9, 0.3)

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
+from kdnas.study.constraints import Limits
 from kdnas.study.hypervolume import REFERENCE, gains, hypervolume, hypervolume_so_far, loss_and_ratio
+from kdnas.study.ranking import LossKind
 from kdnas.study.trial_columns import Board
 from tests.rows import made_row
 
@@ -87,7 +89,14 @@ def test_a_boards_points_are_normalised_losses_and_shares_of_the_teachers_time()
         np.testing.assert_array_equal(ratio, [np.nan, 0.25, 0.5 / 0.8, np.nan, np.nan, np.nan])
 
 
-def test_a_loss_that_was_measured_again_is_the_mean() -> None:
-    board = Board(-0.06, 0.6)
+@pytest.mark.parametrize("kind", ["normalised", "raw"])
+def test_a_loss_that_was_measured_again_is_the_mean(kind: LossKind) -> None:
+    board = Board(-0.06, 0.6, kind)
     board.update([made_row(0, loss=0.2, repeats=2, mean_loss=0.25, mean_raw_loss=0.07, loss_spread=0.01)])
     assert loss_and_ratio(board, np.array([0]))[0].tolist() == [0.25]
+
+
+def test_the_ratio_is_what_was_measured_whatever_milliseconds_are_told_for() -> None:
+    board = Board(-0.06, 0.6, limits=Limits((), 10.0))
+    board.update([made_row(0, latency_ms=6.0, teacher_latency_ms=30.0)])
+    assert loss_and_ratio(board, np.array([0]))[1].tolist() == [pytest.approx(0.2)]
