@@ -80,7 +80,7 @@ def test_a_studys_rows_are_ranked_by_what_it_says_now() -> None:
     assert [s.number for s in rank_of(row, ROWS, 0.0, 0.6)] == [0, 2, 1]
     raw = replace(row, spec={**row.spec, "reward": {**row.spec["reward"], "loss": "raw"}})
     assert [s.number for s in rank_of(raw, ROWS, 0.0, 0.6)] == [1, 2, 0]
-    bounded = replace(row, spec={**row.spec, "constraints": {"max_latency_ms": 5.0}})
+    bounded = replace(row, spec={**row.spec, "constraints": {"max_latency_ms": 5.0}}, teacher_latency_ms=30.0)
     assert rank_of(bounded, ROWS) == rank(ROWS, -0.9, 0.3, limits=limits_of({"max_latency_ms": 5.0}, 30.0))
 
 
