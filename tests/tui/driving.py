@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -40,7 +41,7 @@ async def until(pilot: Pilot[str], condition: Callable[[], Any], what: str) -> N
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, f"waited in vain until {what}\n{text_of(pilot.app)}"
-        await pilot.pause(0.01)
+        await asyncio.sleep(0.01)  # the pilot's own pause asks every widget whether it is idle
     await pilot.pause()
 
 

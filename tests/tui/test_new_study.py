@@ -98,6 +98,7 @@ HINTS = (
 )
 
 
+@pytest.mark.heavy
 async def test_each_field_says_its_hint_under_itself(pilot: Pilot[str]) -> None:
     """One after the other on one form; between them all is right again."""
     found = form(pilot)
