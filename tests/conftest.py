@@ -84,6 +84,29 @@ def _migrations_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _statements_compiled_once() -> Iterator[None]:
+    """Each of a test's stores has engines of its own, which compile the same statements anew: a third of what a search
+    of a few trials takes. All of SQLite's are alike, and share what they have compiled."""
+    from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.util import LRUCache
+
+    begin, known = Engine.__init__, LRUCache(5_000)
+
+    def sharing(engine: Any, *given: Any, **named: Any) -> None:
+        begin(engine, *given, **named)
+        if type(engine.dialect) is SQLiteDialect_pysqlite:
+            engine._compiled_cache = known
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", sharing)
+        # A statement is looked up by its dialect, among others.
+        patch.setattr(SQLiteDialect_pysqlite, "__hash__", lambda _: hash(SQLiteDialect_pysqlite))
+        patch.setattr(SQLiteDialect_pysqlite, "__eq__", lambda one, other: type(one) is type(other))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of the tiny encoder."""

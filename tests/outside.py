@@ -49,9 +49,9 @@ class Outside:
 
 
 def serve() -> None:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer, BertModel
 
-    assert AutoModel and AutoModelForCausalLM and AutoModelForSequenceClassification and AutoTokenizer
+    assert AutoTokenizer and BertModel  # the class of a model loads all that models share, those of any kind do not
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -202,13 +202,13 @@ def clock(connection: Connection) -> float:
     """UTC seconds by the clock that all who use the store share: the server's, or this machine's for a file."""
     if connection.dialect.name == "sqlite":
         return time.time()
-    return float(connection.execute(sa.select(clock_column(connection))).scalar_one())
+    return float(connection.execute(sa.select(clock_column(connection.dialect.name))).scalar_one())
 
 
-def clock_column(connection: Connection) -> sa.ColumnElement[float]:
+def clock_column(dialect: str) -> sa.ColumnElement[float]:
     """The same as a column, for a statement that asks for more."""
-    if connection.dialect.name == "sqlite":
-        return sa.literal(time.time(), sa.Float)
+    if dialect == "sqlite":
+        return sa.bindparam("clock", callable_=time.time, type_=sa.Float, unique=True)
     return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 
 

@@ -46,14 +46,14 @@ def changed(store: Store) -> int:
 def study_rows(store: Store) -> list[StudyRow]:
     """Every study, the one that changed last first."""
     with store.connect() as connection:
-        return study_rows_of(connection, sa.true())
+        return study_rows_of(connection)
 
 
 @patient
 def find_study(store: Store, name: str) -> StudyRow | None:
     """One study; None where there is none of that name."""
     with store.connect() as connection:
-        found = study_rows_of(connection, t.study.c.name == name)
+        found = study_rows_of(connection, name=name)
         return found[0] if found else None
 
 
@@ -61,7 +61,7 @@ def find_study(store: Store, name: str) -> StudyRow | None:
 def study_row(store: Store, name: str) -> StudyRow:
     """One study. Raises UsageError, with the nearest name, where there is none of that name."""
     with store.connect() as connection:
-        found = study_rows_of(connection, t.study.c.name == name)
+        found = study_rows_of(connection, name=name)
         if not found:
             names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
             hint = nearest(name, names) if names else "Begin one with `kdnas search`."
@@ -73,7 +73,7 @@ def study_row(store: Store, name: str) -> StudyRow:
 def study_of(store: Store, study_id: int) -> StudyRow:
     """One study by its number. Raises UsageError where it was deleted."""
     with store.connect() as connection:
-        found = study_rows_of(connection, t.study.c.study_id == study_id)
+        found = study_rows_of(connection, study_id=study_id)
         if not found:
             raise UsageError("The study was deleted.", "Begin another one.")
         return found[0]

@@ -148,7 +148,7 @@ def at_work(store: Store, study_id: int) -> Sequence[Any]:
 
 def _here(connection: Connection) -> tuple[sa.ColumnElement[float], sa.ColumnElement[str]]:
     """Beside a worker's row: the time by the database's clock, and which store the row is of."""
-    return clock_column(connection).label("now"), sa.literal(str(connection.engine.url)).label("store")
+    return clock_column(connection.dialect.name).label("now"), sa.literal(str(connection.engine.url)).label("store")
 
 
 def _lives(row: Any) -> bool:

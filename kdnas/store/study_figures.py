@@ -12,6 +12,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -52,10 +53,11 @@ def status(wanted: str, finished: bool, search_workers: Sequence[WorkerRow]) -> 
     return Status.STOPPED
 
 
-def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list[StudyRow]:
-    """The rows of the studies for which `those` holds, the one that changed last first."""
+def study_rows_of(connection: Connection, **wanted: int | str) -> list[StudyRow]:
+    """The rows of all studies, or of the one whose `study_id` or `name` is given, the one that changed last first."""
     rows = []
-    for _, group in groupby(connection.execute(_statement(connection, those)), key=lambda row: row.study_id):
+    statement = _statement(connection.dialect.name, next(iter(wanted), None), study_remarks.there(connection))
+    for _, group in groupby(connection.execute(statement, wanted), key=lambda row: row.study_id):
         of_study = list(group)  # a row for each of its workers, and one where there is none
         row = of_study[0]
         workers = [
@@ -102,8 +104,14 @@ def study_rows_of(connection: Connection, those: sa.ColumnElement[bool]) -> list
     return rows
 
 
-def _statement(connection: Connection, those: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Each study with what is counted of it, beside each of its workers, and the time by the database's clock."""
+@cache
+def _statement(dialect: str, by: str | None, remarks: bool) -> sa.Select[Any]:
+    """Each study with what is counted of it, beside each of its workers, and the time by the database's clock.
+
+    Of all studies, or of the one whose column `by` has the value of the parameter of that name. It takes longer to make
+    than to run.
+    """
+    those = sa.true() if by is None else t.study.c[by] == sa.bindparam(by)
     ids = sa.select(t.study.c.study_id).where(those)
     parts = [of_study(ids) for of_study in (_slots, _ended, _repeated)]
     ended = parts[1]
@@ -126,11 +134,11 @@ def _statement(connection: Connection, those: sa.ColumnElement[bool]) -> sa.Sele
     return (
         sa.select(
             t.study,
-            *study_remarks.columns(connection),
+            *study_remarks.columns(remarks),
             *counted,
             *workers,
             busy.c.busy,
-            clock_column(connection).label("now"),
+            clock_column(dialect).label("now"),
         )
         .select_from(joined)
         .where(those)
@@ -309,7 +317,7 @@ def _space_size(text: str | None) -> int | None:
 def workers_of(connection: Connection, study_id: int) -> list[WorkerRow]:
     """Every worker that the study has had, oldest first."""
     c = t.worker.c
-    query = sa.select(t.worker, clock_column(connection).label("now"))
+    query = sa.select(t.worker, clock_column(connection.dialect.name).label("now"))
     return [
         _worker(connection, row)
         for row in connection.execute(query.where(c.study_id == study_id).order_by(c.worker_id))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from kdnas.store import tables as t
 from kdnas.system.errors import UsageError
@@ -22,9 +23,22 @@ _attributes = sa.table(TABLE, sa.column("study_id"), sa.column("key"), sa.column
 _c = _attributes.c
 
 
-def columns(connection: Connection) -> list[sa.Label[Any]]:
-    """`tags` and `note` of the study in a statement over `kdnas_study`, as JSON; nulls where there are none."""
+_known: WeakSet[Engine] = WeakSet()  # stores that have the table; none loses it
+
+
+def there(connection: Connection) -> bool:
+    """Whether the store has the table that tags and notes of studies are in: Optuna's, made with its first study."""
+    if connection.engine in _known:
+        return True
     if not sa.inspect(connection).has_table(TABLE):
+        return False
+    _known.add(connection.engine)
+    return True
+
+
+def columns(there: bool) -> list[sa.Label[Any]]:
+    """`tags` and `note` of the study in a statement over `kdnas_study`, as JSON; nulls without the table."""
+    if not there:
         return [sa.null().label("tags"), sa.null().label("note")]
     mine = _c.study_id == t.study.c.study_id
     value = sa.select(_c.value_json)

@@ -12,6 +12,7 @@ from rich.text import Text
 from textual import events, work
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, VerticalScroll
+from textual.geometry import Size
 from textual.timer import Timer
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
@@ -85,6 +86,7 @@ class NewStudyScreen(Frame):
         self._given: dict[str, str] = {}  # what stood in the form before anybody wrote
 
     def compose(self) -> ComposeResult:
+        self._fit(self.app.size, update=False)  # else every field is styled anew for each class, once it is there
         shown = self._given = form_values(self._values)
         yield Static(Text.assemble(("kdnas", "bold"), "  new study"), classes="head")
         with VerticalScroll(id="sheet", can_focus=False):
@@ -118,10 +120,12 @@ class NewStudyScreen(Frame):
             self.query_one(f"#{id_of('name')}").focus()
 
     def on_resize(self, event: events.Resize) -> None:
-        self.set_class(event.size.width >= 100, "wide")
-        self.set_class(event.size.height < TALL, "low")
+        self._fit(event.size)
         if self.is_mounted:
             self.show_plan()
+
+    def _fit(self, size: Size, update: bool = True) -> None:
+        self.update_classes({"wide": size.width >= 100, "low": size.height < TALL}, update=update)
 
     def on_unmount(self) -> None:
         self.give_up_asking()

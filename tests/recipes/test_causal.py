@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("causal")
     for family in FAMILIES:
         tiny_causal.folder(place / family, family)
-    tiny_causal.text_file(place / "text.txt")
+    tiny_causal.text_file(place / "text.txt", 16)
     return place
 
 

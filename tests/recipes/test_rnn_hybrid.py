@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from kdnas.data.labelled import Examples
 from kdnas.models import compression, word_vectors
 from kdnas.models.recurrent import CELLS, AdditiveAttention, RecurrentConfig, RecurrentForSequenceClassification
+from kdnas.recipes import rnn_hybrid
 from kdnas.recipes.rnn_hybrid import MODULE, RnnBench, RnnHybrid, space_of
 from kdnas.scores import model_latency
 from kdnas.search.begin import begin
@@ -50,6 +51,12 @@ CANDIDATE: Candidate = {
     "dropout": 0.1,
     "pruned": 0.5,
 }
+
+
+@pytest.fixture(autouse=True)
+def _short_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of each finished student is torch's profiler, which reads every operation of each pass."""
+    monkeypatch.setattr(rnn_hybrid, "PROFILED", 2)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from kdnas.data import labelled
 from kdnas.data.documents import same_text
 from kdnas.data.glue import OWN, TASKS, load
+from kdnas.recipes import rnn_hybrid
 from kdnas.scores import finetuned_tasks, score_folder
 from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.labels import label_scores
@@ -47,6 +48,12 @@ def quiet(words: str, share: float | None) -> None:
     return None
 
 
+@pytest.fixture(autouse=True)
+def _short_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of what a student takes here is torch's profiler, which reads every operation of each pass."""
+    monkeypatch.setattr(rnn_hybrid, "PROFILED", 2)
+
+
 def student_of(spec: StudySpec, config: dict[str, Any], folder: Path) -> Path:
     distil(given(spec, config), folder, Telling(quiet), device="cpu")
     return folder
@@ -59,7 +66,7 @@ def labelled_student(folder: Path, source: str, **data: Any) -> tuple[Path, set[
         teacher,
         Path(source),
         data={"source": source, **data},
-        recipe={"teacher_rate": 1e-2, "teacher_head_rate": 5e-2, "teacher_epochs": 8},
+        recipe={"teacher_rate": 1e-2, "teacher_head_rate": 5e-2, "teacher_epochs": 5},
         full={"epochs": 1, "patience": 1},
     )
     student = student_of(spec, RNN, folder / "student")

@@ -227,25 +227,25 @@ def test_an_evaluation_cut_off_goes_on_where_it_was(
     student: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_task(tmp_path / "data", "sst2")
-    run = scores.score_once
+    run, two = scores.score_once, replace(FAST, seeds=(0, 1))
     ran: list[tuple[Path, int]] = []
 
     def counted(folder: Path, task: Any, splits: Any, seed: int, *rest: Any) -> dict[str, float]:
-        if len(ran) == 4:
+        if len(ran) == 3:
             raise KeyboardInterrupt
         ran.append((folder, seed))
         return run(folder, task, splits, seed, *rest)
 
     monkeypatch.setattr(scores, "score_once", counted)
     with pytest.raises(KeyboardInterrupt):
-        scores.evaluate(student, teacher, chosen(["sst2"]), FAST, CPU, quiet, tmp_path / "data")
+        scores.evaluate(student, teacher, chosen(["sst2"]), two, CPU, quiet, tmp_path / "data")
     monkeypatch.setattr(scores, "score_once", lambda *given: (ran.append((given[0], given[3])), run(*given))[1])
-    found = scores.evaluate(student, teacher, chosen(["sst2"]), FAST, CPU, quiet, tmp_path / "data")
-    assert sorted(ran) == sorted((folder, seed) for folder in (student, teacher) for seed in (0, 1, 2))
+    found = scores.evaluate(student, teacher, chosen(["sst2"]), two, CPU, quiet, tmp_path / "data")
+    assert sorted(ran) == sorted((folder, seed) for folder in (student, teacher) for seed in two.seeds)
 
     monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(scores, "score_once", run)
-    again = scores.evaluate(student, teacher, chosen(["sst2"]), FAST, CPU, quiet, tmp_path / "data")
+    again = scores.evaluate(student, teacher, chosen(["sst2"]), two, CPU, quiet, tmp_path / "data")
     drop = ("seconds",)
     for who in ("student", "teacher"):
         first, second = (

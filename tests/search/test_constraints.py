@@ -85,16 +85,16 @@ def constrain(path: Path, trials: int | None = None, **bounds: float) -> None:
 @pytest.mark.parametrize("strategy", ALL, ids=lambda s: s["name"] + "-two" * ("two_objectives" in s))
 def test_no_strategy_proposes_what_is_too_large(tmp_path: Path, strategy: dict[str, Any]) -> None:
     """A tenth of the space is small enough: every trial is one of it, and there are as many as asked for."""
-    spec = fakes.spec(strategy=strategy, budget={"trials": 12, "epochs": 1}, constraints={"max_parameters": 500})
+    spec = fakes.spec(strategy=strategy, budget={"trials": 8, "epochs": 1}, constraints={"max_parameters": 500})
     begin(spec, tmp_path / "s.db")
     found = run(tmp_path / "s.db")
-    assert len(found) == 12 and len({str(row.candidate) for row in found}) == 12
+    assert len(found) == 8 and len({str(row.candidate) for row in found}) == 8
     assert all(parameters(row.candidate) <= 500 and row.state == "done" for row in found)
 
 
 @pytest.mark.parametrize("strategy", [ALL[0], ALL[4], ALL[7]], ids=lambda s: s["name"])
 def test_a_search_ends_when_all_that_are_small_enough_are_tried(tmp_path: Path, strategy: dict[str, Any]) -> None:
-    spec = fakes.spec(strategy=strategy, budget={"trials": 40, "epochs": 1}, constraints={"max_parameters": 256})
+    spec = fakes.spec(strategy=strategy, budget={"trials": 18, "epochs": 1}, constraints={"max_parameters": 256})
     begin(spec, tmp_path / "s.db")
     assert len(run(tmp_path / "s.db")) == 12
     ended = study(tmp_path / "s.db")
@@ -103,7 +103,7 @@ def test_a_search_ends_when_all_that_are_small_enough_are_tried(tmp_path: Path, 
     # With a looser one the same study goes on.
     begin(spec, tmp_path / "s.db", constraints=ConstraintsSpec(max_parameters=384))  # type: ignore[call-arg]
     more = run(tmp_path / "s.db")
-    assert 12 < len(more) <= 40 and max(parameters(row.candidate) for row in more) == 384
+    assert 12 < len(more) <= 18 and max(parameters(row.candidate) for row in more) == 384
 
 
 def test_a_space_in_which_nothing_is_small_enough_is_told_before_any_trial(tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_no_strategy_proposes_what_is_predicted_too_slow(
     monkeypatch.setattr("kdnas.search.worker.of_search", lambda spec, protocol: measure)
     spec = fakes.spec(
         strategy=strategy,
-        budget={"trials": 10, "epochs": 1},
+        budget={"trials": 7, "epochs": 1},
         latency={"by": "blocks"},
         constraints={"max_latency_ms": 1.0},
     )
     begin(spec, tmp_path / "s.db")
     found = run(tmp_path / "s.db")
-    assert len(found) == 10 and all(fakes.latency_ms(row.candidate) <= 1.0 for row in found)
+    assert len(found) == 7 and all(fakes.latency_ms(row.candidate) <= 1.0 for row in found)
     if strategy["name"] in ("random", "tpe"):
         assert len(set(measure.asked)) < 300  # not every candidate of the space was looked at
 
@@ -163,16 +163,16 @@ def test_strategies_see_the_constraints_of_now(tmp_path: Path, strategy: dict[st
     begin(spec, tmp_path / "changed.db")
     first = run(tmp_path / "changed.db")
     shutil.copy(tmp_path / "changed.db", tmp_path / "old.db")
-    constrain(tmp_path / "changed.db", 16, **bounds)
+    constrain(tmp_path / "changed.db", 12, **bounds)
     changed = run(tmp_path / "changed.db")
     with open_store(tmp_path / "whole.db", create=True) as store:
-        whole = fakes.spec(strategy=strategy, budget={"trials": 16, "epochs": 1}, constraints=bounds)
+        whole = fakes.spec(strategy=strategy, budget={"trials": 12, "epochs": 1}, constraints=bounds)
         create_study(store, whole, enqueue=[row.candidate for row in first])
     expected = run(tmp_path / "whole.db")
     if strategy["name"] != "lstm":  # whose first two episodes chose for themselves
         assert [row.candidate for row in changed] == [row.candidate for row in expected]
     # … and not as one that still has the old ones.
-    begin(spec, tmp_path / "old.db", trials=16)
+    begin(spec, tmp_path / "old.db", trials=12)
     assert [row.candidate for row in run(tmp_path / "old.db")] != [row.candidate for row in changed]
 
 
@@ -257,11 +257,11 @@ def test_after_ten_trials_it_is_told_that_none_keeps_the_constraints(tmp_path: P
 
 def test_a_search_that_is_taken_up_again_under_constraints_proposes_the_same(tmp_path: Path) -> None:
     bounds = {"max_parameters": 1500, "max_latency_ms": 1.5}
-    spec = fakes.spec(strategy=ALL[0], budget={"trials": 14, "epochs": 1}, constraints=bounds)
+    spec = fakes.spec(strategy=ALL[0], budget={"trials": 9, "epochs": 1}, constraints=bounds)
     begin(spec, tmp_path / "whole.db")
     whole = run(tmp_path / "whole.db")
-    for trials in (5, 9, 14):  # another process each time
-        begin(replaced(spec, 5), tmp_path / "parts.db", trials=trials)
+    for trials in (4, 6, 9):  # another process each time
+        begin(replaced(spec, 4), tmp_path / "parts.db", trials=trials)
         parts = run(tmp_path / "parts.db")
     assert [row.candidate for row in parts] == [row.candidate for row in whole]
 

@@ -36,7 +36,7 @@ def run(path: Path) -> list[TrialRow]:
         return queries.trial_rows(store, 1)
 
 
-def changed_after_eight(path: Path, spec: StudySpec, trials: int = 16) -> list[TrialRow]:
+def changed_after_eight(path: Path, spec: StudySpec, trials: int = 12) -> list[TrialRow]:
     begin(spec, path)
     run(path)
     with open_store(path) as store:
@@ -48,14 +48,14 @@ def changed_after_eight(path: Path, spec: StudySpec, trials: int = 16) -> list[T
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s["name"])
 def test_a_strategy_learns_from_rewards_at_mixed_rates(tmp_path: Path, strategy: dict[str, Any]) -> None:
     """It goes on as it would have, had the same candidates been rewarded by the new α and β from the beginning."""
-    spec = fakes.spec(strategy=strategy, reward=FIRST, budget={"trials": 8})
+    spec = fakes.spec(strategy=strategy, reward=FIRST, budget={"trials": 8, "epochs": 1})
     found = changed_after_eight(tmp_path / "changed.db", spec)
     with open_store(tmp_path / "whole.db", create=True) as store:
-        begun = fakes.spec(strategy=strategy, reward=THEN, budget={"trials": 16})
+        begun = fakes.spec(strategy=strategy, reward=THEN, budget={"trials": 12, "epochs": 1})
         create_study(store, begun, enqueue=[row.candidate for row in found[:8]])
     expected = run(tmp_path / "whole.db")
     if strategy["name"] == "lstm":  # its first two episodes chose for themselves; both learn from the same eight
-        assert len({str(row.candidate) for row in found}) == 16
+        assert len({str(row.candidate) for row in found}) == 12
     else:
         assert [row.candidate for row in found] == [row.candidate for row in expected]
     # … and not as it would with the rewards that were reported.
@@ -77,7 +77,7 @@ class Bare:
 def test_a_study_that_changed_nothing_goes_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]
 ) -> None:
-    spec = fakes.spec(strategy=strategy, budget={"trials": 10})
+    spec = fakes.spec(strategy=strategy, budget={"trials": 8, "epochs": 1})
     found = []
     for name in ("seen", "bare"):
         begin(spec, tmp_path / name)

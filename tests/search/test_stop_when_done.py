@@ -65,14 +65,14 @@ def test_nothing_is_said_of_a_few_trials_and_much_is_left_where_rewards_rise() -
 
 
 def test_the_front_names_the_points_that_are_new(tmp_path: Path) -> None:
-    ran(tmp_path / "kdnas.db", 30)
+    ran(tmp_path / "kdnas.db", 16)
     with open_reader(tmp_path / "kdnas.db") as store:
         row = queries.study_row(store, "fake")
         scored = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta)
-    gained, whole = front_gains(scored, 25), {s.number for s in scored if s.front}
+    gained, whole = front_gains(scored, 11), {s.number for s in scored if s.front}
     assert gained is not None and set(gained.numbers) == {n for n in whole if n >= 5} and gained.now >= gained.before
     assert str(gained).startswith("The front has gained #")
-    assert front_gains(scored, 30) is None
+    assert front_gains(scored, 16) is None
 
 
 def test_a_search_for_the_front_has_no_reward_to_stop_by() -> None:

@@ -104,7 +104,7 @@ def test_a_study_runs_to_its_end_and_tells_all(path: Path, look: Look) -> None:
 def test_two_runs_of_one_spec_are_the_same(tmp_path: Path) -> None:
     told = []
     for name in ("a", "b"):
-        work(tmp_path / name, fakes.spec(strategy={"name": "tpe", "startup": 3}, budget={"trials": 8}))
+        work(tmp_path / name, fakes.spec(strategy={"name": "tpe", "startup": 3}, budget={"trials": 6}))
         with open_store(tmp_path / name) as store:
             told.append([(r.candidate, r.loss, r.reward, r.seed) for r in queries.trial_rows(store, 1)])
     assert told[0] == told[1]
@@ -146,10 +146,10 @@ def test_latencies_are_told_for_one_time_of_the_teacher(path: Path, look: Look) 
 
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
 def test_pruned_trials_keep_their_figures_and_count(path: Path, look: Look, pruner: str) -> None:
-    work(path, fakes.spec(budget={"trials": 16, "epochs": 4, "pruner": pruner}))
+    work(path, fakes.spec(budget={"trials": 12, "epochs": 4, "pruner": pruner}))
     row, trials = look()
     pruned = [trial for trial in trials if trial.state == "pruned"]
-    assert row.done == 16
+    assert row.done == 12
     assert row.pruned == len(pruned) > 0
     assert all(trial.loss is not None and trial.epoch < 4 for trial in pruned)
     with open_store(path) as store:

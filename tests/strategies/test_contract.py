@@ -20,7 +20,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 def slots(strategy: str) -> int:
     """How many are filled: past each strategy's random start, and two episodes of the controller. GP is slow."""
-    return {"gp": 30, "gp-two": 14}.get(strategy, 28 if strategy in ("surrogate", "auto", "auto-two") else 40)
+    return 14 if strategy == "gp-two" else 28
 
 
 @functools.cache
@@ -72,12 +72,12 @@ def test_taken_up_by_a_new_process(tmp_path: Path) -> None:
     done = {}
     for strategy in ("tpe", "nsga2"):  # the file holds what the new process goes on from
         search = Search(spec(strategy))
-        done[strategy] = search.run(range(30), on_file(tmp_path / f"{strategy}.db"))
+        done[strategy] = search.run(range(20), on_file(tmp_path / f"{strategy}.db"))
     code = (
         "import sys, json, pathlib; from tests.strategies.loop import *\n"
         "for strategy, done in json.loads(sys.argv[2]).items():\n"
         "    place = on_file(pathlib.Path(sys.argv[1], strategy + '.db'))\n"
-        "    print(json.dumps(Search(spec(strategy), done=done).run(range(30, 40), place)))"
+        "    print(json.dumps(Search(spec(strategy), done=done).run(range(20, 28), place)))"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), json.dumps(done)],

@@ -81,18 +81,18 @@ class Study:
 
 @pytest.mark.parametrize("controller", ["ours", "paper"])
 def test_stopped_after_every_trial_and_taken_up_by_new_objects(tmp_path: Path, controller: str) -> None:
-    whole = Study(tmp_path / "whole.db", spec(controller=controller, samples=SAMPLES, pool=60))
+    whole = Study(tmp_path / "whole.db", spec(24, controller=controller, samples=SAMPLES, pool=60))
     with open_store(whole.path) as store:
-        whole.work(store, 60)
+        whole.work(store, 24)
         expected, states = whole.candidates(store), whole.states(store)
     halting = Study(tmp_path / "halting.db", whole.spec)
-    for _ in range(60):
+    for _ in range(24):
         with open_store(halting.path) as store:
             halting.work(store, 1)
     with open_store(halting.path) as store:
         assert halting.candidates(store) == expected
         assert halting.states(store) == states
-    assert len({candidate for _, candidate, _ in expected}) == 60
+    assert len({candidate for _, candidate, _ in expected}) == 24
 
 
 def test_an_episode_waits_for_the_one_before_it(path: Path) -> None:

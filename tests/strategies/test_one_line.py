@@ -82,9 +82,10 @@ for listing in ("strategies", "recipes"):
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the package, with a file and a line for each of the two."""
+    """A copy of the package, with a file and a line for each of the two. What is compiled is copied too, but for what
+    another process is just writing."""
     package = tmp_path / "kdnas"
-    shutil.copytree(Path(kdnas.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(kdnas.__file__).parent, package, ignore=shutil.ignore_patterns("*.pyc.*"))
     (package / "strategies" / "toy_last.py").write_text(LAST)
     (package / "recipes" / "toy_wide.py").write_text(WIDE)
     for table, opening, line in (("spec_strategies", "STRATEGIES: ", STRATEGY), ("spec_recipes", "RECIPES: ", RECIPE)):

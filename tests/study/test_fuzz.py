@@ -31,7 +31,7 @@ def fuzzed(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[[Any], None]]
         @pytest.mark.parametrize("how", ["quick", pytest.param("thorough", marks=pytest.mark.long)])
         def test(how: str) -> None:
             if how == "quick":
-                fuzzing.some(strategy, check, 400)
+                fuzzing.some(strategy, check, 150)
             else:
                 fuzzing.for_minutes(strategy, check)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ from tests.tui.filled import NOW
 
 GOLDENS = Path(__file__).parent / "goldens"
 SIZES = {"48x40": (48, 40), "80x24": (80, 24), "100x30": (100, 30), "120x36": (120, 36), "200x60": (200, 60)}
-PATIENCE_S = 120.0
+PATIENCE_S = 120.0  # of a machine that does much else; what is there ends the wait at once
 
 
 def app_on(url: str, now: float = NOW, **given: Any) -> KdnasApp:
@@ -40,7 +41,7 @@ async def until(pilot: Pilot[str], condition: Callable[[], Any], what: str) -> N
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, f"waited in vain until {what}\n{text_of(pilot.app)}"
-        await pilot.pause(0.01)
+        await asyncio.sleep(0.01)  # the pilot's own pause asks every widget whether it is idle
     await pilot.pause()
 
 

@@ -577,7 +577,14 @@ def pressed(key: Key) -> str:
 
 
 @pytest.mark.parametrize("size", ["48x40", "80x24", "120x36"])
-@pytest.mark.parametrize("name", [name for name in keys.KEYS if name != "everywhere"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.heavy) if name in ("studies", "study", "new") else name
+        for name in keys.KEYS
+        if name != "everywhere"
+    ],
+)
 async def test_every_key_does_what_it_says(
     name: str, size: str, three_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

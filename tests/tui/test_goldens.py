@@ -58,9 +58,10 @@ async def _compare(pilot: Pilot[str]) -> None:
 def _keys(*keys: str, study: str = "quickstart") -> Steps:
     async def steps(pilot: Pilot[str]) -> None:
         await opened(pilot, study)
-        for key in keys:
+        for key in keys[:1]:  # what opens something
             await pilot.press(key)
             await settled(pilot)
+        await pilot.press(*keys[1:])
 
     return steps
 
