@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record_table import order
+from benchmarks.record_table import REPEATED, order
 from kdnas.store import recording, tables
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, Dimension, SearchSpace
@@ -41,7 +41,8 @@ def recorded(folder: Path) -> None:
     spec = from_values({**values, "strategy": {"name": "random"}, "budget": {"trials": len(rows), "epochs": 1}})
     dimensions = [Dimension(d["name"], tuple(d["choices"]), d["ordered"]) for d in facts["space"]]
     space = SearchSpace(tuple(dimensions))
-    place = {space.key(candidate): place for place, (candidate, seed) in enumerate(order(space)) if seed == 0}
+    plan = order(space, REPEATED[TABLE.name.removesuffix(".csv.gz")])
+    place = {space.key(candidate): place for place, (candidate, seed) in enumerate(plan) if seed == 0}
     rows.sort(key=lambda row: place[space.key(_candidate(row, dimensions))])
     moment, trials = BEGAN, []
     for number, row in enumerate(rows):

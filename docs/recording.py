@@ -98,7 +98,8 @@ def _differing(y: int, before: list[Cell], after: list[Cell]) -> str:
         return ""
     said = f"\x1b[{y + 1};{unlike[0] + 1}H\x1b[0m"
     bold, reverse, ink, paper = False, False, "", ""
-    for letter, *look in after[unlike[0] : unlike[-1] + 1]:
+    for letter, *rest in after[unlike[0] : unlike[-1] + 1]:
+        look: list[Any] = rest
         codes = []
         if look[:2] != [bold, reverse] or (ink and not look[2]) or (paper and not look[3]):
             codes = ["0", *(["1"] if look[0] else []), *(["7"] if look[1] else [])]
