@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from abc import abstractmethod
+from itertools import zip_longest
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -82,13 +83,13 @@ def columns(parts: list[tuple[str, Pairs]], width: int) -> Text:
 
 
 def _block(title: str, pairs: Pairs, width: int) -> list[Text]:
-    label = min(26, max((len(name) for name, _ in pairs), default=0) + 2)
+    label = min(max(26, width // 2), max((len(name) for name, _ in pairs), default=0) + 2)
     lines = [Text(title, style="bold")]
     for name, value in pairs:
-        room = max(8, width - label - 2)
-        for i, shown in enumerate(textwrap.wrap(value, room) or ["–"]):
+        names, values = textwrap.wrap(name, label - 1), textwrap.wrap(value, max(8, width - label - 2)) or ["–"]
+        for called, shown in zip_longest(names, values, fillvalue=""):
             line = Text("  ")
-            line.append(("" if i else name)[: label - 1].ljust(label), style="dim")
+            line.append(called.ljust(label), style="dim")
             line.append(shown)
             lines.append(line)
     return lines

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from kdnas.study.rows import LogRow
 from kdnas.system.paths import presets
+from kdnas_tui.screens.page import _block
 from kdnas_tui.screens.panes import TABS
 from kdnas_tui.screens.spec_fields import first_comment
 from kdnas_tui.widgets.controller import Controller
@@ -98,3 +99,15 @@ def test_what_a_spec_says_of_itself_is_a_whole_sentence() -> None:
     for name, path in presets().items():
         said = first_comment(path)
         assert said.endswith("."), (name, said)
+
+
+@pytest.mark.parametrize("width", [42, 74, 94, 114, 194])
+def test_a_page_of_facts_has_every_name_and_value_whole(width: int) -> None:
+    long = "a_setting_whose_name_is_longer_than_any_place_on_a_page"
+    pairs = [("attention_probs_dropout_prob", "0.1"), (long, "word " * 40)]
+    block = [line.plain for line in _block("configuration", pairs, width)]
+    assert all(len(line.rstrip()) <= width for line in block)
+    where = block[1].index("0.1")
+    names, values = ("".join(line[part].strip() for line in block[1:]) for part in (slice(where), slice(where, None)))
+    assert names == f"attention_probs_dropout_prob{long}"
+    assert values.count("word") == 40
