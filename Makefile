@@ -4,8 +4,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that test side by side, each of up to 1.5 GiB; one more than two cores, since tests wait for other processes.
-JOBS ?= 3
+# Processes that test side by side, each of up to 1.5 GiB; twice as many as two cores, since tests wait for other processes.
+JOBS ?= 4
 
 .PHONY: run test test-long torture lint mutants clean
 

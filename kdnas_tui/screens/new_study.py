@@ -323,6 +323,8 @@ class NewStudyScreen(Frame):
         if self.plan is not None:
             for title, lines in plan_words(self.plan):
                 part(title, *lines)
+        if more := self._field("more").value.strip():  # longer than its field, as a rule
+            part("more", more)
         return text
 
     # ------------------------------------------------------------------ events
