@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import PendingRollbackError
+
 from kdnas.system.errors import UsageError, first_line
 
 
@@ -16,26 +18,33 @@ class StoreError(UsageError):
 def explain(error: BaseException, place: str) -> StoreError:
     """What a database said, as one line with the hint. `place` is the store's address without a password."""
     said: list[str] = []
+    lost = False
+    first = error
     seen: BaseException | None = error
     while seen is not None:
-        original = getattr(seen, "orig", None)  # SQLAlchemy's own text holds the statement and its values
-        said.append(str(original or seen))
+        first = getattr(seen, "orig", None) or seen  # SQLAlchemy's own text holds the statement and its values
+        said.append(str(first))
+        lost |= getattr(seen, "connection_invalidated", False) or isinstance(seen, PendingRollbackError)
         seen = seen.__cause__
     text = " ".join(said)
     for words, problem, hint in _COMPLAINTS:
         if any(word in text for word in words):
             return StoreError(problem.format(place=place), hint.format(place=place), passes=problem in _PASSING)
-    reason = first_line(getattr(error, "orig", None) or error)
+    if lost:  # whatever the driver called it
+        return StoreError(_SILENT.format(place=place), _REACH, passes=True)
+    reason = first_line(first)  # Optuna's own words are the same for all that can go wrong
     return StoreError(f"The store {place} cannot be used: {reason}.", "See that it can be reached and is whole.")
 
 
 _LOCKED = "The store {place} is locked by another program."
 _SILENT = "The store {place} does not answer."
+_REACH = "See that the server runs and that host and port are right."
 _FULL_HOUSE = "The server of the store {place} has no connection left."
 _AWAY = (
     *("Connection refused", "could not connect", "failed to resolve", "connection failed", "connection timeout"),
     *("closed the connection", "terminating connection", "connection is closed", "connection is lost"),
     *("is starting up", "is shutting down", "in recovery mode", "could not receive data", "consuming input failed"),
+    *("could not send data", "sending query", "sending prepared query"),
     *("deadlock detected", "could not serialize"),
 )
 _PASSING = frozenset({_LOCKED, _SILENT, _FULL_HOUSE})
@@ -94,6 +103,6 @@ _COMPLAINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         _AWAY,
         _SILENT,
-        "See that the server runs and that host and port are right.",
+        _REACH,
     ),
 )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy.exc import DataError, DBAPIError, PendingRollbackError
 
 from kdnas.search import heartbeat
 from kdnas.search.begin import begin
@@ -165,3 +167,22 @@ def test_a_commit_whose_answer_got_lost_is_done_twice(
 )
 def test_what_passes_and_what_does_not(said: str, passes: bool) -> None:
     assert explain(RuntimeError(said), "here").passes == passes
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_a_connection_that_was_lost_passes_whatever_the_driver_and_optuna_call_it() -> None:
+    lost = DBAPIError("COMMIT", None, RuntimeError("odd words of a driver"), connection_invalidated=True)
+    rolled_back = PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+    for cause in (lost, rolled_back):
+        found = explain(raised_from(StorageInternalError("An exception is raised during the commit."), cause), "here")
+        assert found.passes and found.problem == "The store here does not answer."
+
+
+def test_of_what_does_not_pass_the_first_cause_is_told() -> None:
+    cause = DataError("INSERT", None, RuntimeError("value out of range\nLINE 1: secret"))
+    found = explain(raised_from(StorageInternalError("An exception is raised during the commit."), cause), "here")
+    assert not found.passes and found.problem == "The store here cannot be used: value out of range."
