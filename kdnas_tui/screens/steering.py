@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdnas.study.constraints import PART, limits_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
-from kdnas.study.spec import from_store, from_values
-from kdnas.study.spec_constraints import ConstraintsSpec
-from kdnas.study.spec_flags import assigned
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import keys
 from kdnas_tui.desk import Desk
 from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.frame import Frame, writes
-from kdnas_tui.screens.spec_fields import bounds_text, split_settings
 from kdnas_tui.watched import Watched
+
+if TYPE_CHECKING:
+    from kdnas.study.spec_constraints import ConstraintsSpec
+
+# A spec is read only once something is typed: its models take six MiB, which whoever only looks on does without.
 
 
 def change(
@@ -80,6 +81,10 @@ def copy_as(screen: Frame, watched: Watched) -> None:
 def constraints(value: str, row: StudyRow) -> ConstraintsSpec:
     """The constraints that were typed, `max_latency_ms=5 max_loss=0.2` or nothing. Raises UsageError where the study
     cannot take them."""
+    from kdnas.study.spec import from_store, from_values
+    from kdnas.study.spec_flags import assigned
+    from kdnas_tui.screens.spec_fields import split_settings
+
     begun = from_store(row.spec).model_dump(mode="json")
     fields = (assigned(words) for words in split_settings(value))
     return from_values({**begun, PART: dict(fields)}).constraints
@@ -87,6 +92,8 @@ def constraints(value: str, row: StudyRow) -> ConstraintsSpec:
 
 def budget(value: str, ended: int) -> int:
     """The number of trials that was typed. Raises BadOptionError where a study with `ended` trials cannot take it."""
+    from kdnas.study.spec import from_values
+
     try:
         trials = from_values({"budget": {"trials": value}}).budget.trials
     except BadOptionError as error:
@@ -249,6 +256,8 @@ class Steering(Frame):
         if row is None or self.still_reading():
             return
         from kdnas.store import changes
+        from kdnas.study.spec import from_store
+        from kdnas_tui.screens.spec_fields import bounds_text
 
         def answered(value: str | None) -> None:
             if value is None:
