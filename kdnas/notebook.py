@@ -143,7 +143,7 @@ def load_student(folder: str | Path, device: str = "auto") -> tuple[Any, Any]:
 
 
 def _flat(scored: Scored) -> dict[str, Any]:
-    row = scored.row
+    row = scored.told
     feasible = None if scored.miss is None else not scored.infeasible
     standing = (row.number, str(row.state), scored.rank, scored.reward, scored.tie, scored.front, feasible)
     return {

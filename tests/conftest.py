@@ -163,3 +163,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         terminal.write_line(f"\nMust not be skipped here: {name}: {reason}", red=True)
     if wanted and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without studies: copied, since making Optuna's tables takes most of a second."""
+    from kdnas.store.database import open_store
+    from kdnas.store.optuna_storage import optuna_storage
+
+    path = tmp_path_factory.mktemp("empty") / "kdnas.db"
+    with open_store(path, create=True) as opened:
+        optuna_storage(opened).engine.dispose()
+    return path

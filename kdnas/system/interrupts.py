@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,13 +17,13 @@ class _Interrupts:
     """Raises KeyboardInterrupt once, and again where Python dropped it: what is raised inside a finalizer, or inside a
     callback of a weak reference or of the garbage collector, only reaches `sys.unraisablehook`."""
 
-    def __init__(self, quiet: threading.Event) -> None:
+    def __init__(self, quiet: threading.Event, elsewhere: Callable[[Any], object]) -> None:
         self._quiet = quiet
         self._raised: KeyboardInterrupt | None = None
         self._lock = threading.Lock()
         self._over = False
         self._number = signal.SIGTERM
-        self._before = sys.unraisablehook
+        self.elsewhere = elsewhere  # where everything else goes that Python dropped
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if not self._quiet.is_set() and self._raised is None:
@@ -34,7 +34,7 @@ class _Interrupts:
     def dropped(self, what: Any) -> None:
         """In place of `sys.unraisablehook`."""
         if what.exc_value is None or what.exc_value is not self._raised:
-            self._before(what)
+            self.elsewhere(what)
             return
         self._raised = None
         timer = threading.Timer(AGAIN_S, self._send)
@@ -65,8 +65,8 @@ def interruptible(*, hangup: bool = True) -> Iterator[threading.Event]:
     wanted = [signal.SIGTERM, signal.SIGINT]
     if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         wanted.append(signal.SIGHUP)
-    interrupts = _Interrupts(quiet)
-    hook, sys.unraisablehook = sys.unraisablehook, interrupts.dropped
+    interrupts = _Interrupts(quiet, sys.unraisablehook)
+    sys.unraisablehook = interrupts.dropped
     before = {number: signal.signal(number, interrupts.handle) for number in wanted}
     try:
         yield quiet
@@ -74,4 +74,4 @@ def interruptible(*, hangup: bool = True) -> Iterator[threading.Event]:
         interrupts.end()
         for number, handler in before.items():
             signal.signal(number, handler)
-        sys.unraisablehook = hook
+        sys.unraisablehook = interrupts.elsewhere

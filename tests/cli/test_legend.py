@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdnas import notebook
 from kdnas.cli.tables import legend
 from kdnas.store.database import open_store
 from kdnas.study.ranking import Scored
@@ -31,3 +32,14 @@ def test_a_sign_that_does_not_stand_there_is_not_explained() -> None:
     said = legend([scored(front=True), scored(tie=True, flag="contended: 20%", reference_ms=41.53)])
     for part in ("* on the front", "~ ties with", "! a doubtful latency", "for a teacher of 41.5 ms"):
         assert part in said
+
+
+def test_the_milliseconds_of_tables_filters_scripts_and_notebooks_are_the_same(place: Place, quick: Quick) -> None:
+    """The last trial met a busy machine: it and its teacher took twice as long."""
+    busy = made_row(1, loss=0.1, latency_ms=8.0, teacher_latency_ms=60.0)
+    with open_store(str(place.store), create=True) as store:
+        filled.study(store, "minilm", rows=[made_row(0, latency_ms=5.0, teacher_latency_ms=30.0), busy])
+    told = quick("show", "minilm", "--filter", "latency<4.5", "--json").data["trials"]
+    assert [(t["number"], t["latency_told_ms"], t["latency_ms"]) for t in told] == [(1, 4.0, 8.0)]
+    rows = notebook.open_study("minilm", place.store).trials("latency<4.5")
+    assert [(row["trial"], row["latency_ms"]) for row in rows] == [(1, 4.0)]

@@ -14,20 +14,11 @@ from kdnas.search.heartbeat import LOOK_S, WRITE_S
 from kdnas.search.worker import Worker, run_worker
 from kdnas.store import changes
 from kdnas.store.database import Store, open_store
-from kdnas.store.optuna_storage import Patient, optuna_storage
+from kdnas.store.optuna_storage import Patient
 from kdnas.study.states import Wanted
 from kdnas.system import liveness
 from tests import fakes
 from tests.search.asked import LOOKS, Asked, Looks, long_study, looked, waited
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without studies: copied, since making Optuna's tables takes most of a second."""
-    path = tmp_path_factory.mktemp("empty") / "kdnas.db"
-    with open_store(path, create=True) as opened:
-        optuna_storage(opened).engine.dispose()
-    return path
 
 
 @pytest.fixture
