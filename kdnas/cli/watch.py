@@ -20,7 +20,7 @@ from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import REWARDED
-from kdnas.system import time_left
+from kdnas.system import interrupts, time_left
 from kdnas.system.text import clean
 
 LOOK_S = 0.5  # between two looks at the store
@@ -60,6 +60,7 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
             line.update(row, doing)
             if over:
                 return row
+            interrupts.check()
             _wait(processes)
 
 

@@ -17,9 +17,8 @@ from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.patience import Patience
 from kdnas.study.states import WorkerState
-from kdnas.system import liveness
+from kdnas.system import interrupts, liveness
 from kdnas.system.errors import KdnasError
-from kdnas.system.interrupts import interruptible
 from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
@@ -132,7 +131,7 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
     Signals that end a process raise KeyboardInterrupt inside, once. What fails inside is written to the row and raised
     as KdnasError; Leave and KeyboardInterrupt pass through and count as a proper end.
     """
-    with interruptible() as quiet:
+    with interrupts.interruptible() as quiet:
         hold = liveness.Hold()
         worker_id = studies.enter(store, study_id, lock=str(hold.path), device=None, task=task)
         steering = Steering(store, study_id, worker_id)
@@ -146,9 +145,11 @@ def at_work(store: Store, study_id: int, task: str) -> Iterator[Steering]:
         except Leave:
             raise
         except KdnasError as problem:
+            interrupts.check()
             error, at_fault = str(problem), not isinstance(problem, StoreError)
             raise
         except Exception as fault:
+            interrupts.check()
             error = f"A fault of kdnas: {type(fault).__name__}: {fault}"
             with contextlib.suppress(KdnasError):
                 steering.log("error", traceback.format_exc())

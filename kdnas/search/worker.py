@@ -60,7 +60,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted, WorkerState
-from kdnas.system import process
+from kdnas.system import interrupts, process
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once, Progress
@@ -96,6 +96,7 @@ class Worker:
         said = Once()
 
         def on_progress(words: str, share: float | None) -> None:
+            interrupts.check()
             if self.steering.wanted in (Wanted.STOP, Wanted.ABANDON):
                 raise Leave
             self.steering.doing = str(words) if share is None else f"{words} {share:.0%}"
@@ -196,6 +197,7 @@ class Worker:
     def wait_while_paused(self) -> bool:
         """Returns when the study is to run: True; or to stop: False. Raises Leave where it is to be abandoned."""
         while True:
+            interrupts.check()
             wanted = self.steering.look()
             if wanted == Wanted.ABANDON:
                 raise Leave
@@ -349,6 +351,7 @@ class Worker:
             self.rescored.use(found.final, found.by_epoch)
 
     def leave_if_asked(self) -> None:
+        interrupts.check()
         self.steering.leave_what_is_gone()
         if self.steering.wanted == Wanted.ABANDON:
             raise Leave
@@ -400,6 +403,7 @@ class Worker:
             self.log("warning", warning)
 
     def fail(self, slot: int, number: int, error: str) -> None:
+        interrupts.check()
         slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")

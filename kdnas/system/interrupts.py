@@ -1,4 +1,8 @@
-"""Signals that end a process, as one KeyboardInterrupt in its main thread that is not lost."""
+"""Signals that end a process, as one KeyboardInterrupt in its main thread that is not lost.
+
+It may be: in a finalizer Python only prints what is raised, and libraries in C clear it or say something else. So
+whatever takes long calls `check` between its steps, and so does whoever is about to blame an error on something else.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +50,23 @@ class _Interrupts:
             if not self._over:
                 signal.pthread_kill(threading.main_thread().ident or 0, self._number)
 
+    def check(self) -> None:
+        if self._raised is not None and not self._quiet.is_set():
+            raise KeyboardInterrupt
+
     def end(self) -> None:
         with self._lock:
             self._over = True
+
+
+_active: list[_Interrupts] = []
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt again where a signal's was raised inside `interruptible`, and yet the work goes on."""
+    if threading.current_thread() is threading.main_thread():
+        for interrupts in _active:
+            interrupts.check()
 
 
 @contextlib.contextmanager
@@ -68,9 +86,11 @@ def interruptible(*, hangup: bool = True) -> Iterator[threading.Event]:
     interrupts = _Interrupts(quiet, sys.unraisablehook)
     sys.unraisablehook = interrupts.dropped
     before = {number: signal.signal(number, interrupts.handle) for number in wanted}
+    _active.append(interrupts)
     try:
         yield quiet
     finally:
+        _active.remove(interrupts)
         interrupts.end()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas.system import seeds
+from kdnas.system import interrupts, seeds
 from kdnas.system.errors import UsageError
 from kdnas.training.contract import Bench, Epoch, OnStep, Student, Training
 from kdnas.training.optimiser import Group, Optimiser
@@ -50,6 +50,7 @@ def steps(
             if device.type == "cuda" and "cuda" in draws:
                 torch.cuda.set_rng_state(draws["cuda"].cpu(), device)
         for place, batch in enumerate(batches, begun):
+            interrupts.check()
             step = done * count + place
             optimiser.schedule(step, epochs * count)
             learn(batch, step)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +102,39 @@ def test_a_study_runs_to_its_end_and_tells_all(path: Path, look: Look) -> None:
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
     assert [t.value for t in study.trials] == [trial.reward for trial in trials]
     assert study.trials[0].user_attrs["latency_ms"] == trials[0].latency_ms
+
+
+def interrupted() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0)  # the handler runs here
+
+
+def swallowed() -> None:
+    with contextlib.suppress(BaseException):
+        interrupted()
+
+
+def renamed() -> None:
+    try:
+        interrupted()
+    except KeyboardInterrupt:
+        raise RuntimeError("returned a result with an exception set") from None
+
+
+@pytest.mark.parametrize("trouble", [interrupted, swallowed, renamed])
+def test_an_interrupt_frees_the_trial_whatever_a_library_made_of_it(
+    path: Path, look: Look, trouble: Callable[[], None]
+) -> None:
+    def second(candidate: Candidate) -> None:
+        with open_store(path) as store:
+            if queries.study_of(store, 1).done == 1:
+                trouble()
+
+    assert work(path, fakes.spec(budget={"trials": 4}), troubled(second)) == 130
+    row, trials = look()
+    assert (row.status, row.done, row.failed) == (Status.STOPPED, 1, 0)
+    assert [trial.state for trial in trials] == ["done", "lost"]
+    assert lines(path, "error") == []
 
 
 def test_two_runs_of_one_spec_are_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kdnas.system.interrupts import interruptible
+from kdnas.system.interrupts import check, interruptible
 
 
 class Thing:
@@ -61,6 +62,25 @@ def test_an_interrupt_arrives_wherever_the_signal_did(where: Callable[[], None])
     with pytest.raises(KeyboardInterrupt), interruptible():
         where()
         wait()
+
+
+def swallowed() -> None:
+    with contextlib.suppress(BaseException):
+        hit()
+
+
+def test_what_a_library_swallowed_is_raised_at_the_next_step() -> None:
+    check()
+    with interruptible() as quiet:
+        check()
+        swallowed()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            check()
+        quiet.set()
+        check()
+    check()
 
 
 def test_it_comes_once_and_not_while_things_are_cleared_up() -> None:
