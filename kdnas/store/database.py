@@ -28,7 +28,7 @@ from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
-from kdnas.system import locks
+from kdnas.system import interrupts, locks
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import private_folder, state_folder
 
@@ -82,8 +82,9 @@ class Store:
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
-        """One consistent look at the store."""
-        with self.explained(), self.engine.connect() as connection:
+        """One consistent look at the store. An interrupt waits for its end, here and in `begin`: between two lines of
+        SQLAlchemy it may leave a transaction open, and its locks held."""
+        with self.explained(), interrupts.deferred(), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -91,7 +92,7 @@ class Store:
         """One writing transaction; on SQLite it takes the write lock at once, so that what it reads stays true."""
         if self.read_only:
             raise UsageError(f"The store {self.place} was opened for reading only.", "Open it for writing.")
-        with self.explained(), self.engine.connect() as connection:
+        with self.explained(), interrupts.deferred(), self.engine.connect() as connection:
             connection.execution_options(kdnas_immediate=True)
             with connection.begin():
                 yield connection

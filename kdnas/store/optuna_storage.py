@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
 from kdnas.store.patience import patient, persist
 from kdnas.study.spec import StudySpec
+from kdnas.system import interrupts
 
 CONSTRAINT = "constraints:"  # what Optuna puts before a constraint's name, among a trial's system attributes
 
@@ -145,8 +146,8 @@ def describe(study: optuna.Study, spec: StudySpec, alpha: float, beta: float) ->
 
 
 class Patient:
-    """An Optuna storage whose every call, each one transaction, is tried until the store is back; what it complains
-    of becomes a StoreError."""
+    """An Optuna storage whose every call, each one transaction, is tried until the store is back and is not interrupted
+    in its midst; what it complains of becomes a StoreError."""
 
     def __init__(self, store: Store, storage: BaseStorage) -> None:
         self._store = store
@@ -159,7 +160,7 @@ class Patient:
 
         def call(*given: Any, **named: Any) -> Any:
             def once() -> Any:
-                with explained(self._store):
+                with explained(self._store), interrupts.deferred():
                     return found(*given, **named)
 
             return persist(self._store, once)

@@ -2,6 +2,7 @@
 
 It may be: in a finalizer Python only prints what is raised, and libraries in C clear it or say something else. So
 whatever takes long calls `check` between its steps, and so does whoever is about to blame an error on something else.
+What must not be left in its midst, such as a transaction whose locks nobody would free, is `deferred`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 AGAIN_S = 0.05  # how soon an interrupt that was lost is raised again
+DEFERRED_S = 2.0  # a signal that comes so long after the first one waits for nothing
 
 
 class _Interrupts:
@@ -24,16 +27,30 @@ class _Interrupts:
     def __init__(self, quiet: threading.Event, elsewhere: Callable[[Any], object]) -> None:
         self._quiet = quiet
         self._raised: KeyboardInterrupt | None = None
+        self._waits_since: float | None = None
         self._lock = threading.Lock()
         self._over = False
         self._number = signal.SIGTERM
         self.elsewhere = elsewhere  # where everything else goes that Python dropped
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if not self._quiet.is_set() and self._raised is None:
-            self._number = signal.Signals(number)
-            self._raised = KeyboardInterrupt()
-            raise self._raised
+        if self._quiet.is_set() or self._raised is not None:
+            return
+        self._number = signal.Signals(number)
+        now = time.monotonic()
+        if _deferring and (self._waits_since is None or now - self._waits_since < DEFERRED_S):
+            self._waits_since = self._waits_since or now
+        else:
+            self._raise()
+
+    def arrive(self) -> None:
+        """Raises what waited."""
+        if self._waits_since is not None and self._raised is None and not self._quiet.is_set():
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        self._raised = KeyboardInterrupt()
+        raise self._raised
 
     def dropped(self, what: Any) -> None:
         """In place of `sys.unraisablehook`."""
@@ -60,6 +77,7 @@ class _Interrupts:
 
 
 _active: list[_Interrupts] = []
+_deferring = 0  # how many `deferred` the main thread is in
 
 
 def check() -> None:
@@ -67,6 +85,23 @@ def check() -> None:
     if threading.current_thread() is threading.main_thread():
         for interrupts in _active:
             interrupts.check()
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A signal's KeyboardInterrupt waits until what runs inside is over; that of a signal DEFERRED_S later does not."""
+    global _deferring
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _deferring += 1
+    try:
+        yield
+    finally:
+        _deferring -= 1
+        if not _deferring:
+            for interrupts in _active:
+                interrupts.arrive()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from kdnas.system.interrupts import check, interruptible
+from kdnas.system import interrupts
+from kdnas.system.interrupts import check, deferred, interruptible
 
 
 class Thing:
@@ -81,6 +82,39 @@ def test_what_a_library_swallowed_is_raised_at_the_next_step() -> None:
         quiet.set()
         check()
     check()
+
+
+def test_it_waits_for_the_end_of_what_is_not_to_be_left_in_its_midst() -> None:
+    whole = []
+    with interruptible(), pytest.raises(KeyboardInterrupt), deferred():
+        with deferred():
+            hit()
+            whole.append("inner")
+        check()
+        whole.append("outer")
+    assert whole == ["inner", "outer"]
+    with deferred():  # nothing of it is left
+        pass
+
+
+def test_it_comes_in_place_of_the_error_that_ends_what_it_waited_for() -> None:
+    with interruptible(), pytest.raises(KeyboardInterrupt), deferred():
+        hit()
+        raise ValueError("the store is gone")
+
+
+def test_a_later_signal_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "DEFERRED_S", 0.0)
+    with interruptible(), deferred():
+        hit()
+        with pytest.raises(KeyboardInterrupt):
+            hit()
+
+
+def test_what_waited_is_forgotten_where_things_are_cleared_up() -> None:
+    with interruptible() as quiet, deferred():
+        hit()
+        quiet.set()
 
 
 def test_it_comes_once_and_not_while_things_are_cleared_up() -> None:
