@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from kdnas.models.kept_results import KeptResults
 
 TOKENS = 16_384  # most tokens that anything is solved on
 BATCH = 32
+BLOCK = 64  # steps of a decomposition after which its matrices are brought up to date
 RIDGE = 1e-3  # of the mean variance, towards nothing: a direction that hardly varies is not trusted
 
 
@@ -130,7 +132,9 @@ def moments(
     for part in ("hidden", "context", "read"):
         found[part] = torch.stack([sums[part, layer].covariance() for layer in layers]).float()
         found[f"mean_{part}"] = torch.stack([sums[part, layer].mean() for layer in layers]).float()
-    order = [explaining(sums["inner", layer].covariance(), outgoing[layer].detach().cpu()) for layer in layers]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        inner = [sums["inner", layer].covariance() for layer in layers]
+        order = list(threads.map(explaining, inner, [weight.detach().cpu() for weight in outgoing]))
     return Moments(**found, order=torch.stack(order))
 
 
@@ -138,32 +142,39 @@ def explaining(covariance: Tensor, outgoing: Tensor) -> Tensor:
     """The order [n] in which inputs x explain most of `outgoing @ x` beside those before them.
 
     `covariance` [n, n] of x, `outgoing` [outputs, n]. A pivoted Cholesky decomposition; each step takes the input whose
-    part that the earlier ones do not give tells most of the outputs' variance that they do not give either.
+    part that the earlier ones do not give tells most of the outputs' variance that they do not give either. What a step
+    leaves is subtracted from the rest a block of steps at a time, since it is reading the matrices that takes the time.
     """
-    c = covariance.float()
-    told = c @ outgoing.float().t()  # [n, outputs]: covariance with the outputs, less what is explained
-    left = c.diagonal().clone()
+    remaining = covariance.float()  # [rows, rows]: what of the covariance the inputs taken before the block leave
+    told = remaining @ outgoing.float().t()  # [rows, outputs]: the same of the covariance with the outputs
+    left = remaining.diagonal().clone()
     floor = 1e-5 * float(left.mean())
-    factors = torch.zeros_like(c)
-    names = torch.arange(len(c))  # the inputs that the rows of `told`, `left` and `factors` belong to
+    names = torch.arange(len(left))  # the inputs that the rows belong to
     order: list[int] = []
-    taken: list[int] = []  # rows whose inputs have been taken
-    for step in range(len(c)):
-        if len(taken) > len(names) // 8:  # dropped some at a time: each step goes over all rows that are there
-            stay = torch.ones(len(names), dtype=torch.bool)
-            stay[taken] = False
-            names, told, left, factors, taken = names[stay], told[stay], left[stay], factors[stay], []
-        gain = told.square().sum(1) / left.clamp_min(floor)
-        gain[taken] = -1.0
-        row = int(gain.argmax())
-        pick = int(names[row])
-        taken.append(row)
-        order.append(pick)
-        root = left[row].clamp_min(floor).sqrt()
-        column = (c[pick].index_select(0, names) - factors[:, :step] @ factors[row, :step]) / root
-        factors[:, step] = column
-        told.addr_(column, told[row] / root, alpha=-1.0)
-        left -= column.square()
+    while len(names):
+        steps = min(BLOCK, len(names))
+        factors, shares = torch.zeros(steps, len(names)), torch.zeros(steps, told.shape[1])  # not in the above yet
+        norms = told.square().sum(1)
+        taken: list[int] = []
+        for step in range(steps):
+            gain = norms / left.clamp_min(floor)
+            gain[taken] = -1.0
+            row = int(gain.argmax())
+            taken.append(row)
+            before = factors[:step, row]
+            root = left[row].clamp_min(floor).sqrt()
+            column = (remaining[row] - before @ factors[:step]) / root
+            share = (told[row] - before @ shares[:step]) / root
+            along = told @ share - (shares[:step] @ share) @ factors[:step]
+            norms += column * (column * share.square().sum() - 2 * along)
+            left -= column.square()
+            factors[step], shares[step] = column, share
+        order += names[taken].tolist()
+        stay = torch.ones(len(names), dtype=torch.bool)
+        stay[taken] = False
+        factors, names, left = factors[:, stay], names[stay], left[stay]
+        told = told[stay].addmm_(factors.t(), shares, alpha=-1.0)
+        remaining = remaining[stay][:, stay].addmm_(factors.t(), factors, alpha=-1.0)
     return torch.tensor(order)
 
 
