@@ -37,7 +37,7 @@ class AboutScreen(Page):
                 "now",
                 [
                     ("status", str(study.status)),
-                    ("trials", f"{study.done} of {study.trials}"),
+                    ("trials", study.counted_words.removesuffix(" trials").removesuffix(" trial")),
                     ("reward", f"α {words.signed(study.alpha)}, β {study.beta:g}"),
                     ("teacher's latency", f"{words.milliseconds(study.teacher_latency_ms)} ms"),
                     ("space", space),

@@ -113,7 +113,7 @@ def idle_keys(row: StudyRow | None, marked: int) -> frozenset[str]:
         return frozenset(idle)
     if not row.workers:
         idle |= {"pause", "stop", "worker"}
-    if row.status is Status.RUNNING or (row.done >= row.trials and not row.workers):
+    if row.status is Status.RUNNING or (row.spent and not row.workers):
         idle.add("resume")
     if row.status is not Status.RUNNING:
         idle.add("pause")  # r goes on
@@ -187,7 +187,7 @@ class Steering(Frame):
             return
         if row.status is Status.RUNNING:
             self.notify(f"{row.name} is running.", timeout=3, markup=False)
-        elif row.done >= row.trials:
+        elif row.spent:
             self.desk.fault(
                 UsageError(
                     f"{row.name} has finished its {row.trials} trials.", worded("Press <study.budget> for more.")
