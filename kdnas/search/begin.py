@@ -11,10 +11,9 @@ from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_differences import differences
-from kdnas.study.spec_end import moment_of, resolved
+from kdnas.study.spec_end import moment_of, require_use, resolved
 from kdnas.study.states import Wanted
 from kdnas.study.time_budget import EVENT, require_time
-from kdnas.system.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,7 @@ def _until(store: Store, row: StudyRow, spec: StudySpec, trials: int | None, ane
         if trials is not None or row.status is not Status.FINISHED:
             require_time(row.name, row.end, now)
         return None
-    if row.space_size is not None and row.done >= row.space_size:
-        raise UsageError(
-            f"Every candidate of {row.name} has been evaluated; more time brings nothing.",
-            f"See it with: kdnas show {row.name}",
-        )
+    require_use(row)
     return moment_of(spec.budget, now)
 
 

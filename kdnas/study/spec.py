@@ -171,7 +171,7 @@ class BudgetSpec(Part):
                 moments.require_form(value)
             except UsageError as error:
                 hint = error.hint[:1].lower() + error.hint[1:].rstrip(".")
-                raise ValueError(f"{error.problem.rstrip('.')}; {hint}") from None
+                raise ValueError(f"it {error.problem.removeprefix(f'{value!r} ').rstrip('.')}; {hint}") from None
         return value
 
     @model_validator(mode="after")

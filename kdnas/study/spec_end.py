@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdnas.study.rows import StudyRow
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.system import moments
 from kdnas.system.errors import BadOptionError, UsageError
@@ -32,3 +33,12 @@ def resolved(spec: StudySpec, now: float) -> StudySpec:
 def without_time(spec: StudySpec) -> StudySpec:
     """The spec without an end."""
     return spec.model_copy(update={"budget": spec.budget.model_copy(update={"hours": None, "until": None})})
+
+
+def require_use(row: StudyRow) -> None:
+    """Raises UsageError where nothing is left that a study could use more time for."""
+    if row.space_size is not None and row.done >= row.space_size:
+        raise UsageError(
+            f"Every candidate of {row.name} has been evaluated; more time brings nothing.",
+            f"See it with: kdnas show {row.name}",
+        )

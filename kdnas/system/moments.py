@@ -37,8 +37,7 @@ def moment(text: str, now: float) -> float:
         if found - now > LONGEST_S:
             raise UsageError(f"{text} is more than a year away.", "Give a nearer date.")
         return found
-    own = None if zone is None else zone
-    today = datetime.datetime.fromtimestamp(now, own).date()
+    today = datetime.datetime.fromtimestamp(now, zone).date()
     for days in (0, 1):
         day = today + datetime.timedelta(days=days)
         found = _seconds(datetime.datetime.combine(day, time), zone, text, now)
@@ -112,6 +111,11 @@ def clock_words(seconds: float, now: float) -> str:
     then, today = datetime.datetime.fromtimestamp(seconds), datetime.datetime.fromtimestamp(now).date()
     days = (then.date() - today).days
     return f"{then:%H:%M}" if days == 0 else f"{then:%H:%M} tomorrow" if days == 1 else f"{then:%Y-%m-%d %H:%M}"
+
+
+def minute_text(seconds: float) -> str:
+    """By the machine's clock, as `moment` reads it: `2027-03-01 07:30`."""
+    return f"{datetime.datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
 def full_words(seconds: float) -> str:

@@ -16,7 +16,7 @@ import torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search.begin import begin
 from kdnas.search.worker import Prepare, Worker, run_worker
-from kdnas.store import changes, ends, queries, slots, studies, study_figures
+from kdnas.store import ends, queries, slots, studies, study_figures
 from kdnas.store.database import open_store
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.space import Candidate
@@ -232,7 +232,7 @@ def test_a_finished_study_of_trials_goes_on_for_its_hours(path: Path, clock: Clo
 def test_a_study_whose_time_is_over_is_not_begun_again(path: Path, clock: Clock) -> None:
     begin(spec(hours=0.1), path)
     clock.now += 3600
-    with pytest.raises(UsageError, match="The time of fake was over at .*Give it more: kdnas search fake --hours 2"):
+    with pytest.raises(UsageError, match=r"The time of fake was over at .*Give it more: kdnas search fake --hours 2"):
         begin(spec(hours=0.1), path)
     begin(spec(hours=0.1), path, anew=True)
     assert seen(path)[0].until == clock.now + 360
@@ -260,7 +260,7 @@ def test_a_study_that_only_fails_ends_after_as_many_trials_as_ever(path: Path, c
     def of(candidate: Candidate) -> float:
         raise KdnasError("broken")
 
-    with pytest.raises(KdnasError, match="All of the first 5 trials failed|All 5 trials failed"):
+    with pytest.raises(KdnasError, match="5 trials failed"):
         work(path, spec(hours=1), slow(clock, of))
     assert seen(path)[0].failed == 5
 
