@@ -1,0 +1,113 @@
+"""--hours and --until on the command line: what is planned, what is refused before anything begins, and going on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from kdnas.search.begin import begin
+from kdnas.search.worker import run_worker
+from kdnas.store import ends, queries
+from kdnas.store import tables as t
+from kdnas.store.database import open_reader, open_store
+from kdnas.study.rows import StudyRow
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec
+from tests import fakes
+from tests.cli.conftest import Place, Quick
+
+TRIALS = 4
+OPEN = ("--set", "budget.trials=")  # the spec of these tests has a number of trials
+
+
+@pytest.fixture(scope="session")
+def timed_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a study, `over`, that ended by its time; made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("timed")
+    store = folder / "studies.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_STATE", str(folder / "state"))
+        begin(fakes.spec("over", budget={"trials": None, "epochs": 1, "hours": 1}), store)
+        begun: list[Candidate] = []
+
+        def trouble(candidate: Candidate) -> None:
+            begun.append(candidate)
+            if len(begun) == TRIALS:
+                with open_store(store) as other:
+                    ends.set_end(other, 1, time.time())
+
+        def prepare(spec: StudySpec, *_: Any) -> fakes.FakeBench:
+            return fakes.FakeBench(spec, trouble)
+
+        assert run_worker(str(store), "over", prepare=prepare, measure=fakes.measure) == 0
+    with open_store(store) as opened, opened.begin() as connection:
+        connection.execute(sa.update(t.trial).values(started=t.trial.c.ended - 30.0))  # each took half a minute
+    return store
+
+
+def over(place: Place) -> StudyRow:
+    with open_reader(place.store) as store:
+        return queries.study_row(store, "over")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--hours", "0"), "budget.hours = '0' is out of range. Give a number of more than 0"),
+        (("--hours", "-1"), "budget.hours = '-1' is out of range."),
+        (("--hours", "nan"), "budget.hours = 'nan' is out of range."),
+        (("--hours", "1e9"), "budget.hours = '1e9' is out of range."),
+        (("--hours", "8h"), "budget.hours = '8h' is no number."),
+        (("--until", "25:00"), "budget.until = '25:00': it has no time of day; times go from 00:00 to 23:59."),
+        (("--until", "yesterday"), "budget.until = 'yesterday': it is no moment; give a time such as 07:30"),
+        (("--until", "07:30", "--hours", "8"), "hours and until both say when the search ends; give one of them."),
+        (("--until", "2020-01-01 07:30"), "2020-01-01 07:30 has passed. Give a moment that is still to come."),
+        (("--hours", "0.0001"), "No trial fits into the time until"),
+        (("--hours", "8", "--strategy", "gp"), "a time alone sets no such limit; give budget.trials, too"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "search"])
+def test_a_time_that_cannot_be_is_refused_and_nothing_begins(
+    quick: Quick, place: Place, shelf: Path, command: str, given: tuple[str, ...], said: str
+) -> None:
+    found = quick(command, "--spec", str(place.spec), *OPEN, *given)
+    assert found.code == 2 and said in found.line
+    assert not place.store.exists()
+
+
+def test_a_plan_expects_as_many_trials_as_the_time_gives(quick: Quick, place: Place, shelf: Path) -> None:
+    made = quick("plan", "--spec", str(place.spec), *OPEN, "--hours", "1", "--json").data
+    each = made["seconds_per_trial"]
+    assert made["trials"] == min(made["space_size"], int(3600 / each)) and made["ends"].endswith("(1h00)")
+    assert made["seconds"] <= 3600 and "--hours 1.0" in made["command"]
+    assert any("Epochs, proxy share and rungs stay as the spec has them" in note for note in made["notes"])
+    said = quick("plan", "--spec", str(place.spec), *OPEN, "--hours", "1").out
+    assert f"about {made['trials']:,} trials" in said and "\nend       until " in said
+    both = quick("plan", "--spec", str(place.spec), "--trials", "2", "--hours", "1", "--json").data
+    assert both["trials"] == 2 and "or until 2 trials are done" in both["ends"]
+
+
+def test_a_plan_reckons_by_what_trials_of_the_study_took(quick: Quick, place: Place, timed_store: Path) -> None:
+    shutil.copy(timed_store, place.store)
+    made = quick("plan", "over", "--spec", str(place.spec), *OPEN, "--hours", "1", "--json").data
+    assert made["seconds_per_trial"] == pytest.approx(30) and made["trials"] == min(120, made["space_size"])
+    assert "A trial is reckoned at 30s, the mean of the study over." in made["notes"]
+
+
+def test_a_study_whose_time_is_over_says_so_and_how_it_goes_on(quick: Quick, place: Place, timed_store: Path) -> None:
+    shutil.copy(timed_store, place.store)
+    shown = quick("show", "over").out
+    assert "finished" in shown and "Its time ends at " in shown and f"{TRIALS} trials" in shown
+    for words in (("resume", "over"), ("search", "over", "--trials", "500")):
+        found = quick(*words)
+        assert found.code == 2 and "The time of over was over at " in found.line
+        assert "Give it more: kdnas search over --hours 2" in found.line
+    again = quick("search", "over")
+    assert again.code == 0 and "Go on with: kdnas search over --hours 2" in again.err
+    command = quick("show", "over", "--as", "command").out
+    assert " --hours 0.0" in command and "--trials" not in command and "--until" not in command
