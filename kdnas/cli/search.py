@@ -131,7 +131,7 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
     )
     row = begun.row
     if begun.resumed:
-        frame.say(f"{row.name} goes on: {row.done if row.open else row.counted_words} are done.")
+        frame.say(f"{row.name} goes on: {row.counted_words} are done.")
     if row.end is not None and row.status != Status.FINISHED:
         frame.say(f"{row.name} runs {end_words(row.end, row.trials, time.time())}: {full_words(row.end.until)}.")
     elif row.end is not None:

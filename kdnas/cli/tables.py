@@ -16,7 +16,7 @@ from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
-from kdnas.study.rows import StudyRow, TrialRow
+from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import TrialState
 from kdnas.study.time_budget import end_words
 from kdnas.system import time_left
@@ -71,7 +71,7 @@ def study_head(row: StudyRow) -> None:
     ]
     if limits := of_study(row):
         lines.append(f"constraints: {limits}")
-    if row.end is not None and row.workers:
+    if row.end is not None and row.status != Status.FINISHED:
         lines.append(f"runs {end_words(row.end, row.trials, time.time())}")
     if row.workers:
         lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")

@@ -100,7 +100,7 @@ def plan(
     number, end = _in_time(spec, size, each, time.time() if now is None else now)
     if end is not None:
         notes += end[1:]
-    most = None if number is None else min(number, size)
+    trials = None if number is None else min(number, size)
     return Plan(
         space_size=size,
         dimensions={d.name: d.choices for d in described.space.dimensions},
@@ -111,8 +111,8 @@ def plan(
         epochs=spec.budget.epochs,
         cache_bytes=None if proxy is None or held is None or cached is None else (proxy + held) * cached,
         seconds_per_trial=each,
-        seconds=None if each is None or most is None else each * most,
-        trials=most,
+        seconds=None if each is None or trials is None else each * trials,
+        trials=trials,
         ends=None if end is None else end[0],
         device=str(device),
         notes=tuple(notes),

@@ -107,6 +107,7 @@ class Worker:
         with memory.one_line(device):
             self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
+        self.time = InTime(self.store, self.study_id, self.bench)
         facts = {
             "versions": {"python": platform.python_version(), **versions()},
             "device": devices.device_name(device),
@@ -139,7 +140,6 @@ class Worker:
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         enough = Enough(self.store, self.study_id, self.spec)
-        self.time = InTime(self.store, self.study_id, self.bench)
         while self.wait_while_paused():
             seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
