@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from kdnas.cli import frame
 from kdnas.cli.tables import ranked, trial_table, trial_values
-from kdnas.store import changes, queries
+from kdnas.store import changes, ends, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.states import Wanted
 from kdnas.study.time_budget import require_time
@@ -37,7 +35,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
     where = frame.place(storage)
     with open_store(where) as store:
         row = queries.study_row(store, study)
-        require_time(study, row.end, time.time())
+        require_time(study, row.end, ends.now(store))
         if row.spent:
             more = f"kdnas search {study} --trials {row.trials * 2}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")

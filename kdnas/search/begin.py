@@ -14,6 +14,7 @@ from kdnas.study.spec_differences import differences
 from kdnas.study.spec_end import moment_of, require_use, resolved
 from kdnas.study.states import Wanted
 from kdnas.study.time_budget import EVENT, require_time
+from kdnas.system.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _until(store: Store, row: StudyRow, spec: StudySpec, trials: int | None, ane
         if trials is not None or row.status is not Status.FINISHED:
             require_time(row.name, row.end, now)
         return None
+    if not spec.budget.timed and row.end is not None:
+        raise UsageError(f"The end of {row.name} cannot be taken away.", "Give a later one, with --hours or --until.")
     require_use(row)
     return moment_of(spec.budget, now)
 

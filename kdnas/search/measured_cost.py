@@ -28,15 +28,13 @@ class Measured:
 
 
 def measured(store: Store, spec: StudySpec) -> Measured | None:
-    """By the study itself where it has trials, else by the one that changed last of those whose trials do the same and
-    of which enough have ended; None where there is none. Machines are not told apart."""
-    rows = [row for row in queries.study_rows(store) if row.trial_s is not None]
-    for row in rows:
-        if row.name == spec.name and row.trial_s is not None:
-            return Measured(row.trial_s, row.name)
+    """Of the studies whose trials do the same: by the spec's own where it has trials, else by the one that changed last
+    and of which enough have ended; None where there is none. Machines are not distinguished."""
     wanted = _of_a_trial(spec)
-    for row in rows:
-        if row.trial_s is not None and row.done - row.failed >= FEWEST and _same(row, wanted):
+    rows = [row for row in queries.study_rows(store) if row.trial_s is not None and _same(row, wanted)]
+    enough = [row for row in rows if row.name == spec.name or row.done - row.failed >= FEWEST]
+    for row in sorted(enough, key=lambda row: row.name != spec.name):
+        if row.trial_s is not None:
             return Measured(row.trial_s, row.name)
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from kdnas.cli.spec_options import base_values, spec_from
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import ends, queries
@@ -45,9 +46,13 @@ def timed_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return fakes.FakeBench(spec, trouble)
 
         assert run_worker(str(store), "over", prepare=prepare, measure=fakes.measure) == 0
-    with open_store(store) as opened, opened.begin() as connection:
-        connection.execute(sa.update(t.trial).values(started=t.trial.c.ended - 30.0))  # each took half a minute
     return store
+
+
+def half_a_minute_each(store: Path) -> None:
+    """All its trials took that long."""
+    with open_store(store) as opened, opened.begin() as connection:
+        connection.execute(sa.update(t.trial).values(started=t.trial.c.ended - 30.0))
 
 
 def over(place: Place) -> StudyRow:
@@ -92,11 +97,19 @@ def test_a_plan_expects_as_many_trials_as_the_time_gives(quick: Quick, place: Pl
     assert both["trials"] == 2 and "or until 2 trials are done" in both["ends"]
 
 
-def test_a_plan_reckons_by_what_trials_of_the_study_took(quick: Quick, place: Place, timed_store: Path) -> None:
-    shutil.copy(timed_store, place.store)
-    made = quick("plan", "over", "--spec", str(place.spec), *OPEN, "--hours", "1", "--json").data
+def test_a_plan_reckons_by_what_trials_that_do_the_same_took(quick: Quick, place: Place, shelf: Path) -> None:
+    spec = spec_from(base_values("done", place.spec, None), {"budget.trials": 3, "device": "cpu"})
+    begin(spec, place.store)
+    assert run_worker(str(place.store), "done", prepare=fakes.prepare, measure=fakes.measure) == 0
+    half_a_minute_each(place.store)
+    like = ("plan", "other", "--spec", str(place.spec), "--device", "cpu", *OPEN, "--hours", "1", "--json")
+    made = quick(*like).data
     assert made["seconds_per_trial"] == pytest.approx(30) and made["trials"] == min(120, made["space_size"])
-    assert "A trial is reckoned at 30s, the mean of the study over." in made["notes"]
+    assert "A trial is reckoned at 30s, the mean of the study done." in made["notes"]
+    unlike = quick(*like, "--epochs", str(spec.budget.epochs + 1)).data
+    assert unlike["seconds_per_trial"] != pytest.approx(30)
+    short = quick(*like[:-3], "--hours", "0.005")
+    assert short.code == 2 and "one takes about 30s, and 18s are left." in short.line
 
 
 def test_a_study_whose_time_is_over_says_so_and_how_it_goes_on(quick: Quick, place: Place, timed_store: Path) -> None:
@@ -111,3 +124,21 @@ def test_a_study_whose_time_is_over_says_so_and_how_it_goes_on(quick: Quick, pla
     assert again.code == 0 and "Go on with: kdnas search over --hours 2" in again.err
     command = quick("show", "over", "--as", "command").out
     assert " --hours 0.0" in command and "--trials" not in command and "--until" not in command
+
+
+def test_an_end_is_not_taken_away(quick: Quick, place: Place, timed_store: Path) -> None:
+    shutil.copy(timed_store, place.store)
+    found = quick("search", "over", "--set", "budget.until=", "--trials", "9")
+    assert found.code == 2 and "The end of over cannot be taken away. Give a later one" in found.line
+
+
+def test_an_exported_study_is_imported_without_its_end_and_says_so(
+    quick: Quick, place: Place, timed_store: Path
+) -> None:
+    shutil.copy(timed_store, place.store)
+    assert quick("export", "over", "--output", "over.json").code == 0
+    found = quick("import", "over.json", "--name", "again")
+    assert found.code == 0 and "The time of over is left behind; give --hours or --until" in found.err
+    with open_reader(place.store) as store:
+        row = queries.study_row(store, "again")
+    assert (row.end, row.trials, row.open) == (None, over(place).done, False)
