@@ -37,7 +37,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
         row = queries.study_row(store, study)
         require_time(study, row.end, ends.now(store))
         if row.spent:
-            more = f"kdnas search {study} --trials {row.trials * 2}"
+            more = f"kdnas search {study} {'--hours 2' if row.open else f'--trials {row.trials * 2}'}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
         if not row.workers:
             from kdnas.cli.search import measured_in

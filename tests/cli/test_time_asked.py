@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from kdnas.store.database import open_reader, open_store
 from kdnas.study.rows import StudyRow
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
+from kdnas.system import moments
 from tests import fakes
 from tests.cli.conftest import Place, Quick
 
@@ -120,10 +122,19 @@ def test_a_study_whose_time_is_over_says_so_and_how_it_goes_on(quick: Quick, pla
         found = quick(*words)
         assert found.code == 2 and "The time of over was over at " in found.line
         assert "Give it more: kdnas search over --hours 2" in found.line
+    with open_store(place.store) as store, store.begin() as connection:  # it ended early: no trial fitted any more
+        spec = json.loads(connection.execute(sa.select(t.study.c.spec)).scalar_one())
+        spec["budget"]["until"] = moments.utc_text(time.time() + 600)
+        connection.execute(sa.update(t.study).values(spec=json.dumps(spec)))
+    found = quick("resume", "over")
+    assert (
+        found.code == 2
+        and "over has finished its 4 trials. Raise the budget: kdnas search over --hours 2" in found.line
+    )
     again = quick("search", "over")
     assert again.code == 0 and "Go on with: kdnas search over --hours 2" in again.err
     command = quick("show", "over", "--as", "command").out
-    assert " --hours 0.0" in command and "--trials" not in command and "--until" not in command
+    assert " --hours 0.1" in command and "--trials" not in command and "--until" not in command
 
 
 def test_an_end_is_not_taken_away(quick: Quick, place: Place, timed_store: Path) -> None:
