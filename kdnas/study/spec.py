@@ -120,12 +120,6 @@ class BudgetSpec(Part):
     """How much the search may spend."""
 
     trials: int = Field(100, ge=1, le=MOST_TRIALS, description="candidates to evaluate")
-    hours: float | None = Field(
-        None, ge=FLOOR, le=8760, description="wall time from the beginning; no trial is begun that would end after it"
-    )
-    until: str | None = Field(
-        None, max_length=60, description="end of the wall time: a time of the day, or a date with one, as in 07:30"
-    )
     epochs: int = Field(4, ge=0, le=1000, description="epochs of mini-KD; 0 scores students as they are fitted")
     proxy_fraction: float = Field(0.3, ge=FLOOR, le=1, description="share of the training data that mini-KD sees")
     pruner: Literal["none", "median", "asha", "hyperband"] = Field("none", description="who stops hopeless candidates")
@@ -137,6 +131,12 @@ class BudgetSpec(Part):
     )
     stop_when_done: bool = Field(False, description="end once the next trials are expected to gain next to nothing")
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
+    hours: float | None = Field(
+        None, ge=FLOOR, le=8760, description="wall time from the beginning; no trial is begun that would end after it"
+    )
+    until: str | None = Field(
+        None, max_length=60, description="end of the wall time: a time of the day, or a date with one, as in 07:30"
+    )
 
     @property
     def timed(self) -> bool:
