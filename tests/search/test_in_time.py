@@ -92,7 +92,7 @@ def by_slot(trials: list[TrialRow]) -> dict[int, Any]:
     return {t.slot: t.candidate for t in trials if t.state == "done"}
 
 
-@pytest.mark.parametrize("strategy", ["random", "tpe", "lstm", "evolution", "surrogate"])
+@pytest.mark.parametrize("strategy", ["tpe", "lstm"])
 def test_a_study_ends_within_a_trial_of_its_time(path: Path, clock: Clock, strategy: str) -> None:
     assert work(path, spec(strategy=strategy, hours=0.25), slow(clock)) == 0
     row, trials = seen(path)
@@ -112,7 +112,7 @@ def test_whichever_comes_first_ends_it(path: Path, clock: Clock) -> None:
     assert (row.status, row.done, row.ending, row.open) == (
         Status.FINISHED, 4, "The budget of 4 trials is spent.", False,
     )  # fmt: skip
-    work(path, spec("long", hours=0.5, trials=400), slow(clock))
+    work(path, spec("long", hours=0.15, trials=400), slow(clock))
     row, _ = seen(path, "long")
     assert row.status is Status.FINISHED and row.done < 100 and row.trials == 400
     assert row.ending is not None and row.ending.startswith("Its time ends")
@@ -135,10 +135,10 @@ def test_deep_candidates_are_not_begun_where_shallow_ones_would_fit(path: Path, 
     def of(candidate: Candidate) -> float:
         return 100.0 if candidate["num_hidden_layers"] >= 3 else 10.0
 
-    work(path, spec(hours=0.4), slow(clock, of))
+    work(path, spec(hours=0.25), slow(clock, of))
     row, trials = seen(path)
     assert row.status is Status.FINISHED and row.done == len(trials)
-    assert BEGUN + 1440 - 100 < clock.now <= BEGUN + 1440
+    assert BEGUN + 900 - 100 < clock.now <= BEGUN + 900
 
 
 def test_a_killed_workers_study_still_ends_in_time(path: Path, clock: Clock) -> None:
