@@ -21,7 +21,7 @@ from kdnas.study.ranked_rows import passing, rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
-from kdnas.study.spec_flags import overlay
+from kdnas.study.spec_flags import ENDS, overlay
 from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
 from kdnas.system.errors import KdnasError
@@ -89,7 +89,7 @@ class Study:
             while any(one.process.poll() is None for one in started):
                 if on_progress is not None:
                     row = self.row()
-                    on_progress(f"{row.name}: {row.done} of {row.trials} trials", row.done / row.trials)
+                    on_progress(f"{row.name}: {row.counted_words}", row.share)
                 time.sleep(LOOK_S)
         except KeyboardInterrupt:
             _end(started)
@@ -126,7 +126,7 @@ def begin_study(
     changed = [(name.replace("__", "."), value) for name, value in fields.items()]
     whole = from_values(overlay(values, changed))
     place = _place(storage)
-    begin(whole, place)
+    begin(whole, place, anew=any(name in ENDS for name, _ in changed))
     return Study(whole.name, place)
 
 

@@ -18,6 +18,7 @@ from kdnas.study.constraints import of_study
 from kdnas.study.filter import COLUMNS, Filter, parse
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
+from kdnas.study.time_budget import in_time
 from kdnas.study.trial_columns import Board
 from kdnas.system.errors import UsageError
 from kdnas.system.time_left import FEWEST, Span, span
@@ -201,8 +202,16 @@ class Watched:
 
         By the times of what has finished here, as `span` tells them.
         """
-        row, trials = self.study, self.trials
-        if row is None or trials is None or row.status is not Status.RUNNING or not row.workers or not trials.whole:
+        row = self.study
+        if row is None or row.status is not Status.RUNNING or not row.workers:
+            return None
+        by_trials = None if row.open else self._by_trials(row, now)
+        return by_trials if row.end is None else in_time(by_trials, row.end, now)
+
+    def _by_trials(self, row: StudyRow, now: float) -> Span | None:
+        """The same where the trials alone decide."""
+        trials = self.trials
+        if trials is None or not trials.whole:
             return None
         took = trials.column("duration")
         took = took[np.isfinite(took) & trials.evaluated()]

@@ -6,9 +6,10 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.tables import ranked, trial_table, trial_values
-from kdnas.store import changes, queries
+from kdnas.store import changes, ends, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.states import Wanted
+from kdnas.study.time_budget import require_time
 from kdnas.system.errors import UsageError
 
 
@@ -34,14 +35,17 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
     where = frame.place(storage)
     with open_store(where) as store:
         row = queries.study_row(store, study)
-        if row.done >= row.trials:
-            more = f"kdnas search {study} --trials {row.trials * 2}"
+        require_time(study, row.end, ends.now(store))
+        if row.spent:
+            more = f"kdnas search {study} {'--hours 2' if row.open else f'--trials {row.trials * 2}'}"
             raise UsageError(f"{study} has finished its {row.trials} trials.", f"Raise the budget: {more}")
         if not row.workers:
+            from kdnas.cli.search import measured_in
             from kdnas.search.ready import require_ready
             from kdnas.study.spec import from_store
 
-            require_ready(from_store(row.spec), lambda words, _: frame.say(words))
+            spec = from_store(row.spec)
+            require_ready(spec, lambda words, _: frame.say(words), measured_in(where, spec))
         changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")

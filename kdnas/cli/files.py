@@ -69,10 +69,13 @@ def import_(file: Path, name: str | None, trials: int | None, storage: str | Non
     spec = files.spec_of(body)
     given: list[tuple[str, object]] = [("name", name or f"{spec.name}-again")]
     count = len(body["candidates"])
-    budget = spec.budget.trials if trials is None else trials
+    budget = trials or (body["study"]["trials"] if spec.budget.open else spec.budget.trials)
     if trials is not None and trials < count:
         raise UsageError(f"{count} candidates do not fit into {trials} trials.", f"Give --trials {count} or more.")
     given.append(("budget.trials", max(budget, count)))
+    if spec.budget.timed:  # a moment that is over, or a part of somebody else's night
+        given += [("budget.hours", None), ("budget.until", None)]
+        frame.say(f"The time of {spec.name} is left behind; give --hours or --until to the search to have one.")
     wanted = from_values(overlay(spec.model_dump(mode="json"), given))
     with open_store(frame.place(storage), create=True) as store:
         create_study(store, wanted, enqueue=[entry["candidate"] for entry in body["candidates"]])

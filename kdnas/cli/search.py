@@ -18,14 +18,20 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_from
 from kdnas.study.rows import Status, StudyRow
+from kdnas.study.spec_end import without_time
+from kdnas.study.spec_flags import ENDS
 from kdnas.study.states import TrialState
+from kdnas.study.time_budget import end_words
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.interrupts import interruptible
+from kdnas.system.moments import full_words
 from kdnas.system.time_left import duration
 
 if TYPE_CHECKING:
     from kdnas.search.launch import Started
+    from kdnas.search.measured_cost import Measured
     from kdnas.store.database import Store
+    from kdnas.study.spec import StudySpec
 
 PATIENCE_S = 30.0  # for workers to end properly after Ctrl-C
 BEST = 5  # candidates shown at the end
@@ -51,8 +57,9 @@ def search(
 ) -> int:
     """Begin STUDY, or go on with it, and show it until its budget is spent.
 
-    A study that exists goes on as it was begun; --trials, --alpha, --beta, --device and the constraints may be
-    changed. Ctrl-C ends the workers; what is finished is kept, and the same command goes on.
+    A study that exists goes on as it was begun; --trials, --hours, --until, --alpha, --beta, --device and the
+    constraints may be changed. With --hours or --until no trial is begun that would end later; without --trials, that
+    alone ends it. Ctrl-C ends the workers; what is finished is kept, and the same command goes on.
     """
     from kdnas.cli.watch import watch
     from kdnas.search.launch import start_workers
@@ -103,10 +110,15 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
         if existing is not None:
             values = dict(existing.spec)
     spec = spec_from(values, fields)
-    if check:
+    anew = not ENDS.keys().isdisjoint(fields)
+    known = _existing(where, spec.name)
+    new_end = spec.budget.timed and (anew or known is None or known.end is None)  # else that which it has
+    trial_s = None
+    if check or new_end:
         from kdnas.search.ready import require_ready
 
-        require_ready(spec, lambda words, _: frame.say(words))
+        checked = spec if new_end else without_time(spec)
+        trial_s = require_ready(checked, lambda words, _: frame.say(words), measured_in(where, spec)).seconds_per_trial
     begun = begin(
         spec,
         where,
@@ -114,22 +126,47 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
         alpha=spec.reward.alpha if "reward.alpha" in fields else None,
         beta=spec.reward.beta if "reward.beta" in fields else None,
         constraints=spec.constraints if any(field.startswith("constraints.") for field in fields) else None,
+        anew=anew,
+        trial_s=trial_s,
     )
+    row = begun.row
     if begun.resumed:
-        frame.say(f"{begun.name} goes on: {begun.row.done} of {begun.row.trials} trials are done.")
-    return begun.row
+        frame.say(f"{row.name} goes on: {row.counted_words} are done.")
+    if row.end is not None and row.status != Status.FINISHED:
+        frame.say(f"{row.name} runs {end_words(row.end, row.trials, time.time())}: {full_words(row.end.until)}.")
+    elif row.end is not None:
+        frame.say(f"{row.ending} Go on with: kdnas search {row.name} --hours 2")
+    return row
+
+
+def measured_in(where: str, spec: StudySpec) -> Measured | None:
+    """What trials like the spec's took in the store; None where there is none, and where it cannot be read."""
+    from kdnas.search.measured_cost import measured
+    from kdnas.store.database import open_reader
+
+    with contextlib.suppress(KdnasError):
+        if _there(where):
+            with open_reader(where) as store:
+                return measured(store, spec)
+    return None
 
 
 def _existing(where: str, name: str) -> StudyRow | None:
     from kdnas.store import queries
-    from kdnas.store.addresses import store_url
     from kdnas.store.database import open_reader
 
-    address = store_url(where)
-    if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
+    if not _there(where):
         return None
     with open_reader(where) as store:
         return queries.find_study(store, name)
+
+
+def _there(where: str) -> bool:
+    """Whether the store can be: not as a file that does not exist."""
+    from kdnas.store.addresses import store_url
+
+    address = store_url(where)
+    return address.get_backend_name() != "sqlite" or Path(str(address.database)).exists()
 
 
 def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
@@ -237,7 +274,7 @@ def _outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:
     if row.status in (Status.RUNNING, Status.PAUSING, Status.PAUSED):
         frame.say(f"{row.name} goes on with {row.workers} other worker(s).")
         return 0
-    frame.say(f"{row.name} was stopped after {row.done} of {row.trials} trials. Go on with: {again}")
+    frame.say(f"{row.name} was stopped after {row.counted_words}. Go on with: {again}")
     return frame.INTERRUPTED if frame.INTERRUPTED in codes else 0
 
 
@@ -267,7 +304,7 @@ def plan(
 
     spec = spec_from(base_values(study, spec_file, preset), given_fields(flags))
     fetch(spec, lambda words, _: frame.say(words))
-    made = make(spec, frame.shown(storage) if storage else None)
+    made = make(spec, frame.shown(storage) if storage else None, measured_in(frame.place(storage), spec))
     if as_json:
         frame.print_json(made.values())
         return
@@ -283,6 +320,9 @@ def plan(
     if made.seconds is not None:
         each, total = duration(made.seconds_per_trial), duration(made.seconds)
         frame.line(f"time      about {each} a candidate, {total} in all on {made.device}")
+    if made.ends is not None:
+        known = "a number of trials not known yet" if made.trials is None else f"about {made.trials:,} trials"
+        frame.line(f"end       {made.ends}, {known}")
     for note in made.notes:
         frame.line(f"note      {note}")
     frame.line(f"command   {made.command}")

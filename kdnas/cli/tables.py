@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,8 +16,9 @@ from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
-from kdnas.study.rows import StudyRow, TrialRow
+from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import TrialState
+from kdnas.study.time_budget import end_words
 from kdnas.system import time_left
 
 LOWER = "< stayed on a lower rung, and has no rank."
@@ -42,7 +44,7 @@ def study_cells(row: StudyRow) -> list[object]:
     return [
         row.name,
         row.status,
-        f"{row.done}/{row.trials}",
+        row.counted,
         _number(row.best_reward, 3),
         None if row.eta is None else time_left.words(row.eta),
         row.spec["teacher"]["model"],
@@ -55,7 +57,7 @@ def study_cells(row: StudyRow) -> list[object]:
 
 def study_head(row: StudyRow) -> None:
     """A study in a few lines."""
-    counts = [f"{row.done} of {row.trials} trials"]
+    counts = [row.counted_words]
     counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
     best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
     eta = "" if row.eta is None else f"   ETA {time_left.words(row.eta)}"
@@ -69,6 +71,8 @@ def study_head(row: StudyRow) -> None:
     ]
     if limits := of_study(row):
         lines.append(f"constraints: {limits}")
+    if row.end is not None and row.status != Status.FINISHED:
+        lines.append(f"runs {end_words(row.end, row.trials, time.time())}")
     if row.workers:
         lines.append(f"{row.workers} worker(s) on {', '.join(row.hosts)}, last heard {ago(row.heartbeat)}")
     if row.ending:

@@ -99,7 +99,9 @@ class _Line:
             auto_refresh=False,  # over a slow line, a look's worth is enough
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", name=row.name, status="starting", best="", doing="", total=row.trials)
+        self.task = self.progress.add_task(
+            "", name=row.name, status="starting", best="", doing="", total=None if row.open else row.trials
+        )
         self.last = ""
 
     def __enter__(self) -> _Line:
@@ -116,7 +118,12 @@ class _Line:
         before = row.status in (Status.NEW, Status.STOPPED, Status.DEAD, Status.FAILED)
         status = "starting" if before else str(row.status)
         self.progress.update(
-            self.task, completed=row.done, total=row.trials, status=status, best=best + eta, doing=clean(doing or "")
+            self.task,
+            completed=row.done,
+            total=row.expected if row.open else row.trials,
+            status=status,
+            best=best + eta,
+            doing=clean(doing or ""),
         )
         self.progress.refresh()
         # Without a terminal that can take a line back, only what comes before the trials is worth one.

@@ -165,7 +165,7 @@ def write(content: Content, output: Path) -> list[Path]:
 
 def _facts(content: Content) -> list[tuple[str, str]]:
     study, spec = content.study, content.spec
-    counts = [f"{study.done} of {study.trials} trials"]
+    counts = [study.counted_words]
     counts += [f"{getattr(study, word)} {word}" for word in ("pruned", "failed", "reused") if getattr(study, word)]
     teacher_ms = "" if study.teacher_latency_ms is None else f" ({study.teacher_latency_ms:.3g} ms)"
     size = "" if study.space_size is None else f" of a space of {study.space_size:,} candidates"

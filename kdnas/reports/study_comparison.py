@@ -156,7 +156,7 @@ def figures(compared: Comparison) -> list[tuple[str, tuple[str, ...], int]]:
 
     lines = [
         ("status", tuple(str(row.status) for row in compared.rows), 0),
-        ("trials", tuple(f"{row.done}/{row.trials}" for row in compared.rows), 0),
+        ("trials", tuple(row.counted for row in compared.rows), 0),
         ("best reward", of_best(lambda s: s.reward, ".4f"), reward),
         ("its trial", of_best(lambda s: s.number, "d"), 0),
         ("its loss", of_best(lambda s: s.loss_used, ".4f"), loss),

@@ -20,15 +20,20 @@ from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
 from kdnas.search import refusal, rungs
+from kdnas.search.measured_cost import Measured
 from kdnas.study import short_text, strategy_choice
 from kdnas.study.constraints import limits_of
 from kdnas.study.reward import exchange
 from kdnas.study.spec import BudgetSpec, StudySpec
+from kdnas.study.spec_end import moment_of
 from kdnas.study.spec_flags import command
 from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
 from kdnas.study.spec_strategies import AutoStrategy
+from kdnas.study.time_budget import End, end_words, fits, trials_in
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
+from kdnas.system.moments import clock_words
+from kdnas.system.time_left import duration
 
 CHARACTERS_PER_TOKEN = 4.4  # English prose under the usual vocabularies; only for sizes told beforehand
 SHARE_OF_PEAK = 0.4  # of the speed of a large matrix product that training reaches
@@ -50,6 +55,8 @@ class Plan:
     cache_bytes: int | None
     seconds_per_trial: float | None
     seconds: float | None  # of the whole search by one worker
+    trials: int | None  # candidates that it evaluates; expected where time decides, and None where nobody can say
+    ends: str | None  # the time asked for, in words
     device: str
     notes: tuple[str, ...]
     command: str
@@ -59,13 +66,17 @@ class Plan:
         return asdict(self)
 
 
-def plan(spec: StudySpec, storage: str | None = None) -> Plan:
-    """Raises UsageError for whatever would keep the study from beginning: teacher, data, space, device."""
+def plan(
+    spec: StudySpec, storage: str | None = None, measured: Measured | None = None, now: float | None = None
+) -> Plan:
+    """Raises UsageError for whatever would keep the study from beginning: teacher, data, space, device, a time in which
+    not one trial would end. `measured` is what trials like these took; without it that is estimated. `now`: UTC
+    seconds."""
     device = resolve_device(spec.device)
     described = recipe_of(spec).describe(spec)
     notes = list(described.notes)
     size = described.space.size
-    if spec.budget.trials > size:
+    if spec.budget.trials > size and not spec.budget.open:
         notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
     notes += _constraints(spec, described)
     if isinstance(spec.strategy, AutoStrategy):
@@ -81,7 +92,15 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
     budget = spec.budget if proxy is None else short_text.allowed(spec, proxy)
     if proxy is not None and budget != spec.budget:
         notes += short_text.told({"short_text": short_text.facts(spec, proxy)})
-    each = None if proxy is None or held is None else _seconds(budget, described, proxy, held, device)
+    if measured is not None:
+        each: float | None = measured.seconds
+        notes.append(f"A trial is reckoned at {duration(each)}, the mean of the study {measured.study}.")
+    else:
+        each = None if proxy is None or held is None else _seconds(budget, described, proxy, held, device)
+    number, end = _in_time(spec, size, each, time.time() if now is None else now)
+    if end is not None:
+        notes += end[1:]
+    trials = None if number is None else min(number, size)
     return Plan(
         space_size=size,
         dimensions={d.name: d.choices for d in described.space.dimensions},
@@ -92,11 +111,43 @@ def plan(spec: StudySpec, storage: str | None = None) -> Plan:
         epochs=spec.budget.epochs,
         cache_bytes=None if proxy is None or held is None or cached is None else (proxy + held) * cached,
         seconds_per_trial=each,
-        seconds=None if each is None else each * min(spec.budget.trials, size),
+        seconds=None if each is None or trials is None else each * trials,
+        trials=trials,
+        ends=None if end is None else end[0],
         device=str(device),
         notes=tuple(notes),
         command=command(spec, storage),
     )
+
+
+def _in_time(spec: StudySpec, size: int, each: float | None, now: float) -> tuple[int | None, tuple[str, ...] | None]:
+    """How many trials the budget has or leaves time for; and until when, with notes on that, where a time was asked
+    for. Raises UsageError where not one trial would end in it, and BadOptionError for a moment that has passed."""
+    until = moment_of(spec.budget, now)
+    if until is None:
+        return spec.budget.trials, None
+    end, left = End(until, spec.budget.open), until - now
+    if each is not None and not fits(left, each):
+        raise UsageError(
+            f"No trial fits into the time until {clock_words(until, now)}: one takes about {duration(each)}, and "
+            f"{duration(left)} are left.",
+            "Give more time, or fewer epochs or a smaller proxy share.",
+        )
+    fit: int | None = None if each is None else trials_in(left, each)
+    notes = [f"The search runs {end_words(end, spec.budget.trials, now)}; no trial is begun that would end later."]
+    if fit is not None and fit < min(size, spec.budget.trials):
+        notes.append(f"That is time for about {fit:,} trials by one worker; their number follows from what they take.")
+    elif fit is not None:
+        which = "its space" if size <= spec.budget.trials else "its trials"
+        notes.append(f"That is time for about {fit:,} trials: the search ends before, with {which}.")
+    notes.append(
+        "Epochs, proxy share and rungs stay as the spec has them: what a study's candidates would lose by less is not "
+        "known before it is measured."
+    )
+    known = min(spec.budget.trials, spec.budget.trials if fit is None else fit)
+    if fit is None and spec.budget.open:
+        return None, (end_words(end, known, now), *notes)
+    return known, (end_words(end, spec.budget.trials, now), *notes)
 
 
 def _constraints(spec: StudySpec, described: Description) -> list[str]:

@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 
 from kdnas.data import documents, hub, shipped
-from kdnas.search.plan import plan
+from kdnas.search.measured_cost import Measured
+from kdnas.search.plan import Plan, plan
 from kdnas.study.spec import StudySpec
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
@@ -27,10 +28,11 @@ def fetch(spec: StudySpec, on_progress: Progress) -> None:
             shipped.fetch(asset.name, on_progress)
 
 
-def require_ready(spec: StudySpec, on_progress: Progress) -> None:
-    """Raise UsageError for a teacher, data, a space, a device or a disk with which no worker could begin."""
+def require_ready(spec: StudySpec, on_progress: Progress, measured: Measured | None = None) -> Plan:
+    """The plan. Raises UsageError for a teacher, data, a space, a device, a time or a disk with which no worker could
+    begin."""
     fetch(spec, on_progress)
-    made = plan(spec)
+    made = plan(spec, measured=measured)
     if not documents.at_hand(spec.data):
         hub.require_data_set(spec.data.source)
     folder = _nearest(paths.cache_folder())
@@ -40,6 +42,7 @@ def require_ready(spec: StudySpec, on_progress: Progress) -> None:
             f"The study needs about {wanted / 2**20:,.0f} MiB in {folder}, and {free / 2**20:,.0f} MiB are free.",
             "Make room there, or name another folder in KDNAS_CACHE.",
         )
+    return made
 
 
 def _nearest(folder: Path) -> Path:

@@ -33,9 +33,10 @@ from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed,
 from kdnas.search.climb import Climb
 from kdnas.search.enough import Enough
 from kdnas.search.heartbeat import WRITE_S, Leave, Steering, look_s
+from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
+from kdnas.store import ends, queries, recovery, rewards, slots, studies
 from kdnas.store import limits as present_limits
-from kdnas.store import queries, recovery, rewards, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import (
@@ -106,6 +107,7 @@ class Worker:
         with memory.one_line(device):
             self.bench = prepare(self.spec, device, on_progress)
         self.space = self.bench.space
+        self.time = InTime(self.store, self.study_id, self.bench)
         facts = {
             "versions": {"python": platform.python_version(), **versions()},
             "device": devices.device_name(device),
@@ -142,9 +144,18 @@ class Worker:
             seen = queries.changed(self.store)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
+            if (late := self.time.over()) is not None:
+                if slots.finish_in_time(self.store, self.study_id, late):
+                    self.log("info", late)
+                    return
+                self.steering.doing = "waiting for other workers"
+                self.wait_for_others(Wanted.RUN, seen)
+                continue
             if exhausted is None and (exhausted := enough.said()) is not None:
                 self.log("info", exhausted)
             try:
+                if exhausted is None and self.time.open:
+                    ends.one_more(self.store, self.study_id)
                 if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
                     refused = self.refusal.now()
                     if refused is not None:
@@ -163,9 +174,10 @@ class Worker:
                 self.held = None
                 self.log("warning", f"{taken}; going on")
                 continue
-            except SpaceExhausted as over:
-                exhausted = str(over)
-                self.log("info", exhausted)
+            except (SpaceExhausted, TooLate) as over:
+                if isinstance(over, SpaceExhausted):
+                    exhausted = str(over)
+                    self.log("info", exhausted)
                 if self.held is not None:
                     slots.give_back(self.store, self.study_id, self.held, self.worker_id)
                     self.held = None
@@ -227,7 +239,7 @@ class Worker:
             self.finish(claim.slot, trial, found)
 
     def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
-        """The slot's candidate, in a trial of its own. Raises SpaceExhausted, SlotTaken."""
+        """The slot's candidate, in a trial of its own. Raises SpaceExhausted, SlotTaken, TooLate."""
         try:
             return self._ask(claim)
         except UpdateFinishedTrialError:
@@ -250,6 +262,7 @@ class Worker:
                 with self.rescored.one_look():
                     chosen = candidate(trial, self.space)
                 trial.set_user_attr(SLOT, claim.slot)
+            self.time.require(chosen)
             key = self.space.key(chosen)
             clash = slots.propose(
                 self.store,
@@ -408,7 +421,7 @@ class Worker:
         recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
         self.log("error", f"trial {number}: failed: {error}")
         row = queries.study_of(self.store, self.study_id)
-        if row.failed == row.done and row.failed >= min(HOPELESS, row.trials):
+        if row.failed == row.done and row.failed >= (HOPELESS if row.open else min(HOPELESS, row.trials)):
             which = "" if row.done == row.trials else "of the first "
             raise KdnasError(f"All {which}{row.failed} trials failed, the last one so: {error}")
 

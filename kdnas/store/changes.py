@@ -26,6 +26,7 @@ from kdnas.study.spec import NAME
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import SlotState, Wanted
+from kdnas.study.time_budget import end_of
 from kdnas.system.errors import BadOptionError, UsageError
 
 
@@ -76,8 +77,11 @@ def set_trials(store: Store, study_id: int, trials: int) -> None:
         raise BadOptionError("budget.trials", f"{trials} trials is out of range.", "Give 1 to 1,000,000.")
     with store.begin() as connection:
         bump(connection, study_id)
-        before = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()
-        if trials == before:
+        row = connection.execute(
+            sa.select(t.study.c.trials, t.study.c.spec).where(t.study.c.study_id == study_id)
+        ).one()
+        before, limited = row.trials, with_trials(row.spec, trials)
+        if trials == before and limited is None:
             return
         s = t.slot.c
         taken = connection.execute(
@@ -94,12 +98,23 @@ def set_trials(store: Store, study_id: int, trials: int) -> None:
             )
         connection.execute(sa.delete(t.slot).where(s.study_id == study_id, s.slot >= trials))
         add_slots(connection, study_id, range(before, trials))
+        again = {"finished": None, "ending": None} if trials > before else {}
         connection.execute(
             sa.update(t.study)
             .where(t.study.c.study_id == study_id)
-            .values(trials=trials, **({"finished": None, "ending": None} if trials > before else {}))
+            .values(trials=trials, **again, **({} if limited is None else {"spec": limited}))
         )
         record(connection, study_id, "budget", {"from": before, "to": trials})
+
+
+def with_trials(spec: str, trials: int) -> str | None:
+    """The stored spec of a study that only its time limited, now that a number of trials does, too; None where any
+    other's stays as it is."""
+    values = json.loads(spec)
+    end = end_of(values)
+    if end is None or not end.open:
+        return None
+    return json.dumps({**values, "budget": {**values["budget"], "trials": trials}})
 
 
 def add_slots(connection: Connection, study_id: int, slots: Iterable[int]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from kdnas.store import changes
+from kdnas.store import changes, ends
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
@@ -382,16 +382,37 @@ def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
         return _finish_study(connection, study_id, why)
 
 
-def _finish_study(connection: Connection, study_id: int, exhausted: str | None) -> bool:
-    """Marks the study as finished when nothing is left to run."""
-    s = t.slot.c
+@patient
+def finish_in_time(store: Store, study_id: int, why: str) -> bool:
+    """The study ends since its time does, whatever is planned or was lost; whether it has ended, which it has not while
+    a slot still runs."""
+    with store.begin() as connection:
+        changes.hold(connection, study_id)
+        if connection.execute(sa.select(t.study.c.finished).where(t.study.c.study_id == study_id)).scalar_one():
+            return True
+        if not _finish_study(connection, study_id, why, planned=False):
+            return False  # a worker that waits asks again and again: nothing has changed
+        changes.bump(connection, study_id)
+        return True
+
+
+def _finish_study(connection: Connection, study_id: int, early: str | None, *, planned: bool = True) -> bool:
+    """Marks the study as finished when nothing is left to run; `early` says why it ends before its budget is spent, and
+    `planned` whether slots that have a candidate are to run all the same."""
+    s, c = t.slot.c, t.study.c
     left = sa.select(sa.func.count()).where(s.study_id == study_id, s.state.in_((SlotState.FREE, SlotState.RUNNING)))
-    if exhausted is not None:
-        left = left.where(sa.or_(s.state == SlotState.RUNNING, s.candidate.is_not(None)))
+    if early is not None:
+        must = s.candidate.is_not(None) if planned else sa.false()
+        left = left.where(sa.or_(s.state == SlotState.RUNNING, must))
     if connection.execute(left).scalar_one():
         return False
-    trials = connection.execute(sa.select(t.study.c.trials).where(t.study.c.study_id == study_id)).scalar_one()
-    ending = exhausted or f"The budget of {trials} trial{'s' if trials != 1 else ''} is spent."
+    trials = connection.execute(sa.select(c.trials).where(c.study_id == study_id)).scalar_one()
+    end = ends.end_on(connection, study_id)
+    if end is not None and end.open:
+        if early is None:
+            return False  # there will be more slots
+        ends.trim(connection, study_id)
+    ending = early or f"The budget of {trials} trial{'s' if trials != 1 else ''} is spent."
     connection.execute(
         sa.update(t.study).where(t.study.c.study_id == study_id).values(finished=time.time(), ending=ending)
     )

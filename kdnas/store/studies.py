@@ -20,6 +20,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_differences import differences
 from kdnas.study.states import Wanted, WorkerState
+from kdnas.study.time_budget import end_of
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError
 
@@ -92,6 +93,8 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
         finally:
             storage.engine.dispose()
     now = time.time()
+    end = end_of(spec.model_dump(mode="json"))
+    trials = len(enqueue) if end is not None and end.open else max(spec.budget.trials, len(enqueue))
     with creation_lock(store), store.begin() as connection:  # two may have found Optuna's row at the same moment
         if connection.execute(sa.select(t.study.c.name).where(t.study.c.study_id == study_id)).first() is not None:
             return None
@@ -100,7 +103,7 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
                 study_id=study_id,
                 name=spec.name,
                 spec=spec.model_dump_json(),
-                trials=max(spec.budget.trials, len(enqueue)),
+                trials=trials,
                 alpha=spec.reward.alpha,
                 beta=spec.reward.beta,
                 wanted=Wanted.RUN,
@@ -109,7 +112,7 @@ def _begin(store: Store, spec: StudySpec, enqueue: Sequence[Candidate]) -> int |
                 updated=now,
             )
         )
-        changes.add_slots(connection, study_id, range(max(spec.budget.trials, len(enqueue))))
+        changes.add_slots(connection, study_id, range(trials))
         for slot, candidate in enumerate(enqueue):
             connection.execute(
                 sa.update(t.slot)

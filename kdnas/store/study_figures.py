@@ -27,6 +27,7 @@ from kdnas.study.reward import reward
 from kdnas.study.rows import RUNG, StudyRow, WorkerRow
 from kdnas.study.space import SearchSpace
 from kdnas.study.states import AT_WORK, ENDED_SLOTS, SlotState, Status, TrialState, Wanted, WorkerState
+from kdnas.study.time_budget import End, end_of, in_time, trials_in
 from kdnas.system import liveness, time_left
 from kdnas.system.errors import KdnasError
 
@@ -96,7 +97,7 @@ def study_rows_of(connection: Connection, **wanted: int | str) -> list[StudyRow]
                 created=row.created,
                 updated=row.updated,
                 revision=row.revision,
-                **_eta(row, row.trials - done, len(alive), max((w.heartbeat for w in alive), default=0.0)),
+                **_time(row, end_of(spec), done, len(alive), max((w.heartbeat for w in alive), default=0.0)),
                 tags=study_remarks.tags_of(row.tags),
                 note=study_remarks.note_of(row.note),
             )
@@ -202,22 +203,40 @@ def _first_best(ids: sa.Select[Any], ended: sa.CTE) -> sa.CTE:
     return query.where(c.study_id.in_(ids), c.state == TrialState.DONE).group_by(c.study_id).cte("bests")
 
 
-def _eta(row: Any, left: int, workers: int, now: float) -> dict[str, float | None]:
-    """How long the rest may take, by the trials that were evaluated here, as of the workers' last heartbeat."""
-    nothing: dict[str, float | None] = {"eta_s": None, "eta_spread_s": None}
+def _time(row: Any, end: End | None, done: int, workers: int, now: float) -> dict[str, Any]:
+    """When the study ends and how long the rest may take, as of the workers' last heartbeat."""
+    mean = float(row.spent) / row.evaluated if row.evaluated else None
+    told: dict[str, Any] = {"eta_s": None, "eta_spread_s": None, "trial_s": mean}
+    found = None if end is not None and end.open else _eta(row, row.trials - done, workers, now)
+    if end is not None:
+        told |= {"until": end.until, "open": end.open}
+        going_on = workers and row.finished is None
+        found = in_time(found, end, now) if going_on else None
+        if going_on and mean is not None and row.evaluated >= time_left.FEWEST:
+            most = _space_size(row.space) if end.open else row.trials
+            expected = done + trials_in(end.until - now, mean, workers, _begun(row, now))
+            told["expected"] = expected if most is None else min(expected, most)
+    if found is not None:
+        told |= {"eta_s": (found[0] + found[1]) / 2, "eta_spread_s": (found[1] - found[0]) / 2}
+    return told
+
+
+def _begun(row: Any, now: float) -> list[float]:
+    """The ages of the trials that run: the oldest one's, and the others' mean."""
+    if not row.under_way:
+        return []
+    oldest = max(0.0, now - row.first_begun)  # hosts' clocks may disagree
+    others = max(0.0, row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
+    return [oldest, *[others] * (row.under_way - 1)]
+
+
+def _eta(row: Any, left: int, workers: int, now: float) -> time_left.Span | None:
+    """How long so many trials may take, by those that were evaluated here."""
     if not row.evaluated or not workers or left <= 0:
-        return nothing
+        return None
     mean = float(row.spent) / row.evaluated
     deviation = math.sqrt(max(0.0, row.spent_squared - row.evaluated * mean**2) / max(1, row.evaluated - 1))
-    begun: list[float] = []
-    if row.under_way:
-        oldest = max(0.0, now - row.first_begun)  # hosts' clocks may disagree
-        others = max(0.0, row.under_way * now - row.begun_sum - oldest) / max(1, row.under_way - 1)
-        begun = [oldest, *[others] * (row.under_way - 1)]
-    found = time_left.span(left, row.evaluated, mean, deviation, row.longest, begun, workers)
-    if found is None:
-        return nothing
-    return {"eta_s": (found[0] + found[1]) / 2, "eta_spread_s": (found[1] - found[0]) / 2}
+    return time_left.span(left, row.evaluated, mean, deviation, row.longest, _begun(row, now), workers)
 
 
 UNREADABLE = "The spec that this study was begun with cannot be read: its row is damaged."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdnas.study.states import Status
+from kdnas.study.time_budget import End
 from kdnas.system.time_left import Span
 
 if TYPE_CHECKING:
@@ -45,6 +46,40 @@ class StudyRow:
     eta_spread_s: float | None = None  # two standard errors of it, to each side
     tags: tuple[str, ...] = ()
     note: str = ""
+    until: float | None = None  # when its time ends, UTC seconds; None where it has no such end
+    open: bool = False  # the time decides alone: `trials` is the number that there are so far
+    expected: int | None = None  # trials by that end, as they take now; None while that is not known
+    trial_s: float | None = None  # what a trial has taken, the mean of those that were evaluated here
+
+    @property
+    def end(self) -> End | None:
+        return None if self.until is None else End(self.until, self.open)
+
+    @property
+    def spent(self) -> bool:
+        """Whether all trials of its budget have ended; where its time alone limits them, once it has ended."""
+        return self.status is Status.FINISHED if self.open else self.done >= self.trials
+
+    @property
+    def counted(self) -> str:
+        """Trials that ended, of how many: `12/100`; where the time decides, `12/≈40`, or `12` while that is unknown."""
+        if not self.open:
+            return f"{self.done}/{self.trials}"
+        return f"{self.done}" if self.expected is None else f"{self.done}/≈{self.expected}"
+
+    @property
+    def counted_words(self) -> str:
+        """`12 of 100 trials`, `12 of about 40 trials`, `12 trials`."""
+        if not self.open:
+            return f"{self.done} of {self.trials} trials"
+        of = "" if self.expected is None else f" of about {self.expected}"
+        return f"{self.done}{of} trial{'' if self.done == 1 and not of else 's'}"
+
+    @property
+    def share(self) -> float | None:
+        """How much of it is done, by trials; None where that is not known."""
+        most = self.expected if self.open else self.trials
+        return None if not most else min(1.0, self.done / most)
 
     @property
     def eta(self) -> Span | None:

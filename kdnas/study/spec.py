@@ -1,11 +1,12 @@
 """Everything that the user chose for a study, validated, as one frozen value.
 
-Immutable once the study has begun, except the number of trials, α/β and the constraints. Imports nothing heavy: the
-screens check a form with it on every key.
+Immutable once the study has begun, except the budget's trials and time, α/β and the constraints. Imports nothing heavy:
+the screens check a form with it on every key.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from kdnas.study.spec_strategies import (
     StrategySpec,
     strategy_parts,
 )
+from kdnas.study.time_budget import MOST_TRIALS
+from kdnas.system import moments
 from kdnas.system.errors import BadOptionError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -116,7 +119,7 @@ class RewardSpec(Part):
 class BudgetSpec(Part):
     """How much the search may spend."""
 
-    trials: int = Field(100, ge=1, le=1_000_000, description="candidates to evaluate")
+    trials: int = Field(100, ge=1, le=MOST_TRIALS, description="candidates to evaluate")
     epochs: int = Field(4, ge=0, le=1000, description="epochs of mini-KD; 0 scores students as they are fitted")
     proxy_fraction: float = Field(0.3, ge=FLOOR, le=1, description="share of the training data that mini-KD sees")
     pruner: Literal["none", "median", "asha", "hyperband"] = Field("none", description="who stops hopeless candidates")
@@ -128,6 +131,54 @@ class BudgetSpec(Part):
     )
     stop_when_done: bool = Field(False, description="end once the next trials are expected to gain next to nothing")
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
+    hours: float | None = Field(
+        None, ge=FLOOR, le=8760, description="wall time from the beginning; no trial is begun that would end after it"
+    )
+    until: str | None = Field(
+        None, max_length=60, description="end of the wall time: a time of the day, or a date with one, as in 07:30"
+    )
+
+    @property
+    def timed(self) -> bool:
+        """Whether wall time limits the search."""
+        return self.hours is not None or self.until is not None
+
+    @property
+    def open(self) -> bool:
+        """Whether wall time alone does, and the number of trials is whatever fits into it."""
+        return self.timed and self.trials == MOST_TRIALS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _time_decides_alone(cls, values: Any) -> Any:
+        """Where a time is given and no number of trials, as many may be evaluated as a study can have."""
+        if not isinstance(values, Mapping) or values.get("trials") is not None:
+            return values
+        timed = values.get("hours") is not None or values.get("until") is not None
+        return {**values, "trials": MOST_TRIALS} if timed else values
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _of_toml(cls, value: Any) -> Any:
+        """TOML has times and dates of its own."""
+        return value.isoformat() if isinstance(value, datetime.time | datetime.datetime) else value
+
+    @field_validator("until")
+    @classmethod
+    def _some_moment(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                moments.require_form(value)
+            except UsageError as error:
+                hint = error.hint[:1].lower() + error.hint[1:].rstrip(".")
+                raise ValueError(f"it {error.problem.removeprefix(f'{value!r} ').rstrip('.')}; {hint}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_time(self) -> BudgetSpec:
+        if self.hours is not None and self.until is not None:
+            raise ValueError("hours and until both say when the search ends; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _rungs_divide_the_epochs(self) -> BudgetSpec:
@@ -216,7 +267,7 @@ class StudySpec(Part):
         if not isinstance(values, Mapping) or not isinstance(values.get("strategy"), Mapping):
             return values
         given, budget = values["strategy"], values.get("budget", {})
-        if given.get("name") != "lstm" or not isinstance(budget, Mapping) or "trials" in budget:
+        if given.get("name") != "lstm" or not isinstance(budget, Mapping) or budget.get("trials") is not None:
             return values
         own = PAPER if given.get("controller") == "paper" else {}
         episodes, samples = given.get("episodes", own.get("episodes")), given.get("samples", own.get("samples"))
@@ -271,6 +322,11 @@ class StudySpec(Part):
             raise ValueError(
                 f"the strategy {self.strategy.name} predicts the normalised loss, and reward.loss is raw; take "
                 "normalised, or another strategy"
+            )
+        if isinstance(self.strategy, GpStrategy) and self.budget.open:
+            raise ValueError(
+                f"gp is for budgets up to {GP_TRIALS} trials, since a proposal then takes seconds, and a time alone "
+                f"sets no such limit; give budget.trials, too, at most {GP_TRIALS}, or take tpe or lstm"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(

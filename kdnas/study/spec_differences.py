@@ -24,7 +24,7 @@ def flatten(spec: StudySpec) -> dict[str, Any]:
 
 
 CHANGEABLE = frozenset(
-    {"budget.trials", "reward.alpha", "reward.beta", "device"}
+    {"budget.trials", "budget.hours", "budget.until", "reward.alpha", "reward.beta", "device"}
     | {f"constraints.{name}" for name in ConstraintsSpec.model_fields}
 )
 

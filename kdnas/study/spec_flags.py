@@ -15,6 +15,7 @@ from kdnas.study.spec import StudySpec
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.study.spec_strategies import AutoStrategy, LstmStrategy
+from kdnas.study.time_budget import MOST_TRIALS
 from kdnas.system.errors import UsageError
 from kdnas.system.text import with_hyphen
 
@@ -36,6 +37,8 @@ FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other fie
     "constraints.max_size_mib": "--max-size-mib",
     "constraints.max_loss": "--max-loss",
     "budget.trials": "--trials",
+    "budget.hours": "--hours",
+    "budget.until": "--until",
     "budget.epochs": "--epochs",
     "budget.proxy_fraction": "--proxy-fraction",
     "budget.pruner": "--pruner",
@@ -44,6 +47,7 @@ FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other fie
     "device": "--device",
 }
 
+ENDS = {"budget.hours": "until", "budget.until": "hours"}  # field → the other way to say the same, which it replaces
 
 NAMED = {  # part of the spec → its name where none is given
     "recipe": HiddenStateRecipe().name,  # type: ignore[call-arg]
@@ -76,7 +80,9 @@ def command(spec: StudySpec, storage: str | None = None, preset: tuple[str, Stud
             words += ["--set", f"{field}="]
         if field == "name" or value is None or (field in understood and value == understood[field]):
             continue
-        if field in FLAGS:
+        if field == "budget.trials" and spec.budget.open:
+            words += ["--set", f"{field}="]  # the time decides alone, and not the preset's trials
+        elif field in FLAGS:
             words += [FLAGS[field], str(value)]
         elif field.startswith("strategy."):
             words += ["--strategy-option", f"{field.removeprefix('strategy.')}={_text(value)}"]
@@ -103,9 +109,12 @@ def _understood(spec: StudySpec) -> dict[str, Any]:
         strategy["controller"] = spec.strategy.controller
     found = flatten(StudySpec.model_validate({"recipe": {"name": spec.recipe.name}, "strategy": strategy}))
     found |= {f"{part}.name": name for part, name in NAMED.items()}
+    if spec.budget.timed:
+        found["budget.trials"] = MOST_TRIALS
     if isinstance(spec.strategy, LstmStrategy):
         found["strategy.controller"] = "ours"
-        del found["budget.trials"]  # its episodes are the budget where no other is given
+        if not spec.budget.timed or spec.strategy.episodes is not None:
+            del found["budget.trials"]  # its episodes are the budget where no other is given
     return found
 
 
@@ -146,6 +155,8 @@ def overlay(base: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[s
     """Nested values with dotted fields laid over them. Another recipe or strategy starts from its own defaults. A
     strategy that nobody named stays unnamed, so that a study of another default can be taken up."""
     values = {key: dict(v) if isinstance(v, Mapping) else v for key, v in base.items()}
+    given = list(given)
+    fields = {field for field, value in given if value is not None}
     unnamed = "strategy" not in values
     for part, usual in NAMED.items():
         inner = values.setdefault(part, {})
@@ -162,6 +173,8 @@ def overlay(base: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[s
             place[step] = dict(inner) if isinstance(inner, Mapping) else {}
             place = place[step]
         place[last] = value
+        if field in ENDS and value is not None and not ENDS.keys() <= fields:
+            place.pop(ENDS[field], None)
         unnamed = unnamed and not field.startswith("strategy.")
     if unnamed:
         del values["strategy"]

@@ -7,13 +7,16 @@ from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_store, from_values
 from kdnas.study.spec_flags import overlay
 from kdnas.study.spec_toml import read_values
+from kdnas.study.time_budget import asked_again
 from kdnas.system.paths import presets
 
 
 def present_spec(row: StudyRow) -> StudySpec:
-    """The spec that the study was begun with, at its present budget, α and β. Raises UsageError for a damaged one."""
-    now = {"reward.alpha": row.alpha, "reward.beta": row.beta, "budget.trials": row.trials}
-    spec = from_store(row.spec)
+    """The spec that the study was begun with, at its present budget, α and β; its end as hours from its beginning.
+    Raises UsageError for a damaged one."""
+    now = {"reward.alpha": row.alpha, "reward.beta": row.beta}
+    now |= {} if row.open else {"budget.trials": row.trials}
+    spec = from_store(asked_again(row.spec, row.created))
     changed = {field: value for field, value in now.items() if spec_flags.flatten(spec)[field] != value}
     return from_values(overlay(spec.model_dump(mode="json"), changed.items())) if changed else spec
 

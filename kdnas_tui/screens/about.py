@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.text import Text
 
-from kdnas.study import constraints
+from kdnas.study import constraints, time_budget
 from kdnas.study.rows import EventRow, WorkerRow
 from kdnas.study.spec import from_store
 from kdnas.study.spec_differences import flatten
 from kdnas.study.spec_toml import to_toml
+from kdnas.system import moments
 from kdnas_tui import words
 from kdnas_tui.screens.frame import bindings
 from kdnas_tui.screens.page import Contents, Page, Pairs
@@ -37,7 +38,7 @@ class AboutScreen(Page):
                 "now",
                 [
                     ("status", str(study.status)),
-                    ("trials", f"{study.done} of {study.trials}"),
+                    ("trials", study.counted_words.removesuffix(" trials").removesuffix(" trial")),
                     ("reward", f"α {words.signed(study.alpha)}, β {study.beta:g}"),
                     ("teacher's latency", f"{words.milliseconds(study.teacher_latency_ms)} ms"),
                     ("space", space),
@@ -87,6 +88,8 @@ def event_line(event: EventRow) -> tuple[str, str]:
     elif event.kind == constraints.EVENT:
         was, now = (str(constraints.limits_of(values, None)) or "none" for values in (old, new))
         says = f"constraints: {was} → {now}"
+    elif event.kind == time_budget.EVENT and isinstance(new, str):
+        says = f"to run until {moments.full_words(moments.of_utc_text(new))}"
     elif "to" in detail:
         says = f"{event.kind}: {old} → {new}"
     else:

@@ -21,6 +21,7 @@ from kdnas.study import spec_flags
 from kdnas.study.constraints import PART
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_end import moment_of
 from kdnas.study.spec_toml import to_toml
 from kdnas.system.errors import BadOptionError, KdnasError, UsageError
 from kdnas.system.paths import presets
@@ -37,6 +38,7 @@ from kdnas_tui.screens.spec_fields import (
     bounds_of,
     check_value,
     choices,
+    entry_of,
     figures,
     first_comment,
     form_values,
@@ -46,6 +48,7 @@ from kdnas_tui.screens.spec_fields import (
     plan_words,
     preset_values,
     split_settings,
+    time_of,
 )
 from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
@@ -170,6 +173,10 @@ class NewStudyScreen(Frame):
                     pairs += bounds_of(text) if entry.field == PART else map(spec_flags.assigned, split_settings(text))
                 except UsageError as error:
                     self._faults[entry.field] = str(error)
+            elif entry.field == "time":
+                pairs += time_of(text)
+            elif entry.field == "budget.trials" and not text and self._field("time").value.strip():
+                continue
             elif entry.field == "workers":
                 if not (text.isdigit() and 1 <= int(text) <= 256):
                     self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256."
@@ -189,17 +196,19 @@ class NewStudyScreen(Frame):
             except KdnasError as error:
                 if field.startswith(f"{PART}."):
                     self._faults.setdefault(PART, str(error).replace(f"{PART}.", ""))
-                if field in FIELDS:
-                    self._faults.setdefault(field, plain_fault(FIELDS[field].label, field, error))
+                if (place := entry_of(field)) != "more":
+                    self._faults.setdefault(place, plain_fault(FIELDS[place].label, field, error))
         name = self._field("name").value.strip()
         if name in self._taken:
             self._faults.setdefault("name", f"There is a study {name} already. Choose another name, or open it.")
         self.spec = None
         if not self._faults:
             try:
-                self.spec = from_values(spec_flags.overlay({}, pairs))
+                spec = from_values(spec_flags.overlay({}, pairs))
+                moment_of(spec.budget, self.desk.clock())
+                self.spec = spec
             except BadOptionError as error:
-                self._faults[error.field if error.field in FIELDS else "more"] = str(error)
+                self._faults[entry_of(error.field)] = str(error)
             except (KdnasError, TypeError, AttributeError) as error:
                 self._faults["more"] = str(error)
         for entry in ENTRIES:

@@ -5,6 +5,7 @@ Plain functions from text to values and back; the form that shows them is `new_s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -28,7 +29,7 @@ from kdnas_tui.screens.ask import Answer
 
 @dataclass(frozen=True)
 class Entry:
-    field: str  # of the spec; "more" and "workers" are the form's own, and "constraints" is a part in one line
+    field: str  # of the spec; "more", "time" and "workers" are the form's own, and "constraints" is a part in one line
     label: str
     says: str
     choices: bool = False
@@ -51,6 +52,7 @@ ENTRIES = (
         "Any of max_latency_ms=5 min_speedup=3 max_parameters=2000000 max_size_mib=20 max_loss=0.2; or nothing.",
     ),
     Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
+    Entry("time", "time", "Hours such as 8, or an end such as 07:30. Without trials it alone ends the search."),
     Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
     Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
     Entry("device", "device", "auto, cpu, cuda, cuda:N or mps.", True, gap=True),
@@ -60,7 +62,20 @@ ENTRIES = (
 )
 FIELDS = {entry.field: entry for entry in ENTRIES}
 TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
-OWN = {"more", "workers", PART}
+OWN = {"more", "time", "workers", PART}
+
+
+def entry_of(field: str) -> str:
+    """The entry under which a fault of a field of the spec stands."""
+    return field if field in FIELDS else "time" if field in spec_flags.ENDS else "more"
+
+
+def time_of(text: str) -> list[tuple[str, Any]]:
+    """Hours, such as `8` or `8 h`, or the moment of an end, such as `07:30`, as a field of the spec; or nothing."""
+    if not text:
+        return []
+    hours = number(re.sub(r"\s*(h|hours?)$", "", text))
+    return [("budget.until", text) if isinstance(hours, str) else ("budget.hours", hours)]
 
 
 def id_of(field: str) -> str:
@@ -125,9 +140,12 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
     flat = flatten(spec)
     defaults = flatten(from_values({"recipe": {"name": spec.recipe.name}, "strategy": {"name": spec.strategy.name}}))
     shown = {field: shown_value(flat[field]) for field in FIELDS if field not in OWN}
+    if spec.budget.open:
+        shown["budget.trials"] = ""
+    time = shown_value(spec.budget.hours) if spec.budget.until is None else spec.budget.until
     rest, bounds = [], []
     for field, value in flat.items():
-        if field in FIELDS or value == defaults.get(field) or value is None:
+        if field in FIELDS or field in spec_flags.ENDS or value == defaults.get(field) or value is None:
             continue
         if field.startswith(f"{PART}."):
             bounds.append(_bound(field.removeprefix(f"{PART}."), value))
@@ -136,7 +154,7 @@ def form_values(values: Mapping[str, Any]) -> dict[str, str]:
         for key, one in inner:
             name = f"{field}.{key}" if key else field
             rest.append(f"{name}={spec_flags.toml_text(one)}")
-    return {**shown, "workers": "1", PART: " ".join(bounds), "more": " ".join(rest)}
+    return {**shown, "time": time, "workers": "1", PART: " ".join(bounds), "more": " ".join(rest)}
 
 
 def _bound(field: str, value: float) -> str:
@@ -228,6 +246,8 @@ def figures(plan: Mapping[str, Any]) -> list[str]:
     """Candidates, cache and time of a plan in a few words each; what cannot be known beforehand says so."""
     cache, seconds = plan["cache_bytes"], plan["seconds"]
     size = words.plural(int(plan["space_size"]), "candidate")
+    if plan.get("ends") is not None:
+        size += "" if plan["trials"] is None else f", about {plan['trials']:,} of them"
     held = "cache not known yet" if cache is None else f"{words.mib(cache / 2**20)} of cache"
     if seconds is None:
         return [size, held, "time not known yet"]
@@ -249,6 +269,8 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     if plan["seconds"] is not None:
         each = words.duration(plan["seconds_per_trial"])
         cost.append(f"About {words.duration(plan['seconds'])} by one worker, {each} a candidate, on {plan['device']}.")
+    if plan.get("ends") is not None:
+        cost.append(f"It runs {plan['ends']}.")
     if cost:
         parts.append(("what it takes, roughly", cost))
     if plan["notes"]:

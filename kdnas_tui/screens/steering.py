@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas.study.constraints import PART, limits_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
+from kdnas.system import moments
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui import keys
 from kdnas_tui.desk import Desk
@@ -103,6 +104,21 @@ def budget(value: str, ended: int) -> int:
     return trials
 
 
+def new_end(value: str, row: StudyRow, now: float) -> float | None:
+    """The end that was typed, `2h` or `07:30`, as UTC seconds; None for a number of trials. Raises UsageError where the
+    study cannot have it."""
+    from kdnas.study.spec import from_values
+    from kdnas.study.spec_end import moment_of, require_use
+    from kdnas_tui.screens.spec_fields import time_of
+
+    if ":" not in value and not value.rstrip().endswith(("h", "hour", "hours")):
+        return None
+    fields = {field.removeprefix("budget."): given for field, given in time_of(value.strip())}
+    until = moment_of(from_values({"budget": fields}).budget, now)
+    require_use(row)
+    return until
+
+
 WRITING = frozenset(key.action for key in keys.KEYS["study"] if key.writes)
 
 
@@ -113,7 +129,7 @@ def idle_keys(row: StudyRow | None, marked: int) -> frozenset[str]:
         return frozenset(idle)
     if not row.workers:
         idle |= {"pause", "stop", "worker"}
-    if row.status is Status.RUNNING or (row.done >= row.trials and not row.workers):
+    if row.status is Status.RUNNING or (row.spent and not row.workers):
         idle.add("resume")
     if row.status is not Status.RUNNING:
         idle.add("pause")  # r goes on
@@ -187,7 +203,7 @@ class Steering(Frame):
             return
         if row.status is Status.RUNNING:
             self.notify(f"{row.name} is running.", timeout=3, markup=False)
-        elif row.done >= row.trials:
+        elif row.spent:
             self.desk.fault(
                 UsageError(
                     f"{row.name} has finished its {row.trials} trials.", worded("Press <study.budget> for more.")
@@ -223,12 +239,24 @@ class Steering(Frame):
         row = self.watched.study
         if row is None:
             return
-        from kdnas.store import changes
+        from kdnas.store import changes, ends
 
-        ended = row.status is Status.FINISHED
+        ended, now = row.status is Status.FINISHED, self.desk.clock()
+
+        def check(value: str) -> None:
+            if new_end(value, row, now) is None:
+                budget(value, row.done)
 
         def answered(value: str | None) -> None:
             if value is None:
+                return
+            until = new_end(value, row, now)
+            if until is not None:
+                self.change(
+                    lambda store, study: ends.set_end(store, study, until),
+                    f"It runs until {moments.clock_words(until, now)} now.",
+                    self._start if ended else None,
+                )
                 return
             trials = budget(value, row.done)
             self.change(
@@ -240,12 +268,13 @@ class Steering(Frame):
         detail = f"{row.done} have ended."
         if ended:
             detail += " With more, the search goes on at once."
+        detail += " A time such as 07:30 or 2h limits it, too; where all have ended, it alone does."
         self.app.push_screen(
             Write(
                 f"How many trials for {row.name}?",
-                str(row.trials),
+                str(row.trials) if row.end is None or not row.open else moments.minute_text(row.end.until),
                 detail=detail,
-                check=lambda value: budget(value, row.done),
+                check=check,
             ),
             answered,
         )

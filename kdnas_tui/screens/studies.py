@@ -11,6 +11,7 @@ from textual.widgets import Input, Static
 
 from kdnas.study import study_words
 from kdnas.study.rows import Status, StudyRow, WorkerRow
+from kdnas.study.time_budget import asked_again, end_words
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 from kdnas_tui import words
@@ -160,7 +161,9 @@ class StudiesScreen(Frame):
                     "open it and press <study.resume> to go on"
                 )
             )
-        if row.eta is not None and row.status is Status.RUNNING:
+        if row.end is not None and row.status is Status.RUNNING:
+            parts.append(f"runs {end_words(row.end, row.trials, now)}")
+        elif row.eta is not None and row.status is Status.RUNNING:
             parts.append(f"ready in {words.span(*row.eta)}")
         if row.ending:
             parts.append(row.ending)
@@ -181,7 +184,7 @@ class StudiesScreen(Frame):
                 _of(row, "data", "source"),
                 _of(row, "recipe", "name"),
                 _of(row, "strategy", "name"),
-                f"{row.done}/{row.trials}",
+                row.counted,
                 words.figure(row.best_reward),
                 words.ago(self.desk.clock(), row.updated),
                 " ".join(row.tags),
@@ -243,9 +246,10 @@ class StudiesScreen(Frame):
             return
         from kdnas_tui.screens.new_study import NewStudyScreen
 
-        values: dict[str, Any] = {**row.spec, "name": words.free_name(row.name, {r.name for r in self.rows})}
+        values = {**asked_again(row.spec, row.created), "name": words.free_name(row.name, {r.name for r in self.rows})}
         values["reward"] = {**values.get("reward", {}), "alpha": row.alpha, "beta": row.beta}
-        values["budget"] = {**values.get("budget", {}), "trials": row.trials}
+        if not row.open:
+            values["budget"] = {**values.get("budget", {}), "trials": row.trials}
         self.app.push_screen(NewStudyScreen(self.desk, values))
 
     @writes

@@ -16,6 +16,7 @@ from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import PREDICTED, Status, StudyRow, WorkerRow
 from kdnas.study.trial_columns import Board
+from kdnas.system.moments import clock_words
 from kdnas_tui import words
 from kdnas_tui.keys import worded
 from kdnas_tui.machine import Reading
@@ -63,13 +64,15 @@ def head(
         part(6, (words.plural(row.workers, "worker"), ""))
     if row.heartbeat is not None and (row.workers or row.status is Status.DEAD):
         part(3 if row.status is Status.DEAD else 8, (f"heard {words.duration(now - row.heartbeat)} ago", "dim"))
-    part(0, (f"{row.done}/{row.trials}", ""), (" trials", "dim") if width >= WITH_UNITS else ("", ""))
+    part(0, (row.counted, ""), (" trials", "dim") if width >= WITH_UNITS else ("", ""))
     for word, number in (("pruned", row.pruned), ("failed", row.failed), ("reused", row.reused)):
         if number:
             style = colours.get("error", "") if word == "failed" else ""
             part(4 if word == "failed" else 7, (f"{word} ", "dim"), (str(number), style))
     if row.best_reward is not None:
         part(1, ("best ", "dim"), (f"{row.best_reward:.3f}", f"bold {colours.get('accent', '')}"))
+    if row.until is not None and row.workers:
+        part(4, ("until ", "dim"), (clock_words(row.until, now), ""))
     if eta is not None:
         part(2, ("ETA ", "dim"), (words.span(*eta), ""))
     if row.workers and devices:
@@ -150,8 +153,8 @@ def card(row: StudyRow, best: Scored | None, doing: str | None, last_log: str, w
     """The few lines that a small terminal has room for."""
     text = Text()
     length = max(8, min(30, width - 20))
-    full = round(length * row.done / max(1, row.trials))
-    text.append(f"{row.done}/{row.trials}  {'▰' * full}{'▱' * (length - full)}\n")
+    full = round(length * (row.share or 0.0))
+    text.append(f"{row.counted}  {'▰' * full}{'▱' * (length - full)}\n")
     if best is not None and row.best_reward is not None:
         text.append(f"best  {row.best_reward:.3f}", style="bold")
         loss, latency = words.figure(best.loss_used), words.milliseconds(best.told.latency_ms)

@@ -73,8 +73,8 @@ def test_a_worker_that_waits_reads_no_history_whatever_others_write(path: Path, 
     asked, looks = waited(path, long_study(path, stop_when_done=enough), a_line)
     assert not asked.of_trials
     assert not asked.count("UPDATE") and not asked.count("INSERT")
-    # What people want, twice; who lives, twice; free slots, its own, and two counts; with `enough` counts, α and β.
-    assert asked.count("SELECT") <= looks.done * (10 if enough else 8)
+    # What people want, twice; who lives, twice; its end; free slots, its own, two counts; with `enough` counts, α, β.
+    assert asked.count("SELECT") <= looks.done * (11 if enough else 9)
 
 
 def test_a_worker_that_trains_writes_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

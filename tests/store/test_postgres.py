@@ -18,13 +18,13 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
-from kdnas.store import changes, patience, queries
+from kdnas.store import changes, ends, patience, queries
 from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
 from kdnas.study.rows import Status
-from kdnas.system import liveness
+from kdnas.system import liveness, moments
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.postgres import BINARIES, Server
@@ -65,6 +65,25 @@ def test_a_study_runs_as_it_does_on_sqlite(url: str, tmp_path: Path) -> None:
         study = optuna.load_study(study_name="fake", storage=optuna_storage(store))
         assert len(study.trials) == 6
         assert queries.study_row(store, "fake").status == Status.FINISHED
+
+
+def test_a_study_ends_by_the_servers_clock(url: str) -> None:
+    begun: list[object] = []
+
+    def trouble(candidate: object) -> None:
+        begun.append(candidate)
+        if len(begun) == 3:
+            with open_store(url) as other:
+                ends.set_end(other, 1, ends.now(other))
+
+    spec = fakes.spec(budget={"trials": None, "epochs": 1, "hours": 5})
+    begin(spec, url)
+    assert run_worker(url, "fake", prepare=lambda s, *_: fakes.FakeBench(s, trouble), measure=fakes.measure) == 0
+    with open_store(url) as store:
+        row = queries.study_row(store, "fake")
+        assert (row.status, row.done, row.trials, row.open) == (Status.FINISHED, 3, 3, True)
+        [first, _] = [event.detail for event in queries.events(store, 1) if event.kind == "time"]
+        assert abs(moments.of_utc_text(first["to"]) - 5 * 3600 - row.created) < 600
 
 
 def test_the_controllers_episodes_run_there_too(url: str) -> None:
