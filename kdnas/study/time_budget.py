@@ -61,7 +61,7 @@ def asked_again(values: Mapping[str, Any], created: float) -> dict[str, Any]:
     if end is None:
         return dict(values)
     budget = {name: value for name, value in values["budget"].items() if name != "until"}
-    return {**values, "budget": {**budget, "hours": float(f"{max(1.0, end.until - created) / 3600:.3g}")}}
+    return {**values, "budget": {**budget, "hours": max(0.001, round((end.until - created) / 3600, 3))}}
 
 
 def require_time(name: str, end: End | None, now: float) -> None:
