@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from kdnas.data.label_forms import look
 from kdnas.system.errors import UsageError
@@ -120,6 +119,8 @@ def order_by_examples(logits: torch.Tensor, labels: np.ndarray) -> tuple[int, ..
     table = np.zeros((classes, classes))
     np.add.at(table, (labels, logits.argmax(-1).numpy()), 1.0)
     table += np.eye(classes) * 1e-6
+    from scipy.optimize import linear_sum_assignment  # the half second that it takes to load is for those with a head
+
     return tuple(int(place) for place in linear_sum_assignment(table, maximize=True)[1])
 
 
