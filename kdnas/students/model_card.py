@@ -189,16 +189,16 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     if opener == "PeftModel":
         return _adapter_usage(facts["base"])
     reader = facts.get("tokenizer_opens_with", "AutoTokenizer")
+    code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     if facts.get("embedding"):
         return [
             "from sentence_transformers import SentenceTransformer",
             "",
             FOLDER,
-            "model = SentenceTransformer(folder)",
+            f"model = SentenceTransformer(folder{code})",
             'vectors = model.encode(["Knowledge, distilled.", "What a teacher knows."])',
             "print(model.similarity(vectors, vectors))",
         ]
-    code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     lines = [
         f"from transformers import {opener}, {reader}",
         "",
