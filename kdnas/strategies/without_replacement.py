@@ -69,7 +69,7 @@ def draw(space: SearchSpace, rng: np.random.Generator, taken: Collection[str]) -
     if large:
         kept = f" that keeps to {taken.refusal}" if isinstance(taken, Refused) else ""
         raise KdnasError(
-            f"{DRAWS * 10:,} candidates drawn from {space.size:,} have none{kept} left to propose.",
+            f"Of {space.size:,} candidates {DRAWS * 10:,} were drawn, and none{kept} is left to propose.",
             "Loosen the constraint, or narrow space.choices to such candidates.",
         )
     if isinstance(taken, Refused):  # which has looked at every candidate once, for whatever number of draws

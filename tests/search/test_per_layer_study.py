@@ -10,7 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from kdnas.cli import COMMANDS
+from kdnas.cli.frame import Lazy, run
 from kdnas.cli.studies import show
+from kdnas.models.encoder_sizes import Sizes
+from kdnas.recipes.contract import Workbench
+from kdnas.recipes.spaces.encoder import sizes_of
 from kdnas.search.begin import begin
 from kdnas.search.plan import plan
 from kdnas.search.worker import run_worker
@@ -23,12 +28,15 @@ from kdnas.students.from_config import given, read_config
 from kdnas.study.export import candidate as exported
 from kdnas.study.ranked_rows import rank
 from kdnas.study.rows import TrialRow
+from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_flags import command
 from kdnas.study.trial_columns import Board
+from kdnas.training.contract import Student
 from kdnas_tui.screens.compare import compared
 from kdnas_tui.screens.finalize import in_words
 from kdnas_tui.widgets.trial_cells import columns_of
+from tests import fakes
 from tests.encoders import text_folder, tiny_spec
 from tests.tiny import tiny_folder
 
@@ -52,11 +60,22 @@ def spec_of(shelf: Path, trials: int = 4, **parts: Any) -> StudySpec:
     return tiny_spec(shelf / "teacher", shelf / "text", space=space, budget=budget, full={"epochs": 1}, **parts)
 
 
+def ms(sizes: Sizes) -> float:
+    """A made-up pass whose layers add up."""
+    layers = [sizes.layer(i) for i in range(sizes.layers)]
+    return 0.5 + sum(0.1 + 0.05 * layer.heads + 0.01 * layer.inner for layer in layers)
+
+
+def timed(bench: Workbench, student: Student, chosen: Candidate) -> fakes.FakeTimed:
+    time = ms(sizes_of(chosen))
+    return fakes.FakeTimed(time, time, time, time)
+
+
 def searched(shelf: Path, path: Path, *budgets: int, **parts: Any) -> list[TrialRow]:
     for trials in budgets:
         spec = spec_of(shelf, trials, **parts)
         begin(spec, path)
-        assert run_worker(str(path), spec.name) == 0
+        assert run_worker(str(path), spec.name, measure=timed) == 0
     with open_store(path) as store:
         return sorted(queries.trial_rows(store, 1), key=lambda row: row.number)
 
@@ -83,8 +102,10 @@ def test_the_plan_counts_it_and_the_command_begins_it(shelf: Path) -> None:
 
 
 def test_latencies_by_blocks_are_sums_over_the_layers_own_blocks(shelf: Path, tmp_path: Path) -> None:
-    rows = searched(shelf, tmp_path / "kdnas.db", 3, latency={"by": "blocks"})
-    assert all(row.latency_predicted and row.latency_ms is not None for row in rows)
+    rows = searched(shelf, tmp_path / "kdnas.db", 4, latency={"by": "blocks"})
+    assert len({str(row.candidate) for row in rows}) == 4
+    for row in rows:
+        assert row.latency_predicted and row.latency_ms == pytest.approx(ms(sizes_of(row.candidate)))
 
 
 def test_tables_and_screens_write_a_layers_sizes_in_one_place(done: Any) -> None:
@@ -122,6 +143,14 @@ def test_a_finished_student_classifies_and_its_configuration_makes_it_again(
     model, tokenizer = predict.open_model(tmp_path / "out", torch.device("cpu"))
     found = predict.predict(model, tokenizer, ["the good film", "a dull plot"], lambda words, share: None)
     assert [one.label in ("LABEL_0", "LABEL_1") for one in found] == [True, True]
+    learnt = tmp_path / "data.jsonl"
+    labelled = [{"text": f"w{'abcdefgh'[i % 8]}b film {i}", "label": f"LABEL_{i % 2}"} for i in range(40)]
+    learnt.write_text("\n".join(map(json.dumps, labelled)))
+    ask = ["finetune", str(tmp_path / "out"), "--task", "classification", "--data", str(learnt), "--length", "8"]
+    ask += ["--text-column", "text", "--label-column", "label", "--epochs", "1", "--output", str(tmp_path / "more")]
+    assert run(Lazy("kdnas", COMMANDS), [*ask, "--device", "cpu"]) == 0
+    assert (tmp_path / "more" / "modeling_per_layer.py").is_file()
+    predict.open_model(tmp_path / "more", torch.device("cpu"))
     plain = spec_of(shelf).model_copy(update={"space": tiny_spec(shelf / "teacher", shelf / "text").space})
     for config_of in (tmp_path / "out" / "config.json", tmp_path / "candidate.json"):
         (tmp_path / "candidate.json").write_text(json.dumps(differs.candidate))
