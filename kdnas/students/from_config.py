@@ -61,12 +61,15 @@ def given(spec: StudySpec, config: Mapping[str, Any]) -> Job:
 
 
 def _of_layers_that_differ(spec: StudySpec, config: Mapping[str, Any]) -> StudySpec:
-    """The spec for a student that gives sizes for each of its layers: its space has as many layers."""
-    depth = _value(config, "num_hidden_layers")
-    if "num_attention_heads_1" not in config or depth is None:
+    """The spec for a student that gives sizes for each of its layers, whose space has as many layers; for any other
+    one without such sizes."""
+    depth, values = _value(config, "num_hidden_layers"), spec.model_dump(mode="json")
+    if "num_attention_heads_1" in config and depth is not None:
+        values["space"] = {"choices": {"num_hidden_layers": [depth]}, "per_layer": True}
+    elif spec.space.per_layer:
+        values["space"] = {}
+    else:
         return spec
-    values = spec.model_dump(mode="json")
-    values["space"] = {"choices": {"num_hidden_layers": [depth]}, "per_layer": True}
     return from_values(values)
 
 

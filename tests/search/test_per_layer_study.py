@@ -158,3 +158,5 @@ def test_a_finished_student_classifies_and_its_configuration_makes_it_again(
         depth = int(differs.candidate["num_hidden_layers"])
         ours = {k: v for k, v in differs.candidate.items() if k[-1] not in "12" or int(k[-1]) <= depth}
         assert job.candidate == ours and job.spec.space.per_layer
+    uniform = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 8}
+    assert not given(spec_of(shelf), {**uniform, "hidden_act": "gelu"}).spec.space.per_layer
