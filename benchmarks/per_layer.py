@@ -124,8 +124,8 @@ def _spec(per_layer: bool, quick: bool) -> StudySpec:
     choices = {**values["space"]["choices"], "head_size": [32], "hidden_act": ["gelu"]}
     if quick:
         choices |= {"num_hidden_layers": [2], "hidden_size": [256, 384], "intermediate_size": [384, 1536]}
-        values["data"]["limit"] = 600
-        values["budget"]["proxy_fraction"] = 0.3
+        values["data"]["limit"] = 200
+        values["budget"]["proxy_fraction"] = 0.5
     return from_values({**values, "space": {"choices": choices, "per_layer": per_layer}})
 
 
