@@ -12,6 +12,7 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
+from kdnas.study import layer_words
 from kdnas.study.full_time import UNKNOWN
 from kdnas.system.errors import UsageError
 from kdnas.system.time_left import duration, words
@@ -187,7 +188,7 @@ def _which(rank_wanted: int | None, only: str | None, trial: int | None) -> list
 def _beginning(chosen: Chosen) -> Iterator[str]:
     """Which candidate it is, where its folder will lie, and how long that may take."""
     job, epochs = chosen.job, chosen.job.spec.full.epochs
-    sizes = ", ".join(f"{name} {value}" for name, value in job.candidate.items())
+    sizes = ", ".join(f"{name} {value}" for name, value in layer_words.shown(job.candidate).items())
     yield f"trial {job.trial} of {job.study} ({sizes}) into {chosen.output}"
     if chosen.kept is not None:
         yield f"It goes on: {chosen.kept.words()} are kept."

@@ -17,6 +17,7 @@ import click
 
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_from
+from kdnas.study import layer_words
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec_end import without_time
 from kdnas.study.spec_flags import ENDS
@@ -309,7 +310,7 @@ def plan(
         frame.print_json(made.values())
         return
     frame.line(f"space     {made.space_size:,} candidates")
-    for name, choices in made.dimensions.items():
+    for name, choices in layer_words.grouped(made.dimensions).items():
         frame.line(f"          {name}: {', '.join(map(str, choices))}")
     frame.line("teacher   " + ", ".join(f"{key} {value}" for key, value in made.teacher.items()))
     frame.line(f"reward    {made.exchange}")

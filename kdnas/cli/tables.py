@@ -10,7 +10,7 @@ from typing import Any
 from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
-from kdnas.study import reference_time
+from kdnas.study import layer_words, reference_time
 from kdnas.study.constraints import of_study
 from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank_of
@@ -85,7 +85,7 @@ def study_head(row: StudyRow) -> None:
 
 def trial_table(scored: Sequence[Scored]) -> None:
     """Trials with what was measured of them; latencies are told for the study's one time of the teacher."""
-    dimensions = list(dict.fromkeys(name for s in scored for name in s.row.candidate))
+    dimensions = list(dict.fromkeys(name for s in scored for name in layer_words.shown(s.row.candidate)))
     table(
         [*MEASURED, *(SHORT.get(name, name) for name in dimensions), "state"],
         [_trial(s, dimensions) for s in scored],
@@ -108,6 +108,7 @@ def legend(scored: Sequence[Scored]) -> str:
 
 def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
     row = s.told
+    sizes = layer_words.shown(row.candidate)
     state = row.state
     if state == TrialState.RUNNING:
         state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}" if row.epochs else row.phase or "running"
@@ -131,7 +132,7 @@ def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
         spread,
         None if row.speedup is None else f"{row.speedup:.2f}×",
         None if row.parameters is None else f"{row.parameters / 1e6:.2f}M",
-        *(row.candidate.get(name) for name in dimensions),
+        *(sizes.get(name) for name in dimensions),
         state,
     ]
 

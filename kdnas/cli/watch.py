@@ -18,6 +18,7 @@ from kdnas.cli.frame import narration
 from kdnas.cli.tables import figures
 from kdnas.store import queries
 from kdnas.store.database import Store
+from kdnas.study import layer_words
 from kdnas.study.rows import Status, StudyRow, TrialRow
 from kdnas.study.states import REWARDED
 from kdnas.system import interrupts, time_left
@@ -76,7 +77,7 @@ def _wait(processes: Sequence[Process]) -> None:
 
 def ended(row: TrialRow, reference_ms: float | None) -> str:
     """One finished trial as one line."""
-    point = " ".join(f"{key}={value}" for key, value in row.candidate.items())
+    point = " ".join(f"{key}={value}" for key, value in layer_words.shown(row.candidate).items())
     words = figures(row, reference_ms) if row.state in REWARDED else row.error or ""
     return f"#{row.number} {row.state}  {words}  {point}"
 

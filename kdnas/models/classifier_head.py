@@ -94,9 +94,9 @@ def classifier(
     """
     class_order.rename(config, [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)])
     config.problem_type = whole.config.problem_type
-    config.architectures = [type(whole).__name__]
     with torch.random.fork_rng(devices=[]):  # every weight is given below
         made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    config.architectures = [type(made).__name__]
     made.base_model.load_state_dict(dict(body), strict=False)
     if len(family.head) > 1:
         own, theirs = made.get_submodule(family.head[0]), whole.get_submodule(family.head[0])

@@ -10,13 +10,20 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.activations import ACT2FN
 
+from kdnas.models.encoder_sizes import LayerSizes as LayerSizes
+from kdnas.models.encoder_sizes import Sizes as Sizes
+from kdnas.models.own_code import carried
 from kdnas.system.errors import UsageError
+
+PER_LAYER_FILE = "modeling_per_layer.py"  # in every such folder
+PER_LAYER = "kdnas-per-layer-"  # before the family's model_type: models whose layers differ, see per_layer.py
 
 
 @dataclass(frozen=True)
@@ -52,28 +59,17 @@ class Family:
         return int(config.max_position_embeddings) - position_offset(config)
 
     def sizes(self, config: PretrainedConfig) -> Sizes:
+        each: tuple[LayerSizes, ...] = ()
+        if config.model_type == PER_LAYER + self.model_type:
+            each = tuple(map(LayerSizes, config.layer_heads, config.layer_neurons))
         return Sizes(
             int(getattr(config, self.layers)),
             int(getattr(config, self.width)),
             int(getattr(config, self.heads)),
             int(getattr(config, self.inner)),
             str(getattr(config, self.act)),
+            each,
         )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of one encoder, under one name for all families."""
-
-    layers: int
-    width: int
-    heads: int
-    inner: int
-    act: str
-
-    @property
-    def head_size(self) -> int:
-        return self.width // self.heads
 
 
 _DENSE_HEAD = ("classifier.dense", "classifier.out_proj")
@@ -123,9 +119,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+PER_LAYER_TYPES = tuple(PER_LAYER + name for name, family in FAMILIES.items() if not family.shared_layers)
+
+
 def position_offset(config: PretrainedConfig) -> int:
     """Positions that no token of a text takes."""
-    if config.model_type not in PADDED_POSITIONS:
+    if config.model_type.removeprefix(PER_LAYER) not in PADDED_POSITIONS:
         return 0
     return 2 if config.pad_token_id is None else int(config.pad_token_id) + 1
 
@@ -168,6 +167,10 @@ def config_values(family: Family, teacher: PretrainedConfig, sizes: Sizes) -> di
     )
     if family.embedding is not None and getattr(teacher, family.embedding) == getattr(teacher, family.width):
         values[family.embedding] = sizes.width  # without a projection in the teacher, embeddings follow the width
+    if sizes.each:
+        values["model_type"] = PER_LAYER + family.model_type
+        values["layer_heads"] = [layer.heads for layer in sizes.each]
+        values["layer_neurons"] = [layer.inner for layer in sizes.each]
     return values
 
 
@@ -182,7 +185,18 @@ def closed_widths(family: Family, teacher: PretrainedConfig) -> frozenset[int]:
 
 def configure(values: Mapping[str, Any]) -> PretrainedConfig:
     keys = dict(values)
+    if str(keys["model_type"]).startswith(PER_LAYER):
+        import kdnas.models.per_layer  # noqa: F401, registers its classes
     return AutoConfig.for_model(keys.pop("model_type"), **keys)
+
+
+def carry_code(config: PretrainedConfig, folder: Path) -> dict[str, str]:
+    """Put the code of a model whose layers differ into its folder; the `auto_map` of its configuration."""
+    from kdnas.models import per_layer
+
+    own = next(classes for classes in per_layer.CLASSES if classes[0] is type(config))
+    autos = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")
+    return carried(folder, per_layer, PER_LAYER_FILE, dict(zip(autos, own, strict=True)))
 
 
 def known_activation(name: str) -> bool:
@@ -377,8 +391,9 @@ class EncoderCut:
             query, value, inner = (
                 s[depth].mean(0) for s in (self.importance.query, self.importance.value, self.importance.inner)
             )
-            logits, context = attention_rows(query, value, self.sizes.heads, self.sizes.head_size)
-            yield KeptParts(index, source, logits, context, best(inner, self.sizes.inner))
+            own = self.sizes.layer(index)
+            logits, context = attention_rows(query, value, own.heads, self.sizes.head_size)
+            yield KeptParts(index, source, logits, context, best(inner, own.inner))
 
 
 def sliced(weights: Mapping[str, torch.Tensor], cut: EncoderCut) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from kdnas.data import hub, shipped, sources
 from kdnas.data.files import POINTER
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.models.encoders import body_arguments, position_offset
+from kdnas.models.encoders import PER_LAYER_TYPES, body_arguments, position_offset
 from kdnas.models.tokenizer import count_ids, ends_no_text
 from kdnas.models.tokenizer import open_tokenizer as open_tokenizer
 from kdnas.models.tokenizer import pad_id as pad_id
@@ -28,7 +28,8 @@ from kdnas.study.spec import TeacherSpec
 from kdnas.system.errors import KdnasError, UsageError, first_line, nearest
 from kdnas.system.progress import Progress
 
-OWN_TYPES = ("kdnas-recurrent",)  # families whose code is kdnas's own, though their folders carry a copy of it
+RECURRENT = "kdnas-recurrent"
+OWN_TYPES = (RECURRENT, *PER_LAYER_TYPES)  # models whose code is kdnas's own, though their folders carry a copy of it
 # Tables that older checkpoints hold and that every model computes itself.
 COMPUTED = ("position_ids", "token_type_ids", "attn.bias", "attn.masked_bias", "attention.bias", "rotary_emb.inv_freq")
 FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of weights, as safetensors calls them
@@ -138,6 +139,8 @@ def open_config(folder: Path, name: str) -> PretrainedConfig:
             f"The model {name!r} needs code of its own (auto_map in its config.json), which kdnas never runs.",
             "Take a model of a family that transformers has itself.",
         )
+    if kind in PER_LAYER_TYPES:
+        import kdnas.models.per_layer  # noqa: F401, registers its classes
     quantised = values.get("quantization_config")
     if quantised:
         how = quantised.get("quant_method") if isinstance(quantised, dict) else None

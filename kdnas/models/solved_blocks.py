@@ -172,8 +172,9 @@ def solve_blocks(
             theirs = weights[f"{family.layer_prefix(end)}{family.norm}.{leaf}"]
             getattr(norm, leaf).copy_(theirs[cut.width])
         # The first layer's neurons are the same for all students of these sizes, whatever follows them.
-        sizes = cut.sizes
-        name = None if index else (tuple(cut.sources[:1]), sizes.width, sizes.heads, sizes.inner, sizes.act)
+        sizes, own = cut.sizes, cut.sizes.layer(0)
+        first = (tuple(cut.sources[:1]), sizes.width, sizes.head_size, own.heads, own.inner, sizes.act)
+        name = None if index else first
         equations = _Equations(None if name is None or kept is None else kept.get(name))
         halves: list[tuple[Tensor, Tensor]] = []
         for rows, given in zip(parts, carried, strict=True):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kdnas.measuring.device_lock import Turn
 from kdnas.models import block_scores, encoders, least_squares_init
-from kdnas.models.encoders import EncoderCut, Importance, Sizes
+from kdnas.models.encoders import EncoderCut, Importance, LayerSizes, Sizes
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.spaces.encoder import sizes_of
 from kdnas.study.space import SearchSpace
@@ -42,11 +42,23 @@ score grows by 0.30 of that of what their blocks leave. It orders nothing, and r
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """What all layers of a student have in common besides their neurons."""
+    """What a block has besides its neurons. `head_size` is 0 where the heads are as wide together as the student, as
+    they are in one of equal layers."""
 
     width: int
     heads: int
     act: str
+    head_size: int = field(default=0, repr=False)
+
+    @classmethod
+    def of(cls, sizes: Sizes, heads: int) -> Shape:
+        """A block of a student with so many heads."""
+        return cls(sizes.width, heads, sizes.act, 0 if heads == sizes.heads else sizes.head_size)
+
+    def block(self, inner: int) -> Sizes:
+        """A student of one such block."""
+        size = self.head_size or self.width // self.heads
+        return Sizes.of_layers(self.width, size, self.act, [LayerSizes(self.heads, inner)])
 
 
 class BlockLibrary:
@@ -66,7 +78,7 @@ class BlockLibrary:
         spans: Mapping[int, Sequence[tuple[int, int]]],
     ) -> None:
         self._teacher, self._fitted, self._importance = teacher, fitted, importance
-        self._weights, self._buffers, self._spans = weights, buffers, spans
+        self._weights, self._buffers, self.spans = weights, buffers, spans
         self._ids = fitted.ids[: max(1, TOKENS // fitted.ids.shape[1])]
         self._outputs: list[Tensor] = []  # the teacher's block outputs on them, bf16, once they are asked for
 
@@ -78,24 +90,24 @@ class BlockLibrary:
         each is solved on the student's own states, and makes up for some of what those before it lost.
         """
         sizes = [sizes_of(candidate) for candidate in space.candidates()]
-        shapes = sorted({Shape(s.width, s.heads, s.act) for s in sizes})
+        shapes = sorted({Shape.of(s, s.heads) for s in sizes})
         counts = sorted({s.inner for s in sizes})
-        floors = self._floors(sorted({s.width for s in sizes}))
-        scores = self._scores(shapes, counts, on_progress)
+        floors = self.floors(sorted({s.width for s in sizes}))
+        scores = self.scores(shapes, counts, on_progress)
         kept = np.array([self._kept(s, scores, counts) * (1 - floors[s.width]) for s in sizes])
         whole: np.ndarray = (1.0 - kept) ** POWER
         return whole
 
     def _kept(self, sizes: Sizes, scores: Mapping[Shape, Mapping[tuple[int, int], Tensor]], counts: list[int]) -> float:
-        found = scores[Shape(sizes.width, sizes.heads, sizes.act)]
+        found = scores[Shape.of(sizes, sizes.heads)]
         place = counts.index(sizes.inner)
-        left = np.array([float(found[span][place]) for span in self._spans[sizes.layers]])
+        left = np.array([float(found[span][place]) for span in self.spans[sizes.layers]])
         counts_for = 2 * np.arange(1, len(left) + 1) / (len(left) + 1)
         return float(1 / np.prod(1 + counts_for * left))
 
     # ------------------------------------------------------------------------ the scores
 
-    def _scores(
+    def scores(
         self, shapes: Sequence[Shape], counts: Sequence[int], on_progress: Progress
     ) -> dict[Shape, dict[tuple[int, int], Tensor]]:
         """Of each shape and span [counts]; several processes begin at different shapes and read each other's."""
@@ -108,17 +120,17 @@ class BlockLibrary:
         return found
 
     def _all_spans(self) -> list[tuple[int, int]]:
-        return sorted({span for spans in self._spans.values() for span in spans})
+        return sorted({span for spans in self.spans.values() for span in spans})
 
     def _path(self, *what: Any) -> Path:
-        facts = json.dumps([VERSION, self._all_spans(), *map(repr, what)])
+        facts = json.dumps([VERSION, self._all_spans(), *map(repr, what), *_head_sizes(what)])
         key = hidden_state_cache.entry_key(self._teacher, self._ids, [-1])
         return cache_folder.root() / "blocks" / f"{key}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
 
     def _scored(self, shape: Shape, counts: Sequence[int]) -> dict[str, Tensor]:
         family = self._teacher.family
         own = family.sizes(self._teacher.config)
-        sizes = Sizes(1, shape.width, shape.heads, own.inner, shape.act)
+        sizes = shape.block(own.inner)
         values = encoders.config_values(family, self._teacher.config, sizes)
         found: dict[str, Tensor] = {}
         for source in sorted({source for source, _ in self._all_spans()}):
@@ -140,7 +152,7 @@ class BlockLibrary:
             found |= {f"{source}-{end}": shares[place].contiguous() for place, end in enumerate(ends)}
         return found
 
-    def _floors(self, widths: Sequence[int]) -> dict[int, float]:
+    def floors(self, widths: Sequence[int]) -> dict[int, float]:
         """For each width the share of the variance of the teacher's last state that its dimensions do not tell."""
 
         def measured() -> dict[str, Tensor]:
@@ -166,3 +178,8 @@ class BlockLibrary:
                 ]
             self._outputs = [torch.cat(states).clone() for states in zip(*parts, strict=True)]
         return self._outputs
+
+
+def _head_sizes(what: Sequence[Any]) -> list[int]:
+    """Those that do not follow from a shape's other sizes, for the names of files."""
+    return [shape.head_size for shape in what if isinstance(shape, Shape) and shape.head_size]

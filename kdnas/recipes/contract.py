@@ -18,12 +18,15 @@ import torch
 
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.passes import Once
+from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.models.sentence_layout import Layout
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Score, Student, Training
+
+DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Description:
     cache_bytes_per_token: int | None = None  # of the teacher's outputs, where they are kept
     flops_per_token: Callable[[Candidate], float] | None = None  # of the student's forward pass, about
     parameters: Callable[[Candidate], int] | None = None  # of the student's body, exactly; None: known once it is built
+
+
+BlockTime = Callable[[Sizes, LayerSizes], float]
+"""What one layer takes in a student of that width, head size and activation, whatever the unit."""
+Around = Callable[[Sizes], float]
+"""What such a student takes besides its layers, in the same unit."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that is predicted to be good: its loss as built, and its time in the unit of the times given."""
+
+    candidate: Candidate
+    loss: float
+    time: float
 
 
 class Workbench(ABC):
@@ -92,6 +110,11 @@ class Workbench(ABC):
         """The candidate's blocks from below, where its latency is about a sum over them. Raises UsageError."""
         raise UsageError("Candidates of this recipe have no blocks to add up.", "Measure each of them.")
 
+    def repeated(self, candidate: Candidate, depth: int) -> list[Candidate]:
+        """For each of the candidate's different blocks a candidate of `depth` such blocks, whether or not the space has
+        it."""
+        return [{**candidate, DEPTH: depth}]
+
     def probe(self, candidate: Candidate) -> Student:
         """A student of the candidate's sizes to be timed and no more: its weights are whatever is made fastest."""
         return self.build(candidate, 0)
@@ -100,6 +123,11 @@ class Workbench(ABC):
         """The predicted loss of every candidate as built, in the order of the space; predictions of candidates that are
         `comparable` compare. Raises UsageError for students of which nothing is predicted."""
         raise UsageError("Nothing is predicted of this recipe's students.", "Take another strategy than blocks.")
+
+    def proposals(self, block: BlockTime, around: Around, on_progress: Progress) -> list[Proposal]:
+        """Where each layer has sizes of its own, so that nobody predicts every candidate: of each depth those that are
+        predicted to be best. Raises UsageError where layers have none, or nothing is predicted."""
+        raise UsageError("Students of this recipe have no layers that differ.", "Take another strategy than blocks.")
 
     @abstractmethod
     def save(self, student: Student, folder: Path) -> None:

@@ -8,8 +8,7 @@ only. Knows no strategy, no store and no screen.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,16 @@ from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.models.sentence_encoder import with_length
 from kdnas.models.sentence_layout import Layout
-from kdnas.recipes import latency_tokens, teacher_space
+from kdnas.recipes import latency_tokens, layer_proposals, teacher_space
 from kdnas.recipes.block_library import BlockLibrary
-from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.recipes.contract import Around, BlockTime, Description, Proposal, Recipe, Workbench
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
-from kdnas.recipes.spaces.encoder import sizes_of, space_of
-from kdnas.recipes.spaces.parameter_count import ParameterCount
+from kdnas.recipes.spaces import encoder_layers
+from kdnas.recipes.spaces.encoder import layered, sizes_of
+from kdnas.recipes.spaces.encoder_students import parameters_of, space_of
 from kdnas.study import short_text
-from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.space import Candidate
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.study.spec_recipes import HiddenStateRecipe
 from kdnas.system import seeds
@@ -55,8 +55,11 @@ CHECKED = 8  # chunks on which the teacher's values are looked at before anythin
 
 def _flops(student: Sizes, teacher: Sizes, length: int) -> float:
     """Of one token in a forward pass: attention's and feed-forward's products, and the projections'."""
-    block = 4 * student.width**2 + 2 * student.width * student.inner + 2 * length * student.width
-    return 2.0 * student.layers * (block + student.width * 2 * teacher.width)
+    total = student.layers * student.width * 2 * teacher.width
+    for layer in map(student.layer, range(student.layers)):
+        heads = layer.heads * student.head_size
+        total += 4 * student.width * heads + 2 * student.width * layer.inner + 2 * length * heads
+    return 2.0 * total
 
 
 class HiddenState(Recipe):
@@ -64,7 +67,7 @@ class HiddenState(Recipe):
 
     name = "hidden-state"
     summary = "Hidden states of an encoder, Uniform+Last layer mapping"
-    families = tuple(encoders.FAMILIES)
+    families = (*encoders.FAMILIES, *encoders.PER_LAYER_TYPES)
 
     def describe(self, spec: StudySpec) -> Description:
         config, family = encoder.read_config(spec.teacher)
@@ -86,7 +89,7 @@ class HiddenState(Recipe):
             "activation": own.act,
             "parameters": encoders.count_parameters(config),
         }
-        space = space_of(spec.space, own, _closed(spec, family, config))
+        space = space_of(spec, family, config)
         depths = [int(d) for d in next(d.choices for d in space.dimensions if d.name == "num_hidden_layers")]
         sources = {s for n in depths for s in (*uniform(n, own.layers), *last(n, own.layers))}
         return Description(
@@ -94,8 +97,11 @@ class HiddenState(Recipe):
             facts,
             cache_bytes_per_token=len(sources) * own.width * 2,  # bf16
             flops_per_token=lambda candidate: _flops(sizes_of(candidate), own, spec.data.length),
-            parameters=_parameters_of(space, family, config),
+            parameters=parameters_of(space, family, config),
         )
+
+    def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return encoder_layers.in_words(config)
 
     def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> HiddenStateBench:
         return HiddenStateBench(spec, device, on_progress)
@@ -110,22 +116,6 @@ def _check_lengths(spec: StudySpec, family: Family, config: Any) -> None:
             )
 
 
-def _parameters_of(space: SearchSpace, family: Family, teacher: Any) -> ParameterCount:
-    """Counts the parameters of the space's candidates, as students of a teacher of this configuration."""
-
-    def count(candidate: Candidate) -> int:
-        values = encoders.config_values(family, teacher, sizes_of(candidate))
-        return encoders.count_parameters(encoders.configure(values))
-
-    return ParameterCount(space, count)
-
-
-def _closed(spec: StudySpec, family: Family, config: Any) -> frozenset[int]:
-    """Widths that students of this study cannot have."""
-    assert isinstance(spec.recipe, HiddenStateRecipe)
-    return frozenset() if spec.recipe.init == "random" else encoders.closed_widths(family, config)
-
-
 class HiddenStateBench(Workbench):
     """Teacher, chunks and cached hidden states, shared by all candidates of a process."""
 
@@ -137,8 +127,8 @@ class HiddenStateBench(Workbench):
         self.family = self.teacher.family
         self.own = self.family.sizes(self.teacher.config)
         _check_lengths(spec, self.family, self.teacher.config)
-        self.space = space_of(spec.space, self.own, _closed(spec, self.family, self.teacher.config))
-        self._parameters = _parameters_of(self.space, self.family, self.teacher.config)
+        self.space = space_of(spec, self.family, self.teacher.config)
+        self._parameters = parameters_of(self.space, self.family, self.teacher.config)
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         self.layers = sorted({layer for d in depths for layer in self._sources(int(d))})
         self.chunks = chunking.chunks(spec.data, spec.budget.proxy_fraction, self.teacher.tokenizer, on_progress)
@@ -320,8 +310,8 @@ class HiddenStateBench(Workbench):
         # A student's figure is taken beside the teacher's, so that the teacher's sizes belong to the key.
         keep = {
             "family": self.family.model_type,
-            "teacher": asdict(self.own),
-            "student": None if candidate is None else asdict(sizes_of(candidate)),
+            "teacher": self.own.values(),
+            "student": None if candidate is None else sizes_of(candidate).values(),
             "batch": list(self._timed_ids.shape),
             "bf16": devices.autocasts(self.device),
         }
@@ -329,20 +319,37 @@ class HiddenStateBench(Workbench):
 
     def blocks(self, candidate: Candidate) -> tuple[Block, ...]:
         sizes = sizes_of(candidate)
-        block = Block(sizes.width, f"{sizes.heads} heads, {sizes.inner} neurons, {sizes.act}")
-        return (block,) * sizes.layers
+        # Heads of another size than the width gives are named by it: equal blocks take equal time.
+        of_size = f" of {sizes.head_size}" if layered(candidate) else ""
+        layers = map(sizes.layer, range(sizes.layers))
+        return tuple(
+            Block(sizes.width, f"{layer.heads} heads{of_size}, {layer.inner} neurons, {sizes.act}") for layer in layers
+        )
+
+    def repeated(self, candidate: Candidate, depth: int) -> list[Candidate]:
+        if layered(candidate):
+            return encoder_layers.repeated(self.space, candidate, depth)
+        return super().repeated(candidate, depth)
 
     def predicted(self, on_progress: Progress) -> np.ndarray:
         if self.fitted is None:
             return super().predicted(on_progress)
+        return self._library().losses(self.space, on_progress)
+
+    def proposals(self, block: BlockTime, around: Around, on_progress: Progress) -> list[Proposal]:
+        if self.fitted is None or not layered(self.space.from_ordinal(0)):
+            return super().proposals(block, around, on_progress)
+        return layer_proposals.best(self.space, self._library(), block, around, on_progress)
+
+    def _library(self) -> BlockLibrary:
+        assert self.fitted is not None
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         spans = {}
         for depth in map(int, depths):
             sources = CUTS[self._cut](depth, self.own.layers)
             spans[depth] = list(zip(sources, solved_blocks.ends_at(sources, self.own.layers), strict=True))
         weights, buffers = self._weights, self._buffers
-        library = BlockLibrary(self.teacher, self.fitted, weights, buffers, self._importance, spans)
-        return library.losses(self.space, on_progress)
+        return BlockLibrary(self.teacher, self.fitted, weights, buffers, self._importance, spans)
 
     def probe(self, candidate: Candidate) -> Student:
         with torch.random.fork_rng(devices=[]):  # the program's own numbers stay as they are
@@ -355,6 +362,8 @@ class HiddenStateBench(Workbench):
         body = student.body
         config = encoders.configure(self.family_values(body))
         config.architectures = [type(body).__name__]
+        if self.family.sizes(config).each:
+            config.auto_map = encoders.carry_code(config, folder)
         config.dtype = torch.float32
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in body.state_dict().items()}
         taken_over = partial(self._taken_over, projections(student), self.family.sizes(config).width)

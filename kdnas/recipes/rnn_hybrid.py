@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from torch import Tensor
 from kdnas.measuring import device_lock, latency
 from kdnas.models import compression, recurrent, word_vectors
 from kdnas.models.compression import Masks
+from kdnas.models.own_code import carried
 from kdnas.models.recurrent import CELLS, HEAD, RECURRENT, RecurrentConfig, RecurrentForSequenceClassification
 from kdnas.models.tokenizer import count_ids
 from kdnas.recipes import classifiers
@@ -340,12 +340,9 @@ def stored_mib(body: torch.nn.Module) -> float:
 def write(body: RecurrentForSequenceClassification, tokenizer: Any, folder: Path) -> None:
     """A model folder that opens with `trust_remote_code=True` alone, and without the flag where kdnas is imported."""
     folder.mkdir(parents=True, exist_ok=True)
-    body.config.auto_map = {
-        "AutoConfig": f"{Path(MODULE).stem}.RecurrentConfig",
-        "AutoModelForSequenceClassification": f"{Path(MODULE).stem}.RecurrentForSequenceClassification",
-    }
+    classes = {"AutoConfig": RecurrentConfig, "AutoModelForSequenceClassification": RecurrentForSequenceClassification}
+    body.config.auto_map = carried(folder, recurrent, MODULE, classes)
     body.save_pretrained(folder)
-    shutil.copyfile(str(recurrent.__file__), folder / MODULE)
     tokenizer.save_pretrained(folder)
 
 

@@ -20,6 +20,7 @@ from kdnas import __version__
 from kdnas.reports import pictures
 from kdnas.store import queries, tables
 from kdnas.store.database import Store
+from kdnas.study import layer_words
 from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import nearest_of, rank_of
 from kdnas.study.ranking import Scored
@@ -258,7 +259,7 @@ def _rungs(scored: Sequence[Scored]) -> list[tuple[str, str]]:
 def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:
     """The table of the best: names, and rows of plain values."""
     best = [s for s in content.scored if s.rank is not None][:BEST]
-    dimensions = list(dict.fromkeys(name for s in best for name in s.row.candidate))
+    dimensions = list(dict.fromkeys(name for s in best for name in layer_words.shown(s.row.candidate)))
     names = ["rank", "trial", "reward", "loss", "raw loss", "latency ms", "p90 ms", "× teacher", "parameters"]
     if any(s.row.latency_predicted for s in best):
         names[names.index("latency ms")] = "predicted ms"
@@ -266,7 +267,8 @@ def _columns(content: Content) -> tuple[list[str], list[list[Any]]]:
     for s in best:
         row = s.told
         figures = [row.raw_loss, row.latency_ms, row.latency_p90_ms, row.speedup, row.parameters]
-        values = [row.candidate.get(name) for name in dimensions]
+        sizes = layer_words.shown(row.candidate)
+        values = [sizes.get(name) for name in dimensions]
         rows.append([s.rank, row.number, s.reward, s.loss_used, *figures, *values])
     return [*names, *dimensions], rows
 

@@ -121,9 +121,8 @@ def _one(
     base = lora_adapters.base_of(folder) if adapter else folder
     config = opening.open_config(base, str(base))
     if config.model_type in opening.OWN_TYPES:
-        raise UsageError(
-            f"{folder} is a recurrent classifier, which predicts no tokens.", "Leave out the task perplexity."
-        )
+        kind = "a recurrent classifier" if config.model_type == opening.RECURRENT else "an encoder without a head"
+        raise UsageError(f"{folder} is {kind}, which predicts no tokens.", "Leave out the task perplexity.")
     tokenizer = tokenizer_of(folder)
     opening.require_vocabulary(tokenizer, config, str(folder))
     if adapter and _is_causal(config):

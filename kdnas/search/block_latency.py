@@ -14,7 +14,7 @@ import numpy as np
 
 from kdnas.measuring.block_table import Block, BlockTable, Reading
 from kdnas.measuring.device_lock import Turn
-from kdnas.recipes.contract import Workbench
+from kdnas.recipes.contract import DEPTH, Workbench
 from kdnas.search.candidate import Measure, Timed
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import Candidate, Value
@@ -22,8 +22,6 @@ from kdnas.study.spec import StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Student
-
-DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
 
 
 def probes(bench: Workbench, candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -39,8 +37,8 @@ def probes(bench: Workbench, candidates: Iterable[Candidate]) -> list[Candidate]
     found: dict[str, Candidate] = {}
     for candidate in candidates:
         for depth in (1, deepest):
-            probe = {**candidate, DEPTH: depth}
-            found.setdefault(bench.shape_key(probe), probe)
+            for probe in bench.repeated(candidate, depth):
+                found.setdefault(bench.shape_key(probe), probe)
     return list(found.values())
 
 

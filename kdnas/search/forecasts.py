@@ -5,9 +5,13 @@ For strategies that propose by a forecast. Evaluates no candidate, and proposes 
 
 from __future__ import annotations
 
+import numpy as np
+
 from kdnas.recipes.contract import Workbench
+from kdnas.recipes.spaces.encoder import layered
 from kdnas.search.block_latency import predicted_ratios
 from kdnas.search.candidate import Measure
+from kdnas.search.layer_latency import layer_times
 from kdnas.store import queries, slots
 from kdnas.store.database import Store
 from kdnas.study.forecast import Forecast
@@ -17,7 +21,14 @@ from kdnas.system.progress import Progress
 
 
 def of_bench(bench: Workbench, measure: Measure, on_progress: Progress) -> Forecast:
-    """Before any result; `measure` is the latency protocol. Raises UsageError, KdnasError."""
+    """Before any result; `measure` is the latency protocol. Of every candidate; where each layer has sizes of its own,
+    of those that are predicted to be best. Raises UsageError, KdnasError."""
+    if layered(bench.space.from_ordinal(0)):
+        times = layer_times(bench, measure, on_progress)
+        best = bench.proposals(times.block, times.around, on_progress)
+        figures = np.array([(one.loss, one.time) for one in best])
+        keys = tuple(bench.space.key(one.candidate) for one in best)
+        return Forecast.of(keys, tuple(bench.comparable(one.candidate) for one in best), figures[:, 0], figures[:, 1])
     candidates = list(bench.space.candidates())
     keys = tuple(map(bench.space.key, candidates))
     losses = bench.predicted(on_progress)

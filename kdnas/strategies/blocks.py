@@ -1,6 +1,7 @@
 """The candidates that a block library predicts to be best, as results correct what it predicts.
 
-Without chance: the forecast holds for every candidate a loss and a latency, real ones where there are results. First
+Without chance: the forecast holds for every candidate a loss and a latency, real ones where there are results. Where
+each layer has sizes of its own it is of the best candidates only, and chance decides once all of them are taken. First
 comes one candidate of each group, since losses are predicted within a group only. Then the free candidate of the
 highest reward, or the one that adds most to the front of loss and latency. Predicts nothing itself.
 """
@@ -12,7 +13,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from kdnas.strategies.asked import Asked
-from kdnas.strategies.without_replacement import WholeSampler, exhausted
+from kdnas.strategies.without_replacement import WholeSampler, draw, exhausted
 from kdnas.study.forecast import Forecast
 from kdnas.study.hypervolume import gains
 from kdnas.study.reward import reward
@@ -29,10 +30,12 @@ class BlocksSampler(WholeSampler):
         super().__init__(asked.space, asked.taken)
         if asked.forecast is None:
             raise ValueError("the strategy blocks is asked without a forecast")
-        self.forecast, self.options = asked.forecast, asked.options
+        self.forecast, self.options, self.rng = asked.forecast, asked.options, asked.rng
 
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
         closed = np.array([key in self.taken for key in self.forecast.keys])
+        if closed.all() and len(self.forecast.keys) < self.space.size:  # it was a forecast of the best ones only
+            return draw(self.space, self.rng, self.taken)
         if closed.all():
             raise exhausted(self.space, self.taken)
         known = set(self.taken)  # without what constraints refuse

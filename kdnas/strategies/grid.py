@@ -17,10 +17,7 @@ def sampler(asked: Asked[StrategyOptions]) -> GridSampler:
 
 class GridSampler(WholeSampler):
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
-        for ordinal in range(self.space.product_size):
-            # Folded places share the key of their canonical candidate; only that one is meant.
-            if str(ordinal) not in self.taken:
-                candidate = self.space.from_ordinal(ordinal)
-                if self.space.ordinal(candidate) == ordinal:
-                    return candidate
+        for candidate in self.space.candidates():
+            if self.space.key(candidate) not in self.taken:
+                return candidate
         raise exhausted(self.space, self.taken)

@@ -22,6 +22,7 @@ from kdnas.study.space import Candidate, SearchSpace
 from kdnas.system.errors import KdnasError
 
 DRAWS = 1000  # random draws before the free candidates are listed instead
+LISTED = 1_000_000  # points of a space up to which they are
 REDRAWS = 8  # how often a sampler of Optuna's may repeat itself before chance decides
 
 
@@ -54,14 +55,23 @@ def check_room(space: SearchSpace, taken: Collection[str]) -> None:
 
 
 def draw(space: SearchSpace, rng: np.random.Generator, taken: Collection[str]) -> Candidate:
-    """One candidate that is not taken, all of them equally likely. Raises SpaceExhausted."""
+    """One candidate that is not taken, all of them equally likely; of a space that is too large to be listed, all
+    points of its product. Raises SpaceExhausted, and KdnasError where no draw of such a space may be proposed."""
     shape = np.asarray(space.shape)
-    for _ in range(DRAWS):
+    large = space.product_size > LISTED
+    for _ in range(DRAWS * 10 if large else DRAWS):
         indices = tuple(int(i) for i in rng.integers(shape))
-        drawn = space.at(indices)
-        # A folded point would be drawn as often as it has names: only its own name counts.
-        if space.indices(space.canonical(drawn)) == indices and space.key(drawn) not in taken:
+        drawn = space.canonical(space.at(indices))
+        # A folded point would be drawn as often as it has names: only its own name counts. Not where each of many
+        # layers has sizes of its own: nearly all such candidates are of the most layers.
+        if (large or space.indices(drawn) == indices) and space.key(drawn) not in taken:
             return drawn
+    if large:
+        kept = f" that keeps to {taken.refusal}" if isinstance(taken, Refused) else ""
+        raise KdnasError(
+            f"Of {space.size:,} candidates {DRAWS * 10:,} were drawn, and none{kept} is left to propose.",
+            "Loosen the constraint, or narrow space.choices to such candidates.",
+        )
     if isinstance(taken, Refused):  # which has looked at every candidate once, for whatever number of draws
         keys = taken.free()
     else:

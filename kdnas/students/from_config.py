@@ -39,6 +39,7 @@ def given(spec: StudySpec, config: Mapping[str, Any]) -> Job:
             f"The recipe {spec.recipe.name} makes no {family!r} models.", f"It makes {', '.join(described.families)}."
         )
     config = described.in_words_of_the_space(spec, config)
+    spec = _of_layers_that_differ(spec, config)
     names = [d.name for d in described.describe(spec).space.dimensions]
     known = {name: _value(config, name) for name in {*names, "hidden_size", "num_attention_heads"}}
     width, heads = known["hidden_size"], known["num_attention_heads"]
@@ -53,10 +54,23 @@ def given(spec: StudySpec, config: Mapping[str, Any]) -> Job:
             f"The configuration gives no {missing[0]}.", f"The recipe {spec.recipe.name} needs {', '.join(names)}."
         )
     values = spec.model_dump(mode="json")
-    values["space"] = {"choices": {name: [known[name]] for name in names}}
+    values["space"] = {"choices": {name: [known[name]] for name in names}, "per_layer": spec.space.per_layer}
     narrowed = from_values(values)
     space = described.describe(narrowed).space
     return Job(narrowed, space.from_ordinal(0))
+
+
+def _of_layers_that_differ(spec: StudySpec, config: Mapping[str, Any]) -> StudySpec:
+    """The spec for a student that gives sizes for each of its layers, whose space has as many layers; for any other
+    one without such sizes."""
+    depth, values = _value(config, "num_hidden_layers"), spec.model_dump(mode="json")
+    if "num_attention_heads_1" in config and depth is not None:
+        values["space"] = {"choices": {"num_hidden_layers": [depth]}, "per_layer": True}
+    elif spec.space.per_layer:
+        values["space"] = {}
+    else:
+        return spec
+    return from_values(values)
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas.students.origin import Origin
+from kdnas.study import layer_words
 from kdnas.study.constraints import PART, figures, limits_of
 from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.templates import render
@@ -121,7 +122,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         kind=kind,
         parameters=f"{facts['parameters']:,}",
         teacher_parameters=_count(_teacher_parameters(facts)),
-        shape=", ".join(f"{name} {value}" for name, value in facts["candidate"].items()),
+        shape=", ".join(f"{name} {value}" for name, value in layer_words.shown(facts["candidate"]).items()),
         kdnas=facts["kdnas"],
         recipe=spec["recipe"]["name"],
         trial=facts.get("trial"),
@@ -189,16 +190,16 @@ def _usage(facts: Mapping[str, Any]) -> list[str]:
     if opener == "PeftModel":
         return _adapter_usage(facts["base"])
     reader = facts.get("tokenizer_opens_with", "AutoTokenizer")
+    code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     if facts.get("embedding"):
         return [
             "from sentence_transformers import SentenceTransformer",
             "",
             FOLDER,
-            "model = SentenceTransformer(folder)",
+            f"model = SentenceTransformer(folder{code})",
             'vectors = model.encode(["Knowledge, distilled.", "What a teacher knows."])',
             "print(model.similarity(vectors, vectors))",
         ]
-    code = ", trust_remote_code=True" if facts.get("own_code") else ""  # the folder holds the model's class itself
     lines = [
         f"from transformers import {opener}, {reader}",
         "",

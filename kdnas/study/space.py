@@ -93,17 +93,35 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int:
-        """The number of different candidates (walks the product once where there are conditions or a ceiling)."""
-        if self.ceiling is None and all(d.when is None for d in self.dimensions):
-            return self.product_size
-        return sum(1 for _ in self.candidates())
+        """The number of different candidates (walks the product once where there is a ceiling)."""
+        if self.ceiling is not None:
+            return sum(1 for _ in self.candidates())
+        # Only dimensions on which others depend are walked; the others that count under their choices are multiplied.
+        asked = {d.when[0] for d in self.dimensions if d.when is not None}
+        deciding = [d for d in self.dimensions if d.name in asked]
+        others = [d for d in self.dimensions if d.name not in asked]
+        total = 0
+        for values in itertools.product(*(d.choices for d in deciding)):
+            given = dict(zip((d.name for d in deciding), values, strict=True))
+            if all(self.active(d, given) or given[d.name] == d.choices[0] for d in deciding):
+                total += prod(len(d.choices) for d in others if self.active(d, given))
+        return total
 
     def candidates(self) -> Iterator[Candidate]:
         """Every candidate once, in the order of ordinals."""
-        for indices in itertools.product(*(range(n) for n in self.shape)):
-            candidate = self.at(indices)
-            if self.canonical(candidate) == candidate:
+        for candidate in self._from(0, {}):
+            if self.ceiling is None or self.canonical(candidate) == candidate:
                 yield candidate
+
+    def _from(self, place: int, begun: Candidate) -> Iterator[Candidate]:
+        """What can follow the choices of the dimensions before `place`; where one does not count, its first choice."""
+        if place == len(self.dimensions):
+            yield dict(begun)
+            return
+        dimension = self.dimensions[place]
+        for value in dimension.choices if self.active(dimension, begun) else dimension.choices[:1]:
+            begun[dimension.name] = value
+            yield from self._from(place + 1, begun)
 
     def at(self, indices: tuple[int, ...]) -> Candidate:
         return {d.name: d.choices[i] for d, i in zip(self.dimensions, indices, strict=True)}

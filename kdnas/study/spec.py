@@ -85,6 +85,9 @@ class SpaceSpec(Part):
         examples=["{fresh = {recipe = {init = 'random'}}}"],
         description="runs to compare instead of a search: name → what differs from the spec",
     )
+    per_layer: bool = Field(
+        False, description="layers of one encoder student may differ in heads and in feed-forward neurons"
+    )
 
     @field_validator("choices")
     @classmethod
@@ -307,6 +310,11 @@ class StudySpec(Part):
             raise ValueError(
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
                 "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
+            )
+        if self.space.per_layer and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+            raise ValueError(
+                "space.per_layer is true, and only students of the recipe hidden-state have layers that differ, "
+                "outside a comparison of variants; take it away"
             )
         if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
             raise ValueError(

@@ -22,7 +22,7 @@ from kdnas.data import labelled
 from kdnas.data.labelled import Batch, Examples, LabelledText
 from kdnas.measuring import devices, memory, metrics
 from kdnas.measuring.device_lock import Turn
-from kdnas.models import class_order, classifier_head, lora_adapters
+from kdnas.models import class_order, classifier_head, lora_adapters, own_code
 from kdnas.models import open as opening
 from kdnas.models.open import files_fingerprint, longest
 from kdnas.study.spec import DataSpec, TeacherSpec
@@ -305,6 +305,7 @@ class Classification(finetune.Task):
 
     def save(self, place: Path) -> None:
         self.model.save_pretrained(place)  # type: ignore[operator]
+        own_code.put_beside(self.model, place)
         self._tokenizer.save_pretrained(place)
 
     def facts(self) -> dict[str, Any]:

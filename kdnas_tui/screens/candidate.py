@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
+from kdnas.study import layer_words
 from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import missed
 from kdnas.study.ranking import Scored
@@ -122,7 +123,7 @@ def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str
         ("result", result),
         ("latency", latency),
         ("size", size),
-        ("candidate", [(name, str(value)) for name, value in row.candidate.items()]),
+        ("candidate", [(name, str(value)) for name, value in layer_words.shown(row.candidate).items()]),
         ("configuration", [(name, str(value)) for name, value in row.config.items()]),
         ("run", run),
     ]

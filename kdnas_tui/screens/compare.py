@@ -9,6 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Static
 
+from kdnas.study import layer_words
 from kdnas.study.export import candidate
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RUNG
@@ -82,9 +83,10 @@ def compared(chosen: Sequence[Scored]) -> list[Section]:
     """What they differ in, then folded what all share, and their labels."""
     rows = [scored.row for scored in chosen]
     facts = _figures(chosen)
-    for key in dict.fromkeys(key for r in rows for key in (*r.candidate, *r.config)):
+    sizes = [{**r.config, **layer_words.shown(r.candidate)} for r in rows]
+    for key in dict.fromkeys(key for r in rows for key in (*layer_words.shown(r.candidate), *r.config)):
         if key not in LABELS:
-            facts.append(Fact(key, tuple(str(r.candidate.get(key, r.config.get(key, "–"))) for r in rows)))
+            facts.append(Fact(key, tuple(str(one.get(key, "–")) for one in sizes)))
     facts.append(Fact("tags", tuple(" ".join(r.tags) or "–" for r in rows)))
     facts.append(Fact("note", tuple(r.note or "–" for r in rows)))
     facts.append(Fact("state", tuple(r.state for r in rows)))

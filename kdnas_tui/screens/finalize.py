@@ -19,6 +19,7 @@ from textual.widgets import Input, Static
 from kdnas.students import model_folder as folders
 from kdnas.students import unfinished
 from kdnas.students.unfinished import Unfinished
+from kdnas.study import layer_words
 from kdnas.study.full_time import UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
@@ -291,7 +292,10 @@ class FinalizeScreen(Frame):
 def in_words(scored: Scored) -> str:
     """A candidate's sizes and figures on a line."""
     row = scored.told
-    sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in row.candidate.items())
+    sizes = ", ".join(
+        f"{key.removeprefix('num_').replace('_', ' ')} {value}"
+        for key, value in layer_words.shown(row.candidate).items()
+    )
     parts = [f"rank {scored.rank}"] if scored.rank is not None else [row.state]
     if row.rung is not None:
         parts.append(f"rung {row.rung}, scored {row.scored_after}")

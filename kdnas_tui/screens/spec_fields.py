@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from kdnas.study import spec_flags
+from kdnas.study import layer_words, spec_flags
 from kdnas.study.constraints import PART
 from kdnas.study.spec import from_values
 from kdnas.study.spec_constraints import ConstraintsSpec
@@ -257,7 +257,7 @@ def figures(plan: Mapping[str, Any]) -> list[str]:
 def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The answer of `kdnas plan --json` as titled lines; what cannot be known beforehand is left out."""
     space = [f"{words.plural(int(plan['space_size']), 'candidate')} in:"]
-    for name, listed in plan["dimensions"].items():
+    for name, listed in layer_words.grouped(plan["dimensions"]).items():
         space.append(f"  {name}  {', '.join(str(choice) for choice in listed)}")
     parts = [("search space", space)]
     cost = []

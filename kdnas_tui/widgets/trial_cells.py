@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from kdnas.study import layer_words
 from kdnas.study.filter import ALIASES, COLUMNS, lookup
 from kdnas.study.ranking import Scored
 from kdnas.study.trial_columns import Board
@@ -87,12 +88,15 @@ def _settings(board: Board) -> list[Column]:
     """What the candidates differ in, transformers' sizes first."""
     keys = board.keys()
     varying = board.varying_keys()
+    of_layers = {key: own for key in board.dimensions() if (own := layer_words.size_of(key)) is not None}
+    varying |= {name for key, (name, _) in of_layers.items() if key in varying}
     short = [key for key in _TITLES if not (keys if key in ("layers", "width") else varying).isdisjoint(ALIASES[key])]
     spoken_for = {name for key in (*short, "head") for name in ALIASES[key]}
     columns = [
-        Column(key, _TITLES[key], _SIZES[key], 1 + place, _setting(key), left=key == "act")
+        Column(key, _TITLES[key], _room(key, of_layers.values()), 1 + place, _setting(key), left=key == "act")
         for place, key in enumerate(short)
     ]
+    spoken_for |= of_layers.keys()
     others = [key for key in board.dimensions() if key in varying and key not in spoken_for]
     for place, key in enumerate(others):
         columns.append(Column(key, key, min(16, max(5, len(key))), 12 + place, _setting(key)))
@@ -152,9 +156,16 @@ def _flag_look(scored: Scored) -> str:
     return "failed" if scored.row.latency_flag and not scored.row.latency_predicted else "quiet"
 
 
+def _room(key: str, of_layers: Iterable[tuple[str, int]]) -> int:
+    """The cells of a size; where layers differ in it, for one number a layer."""
+    layers = max((layer for name, layer in of_layers if name in ALIASES[key]), default=1)
+    return (_SIZES[key] + 1) * layers - 1
+
+
 def _setting(key: str) -> Callable[[Scored], str]:
     def text(scored: Scored) -> str:
-        value = lookup(scored.row, key)
+        sizes = layer_words.shown(scored.row.candidate)
+        value = next((sizes[name] for name in ALIASES.get(key, ()) if name in sizes), lookup(scored.row, key))
         return "–" if value is None else clean(str(value))
 
     return text

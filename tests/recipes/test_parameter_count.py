@@ -10,8 +10,8 @@ from transformers import AutoConfig
 
 from kdnas.models import decoders, encoders
 from kdnas.recipes.causal import parameters_of
-from kdnas.recipes.hidden_state import _parameters_of
 from kdnas.recipes.spaces import decoder, encoder
+from kdnas.recipes.spaces.encoder_students import parameters_of as of_encoder
 from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import SpaceSpec
@@ -31,7 +31,7 @@ def test_of_encoders(name: str) -> None:
     config = AutoConfig.for_model(name, **FAMILIES[name])
     family = encoders.FAMILIES[name]
     space = encoder.space_of(NARROW, family.sizes(config), encoders.closed_widths(family, config))
-    counted = _parameters_of(space, family, config)
+    counted = of_encoder(space, family, config)
     for candidate in drawn(space):
         values = encoders.config_values(family, config, encoder.sizes_of(candidate))
         body = encoders.build_body(encoders.configure(values))

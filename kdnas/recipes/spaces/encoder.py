@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import lcm
 
 from kdnas.models import encoders
-from kdnas.models.encoders import Sizes
+from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
 from kdnas.study.space import Candidate, SearchSpace, Value
 from kdnas.study.spec import SpaceSpec
@@ -150,9 +150,25 @@ def _check_values(name: str, values: Sequence[Value], own: Sizes) -> None:
             )
 
 
+def of_layer(name: str, layer: int) -> str:
+    """What a dimension of one layer is called in a space of layers that differ; they are counted from 1, the lowest."""
+    return f"{name}_{layer}"
+
+
+def layered(candidate: Mapping[str, Value]) -> bool:
+    """Whether a candidate has sizes for each layer."""
+    return of_layer("num_attention_heads", 1) in candidate
+
+
 def sizes_of(candidate: Candidate) -> Sizes:
-    """What a point of the space means."""
+    """What a point of the space means, or of one of layers that differ."""
     width = int(candidate["hidden_size"])
+    if layered(candidate):
+        each = [
+            LayerSizes(*(int(candidate[of_layer(name, i)]) for name in ("num_attention_heads", "intermediate_size")))
+            for i in range(1, int(candidate["num_hidden_layers"]) + 1)
+        ]
+        return Sizes.of_layers(width, int(candidate["head_size"]), str(candidate["hidden_act"]), each)
     heads = candidate.get("num_attention_heads")
     return Sizes(
         int(candidate["num_hidden_layers"]),

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Collection
 from math import prod
 
+from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.study.space import Candidate, SearchSpace
 
 LINEAR = ("num_hidden_layers", "intermediate_size")
@@ -56,3 +57,30 @@ class ParameterCount:
         if key not in self._known:
             self._known[key] = self._count(candidate)
         return self._known[key]
+
+
+class LayeredCount:
+    """The same for encoders whose layers differ: what stands around the layers, and a sum over them.
+
+    `count` gives the parameters of an encoder of these sizes, slowly: each layer is counted once, in models of one.
+    """
+
+    def __init__(self, count: Callable[[Sizes], int]) -> None:
+        self._count = count
+        self._around: dict[tuple[int, int, str], int] = {}
+        self._known: dict[tuple[int, int, str, LayerSizes], int] = {}
+
+    def __call__(self, sizes: Sizes) -> int:
+        layers = [sizes.layer(i) for i in range(sizes.layers)]
+        name = sizes.width, sizes.head_size, sizes.act
+        if name not in self._around:
+            self._around[name] = 2 * self._alike(name, layers[0], 1) - self._alike(name, layers[0], 2)
+        return self._around[name] + sum(self._one(name, layer) - self._around[name] for layer in layers)
+
+    def _one(self, name: tuple[int, int, str], layer: LayerSizes) -> int:
+        if (*name, layer) not in self._known:
+            self._known[*name, layer] = self._alike(name, layer, 1)
+        return self._known[*name, layer]
+
+    def _alike(self, name: tuple[int, int, str], layer: LayerSizes, layers: int) -> int:
+        return self._count(Sizes.of_layers(*name, (layer,) * layers))
