@@ -6,7 +6,7 @@ The advice (kdnas.study.advice) is asked after each trial, as a worker with `--s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,21 @@ import numpy as np
 
 from benchmarks.report import Result, Table, say
 from benchmarks.search import ALPHAS, INITIAL, Recorded, evaluate_from, load, strategy_loop
+from benchmarks.search_constraint import bound
 from kdnas.study.advice import advice
+from kdnas.study.constraints import NONE, figures
 from kdnas.study.spec import from_values
 from kdnas.system import seeds
 
 BUDGETS = (60, 100)
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {"name": "auto"},
+    "auto_constrained": {"name": "auto"},  # by the constraint of benchmarks.search_constraint
     "tpe": {"name": "tpe"},
     "random": {"name": "random"},
 }
-OWN_START = ("auto",)
+OWN_START = ("auto", "auto_constrained")
+CONSTRAINED = ("auto_constrained",)
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,27 @@ class Ended:
 
 
 def search(name: str, recorded: Recorded, alpha: float, seed: int) -> Ended:
-    rewards = recorded.rewards(alpha)
-    best, scale = rewards.max(), rewards.max() - np.median(rewards)
-    known = evaluate_from(recorded, rewards)
+    rewards, known = recorded.rewards(alpha), evaluate_from(recorded, recorded.rewards(alpha))
+    limits, feasible = bound(recorded) if name in CONSTRAINED else (NONE, np.ones(len(rewards), dtype=bool))
+    best, middle = rewards[feasible].max(), np.median(rewards[feasible])
     order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(recorded.candidates))
     initial = [] if name in OWN_START else [recorded.candidates[i] for i in order[:INITIAL]]
     seen: list[tuple[Any, float]] = []
+    missed: list[Mapping[str, float]] = []
 
     def evaluate(candidate: Any) -> tuple[float, float, float]:
         found = known(candidate)
         seen.append((candidate, found[2]))
+        missed.append(limits.scaled(figures(latency_ms=found[1], teacher_latency_ms=1.0)))
         return found
 
     spec = from_values({"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": BUDGETS[-1]}})
     regrets: list[float] = []
-    for value in strategy_loop(spec, recorded.space, evaluate, initial):
-        regrets.append(min([float((best - value) / scale), *regrets[-1:]]))
-        told = advice(recorded.space, seen, [candidate for candidate, _ in seen])
+    for value in strategy_loop(spec, recorded.space, evaluate, initial, violations=lambda _: missed[-1]):
+        # Until something feasible is found, there is all of the range to regret.
+        regret = float((best - value) / (best - middle)) if all(by <= 0 for by in missed[-1].values()) else np.inf
+        regrets.append(min([regret, *regrets[-1:]]))
+        told = advice(recorded.space, seen, [candidate for candidate, _ in seen], violations=missed if limits else ())
         if told is not None and told.done:
             return Ended(len(regrets), tuple(regrets))
         if len(regrets) == BUDGETS[-1]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.report import Result, Table, say
 from benchmarks.search import ALPHAS, GOAL, INITIAL, Recorded, evaluate_from, load, strategy_loop
-from kdnas.study.constraints import figures, limits_of
+from kdnas.study.constraints import Limits, figures, limits_of
 from kdnas.study.spec import from_values
 from kdnas.system import seeds
 
@@ -44,13 +44,22 @@ class Bounded:
     counted: int
 
 
-def search(name: str, recorded: Recorded, alpha: float, seed: int) -> Bounded:
-    """LIMIT evaluations; the bound lies between the slowest that is fast enough and the next one."""
-    rewards, shares = recorded.rewards(alpha), np.sort(recorded.latencies)
+def bound(recorded: Recorded) -> tuple[Limits, np.ndarray]:
+    """The constraint, half way between the slowest that is fast enough and the next one, and who keeps it
+    [candidates]."""
+    shares = np.sort(recorded.latencies)
     enough = max(1, round(FAST_ENOUGH * len(shares)))
     limits = limits_of({"min_speedup": float(2 / (shares[enough - 1] + shares[enough]))}, None)
+    return limits, recorded.latencies <= shares[enough - 1]
+
+
+def search(name: str, recorded: Recorded, alpha: float, seed: int) -> Bounded:
+    """LIMIT evaluations."""
+    limits, feasible = bound(recorded)
+    enough = int(feasible.sum())
+    rewards = recorded.rewards(alpha)
     known = evaluate_from(recorded, rewards)
-    fast = rewards[recorded.latencies <= shares[enough - 1]]
+    fast = rewards[feasible]
     goal = float(fast.max() - GOAL * (fast.max() - np.median(fast)))
     order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(recorded.candidates))
     initial = [] if name in OWN_START else [recorded.candidates[i] for i in order[:INITIAL]]
@@ -105,11 +114,11 @@ def measured(path: Path, names: Sequence[str], searches: int, gp_searches: int, 
                 figures_of[f"constraint_feasible_share{strict}.{name}"] = kept
                 share = f"{kept:.0%}"
             missed = sum(one.reached is None for one in ones)
-            rows.append([name, len(ones), float(median), f"{low:.0f} … {high:.0f}", missed, first, share])
+            rows.append([name, len(ones), float(median), f"{low:.0f} … {high:.0f}", missed, first, share, counted])
         tables.append(
             Table(
                 f"α = {alpha}: evaluations to within 1 % of the best that is fast enough",
-                ("strategy", "searches", "median", "quartiles", "missed", "first feasible", "feasible after 20"),
+                ("strategy", "searches", "median", "quartiles", "missed", "first feasible", "feasible after 20", "of"),
                 rows,
                 (
                     f"{FAST_ENOUGH:.0%} of the candidates are fast enough; {LIMIT} evaluations, which also stand for "

@@ -108,3 +108,21 @@ def test_the_words(told: Advice, words: str) -> None:
 @pytest.mark.parametrize("best", [0.5, -0.5])
 def test_a_thousandth_of_the_best_is_worth_going_on_for(best: float) -> None:
     assert not Advice(DONE * 0.5, 20, best).done and Advice(DONE * 0.499, 20, best).done
+
+
+def bounded(limit: float) -> list[dict[str, float]]:
+    return [{"max_latency_ms": float(np.log(float(c["layers"]) / limit))} for c in TAKEN]  # type: ignore[arg-type]
+
+
+def test_under_a_constraint_the_gain_is_over_the_best_that_keeps_it() -> None:
+    """Rewards rise with the layers, of which at most three are allowed: what is free and better is not allowed."""
+    free = advice(SPACE, SOME, TAKEN, violations=bounded(100.0))
+    plain, few = advice(SPACE, SOME, TAKEN), advice(SPACE, SOME, TAKEN, violations=bounded(3.0))
+    assert free is not None and plain is not None and few is not None
+    assert free.gain == pytest.approx(plain.gain, rel=0.3) and free.best == plain.best
+    assert few.best == max(reward for c, reward in SOME if float(c["layers"]) <= 3) < plain.best  # type: ignore[arg-type]
+    assert 0 < few.gain < 0.3 * (plain.best - few.best)
+
+
+def test_nothing_is_said_while_no_trial_keeps_the_constraints() -> None:
+    assert advice(SPACE, SOME, TAKEN, violations=bounded(0.5)) is None
