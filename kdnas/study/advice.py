@@ -19,6 +19,7 @@ from kdnas.study.surrogate import Places, Prediction, Surrogate
 from kdnas.system import seeds
 
 FEWEST = 8  # finished trials before anything is said
+SETTLED = 20  # finished trials before going on may be hardly worth it: fewer can make the surrogate too sure
 NEXT = 20  # trials of which the gain is told
 POOL = 4096  # candidates that are looked at; smaller spaces are seen whole
 DRAWS = 256
@@ -27,16 +28,18 @@ DONE = 0.001  # of the best reward: an expected gain below it is not worth going
 
 @dataclass(frozen=True)
 class Advice:
-    """The gain in reward that is expected of the next `trials`; None of each where too little is known."""
+    """The gain in reward that is expected of the next `trials`, after so many `finished` ones."""
 
     gain: float
     trials: int
     best: float
+    finished: int = SETTLED
 
     @property
     def done(self) -> bool:
         """Whether going on is expected to bring next to nothing."""
-        return self.gain < DONE * abs(self.best)
+        enough = self.finished >= SETTLED or not self.trials
+        return enough and self.gain < DONE * abs(self.best)
 
     def __str__(self) -> str:
         if not self.trials:
@@ -82,7 +85,7 @@ def advice(
     drawn = np.exp(np.minimum(_drawn(found, next_ones, rng), np.log(10 * best)))
     for one in missed:
         drawn[_drawn(one, next_ones, rng) > 0] = 0.0
-    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best)
+    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best, len(rewards))
 
 
 def _promising(found: Prediction, missed: Sequence[Prediction], best: float) -> np.ndarray:

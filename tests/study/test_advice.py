@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdnas.study import advice as advising
-from kdnas.study.advice import DONE, FEWEST, Advice, advice
+from kdnas.study.advice import DONE, FEWEST, SETTLED, Advice, advice
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.surrogate import Places, Surrogate
 
@@ -126,3 +126,11 @@ def test_under_a_constraint_the_gain_is_over_the_best_that_keeps_it() -> None:
 
 def test_nothing_is_said_while_no_trial_keeps_the_constraints() -> None:
     assert advice(SPACE, SOME, TAKEN, violations=bounded(0.5)) is None
+
+
+def test_few_trials_never_say_that_going_on_is_hardly_worth_it() -> None:
+    assert not Advice(0.0, 20, 0.8, SETTLED - 1).done and Advice(0.0, 20, 0.8, SETTLED).done
+    assert Advice(0.0, 0, 0.8, 3).done  # nothing is left
+    flat = [(c, 0.5 + 1e-6 * n) for n, c in enumerate(TAKEN)]
+    told = advice(SPACE, flat, TAKEN)
+    assert told is not None and told.finished == len(TAKEN) < SETTLED and told.gain < DONE * told.best and not told.done
