@@ -68,7 +68,10 @@ def taken(store: Store, row: StudyRow) -> str | None:
     """What strategy `auto` takes in this study, and why; None for another strategy, and before there is a space."""
     options = row.spec["strategy"]
     where = space(store, row.study_id) if options["name"] == "auto" else None
-    return None if where is None else words(AutoStrategy(**options), where, row.trials)
+    if where is None:
+        return None
+    auto = AutoStrategy(two_objectives=bool(options.get("two_objectives")))  # type: ignore[call-arg]
+    return words(auto, where, row.trials)
 
 
 def remarks(store: Store, row: StudyRow) -> Remarks:
