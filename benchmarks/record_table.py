@@ -4,7 +4,7 @@
 are fitted, without training, and latencies added up from measured blocks; `quickstart-films` is the same of the same
 teacher on other text. `minilm-sotu` is a space of students that inherit slices, distilled for an epoch and each
 measured whole. `news-recurrent` is of another recipe: small recurrent networks that learn to tell five kinds of news
-apart, two epochs each. A part of the candidates is evaluated a second time with another seed, to show the noise. Each
+apart, four epochs each. A part of the candidates is evaluated a second time with another seed, to show the noise. Each
 row is written as soon as it is known: started again, it goes on where it was stopped.
 `python -m benchmarks.search` reads the result.
 """
@@ -83,7 +83,7 @@ RECURRENT = {
         }
     },
     "training": {"learning_rate": 2e-3, "warmup": 0.1},
-    "budget": {"epochs": 2, "proxy_fraction": 1.0},
+    "budget": {"epochs": 4, "proxy_fraction": 1.0},
     "latency": {"batch_size": 1, "length": 48, "threads": 1},
 }
 REPEATED = {
