@@ -467,7 +467,14 @@ def draw_picture(found: dict[tuple[str, str], list[Replay]], path: Path) -> None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = {"lstm": "#d6336c", "tpe": "#1971c2", "random": "#868e96", "lstm_paper": "#f08c00", "gp": "#2f9e44"}
+    colours = {
+        "auto": "#000000",
+        "lstm": "#d6336c",
+        "tpe": "#1971c2",
+        "random": "#868e96",
+        "lstm_paper": "#f08c00",
+        "gp": "#2f9e44",
+    }
     others = iter(("#7048e8", "#0c8599", "#a61e4d", "#5c940d", "#495057", "#adb5bd", "#e8590c"))
     figure, axes = pyplot.subplots(1, len(ALPHAS), figsize=(12, 5.6), sharey=True, layout="constrained")
     for axis, (kind, alpha) in zip(axes, ALPHAS.items(), strict=True):
