@@ -70,7 +70,7 @@ def taken(store: Store, row: StudyRow) -> str | None:
     where = space(store, row.study_id) if options["name"] == "auto" else None
     if where is None:
         return None
-    auto = AutoStrategy(two_objectives=bool(options.get("two_objectives")))  # type: ignore[call-arg]
+    auto = AutoStrategy(two_objectives=bool(options.get("two_objectives")))
     return words(auto, where, row.trials)
 
 
