@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -91,13 +93,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=100, help="searches of each strategy (100)")
     parser.add_argument("--gp-seeds", type=int, default=20, help="searches of gp, which is slow (20)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these strategies")
-    parser.add_argument("--fronts", action="store_true", help="searches for the front instead, by their hypervolume")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--fronts", action="store_true", help="searches for the front instead, by their hypervolume")
+    parts.add_argument("--constraint", action="store_true", help="searches under a constraint known after a trial")
+    parts.add_argument("--advice", action="store_true", help="searches that end when the advice says so")
+    parser.add_argument("--workers", type=int, default=1, help="trials in flight (1)")
+    parser.add_argument("--untimed", action="store_true", help="do not time proposals")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the regrets (needs matplotlib)")
 
 
 def measure(chosen: argparse.Namespace) -> Result:
-    if chosen.fronts:
-        return _fronts(chosen)
+    if part := next((name for name in ("fronts", "constraint", "advice") if getattr(chosen, name)), None):
+        return _part(part, chosen)
     names = chosen.only or [*STRATEGIES, *BASELINES]
     unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
     if unknown:
@@ -112,27 +119,28 @@ def measure(chosen: argparse.Namespace) -> Result:
     found: dict[tuple[str, str], list[Replay]] = {}
     begin = time.monotonic()
     with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
-        done = pool.map(partial(_replay_job, chosen.table), jobs, chunksize=4)
+        done = pool.map(partial(_replay_job, chosen.table, chosen.workers), jobs, chunksize=4)
         for position, ((name, kind, _), replay) in enumerate(zip(jobs, done, strict=True), start=1):
             found.setdefault((name, kind), []).append(replay)
             if position % 100 == 0:
                 say(f"{position} of {len(jobs)} searches, {time.monotonic() - begin:.0f} s")
         timed = [name for name in names if name in STRATEGIES]
-        costs = dict(zip(timed, pool.map(proposal_ms, timed), strict=True))
+        costs = {} if chosen.untimed else dict(zip(timed, pool.map(proposal_ms, timed), strict=True))
     if chosen.picture is not None:
         draw_picture(found, chosen.picture)
-    return _result(recorded, names, found, costs, chosen.table)
+    return _result(recorded, names, found, costs, chosen.table, chosen.workers)
 
 
-def _fronts(chosen: argparse.Namespace) -> Result:
-    from benchmarks import search_front
-
-    names = chosen.only or [*search_front.STRATEGIES]
-    if unknown := [name for name in names if name not in search_front.STRATEGIES]:
-        raise SystemExit(f"{unknown[0]!r} searches no front. Known: {', '.join(search_front.STRATEGIES)}.")
+def _part(part: str, chosen: argparse.Namespace) -> Result:
+    """A part of this benchmark with a file and strategies of its own."""
+    module = importlib.import_module({"fronts": "benchmarks.search_front"}.get(part, f"benchmarks.search_{part}"))
+    names = chosen.only or [*module.STRATEGIES]
+    if unknown := [name for name in names if name not in module.STRATEGIES]:
+        raise SystemExit(f"{unknown[0]!r} has no part in --{part}. Known: {', '.join(module.STRATEGIES)}.")
     searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
     with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
-        return search_front.fronts(chosen.table, names, searches, of_gp, pool)
+        found: Result = module.measured(chosen.table, names, searches, of_gp, pool)
+    return found
 
 
 # ---------------------------------------------------------------------------- the table
@@ -179,14 +187,16 @@ def _share(row: dict[str, str]) -> float:
 
 Evaluate = Callable[[Candidate], tuple[float, float, float]]
 """Loss, latency as a share of the teacher's, reward."""
+Violations = Callable[[Candidate], Mapping[str, float]]
+"""By how much a candidate misses each constraint, as samplers get it (`kdnas.study.constraints.Limits.scaled`)."""
 
 
-def _replay_job(path: Path, job: tuple[str, str, int]) -> Replay:
+def _replay_job(path: Path, workers: int, job: tuple[str, str, int]) -> Replay:
     name, kind, seed = job
-    return replay(name, load(path), ALPHAS[kind], seed)
+    return replay(name, load(path), ALPHAS[kind], seed, workers)
 
 
-def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
+def replay(name: str, recorded: Recorded, alpha: float, seed: int, workers: int = 1) -> Replay:
     """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of AT."""
     rewards = recorded.rewards(alpha)
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
@@ -198,7 +208,7 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int) -> Replay:
     limit = LIMITS.get(name, space.size)
     regrets: list[float] = []
     reached = None
-    for value in _search(name, recorded, evaluate, initial, seed):
+    for value in _search(name, recorded, evaluate, initial, seed, workers):
         regret = (best - value) / scale
         regrets.append(min(regret, regrets[-1]) if regrets else regret)
         if reached is None and regret <= GOAL:
@@ -222,7 +232,7 @@ def evaluate_from(recorded: Recorded, rewards: np.ndarray) -> Evaluate:
 
 
 def _search(
-    name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int
+    name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int, workers: int
 ) -> Iterator[float]:
     """The rewards of one search, in the order of its evaluations."""
     if name == "local_search":
@@ -234,13 +244,20 @@ def _search(
     spec = from_values(
         {"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": min(recorded.space.size, GP_TRIALS)}}
     )
-    return strategy_loop(spec, recorded.space, evaluate, initial)
+    return strategy_loop(spec, recorded.space, evaluate, initial, workers=workers)
 
 
 def strategy_loop(
-    spec: StudySpec, space: SearchSpace, evaluate: Evaluate, initial: Sequence[Candidate]
+    spec: StudySpec,
+    space: SearchSpace,
+    evaluate: Evaluate,
+    initial: Sequence[Candidate],
+    *,
+    workers: int = 1,
+    violations: Violations | None = None,
 ) -> Iterator[float]:
-    """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another."""
+    """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another. With
+    several workers as many trials are in flight, and end in the order in which they began."""
     import optuna
 
     from kdnas.strategies import SpaceExhausted, candidate, directions, sampler
@@ -249,22 +266,33 @@ def strategy_loop(
     study = optuna.create_study(directions=directions(spec))
     plans = Episodes(spec, space, initial) if spec.strategy.name == "lstm" else None
     taken: set[str] = set()
+    begun: deque[tuple[Any, int, Candidate]] = deque()
+
+    def ended(trial: Any, slot: int, chosen: Candidate) -> float:
+        loss, share, value = evaluate(chosen)
+        for field, by in (violations(chosen) if violations is not None else {}).items():
+            trial.set_constraint(field, by)
+        study.tell(trial, [loss, share] if spec.two_objectives else value)
+        if plans is not None:
+            plans.rewarded(slot, chosen, value)
+        return value
+
     for slot in range(space.size):
         planned = initial[slot] if slot < len(initial) else None
         if plans is not None:
             try:
                 planned = plans.candidate(slot)
             except SpaceExhausted:
-                return
+                break
         study.sampler = sampler(spec, space, slot, taken, planned)
         trial = study.ask()
         chosen = candidate(trial, space)
         taken.add(space.key(chosen))
-        loss, share, value = evaluate(chosen)
-        study.tell(trial, [loss, share] if spec.two_objectives else value)
-        if plans is not None:
-            plans.rewarded(slot, chosen, value)
-        yield value
+        begun.append((trial, slot, chosen))
+        if len(begun) == workers:
+            yield ended(*begun.popleft())
+    while begun:
+        yield ended(*begun.popleft())
 
 
 class Episodes:
@@ -383,6 +411,7 @@ def _result(
     found: dict[tuple[str, str], list[Replay]],
     costs: dict[str, float],
     path: Path,
+    workers: int,
 ) -> Result:
     figures: dict[str, float] = {f"proposal_ms.{name}": cost for name, cost in costs.items()}
     tables = []
@@ -420,6 +449,7 @@ def _result(
         "loss_noise": recorded.noise,
         "latency_noise": recorded.latency_noise,
         "initial": INITIAL,
+        "workers": workers,
         "finished_when_timed": {"others": FINISHED, "gp": GP_TRIALS},
         "searches": {f"{name} {kind}": len(replays) for (name, kind), replays in found.items()},
     }
@@ -437,7 +467,14 @@ def draw_picture(found: dict[tuple[str, str], list[Replay]], path: Path) -> None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = {"lstm": "#d6336c", "tpe": "#1971c2", "random": "#868e96", "lstm_paper": "#f08c00", "gp": "#2f9e44"}
+    colours = {
+        "auto": "#000000",
+        "lstm": "#d6336c",
+        "tpe": "#1971c2",
+        "random": "#868e96",
+        "lstm_paper": "#f08c00",
+        "gp": "#2f9e44",
+    }
     others = iter(("#7048e8", "#0c8599", "#a61e4d", "#5c940d", "#495057", "#adb5bd", "#e8590c"))
     figure, axes = pyplot.subplots(1, len(ALPHAS), figsize=(12, 5.6), sharey=True, layout="constrained")
     for axis, (kind, alpha) in zip(axes, ALPHAS.items(), strict=True):

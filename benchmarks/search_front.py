@@ -59,7 +59,7 @@ def _job(path: Path, job: tuple[str, int]) -> np.ndarray:
     return shares(name, load(path), seed)
 
 
-def fronts(path: Path, names: Sequence[str], searches: int, gp_searches: int, pool: Any) -> Result:
+def measured(path: Path, names: Sequence[str], searches: int, gp_searches: int, pool: Any) -> Result:
     """The table of all that search the front, and of random search beside them."""
     counts = {name: min(searches, gp_searches) if name.startswith("gp") else searches for name in names}
     jobs = [(name, seed) for name in names for seed in range(counts[name])]

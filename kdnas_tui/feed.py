@@ -18,6 +18,7 @@ from kdnas.system.errors import KdnasError, UsageError
 from kdnas_tui import memory, mishaps
 
 if TYPE_CHECKING:
+    from kdnas.store.advising import Remarks
     from kdnas.store.database import Store
     from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
     from kdnas.study.trial_columns import Board
@@ -29,6 +30,8 @@ STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often
 LOG_LINES = 2000  # of the past, on opening
 AHEAD = ("kdnas_tui.screens.study", "kdnas.study.export")  # one after each of the first looks
 MANY = 20_000  # trials from which something slow is done in parts
+_WHOLE = ("studies", "crew", "study", "workers", "episodes", "events", "runs", "provenance", "remarks", "devices")
+"""What a newer piece of news replaces."""
 
 
 @dataclass
@@ -47,6 +50,7 @@ class News:
     events: list[EventRow] | None = None
     runs: list[RunRow] | None = None
     provenance: dict[str, Any] | None = None
+    remarks: Remarks | None = None  # what strategy `auto` takes, and what the next trials are expected to gain
     devices: tuple[Reading, ...] | None = None  # of this machine, while a worker runs on it
     error: KdnasError | None = None
     healed: bool = False  # the error before is over
@@ -58,7 +62,7 @@ class News:
         self.trials.update(newer.trials)
         self.curves.update(newer.curves)
         self.logs.extend(newer.logs)
-        for name in ("studies", "crew", "study", "workers", "episodes", "events", "runs", "provenance", "devices"):
+        for name in _WHOLE:
             value = getattr(newer, name)
             if value is not None:
                 setattr(self, name, value)
@@ -257,6 +261,7 @@ class Feed(threading.Thread):
                 if value != look.parts.get(part):
                     look.parts[part] = value
                     setattr(news, part, value)
+            self._remark(store, row, look, news)
         workers = queries.workers(store, row.study_id)
         if workers != look.parts.get("workers"):
             look.parts["workers"] = workers
@@ -269,6 +274,17 @@ class Feed(threading.Thread):
             look.curves.update({n: len(points) for n, points in found_curves.items()})
         look.curves_wanted = curves
         look.study = row
+
+    def _remark(self, store: Store, row: StudyRow, look: _Look, news: News) -> None:
+        """Ask for remarks where something changed that they go by."""
+        from kdnas.store import advising
+
+        asked = (row.done, row.pruned, row.trials, row.alpha, row.beta, row.spec.get("constraints"))
+        if asked != look.parts.get("asked"):
+            look.parts["asked"] = asked
+            remarks = advising.remarks(store, row)
+            if remarks != look.parts.get("remarks", advising.Remarks()):
+                look.parts["remarks"] = news.remarks = remarks
 
     def _offer_sketch(self, store: Store, row: StudyRow) -> None:
         """What can be shown of a long study before all of it is read."""

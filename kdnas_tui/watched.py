@@ -26,6 +26,7 @@ from kdnas_tui import filter_words
 from kdnas_tui.feed import News
 
 if TYPE_CHECKING:
+    from kdnas.store.advising import Remarks
     from kdnas_tui.machine import Reading
 
 
@@ -43,6 +44,7 @@ class Watched:
         self.crew: list[WorkerRow] = []
         self.curves: dict[int, list[CurvePoint]] = {}
         self.provenance: dict[str, Any] = {}
+        self.remarks: Remarks | None = None
         self.episodes: list[EpisodeRow] = []
         self.events: list[EventRow] = []  # what was changed on the study, oldest first
         self.runs: list[RunRow] = []  # models made of candidates, and their scores
@@ -78,6 +80,7 @@ class Watched:
         for part, value in (
             ("crew", news.workers),
             ("provenance", news.provenance),
+            ("remarks", news.remarks),
             ("episodes", news.episodes),
             ("events", news.events),
             ("runs", news.runs),

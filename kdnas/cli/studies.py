@@ -21,7 +21,7 @@ from kdnas.cli.tables import (
 )
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
-from kdnas.store.advising import advised
+from kdnas.store.advising import advised, taken
 from kdnas.store.database import open_reader
 from kdnas.study.constraints import of_study
 from kdnas.study.front_gains import front_gains
@@ -108,8 +108,10 @@ def show(
         if as_json:
             frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
             return
-        told = advised(store, row, scored)
+        told, chosen_by = advised(store, row, scored), taken(store, row)
     study_head(row)
+    if chosen_by is not None:
+        frame.line(chosen_by)
     frame.line()
     shown = chosen[: top or 20]
     if shown:

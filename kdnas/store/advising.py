@@ -1,8 +1,10 @@
-"""What the next trials of a stored study are expected to gain (kdnas.study.advice). Plain SQL, nothing written."""
+"""What is said of a stored study beside its trials: what the next ones are expected to gain (kdnas.study.advice), and
+which strategy `auto` takes (kdnas.study.strategy_choice). Plain SQL, nothing written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -12,10 +14,22 @@ from kdnas.store.database import Store
 from kdnas.store.patience import patient
 from kdnas.study.advice import NEXT, Advice, advice
 from kdnas.study.constraints import of_study
-from kdnas.study.ranked_rows import rank_of
+from kdnas.study.ranked_rows import figures_of, rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import StudyRow
 from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.spec_strategies import AutoStrategy
+from kdnas.study.strategy_choice import words
+
+MOST = 300  # finished trials up to which a screen asks for advice anew after each
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What a screen says of a study beside its trials; None of each where there is nothing to say."""
+
+    strategy: str | None = None
+    advice: str | None = None
 
 
 @patient
@@ -34,18 +48,39 @@ def advised(
 ) -> Advice | None:
     """By the study's present α and β; `scored` where its trials are known already.
 
-    None before it has a space and enough trials with a rank; for a study of a front or with constraints, whose gain no
-    reward tells; and where a trial lies outside the space.
+    None before it has a space and enough trials with a rank; for a study of a front, whose gain no reward tells; while
+    no trial keeps the constraints; and where a trial lies outside the space.
     """
-    where = space(store, row.study_id)
-    if where is None or of_study(row) or row.spec["strategy"].get("two_objectives"):
+    where, limits = space(store, row.study_id), of_study(row)
+    if where is None or row.spec["strategy"].get("two_objectives"):
         return None
     if scored is None:
         scored = rank_of(row, queries.trial_rows(store, row.study_id))
     if not all(_within(where, s.row.candidate) for s in scored):
         return None
-    finished = [(s.row.candidate, s.reward) for s in scored if s.rank is not None and s.reward is not None]
-    return advice(where, finished, [s.row.candidate for s in scored], following)
+    ranked = [s for s in scored if s.rank is not None and s.reward is not None]
+    finished = [(s.row.candidate, s.reward) for s in ranked if s.reward is not None]
+    violations = [limits.scaled(figures_of(s, limits)) for s in ranked] if limits else []
+    return advice(where, finished, [s.row.candidate for s in scored], following, violations)
+
+
+def taken(store: Store, row: StudyRow) -> str | None:
+    """What strategy `auto` takes in this study, and why; None for another strategy, and before there is a space."""
+    options = row.spec["strategy"]
+    where = space(store, row.study_id) if options["name"] == "auto" else None
+    if where is None:
+        return None
+    auto = AutoStrategy(two_objectives=bool(options.get("two_objectives")))
+    return words(auto, where, row.trials)
+
+
+def remarks(store: Store, row: StudyRow) -> Remarks:
+    """Of a study whose strategy is `auto`, or that is to end by the advice: it goes by what is said here. Advice only
+    for as many trials as take no time to speak of, since a screen asks again and again."""
+    if row.spec["strategy"]["name"] != "auto" and not row.spec["budget"].get("stop_when_done"):
+        return Remarks()
+    told = advised(store, row) if row.done <= MOST else None
+    return Remarks(taken(store, row), None if told is None else str(told))
 
 
 def _within(space: SearchSpace, candidate: Candidate) -> bool:

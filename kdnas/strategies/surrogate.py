@@ -28,6 +28,8 @@ POOL = 4096  # candidates that are compared; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
 DRAWS = 64  # of loss and latency, by which a candidate's share of the front is told
 LEAST = 1e-300  # of a figure whose logarithm is taken
+STEADY = 16  # finished trials that look for the bounds of constraints; from then on a candidate must be …
+LIKELY = 0.8  # … as likely as this to keep them all, where there is such a candidate
 
 
 def sampler(asked: Asked[SurrogateStrategy]) -> SurrogateSampler:
@@ -69,7 +71,7 @@ class SurrogateSampler(WholeSampler):
         chance, met = self._feasible(places, rows, known)
         if not met.any():
             return chance
-        return np.asarray(chance * expected_improvement(found, float(figures[met].max())))
+        return within(chance, expected_improvement(found, float(figures[met].max())), len(known))
 
     def _for_the_front(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> np.ndarray:
         qualities = np.log([quality(t.values[0]) for t in known])
@@ -83,7 +85,8 @@ class SurrogateSampler(WholeSampler):
             return chance
         losses, times = 1 - np.exp(qualities), np.exp(latencies)
         reference = (1.0, float(times.max()))
-        return np.asarray(chance * area_gained(losses[met], times[met], 1 - drawn[0], drawn[1], reference).mean(1))
+        gained = area_gained(losses[met], times[met], 1 - drawn[0], drawn[1], reference).mean(1)
+        return within(chance, gained, len(known))
 
     def _feasible(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:
         """The chance that each free candidate meets the constraints that trials tell Optuna of [free], and which trials
@@ -121,6 +124,16 @@ class SurrogateSampler(WholeSampler):
         for one in there:
             nearest = np.minimum(nearest, ((free - one) ** 2).sum(1))
         return pool[int(np.argmax(nearest + 1e-9 * self.rng.random(len(pool))))]
+
+
+def within(chance: np.ndarray, gain: np.ndarray, trials: int) -> np.ndarray:
+    """What candidates [n] are worth after so many finished trials: their gain, times the chance that they keep the
+    constraints. Once `STEADY` trials have shown where the bounds are, those that are not `LIKELY` to keep them come
+    last; where none is likely, the likeliest is the first. Without constraints every chance is 1."""
+    worth = chance * gain
+    if trials < STEADY:
+        return np.asarray(worth)
+    return np.where(chance >= min(LIKELY, float(chance.max())), worth, -1.0)
 
 
 class _Rows:

@@ -2,21 +2,24 @@
 
 A surrogate of the rewards (kdnas.study.surrogate) says of every candidate that nobody has evaluated what its reward may
 be; draws of these, the most promising candidates of each as many as there are trials to come, say what the best of them
-would gain. Advises and does nothing. Pure numpy: loads neither torch nor Optuna.
+would gain. Under constraints only those draws count that keep them, by a surrogate of each. Advises and does nothing.
+Pure numpy: loads neither torch nor Optuna.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from kdnas.study.expected_gain import chance_below, expected_improvement
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.surrogate import Places, Surrogate
+from kdnas.study.surrogate import Places, Prediction, Surrogate
 from kdnas.system import seeds
 
 FEWEST = 8  # finished trials before anything is said
+SETTLED = 20  # finished trials before going on may be hardly worth it: fewer can make the surrogate too sure
 NEXT = 20  # trials of which the gain is told
 POOL = 4096  # candidates that are looked at; smaller spaces are seen whole
 DRAWS = 256
@@ -25,16 +28,18 @@ DONE = 0.001  # of the best reward: an expected gain below it is not worth going
 
 @dataclass(frozen=True)
 class Advice:
-    """The gain in reward that is expected of the next `trials`; None of each where too little is known."""
+    """The gain in reward that is expected of the next `trials`, after so many `finished` ones."""
 
     gain: float
     trials: int
     best: float
+    finished: int = SETTLED
 
     @property
     def done(self) -> bool:
         """Whether going on is expected to bring next to nothing."""
-        return self.gain < DONE * abs(self.best)
+        enough = self.finished >= SETTLED or not self.trials
+        return enough and self.gain < DONE * abs(self.best)
 
     def __str__(self) -> str:
         if not self.trials:
@@ -46,26 +51,55 @@ class Advice:
 
 
 def advice(
-    space: SearchSpace, finished: Sequence[tuple[Candidate, float]], taken: Sequence[Candidate], following: int = NEXT
+    space: SearchSpace,
+    finished: Sequence[tuple[Candidate, float]],
+    taken: Sequence[Candidate],
+    following: int = NEXT,
+    violations: Sequence[Mapping[str, float]] = (),
 ) -> Advice | None:
     """Of the trials that finished with a reward, all positive, and the candidates that are no longer free. None before
-    there are `FEWEST`, or where rewards have no logarithm."""
+    there are `FEWEST`, or where rewards have no logarithm.
+
+    `violations`, where the study has constraints: by how much each finished trial misses each of them, at most 0 where
+    it keeps it (kdnas.study.constraints.Limits.scaled). None, too, while no trial keeps them all.
+    """
     rewards = np.asarray([reward for _, reward in finished])
-    if len(rewards) < FEWEST or not (rewards > 0).all():
+    met = np.asarray([all(by <= 0 for by in one.values()) for one in violations] or [True] * len(rewards))
+    if len(rewards) < FEWEST or not (rewards > 0).all() or not met.any():
         return None
-    known, best = {space.key(c) for c in taken}, float(rewards.max())
+    known, best = {space.key(c) for c in taken}, float(rewards[met].max())
     pool = [c for c in _pool(space) if space.key(c) not in known]
     following = min(following, len(pool))
     if not following:
         return Advice(0.0, 0, best)
     places = Places(space, [*(c for c, _ in finished), *pool])
-    surrogate = Surrogate(places, np.arange(len(rewards)), np.log(rewards))
-    found = surrogate.predict(np.arange(len(rewards), len(rewards) + len(pool)))
-    # Those that a search would take next: whose reward may be the highest.
-    next_ones = np.argsort(-(found.mean + found.deviation))[:following]
-    normal = seeds.fixed(seeds.Fixed.GAINS).standard_normal((DRAWS, following))
-    drawn = np.exp(np.minimum(found.mean[next_ones] + found.deviation[next_ones] * normal, np.log(10 * best)))
-    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best)
+    done, free = np.arange(len(rewards)), np.arange(len(rewards), len(rewards) + len(pool))
+    found = Surrogate(places, done, np.log(rewards)).predict(free)
+    missed = [
+        Surrogate(places, done, np.asarray([one[field] for one in violations])).predict(free)
+        for field in (violations[0] if violations else ())
+    ]
+    # Those that a search would take next.
+    next_ones = _promising(found, missed, np.log(best))[:following]
+    rng = seeds.fixed(seeds.Fixed.GAINS)
+    drawn = np.exp(np.minimum(_drawn(found, next_ones, rng), np.log(10 * best)))
+    for one in missed:
+        drawn[_drawn(one, next_ones, rng) > 0] = 0.0
+    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best, len(rewards))
+
+
+def _promising(found: Prediction, missed: Sequence[Prediction], best: float) -> np.ndarray:
+    """The places of all candidates, those first whose reward may be the highest; under constraints those that may
+    gain most and keep them."""
+    if not missed:
+        return np.argsort(-(found.mean + found.deviation))
+    chances = np.prod([chance_below(one, 0.0) for one in missed], axis=0)
+    return np.argsort(-chances * expected_improvement(found, best), kind="stable")
+
+
+def _drawn(found: Prediction, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws of what is predicted at places [n], float [DRAWS, n]."""
+    return found.mean[places] + found.deviation[places] * rng.standard_normal((DRAWS, len(places)))
 
 
 def _pool(space: SearchSpace) -> list[Candidate]:

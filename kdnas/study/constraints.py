@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from math import log1p
+from math import log
 from typing import Any
 
 from kdnas.study.rows import StudyRow
@@ -18,6 +18,8 @@ BYTES_PER_MIB = 2**20
 BYTES_PER_PARAMETER = 4  # students are saved in fp32
 UNKNOWN = 1.0
 """The violation by a figure that a finished trial lacks: it counts as missed by its whole bound."""
+LEAST = 1e-3
+"""Figures below this share of their bound tell a sampler no more than that they are far below it."""
 
 PART = "constraints"  # of the spec
 EVENT = "constraints"  # in a study's history, where they were changed
@@ -47,6 +49,12 @@ class Limit:
         """By how much a figure, or each of an array, misses the bound, as a share of it; at most 0 where it is kept."""
         over = value - self.bound if _FIELDS[self.field][1] else self.bound - value
         return over / self.bound
+
+    def log_violation(self, value: float) -> float:
+        """The logarithm of the figure over its bound, or of the bound over the figure where that is a lower one: of the
+        sign of the violation."""
+        ratio = value / self.bound if _FIELDS[self.field][1] else self.bound / max(value, LEAST * self.bound)
+        return log(max(ratio, LEAST))
 
     def __str__(self) -> str:
         return f"{self.field} {self.bound:,}" if self.field == "max_parameters" else f"{self.field} {self.bound:g}"
@@ -80,9 +88,14 @@ class Limits:
         return found
 
     def scaled(self, figures: Mapping[str, float | None]) -> dict[str, float]:
-        """The violations as samplers get them: ln(1 + v) where v is above 0. Of the same sign and order, so that a few
-        trials that miss by twenty times the bound do not hide, in a model of it, where the bound is."""
-        return {field: log1p(by) if by > 0 else by for field, by in self.violations(figures).items()}
+        """The violations as samplers get them, of the same sign and order: logarithms on both sides of the bound. Sizes
+        change a latency or a loss by factors, so that a model of effects of sizes sees sums of them; and a few trials
+        far from the bound do not hide where it is."""
+        found = {}
+        for limit in self.limits:
+            value = figures.get(limit.figure)
+            found[limit.field] = log(1 + UNKNOWN) if value is None or value != value else limit.log_violation(value)
+        return found
 
     def miss(self, figures: Mapping[str, float | None]) -> float:
         """The sum of all that is missed; 0 where every constraint is kept."""

@@ -349,8 +349,6 @@ class StudySpec(Part):
             raise ValueError(
                 "budget.stop_when_done goes by the reward, and this strategy searches the Pareto front; take it away"
             )
-        if self.budget.stop_when_done and any(value is not None for _, value in self.constraints):
-            raise ValueError("budget.stop_when_done goes by the reward alone and knows no constraints; take one away")
         for name in self.space.variants:
             try:
                 variant(self, name)

@@ -53,10 +53,13 @@ class Places:
 
     def __init__(self, space: SearchSpace, candidates: Sequence[Candidate]) -> None:
         self.ordered = np.asarray([d.ordered for d in space.dimensions])
+        self.along = [_places(dimension) for dimension in space.dimensions]  # the places of each one's choices
+        self.chosen = np.empty((len(candidates), len(space.dimensions)), dtype=np.int64)  # which choice it is
         self.points = np.empty((len(candidates), len(space.dimensions)))
         for column, dimension in enumerate(space.dimensions):
-            known = dict(zip(dimension.choices, _places(dimension), strict=True))
-            self.points[:, column] = [known[c[dimension.name]] for c in candidates]
+            known = {choice: place for place, choice in enumerate(dimension.choices)}
+            self.chosen[:, column] = [known[c[dimension.name]] for c in candidates]
+            self.points[:, column] = self.along[column][self.chosen[:, column]]
         self.choices = np.asarray([len(d.choices) for d in space.dimensions])
         self.width = len(space.dimensions)
 
@@ -96,28 +99,41 @@ def settings(dimensions: int, count: int = SETTINGS) -> tuple[Settings, ...]:
     )
 
 
-def kernel(places: Places, s: Settings, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Between points a [n, dimensions] and b [m, dimensions]: float [n, m]."""
-    product = np.ones((len(a), len(b)))
+def _by_choice(places: Places, several: Sequence[Settings]) -> list[tuple[int, np.ndarray]]:
+    """Each dimension that varies, and its factor of the kernel under each of the settings between any two of its
+    choices: float [settings, choices, choices]. There are few choices, and many pairs of candidates."""
+    found = []
     for d in np.flatnonzero(places.choices > 1).tolist():
-        product *= 1.0 + s.strength[d] * _of_one(places, s, d, a[:, d, None], b[None, :, d])
+        x, y = places.along[d][:, None], places.along[d][None, :]
+        strength = np.asarray([s.strength[d] for s in several])[:, None, None]
+        if places.ordered[d]:
+            curve = np.asarray([s.curve[d] for s in several])[:, None, None]
+            length = np.asarray([s.length[d] for s in several])[:, None, None]
+            line = 4.0 * (x - 0.5) * (y - 0.5)
+            alike = (1 - curve) * line + curve * np.exp(-0.5 * ((x - y) / length) ** 2)
+        else:
+            alike = (x == y) - 1.0 / places.choices[d]
+        found.append((d, 1.0 + strength * alike))
+    return found
+
+
+def kernel(places: Places, several: Sequence[Settings], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Between the candidates at rows a [n] and b [m] of the places, under each of the settings: float
+    [settings, n, m]."""
+    product = np.ones((len(several), len(a), len(b)))
+    for d, factor in _by_choice(places, several):
+        # Rows first: the larger side is copied but once.
+        product *= factor[:, places.chosen[a, d]][:, :, places.chosen[b, d]]
     return product
 
 
-def _own(places: Places, s: Settings, a: np.ndarray) -> np.ndarray:
-    """The kernel of each point with itself, float [n]."""
-    product = np.ones(len(a))
-    for d in np.flatnonzero(places.choices > 1).tolist():
-        product *= 1.0 + s.strength[d] * _of_one(places, s, d, a[:, d], a[:, d])
+def _own(places: Places, several: Sequence[Settings], a: np.ndarray) -> np.ndarray:
+    """The kernel of each of the candidates at rows a [n] with itself, under each of the settings: float
+    [settings, n]."""
+    product = np.ones((len(several), len(a)))
+    for d, factor in _by_choice(places, several):
+        product *= factor[:, places.chosen[a, d], places.chosen[a, d]]
     return product
-
-
-def _of_one(places: Places, s: Settings, d: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Along one dimension."""
-    if not places.ordered[d]:
-        return np.asarray((x == y) - 1.0 / places.choices[d])
-    line = 4.0 * (x - 0.5) * (y - 0.5)
-    return np.asarray((1 - s.curve[d]) * line + s.curve[d] * np.exp(-0.5 * ((x - y) / s.length[d]) ** 2))
 
 
 class Surrogate:
@@ -131,37 +147,41 @@ class Surrogate:
         spread = float(figures.std())
         self.scale = spread if spread > 0 else 1.0
         standard = (figures - self.centre) / self.scale
-        self.kept = sorted((self._fit(s, standard) for s in settings(places.width)), key=lambda one: -one.evidence)[
-            :KEPT
-        ]
+        self.kept = sorted(self._fitted(standard), key=lambda one: -one.evidence)[:KEPT]
         weights = np.exp([one.evidence - self.kept[0].evidence for one in self.kept])
         self.weights = weights / weights.sum()
 
-    def _fit(self, s: Settings, figures: np.ndarray) -> _Fitted:
-        points = self.places.points[self.known]
-        base = kernel(self.places, s, points, points)
+    def _fitted(self, figures: np.ndarray) -> list[_Fitted]:
+        """Each of the settings on the trials."""
+        several = settings(self.places.width)
+        base = kernel(self.places, several, self.known, self.known)
         # The unit of a kernel is its own mean variance, so that settings differ in shape and not in size.
-        unit = float(np.mean(np.diag(base)))
-        covariance = LEVEL + base / unit
-        covariance[np.diag_indices_from(covariance)] += s.noise
-        factor = np.linalg.cholesky(covariance)
-        half = np.linalg.solve(factor, figures)
-        # The variance of the process is its posterior mode under a prior of two trials' worth at 1.
-        size = float((half @ half + 2.0) / (len(half) + 2.0))
-        evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * (len(half) + 2) * np.log(size)
-        return _Fitted(evidence, s, unit, factor, half, size)
+        units = [float(np.mean(np.diag(one))) for one in base]
+        covariance = LEVEL + base / np.asarray(units)[:, None, None]
+        diagonal = np.arange(len(figures))
+        covariance[:, diagonal, diagonal] += np.asarray([s.noise for s in several])[:, None]
+        factors = np.linalg.cholesky(covariance)
+        halves = np.linalg.solve(factors, np.broadcast_to(figures[:, None], (len(several), len(figures), 1)))[..., 0]
+        found = []
+        for s, unit, factor, half in zip(several, units, factors, halves, strict=True):
+            # The variance of the process is its posterior mode under a prior of two trials' worth at 1.
+            size = float((half @ half + 2.0) / (len(half) + 2.0))
+            evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * (len(half) + 2) * np.log(size)
+            found.append(_Fitted(evidence, s, unit, factor, half, size))
+        return found
 
     def predict(self, rows: np.ndarray) -> Prediction:
         """Of the candidates at rows [n] of the places."""
         means, squares = [], []
-        points = self.places.points
-        for one in self.kept:
-            across = LEVEL + kernel(self.places, one.settings, points[self.known], points[rows]) / one.unit
-            solved = np.linalg.solve(one.factor, across)
-            own = LEVEL + _own(self.places, one.settings, points[rows]) / one.unit
+        several = [one.settings for one in self.kept]
+        across = kernel(self.places, several, self.known, rows)
+        own = _own(self.places, several, rows)
+        for one, between, alone in zip(self.kept, across, own, strict=True):
+            solved = np.linalg.solve(one.factor, LEVEL + between / one.unit)
             mean = solved.T @ one.half
             means.append(mean)
-            squares.append(np.maximum(own - (solved * solved).sum(0), 1e-12) * one.size + mean * mean)
+            variance = LEVEL + alone / one.unit - (solved * solved).sum(0)
+            squares.append(np.maximum(variance, 1e-12) * one.size + mean * mean)
         mean = self.weights @ np.asarray(means)
         variance = np.maximum(self.weights @ np.asarray(squares) - mean * mean, 1e-12)
         return Prediction(self.centre + self.scale * mean, self.scale * np.sqrt(variance))

@@ -48,6 +48,9 @@ class CandidateScreen(Page):
             parts.insert(1, ("constraints", [("asked", str(limits)), ("missed", missed(scored, limits) or "none")]))
         if study is not None:
             parts.append(("provenance", provenance(study.spec, self.watched.provenance, scored)))
+        if (remarks := self.watched.remarks) is not None:
+            said = (("strategy", remarks.strategy), ("next", remarks.advice))
+            parts.append(("study", [(name, told) for name, told in said if told is not None]))
         return head, parts
 
     def action_copy(self) -> None:

@@ -322,6 +322,7 @@ class StudyScreen(Plotting, Opening):
                 watched.crew,
                 watched.doing(),
                 watched.current(),
+                None if watched.remarks is None else watched.remarks.advice,
             )
             table = self.query_one(TrialsTable)
             legend = study_head.legend(

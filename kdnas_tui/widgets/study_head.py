@@ -117,8 +117,10 @@ def below(
     crew: Sequence[WorkerRow],
     doing: str | None,
     scored: Scored | None,
+    advice: str | None = None,
 ) -> Text:
-    """One line under the table: what stands in it, or why the study does not run; and remarks on the cursor's trial."""
+    """One line under the table: what stands in it, or why the study does not run; remarks on the cursor's trial; and
+    what going on is expected to gain."""
     text = Text(no_wrap=True, overflow="ellipsis", style="dim")
     if (nearest := standing_nearest(trials)) is not None and chosen.empty:
         text.append(f"none feasible, {nearest_of([nearest], trials.limits)}   ")
@@ -140,6 +142,8 @@ def below(
     if scored is not None and (scored.row.tags or scored.row.note):
         said = " · ".join(part for part in (" ".join(scored.row.tags), scored.row.note) if part)
         text.append(f"   #{scored.number}: {clean(said)}")
+    if advice is not None and chosen.empty and not row.ending:
+        text.append(f"{'   ' if text.plain else ''}{advice}")
     return text
 
 

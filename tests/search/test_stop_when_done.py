@@ -10,7 +10,7 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
-from kdnas.store.advising import advised
+from kdnas.store.advising import MOST, Remarks, advised, remarks
 from kdnas.store.database import open_reader
 from kdnas.study.advice import Advice, advice
 from kdnas.study.front_gains import front_gains
@@ -80,16 +80,48 @@ def test_a_search_for_the_front_has_no_reward_to_stop_by() -> None:
         from_values({"strategy": {"name": "auto", "two_objectives": True}, "budget": {"stop_when_done": True}})
 
 
-def test_no_advice_where_the_reward_does_not_decide_alone(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="knows no constraints"):
-        from_values({"constraints": {"min_speedup": 3}, "budget": {"stop_when_done": True}})
+def test_under_constraints_the_advice_is_of_what_keeps_them(tmp_path: Path) -> None:
+    spec = {"constraints": {"min_speedup": 3}, "budget": {"stop_when_done": True}}
+    assert from_values(spec).budget.stop_when_done
+    plain = ran(tmp_path / "plain.db", 30)[1]
+    assert plain is not None
+    with open_reader(tmp_path / "plain.db") as store:
+        row = queries.study_row(store, "fake")
+        trials = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta)
+        fastest = max(s.speedup or 0.0 for s in trials)
+
+        def told(least: float) -> Advice | None:
+            return advised(store, replace(row, spec={**row.spec, "constraints": {"min_speedup": least}}))
+
+        some, none = told(0.9 * fastest), told(1.1 * fastest)
+        assert none is None  # no trial keeps it
+        kept = [s.reward or 0.0 for s in trials if (s.speedup or 0.0) >= 0.9 * fastest]
+        assert some is not None and some.best == max(kept) < plain.best
+        everything = told(1e-3)
+        assert everything is not None and everything.best == plain.best
+
+
+def test_no_advice_of_a_front_or_of_a_trial_outside_the_space(tmp_path: Path) -> None:
     assert ran(tmp_path / "plain.db", 12)[1] is not None
     with open_reader(tmp_path / "plain.db") as store:
         row = queries.study_row(store, "fake")
-        bounded = replace(row, spec={**row.spec, "constraints": {"min_speedup": 3.0}})
         of_the_front = replace(row, spec={**row.spec, "strategy": {"name": "gp", "two_objectives": True}})
-        assert advised(store, bounded) is None and advised(store, of_the_front) is None
+        assert advised(store, of_the_front) is None
         trials = rank(queries.trial_rows(store, row.study_id), row.alpha, row.beta)
         outside = replace(trials[0].row, candidate={**trials[0].row.candidate, "num_hidden_layers": 99})
         assert advised(store, row, trials) is not None
         assert advised(store, row, [*trials[1:], trials[0]._replace(row=outside)]) is None
+
+
+def test_what_auto_takes_is_told_with_the_advice_and_of_no_other_strategy(tmp_path: Path) -> None:
+    ran(tmp_path / "plain.db", 12)
+    with open_reader(tmp_path / "plain.db") as store:
+        row = queries.study_row(store, "fake")
+        told = remarks(store, row)
+        assert told.strategy is not None and told.strategy.startswith("Strategy auto takes surrogate: the reward is")
+        assert told.advice == str(advised(store, row))
+        assert remarks(store, replace(row, done=MOST + 1)) == Remarks(told.strategy, None)
+        tpe = {**row.spec, "strategy": {"name": "tpe"}}
+        assert remarks(store, replace(row, spec=tpe)) == Remarks()
+        ending = replace(row, spec={**tpe, "budget": {**row.spec["budget"], "stop_when_done": True}})
+        assert remarks(store, ending) == Remarks(None, told.advice)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdnas.study import advice as advising
-from kdnas.study.advice import DONE, FEWEST, Advice, advice
+from kdnas.study.advice import DONE, FEWEST, SETTLED, Advice, advice
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.surrogate import Places, Surrogate
 
@@ -108,3 +108,29 @@ def test_the_words(told: Advice, words: str) -> None:
 @pytest.mark.parametrize("best", [0.5, -0.5])
 def test_a_thousandth_of_the_best_is_worth_going_on_for(best: float) -> None:
     assert not Advice(DONE * 0.5, 20, best).done and Advice(DONE * 0.499, 20, best).done
+
+
+def bounded(limit: float) -> list[dict[str, float]]:
+    return [{"max_latency_ms": float(np.log(float(c["layers"]) / limit))} for c in TAKEN]  # type: ignore[arg-type]
+
+
+def test_under_a_constraint_the_gain_is_over_the_best_that_keeps_it() -> None:
+    """Rewards rise with the layers, of which at most three are allowed: what is free and better is not allowed."""
+    free = advice(SPACE, SOME, TAKEN, violations=bounded(100.0))
+    plain, few = advice(SPACE, SOME, TAKEN), advice(SPACE, SOME, TAKEN, violations=bounded(3.0))
+    assert free is not None and plain is not None and few is not None
+    assert free.gain == pytest.approx(plain.gain, rel=0.3) and free.best == plain.best
+    assert few.best == max(reward for c, reward in SOME if float(c["layers"]) <= 3) < plain.best  # type: ignore[arg-type]
+    assert 0 < few.gain < 0.3 * (plain.best - few.best)
+
+
+def test_nothing_is_said_while_no_trial_keeps_the_constraints() -> None:
+    assert advice(SPACE, SOME, TAKEN, violations=bounded(0.5)) is None
+
+
+def test_few_trials_never_say_that_going_on_is_hardly_worth_it() -> None:
+    assert not Advice(0.0, 20, 0.8, SETTLED - 1).done and Advice(0.0, 20, 0.8, SETTLED).done
+    assert Advice(0.0, 0, 0.8, 3).done  # nothing is left
+    flat = [(c, 0.5 + 1e-6 * n) for n, c in enumerate(TAKEN)]
+    told = advice(SPACE, flat, TAKEN)
+    assert told is not None and told.finished == len(TAKEN) < SETTLED and told.gain < DONE * told.best and not told.done

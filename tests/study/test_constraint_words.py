@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log1p
+from math import log
 
 import pytest
 
@@ -51,11 +51,26 @@ def test_sizes_are_known_before_anything_is_built_and_latencies_before_training(
     assert set(sizes.limits) | set(times.limits) < set(limits.limits)
 
 
-def test_samplers_are_told_misses_by_their_logarithm_and_what_is_kept_as_it_is() -> None:
+def test_samplers_are_told_misses_and_what_is_kept_by_the_logarithm_of_figure_and_bound() -> None:
     limits = limits_of({"max_loss": 0.2, "max_latency_ms": 5.0, "min_speedup": 4}, None)
     seen = figures(loss=0.1, latency_ms=10.0, teacher_latency_ms=30.0)
     assert limits.violations(seen) == {"max_loss": -0.5, "max_latency_ms": 1.0, "min_speedup": 0.25}
-    assert limits.scaled(seen) == {"max_loss": -0.5, "max_latency_ms": log1p(1.0), "min_speedup": log1p(0.25)}
+    expected = {"max_loss": log(0.1 / 0.2), "max_latency_ms": log(10 / 5), "min_speedup": log(4 / 3)}
+    assert limits.scaled(seen) == pytest.approx(expected)
+
+
+def test_a_latency_and_its_speedup_miss_by_the_same() -> None:
+    for latency_ms in (2.0, 7.4, 7.6, 400.0):
+        seen = figures(loss=0.1, latency_ms=latency_ms, teacher_latency_ms=30.0)
+        both = limits_of({"max_latency_ms": 7.5, "min_speedup": 4}, None).scaled(seen)
+        assert both["max_latency_ms"] == pytest.approx(both["min_speedup"])
+        assert (both["max_latency_ms"] > 0) == (latency_ms > 7.5)
+
+
+def test_figures_of_nothing_or_without_a_number_have_a_finite_miss() -> None:
+    limits = limits_of({"max_loss": 0.2, "min_speedup": 4}, None)
+    assert limits.scaled({"loss": 0.0, "speedup": None}) == {"max_loss": log(1e-3), "min_speedup": log(2)}
+    assert limits.scaled({"loss": float("nan"), "speedup": 0.0}) == {"max_loss": log(2), "min_speedup": log(1e3)}
 
 
 def test_a_studys_constraints_are_those_of_its_row() -> None:
