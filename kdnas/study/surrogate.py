@@ -104,7 +104,7 @@ def kernel(places: Places, s: Settings, a: np.ndarray, b: np.ndarray) -> np.ndar
     return product
 
 
-def _own(places: Places, s: Settings, a: np.ndarray) -> np.ndarray:
+def own_kernel(places: Places, s: Settings, a: np.ndarray) -> np.ndarray:
     """The kernel of each point with itself, float [n]."""
     product = np.ones(len(a))
     for d in np.flatnonzero(places.choices > 1).tolist():
@@ -158,7 +158,7 @@ class Surrogate:
         for one in self.kept:
             across = LEVEL + kernel(self.places, one.settings, points[self.known], points[rows]) / one.unit
             solved = np.linalg.solve(one.factor, across)
-            own = LEVEL + _own(self.places, one.settings, points[rows]) / one.unit
+            own = LEVEL + own_kernel(self.places, one.settings, points[rows]) / one.unit
             mean = solved.T @ one.half
             means.append(mean)
             squares.append(np.maximum(own - (solved * solved).sum(0), 1e-12) * one.size + mean * mean)
