@@ -2,13 +2,13 @@
 
 There are hypotheses of each study that lends, and one of none. By the former a figure is
 
-    level + b · m(x) + δ(x).
+    level + b · (m(x) + δ(x)).
 
 m(x) is what the lent trials say of the candidate: the posterior mean of `kdnas.study.surrogate`'s process, in units of
-their own spread. b is its weight. δ is what they leave open: a share 1 − ρ² of the same kernel, and what they do not
-tell of m (two tasks of one coregionalised process; E. Bonilla et al., 2008, "Multi-task Gaussian process prediction").
-Each hypothesis counts as much as it explains this study's own trials. So levels and spreads of two studies may differ,
-and a study that explains nothing comes to count for nothing: the prediction is then the surrogate's of the own trials.
+their own spread; b is this study's spread in these units. δ is what they leave open: a share 1 − ρ² of the same kernel,
+and what they do not tell of m (two tasks of one coregionalised process; E. Bonilla et al., 2008, "Multi-task Gaussian
+process prediction"). Each hypothesis counts as much as it explains this study's own trials. So levels and spreads may
+differ, and a study that explains nothing comes to count for nothing: then the own trials' surrogate predicts alone.
 
 Pure numpy; knows no strategy and no store.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from kdnas.study.surrogate import LEVEL, Places, Prediction, Settings, Surrogate, kernel, own_kernel, settings
 
 ALIKE = (0.7, 0.9, 0.98)  # ρ, the correlation of what two studies find
-WEIGHTS = np.asarray((0.4, 0.6, 0.8, 1.0, 1.25, 1.6))  # b, the spread of the lent trials being 1
+SPREADS = np.asarray((0.2, 0.35, 0.6, 1.0, 1.6))  # b
 NONE = 0.3  # probability, before any own trial, of that no study that lends says anything
 SETTINGS = 24  # of the kernel, half of the surrogate's: each is tried with every correlation and weight
 KEPT = 16  # hypotheses, those that explain the trials best, are asked for predictions
@@ -67,25 +67,27 @@ class Transfer:
         standard = (lent.figures - lent.figures.mean()) / spread
         level = float(figures.mean()) if len(figures) else float(lent.figures.mean())
         own = (figures - level) / spread
-        unit = -len(own) * np.log(spread)
+        unit = -len(own) * np.log(spread * SPREADS)  # from figures to their units, for each b
+        own = own[:, None] / SPREADS
         sources = [_Source.of(self.places, s, lent.rows, standard) for s in settings(self.places.width, SETTINGS)]
         prior = _log_sum([source.evidence for source in sources])
         points = self.places.points[self.known]
         fits, none = [], []
         for source in sources:
             base = source.kernel(self.places, points, points)
-            none.append(_explained(base, source.settings.noise, own[:, None])[0][0] - np.log(len(sources)))
+            each = -np.log(len(SPREADS)) + unit  # what all spreads have in common, and their units
+            none.append(_log_sum(_explained(base, source.settings.noise, own)[0] + each) - np.log(len(sources)))
             across = source.across(self.places, points)
-            left = own[:, None] - WEIGHTS * (across.T @ source.half)[:, None]
-            share = source.evidence - prior - np.log(len(ALIKE) * len(WEIGHTS)) + unit
+            left = own - (across.T @ source.half)[:, None]
+            share = source.evidence - prior - np.log(len(ALIKE)) + each
             for alike in ALIKE:
                 covariance = base - alike**2 * across.T @ across
                 evidences, factor, halves, sizes = _explained(covariance, source.settings.noise, left)
                 fits += [
-                    _Fit(e + share, source, alike, b, across, factor, half, size, level, spread)
-                    for e, b, half, size in zip(evidences, WEIGHTS, halves.T, sizes, strict=True)
+                    _Fit(e, source, alike, across, factor, half, size, level, spread * b)
+                    for e, b, half, size in zip(evidences + share, SPREADS, halves.T, sizes, strict=True)
                 ]
-        return fits, _log_sum(none) + unit
+        return fits, _log_sum(none)
 
     def predict(self, rows: np.ndarray) -> Prediction:
         """Of the candidates at rows [n] of the places."""
@@ -100,7 +102,7 @@ class Transfer:
                 seen[id(source)] = (source.across(self.places, points[rows]), with_known, own)
             across, with_known, own = seen[id(source)]
             solved = np.linalg.solve(fit.factor, with_known - fit.alike**2 * fit.across.T @ across)
-            mean = fit.level + fit.spread * (fit.weight * (across.T @ source.half) + solved.T @ fit.half)
+            mean = fit.level + fit.spread * (across.T @ source.half + solved.T @ fit.half)
             open_ = own - fit.alike**2 * (across * across).sum(0) - (solved * solved).sum(0)
             means.append(mean)
             squares.append(fit.spread**2 * fit.size * np.maximum(open_, 1e-12) + mean * mean)
@@ -163,7 +165,6 @@ class _Fit:
     evidence: float
     source: _Source
     alike: float
-    weight: float
     across: np.ndarray  # of the source with the own trials, [lent, n]
     factor: np.ndarray
     half: np.ndarray
@@ -172,7 +173,7 @@ class _Fit:
     spread: float
 
 
-def _log_sum(values: Sequence[float]) -> float:
+def _log_sum(values: Sequence[float] | np.ndarray) -> float:
     """The logarithm of the sum of exponentials."""
-    most = max(values)
+    most = np.max(values)
     return float(most + np.log(np.exp(np.asarray(values) - most).sum()))

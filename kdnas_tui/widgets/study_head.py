@@ -37,6 +37,7 @@ def head(
     now: float,
     readonly: bool,
     eta: tuple[float, float] | None,
+    lent: str = "",
     width: int,
     colours: Mapping[str, str],
 ) -> Text:
@@ -72,6 +73,8 @@ def head(
         part(1, ("best ", "dim"), (f"{row.best_reward:.3f}", f"bold {colours.get('accent', '')}"))
     if eta is not None:
         part(2, ("ETA ", "dim"), (words.span(*eta), ""))
+    if lent:
+        part(11, ("lent ", "dim"), (clean(lent), "dim"))
     if row.workers and devices:
         part(10, ("  ".join(str(reading) for reading in devices[:MOST_DEVICES]), "dim"))
     sizes = [text.cell_len for _, text in parts]
