@@ -27,7 +27,7 @@ from kdnas.study.reward import quality
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec_strategies import AutoStrategy, StrategyOptions, SurrogateStrategy
 from kdnas.study.strategy_choice import stage
-from kdnas.study.surrogate import Places
+from kdnas.study.surrogate import Places, Surrogate
 from kdnas.study.transfer import Lent, Transfer
 
 ENOUGH = 60  # own trials from which the lent ones no longer count
@@ -104,7 +104,9 @@ class LentSurrogate(SurrogateSampler):
     def _further(self) -> Sequence[Candidate]:
         return [trial.candidate for trial in self.loan.trials]
 
-    def _fitted(self, places: Places, known: np.ndarray, figures: np.ndarray, of: str) -> Transfer:
+    def _fitted(self, places: Places, known: np.ndarray, figures: np.ndarray, of: str) -> Surrogate | Transfer:
+        if of not in (REWARD, QUALITY, LATENCY, *(limit.field for limit in self.loan.limits.limits)):
+            return super()._fitted(places, known, figures, of)  # a constraint by which lent trials are not judged
         model = Transfer(places, known, figures, lent_figures(self.loan, len(places.points), of))
         if of in (REWARD, QUALITY, LATENCY):
             self.doubts.append(model.none)
