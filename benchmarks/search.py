@@ -94,7 +94,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these strategies")
     parser.add_argument("--fronts", action="store_true", help="searches for the front instead, by their hypervolume")
     parser.add_argument("--warm", action="store_true", help="searches that another study of the same teacher lends to")
-    parser.add_argument("--lender", type=Path, metavar="FILE", help="with --warm: the table of the study that lends")
+    parser.add_argument("--lender", type=Path, metavar="FILE", help="with --warm: the table that lends")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the regrets (needs matplotlib)")
 
 
@@ -146,8 +146,6 @@ def _warm(chosen: argparse.Namespace) -> Result:
     names = chosen.only or ["auto"]
     if unknown := [name for name in names if name not in search_warm.STRATEGIES]:
         raise SystemExit(f"{unknown[0]!r} borrows nothing. Known: {', '.join(search_warm.STRATEGIES)}.")
-    if chosen.lender is None:
-        raise SystemExit("Give the table of the study that lends with --lender FILE.")
     searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
     with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
         return search_warm.warm(chosen.table, chosen.lender, names, searches, of_gp, pool)
