@@ -215,12 +215,12 @@ def _plan(
     count = min(count, space.size - len(taken))
     if count <= 0:
         raise exhausted(space, taken)
-    chance = randoms(options, episode + ahead, count)
+    chance = min(randoms(options, episode + ahead, count), count - (first is not None))
     pool = _pool(options, space, rng, taken, history) if ours else _random_pool(options, space, rng, taken, count)
     choices: list[Choice] = []
     predictions = _predict(controller, anchors, space, pool) * scale + mean
     learnt = loss is not None or state is not None
-    if first is not None and chance < count:
+    if first is not None:
         choices.append(first)
     known = None if not choices else space.key(choices[0].candidate)
     places = [place for place in _pick(predictions) if space.key(pool[place]) != known]
@@ -278,7 +278,8 @@ def _borrowed(
     told = warm.lessons(space, loan, pool, [(r.candidate, r.reward) for r in history])
     lent = [Rewarded(candidate, reward, -1) for candidate, reward in told.rewards]
     first = None if told.best is None else Choice(told.best[0], "controller", told.best[1], None)
-    return lent, first, len(lent) // options.samples
+    # Before own trials bear the loan out, the others of the first episode are as random as without it.
+    return lent, first, len(lent) // options.samples if history else 0
 
 
 def _anchor(controller: Controller, space: SearchSpace, leader: Rewarded | None) -> Tensor:
