@@ -185,7 +185,7 @@ def test_of_a_space_that_only_overlaps_the_trials_in_common_are_lent(path: Path)
 
 def test_the_plan_says_who_would_lend_and_what_that_saves(path: Path) -> None:
     said = notes(borrower(), DIMENSIONS, str(path))
-    assert len(said) == 1 and "Warm start: 12 trials of lender are lent." in said[0] and "evaluations" in said[0]
+    assert len(said) == 1 and "Warm start: 12 trials of lender are lent." in said[0] and "in 1 evaluation" in said[0]
     assert notes(borrower(like="none"), DIMENSIONS, str(path)) == ()
     assert notes(borrower("random"), DIMENSIONS, str(path)) == ()
     assert notes(borrower(teacher={"model": "bert-base-uncased"}), DIMENSIONS, str(path)) == ()
