@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.report import Result, Table, say
+from kdnas.study.loan import Loan
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import StudySpec, from_values
@@ -97,6 +98,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--fronts", action="store_true", help="searches for the front instead, by their hypervolume")
     parts.add_argument("--constraint", action="store_true", help="searches under a constraint known after a trial")
     parts.add_argument("--advice", action="store_true", help="searches that end when the advice says so")
+    parts.add_argument("--warm", action="store_true", help="searches that another study of the same teacher lends to")
+    parser.add_argument("--lender", type=Path, metavar="FILE", help="with --warm: the table that lends")
     parser.add_argument("--workers", type=int, default=1, help="trials in flight (1)")
     parser.add_argument("--untimed", action="store_true", help="do not time proposals")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the regrets (needs matplotlib)")
@@ -105,6 +108,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 def measure(chosen: argparse.Namespace) -> Result:
     if part := next((name for name in ("fronts", "constraint", "advice") if getattr(chosen, name)), None):
         return _part(part, chosen)
+    if chosen.warm:
+        return _warm(chosen)
     names = chosen.only or [*STRATEGIES, *BASELINES]
     unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
     if unknown:
@@ -141,6 +146,17 @@ def _part(part: str, chosen: argparse.Namespace) -> Result:
     with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
         found: Result = module.measured(chosen.table, names, searches, of_gp, pool)
     return found
+
+
+def _warm(chosen: argparse.Namespace) -> Result:
+    from benchmarks import search_warm
+
+    names = chosen.only or ["auto"]
+    if unknown := [name for name in names if name not in search_warm.STRATEGIES]:
+        raise SystemExit(f"{unknown[0]!r} borrows nothing. Known: {', '.join(search_warm.STRATEGIES)}.")
+    searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
+    with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
+        return search_warm.warm(chosen.table, chosen.lender, names, searches, of_gp, pool)
 
 
 # ---------------------------------------------------------------------------- the table
@@ -255,6 +271,7 @@ def strategy_loop(
     *,
     workers: int = 1,
     violations: Violations | None = None,
+    loan: Loan | None = None,
 ) -> Iterator[float]:
     """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another. With
     several workers as many trials are in flight, and end in the order in which they began."""
@@ -264,7 +281,7 @@ def strategy_loop(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=directions(spec))
-    plans = Episodes(spec, space, initial) if spec.strategy.name == "lstm" else None
+    plans = Episodes(spec, space, initial, loan) if spec.strategy.name == "lstm" else None
     taken: set[str] = set()
     begun: deque[tuple[Any, int, Candidate]] = deque()
 
@@ -284,7 +301,7 @@ def strategy_loop(
                 planned = plans.candidate(slot)
             except SpaceExhausted:
                 break
-        study.sampler = sampler(spec, space, slot, taken, planned)
+        study.sampler = sampler(spec, space, slot, taken, planned, loan=loan)
         trial = study.ask()
         chosen = candidate(trial, space)
         taken.add(space.key(chosen))
@@ -298,8 +315,10 @@ def strategy_loop(
 class Episodes:
     """What kdnas.search.episodes does with the store's rows, in memory: the same plans from the same arguments."""
 
-    def __init__(self, spec: StudySpec, space: SearchSpace, enqueued: Sequence[Candidate]) -> None:
-        self.spec, self.space = spec, space
+    def __init__(
+        self, spec: StudySpec, space: SearchSpace, enqueued: Sequence[Candidate], loan: Loan | None = None
+    ) -> None:
+        self.spec, self.space, self.loan = spec, space, loan
         self.planned = dict(enumerate(enqueued))
         self.history: list[Any] = []
         self.state: bytes | None = None
@@ -312,7 +331,8 @@ class Episodes:
             episode = slot // options.samples
             bare = [s for s in range(slot, (episode + 1) * options.samples) if s not in self.planned]
             taken = {self.space.key(c) for c in self.planned.values()}
-            plan = lstm.plan(options, self.space, self.spec.seed, episode, self.history, taken, self.state, len(bare))
+            before = (self.history, taken, self.state)
+            plan = lstm.plan(options, self.space, self.spec.seed, episode, *before, len(bare), self.loan)
             self.state = plan.state
             self.planned.update(zip(bare, (choice.candidate for choice in plan.choices), strict=False))
         if slot not in self.planned:

@@ -16,6 +16,7 @@ import numpy as np
 from kdnas.study.columns import CodedColumn
 from kdnas.study.constraints import of_study
 from kdnas.study.filter import COLUMNS, Filter, parse
+from kdnas.study.loan import EVENT as LENT
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, RunRow, Status, StudyRow, WorkerRow
 from kdnas.study.time_budget import in_time
@@ -195,6 +196,11 @@ class Watched:
         if self.trials is None or not len(self.trials):
             return []
         return self.trials.ranked(self.trials.mask(parse("is:marked")))
+
+    @property
+    def lent(self) -> str:
+        """What other studies lent this one when it began: `20 trials of films`; empty where nothing."""
+        return next((str(event.detail.get("by", "")) for event in self.events if event.kind == LENT), "")
 
     def doing(self) -> str | None:
         """What the first worker that lives says it does."""

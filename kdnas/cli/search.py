@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -300,12 +301,14 @@ def plan(
     study: str | None, spec_file: Path | None, preset: str | None, storage: str | None, as_json: bool, **flags: Any
 ) -> None:
     """Say what a search with these flags would do, without running it. A teacher that ships is fetched for that."""
+    from kdnas.search import warm_start
     from kdnas.search.plan import plan as make
     from kdnas.search.ready import fetch
 
     spec = spec_from(base_values(study, spec_file, preset), given_fields(flags))
     fetch(spec, lambda words, _: frame.say(words))
     made = make(spec, frame.shown(storage) if storage else None, measured_in(frame.place(storage), spec))
+    made = replace(made, notes=made.notes + warm_start.notes(spec, made.dimensions, frame.place(storage)))
     if as_json:
         frame.print_json(made.values())
         return

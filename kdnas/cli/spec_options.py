@@ -29,6 +29,7 @@ METAVARS = {
     "data.split": "NAME",
     "data.text_column": "COLUMN",
     "data.label_column": "COLUMN",
+    "like": "auto|none|STUDY",
     "reward.alpha": "X",
     "reward.beta": "X",
     "constraints.max_latency_ms": "MS",
@@ -56,6 +57,7 @@ HELP_OF_A_TRAINING = {"budget.epochs": "at most this many epochs"}
 # What only a search has; `kdnas distill` takes the others.
 OF_A_SEARCH = {
     "strategy.name",
+    "like",
     "reward.alpha",
     "reward.beta",
     *(field for field in FLAGS if field.startswith("constraints.")),

@@ -23,6 +23,7 @@ from kdnas.store import queries
 from kdnas.store.addresses import store_url
 from kdnas.store.advising import advised, taken
 from kdnas.store.database import open_reader
+from kdnas.store.lending import loan_of
 from kdnas.study.constraints import of_study
 from kdnas.study.front_gains import front_gains
 from kdnas.study.ranked_rows import nearest_of, passing
@@ -105,13 +106,18 @@ def show(
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else passing(only, scored)
+        loan = loan_of(store, row.study_id)
         if as_json:
-            frame.print_json({"study": study_values(row), "trials": [trial_values(s) for s in chosen[:top]]})
+            lent = [{"study": one.name, "trials": len(one.trials)} for one in loan.lenders]
+            trials = [trial_values(s) for s in chosen[:top]]
+            frame.print_json({"study": study_values(row), "lent": lent, "trials": trials})
             return
         told, chosen_by = advised(store, row, scored), taken(store, row)
     study_head(row)
     if chosen_by is not None:
         frame.line(chosen_by)
+    if loan:
+        frame.line(f"warm start: {loan} were lent")
     frame.line()
     shown = chosen[: top or 20]
     if shown:

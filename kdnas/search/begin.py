@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnas.store import changes, ends, limits, queries
+from kdnas.store import changes, ends, lending, limits, queries
 from kdnas.store.database import Store, open_store
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
@@ -73,6 +73,7 @@ def begin(
                 refuse_other_spec(spec.name, differing)
             # It never came to anything: its teacher or its data could not be had.
             delete_study(store, spec.name)
+        lending.require_lender(store, spec)
         return Begun(queries.study_of(store, _create(store, spec, trial_s)), resumed=False)
 
 

@@ -21,6 +21,7 @@ from kdnas.store.patience import patient
 from kdnas.strategies.lstm import Plan, Rewarded, plan
 from kdnas.strategies.refused import Refusal, Refused
 from kdnas.strategies.without_replacement import draw, exhausted
+from kdnas.study.loan import Loan
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
@@ -30,7 +31,14 @@ from kdnas.system.seeds import Purpose, generator
 
 
 @patient
-def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace, refusal: Refusal | None = None) -> None:
+def plan_next(
+    store: Store,
+    study_id: int,
+    spec: StudySpec,
+    space: SearchSpace,
+    refusal: Refusal | None = None,
+    loan: Loan | None = None,
+) -> None:
     """Give the free slots of the next episode their candidates, once every slot before it has ended.
 
     Ask before each claim, outside of any trial, and then claim a slot that holds a candidate; where there is none,
@@ -66,7 +74,7 @@ def plan_next(store: Store, study_id: int, spec: StudySpec, space: SearchSpace, 
         if known is None:
             held = {row.slot for row in rows if first <= row.slot < last and row.candidate is not None}
             open_slots = [slot for slot in range(first, last) if slot not in held]
-            choices = _new_episode(connection, study_id, options, space, spec, episode, taken, open_slots)
+            choices = _new_episode(connection, study_id, options, space, spec, episode, taken, open_slots, loan)
         else:
             choices = json.loads(known.facts)["choices"]
         by_slot = {choice["slot"]: choice for choice in choices}
@@ -87,6 +95,7 @@ def _new_episode(
     episode: int,
     taken: set[str] | Refused,
     open_slots: list[int],
+    loan: Loan | None,
 ) -> list[dict[str, Any]]:
     """Plan and write one episode; its choices, for the slots of the budget and those that a larger one would add."""
     before = connection.execute(
@@ -96,7 +105,7 @@ def _new_episode(
         .limit(1)
     ).scalar_one_or_none()
     history = _history(connection, study_id, spec, options.samples, episode * options.samples)
-    made = plan(options, space, spec.seed, episode, history, taken, before, len(open_slots))
+    made = plan(options, space, spec.seed, episode, history, taken, before, len(open_slots), loan)
     choices = [
         {
             "slot": slot,

@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
-from kdnas.search import constraint_record, episodes, forecasts, heartbeat, refusal
+from kdnas.search import constraint_record, episodes, forecasts, heartbeat, refusal, warm_start
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
@@ -115,7 +115,9 @@ class Worker:
             "latency_protocol": latency.VERSION,
             **self.bench.provenance(),
         }
-        studies.prepared(self.store, self.study_id, self.space.to_json(), facts)
+        lent = warm_start.lent(self.store, self.study_id, self.spec, self.space, facts, self.log)
+        studies.prepared(self.store, self.study_id, self.space.to_json(), facts, lent)
+        self.loan = warm_start.Present(self.store, self.study_id)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
         if self.spec.strategy.predicts():
@@ -160,7 +162,7 @@ class Worker:
                     refused = self.refusal.now()
                     if refused is not None:
                         _ = refused.allowed  # counted here, not while the store waits for the episode
-                    episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused)
+                    episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused, self.loan())
                 only = exhausted is not None or isinstance(self.spec.strategy, LstmStrategy)
                 claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
                 if isinstance(claimed, Claim):
@@ -253,9 +255,10 @@ class Worker:
         forecast = self.forecast
         if forecast is not None:
             forecast = forecasts.by_now(forecast, self.space, self.store, self.study_id)
+        loan = self.loan()
         while True:
             closed = taken if refused is None else Refused(taken, refused)
-            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast)
+            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast, loan)
             self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()

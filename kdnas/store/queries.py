@@ -17,6 +17,7 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
 from kdnas.store.study_figures import study_rows_of, workers_of
+from kdnas.study.loan import STUDIES
 from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
 from kdnas.system.errors import UsageError, nearest
 
@@ -261,11 +262,15 @@ def logs(store: Store, study_id: int, after: int = 0, limit: int = 1000) -> list
 
 @patient
 def events(store: Store, study_id: int) -> list[EventRow]:
-    """What was changed on the study, oldest first."""
+    """What was changed on the study, oldest first; of a loan who lent, without the trials."""
     c = t.event.c
     query = sa.select(c.time, c.kind, c.detail).where(c.study_id == study_id).order_by(c.event_id)
     with store.connect() as connection:
-        return [EventRow(row.time, row.kind, json.loads(row.detail)) for row in connection.execute(query)]
+        return [EventRow(row.time, row.kind, _short(json.loads(row.detail))) for row in connection.execute(query)]
+
+
+def _short(detail: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in detail.items() if key != STUDIES}
 
 
 @patient

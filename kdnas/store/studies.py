@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 
-from kdnas.store import changes, optuna_storage, queries
+from kdnas.store import changes, lending, optuna_storage, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, clock, creation_lock
 from kdnas.store.patience import patient
 from kdnas.study.ground import SOURCE, ground_of, require_same_ground
+from kdnas.study.loan import Lender
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_differences import differences
@@ -202,8 +203,11 @@ def wanted(store: Store, study_id: int) -> str:
 
 
 @patient
-def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, Any]) -> None:
-    """What a worker found when it had prepared; the first one's is the study's from then on.
+def prepared(
+    store: Store, study_id: int, space: str, provenance: Mapping[str, Any], lent: tuple[Lender, ...] = ()
+) -> None:
+    """What a worker found when it had prepared, and what other studies lend; the first one's is the study's from then
+    on.
 
     Raises UsageError where the ground or the space is no longer the one that the study was begun with.
     """
@@ -220,6 +224,8 @@ def prepared(store: Store, study_id: int, space: str, provenance: Mapping[str, A
         connection.execute(
             sa.update(t.study).where(c.study_id == study_id).values(space=space, provenance=json.dumps(recorded))
         )
+        if row.space is None:
+            lending.write(connection, study_id, lent)
         # What an earlier worker failed of no longer holds.
         connection.execute(sa.update(t.study).where(c.study_id == study_id, c.finished.is_(None)).values(ending=None))
 

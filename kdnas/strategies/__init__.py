@@ -20,6 +20,7 @@ from kdnas.strategies.optuna_space import candidate, distributions, from_paramet
 from kdnas.strategies.refused import Refused
 from kdnas.strategies.without_replacement import LookedAt, Planned, SpaceExhausted, WholeSampler, check_room
 from kdnas.study.forecast import Forecast
+from kdnas.study.loan import Loan
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
 from kdnas.system.seeds import Purpose, generator, number
@@ -48,6 +49,7 @@ def sampler(
     taken: Collection[str],
     planned: Candidate | None = None,
     forecast: Forecast | None = None,
+    loan: Loan | None = None,
 ) -> BaseSampler:
     """The sampler for one slot of a study.
 
@@ -55,17 +57,21 @@ def sampler(
     them is proposed. A `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot
     already holds, if any: the LSTM controller writes its episodes to the slots (kdnas.search.episodes), and each of
     them must be planned before it is asked for. `forecast` is what is predicted of all candidates now, for a strategy
-    that proposes by it.
+    that proposes by it; `loan` is what other studies lend, weighed as this one's trials are now.
 
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
-    asked = Asked(spec.strategy, space, slot, taken, rng, seed, forecast)
+    asked = Asked(spec.strategy, space, slot, taken, rng, seed, forecast, loan or None)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
     if planned is not None:
         return Planned(space, planned, module.note(asked) if hasattr(module, "note") else None)
     check_room(space, taken)
     made: WholeSampler = module.sampler(asked)
+    if asked.loan is not None:
+        from kdnas.strategies import warm  # loads what a cold start does without
+
+        made = warm.sampler(asked, made)
     late = isinstance(taken, Refused) and taken.refusal.late is not None
     return LookedAt(made, space, taken, rng) if late else made  # type: ignore[arg-type]

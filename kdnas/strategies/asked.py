@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from kdnas.study.forecast import Forecast
+from kdnas.study.loan import Loan
 from kdnas.study.space import SearchSpace
 from kdnas.study.spec_strategies import StrategyOptions
 
@@ -26,3 +27,4 @@ class Asked(Generic[O]):
     rng: np.random.Generator  # of this slot
     seed: int  # of this slot, below 2³²: for samplers that seed themselves
     forecast: Forecast | None = None  # of every candidate, for a strategy whose options say that it `predicts`
+    loan: Loan | None = None  # what other studies lend, for a strategy whose options say that it `borrows`

@@ -22,6 +22,7 @@ from torch import Tensor
 from kdnas.strategies.asked import Asked
 from kdnas.strategies.refused import also
 from kdnas.strategies.without_replacement import SpaceExhausted, draw, exhausted
+from kdnas.study.loan import Loan
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.seeds import Purpose, generator, number
@@ -166,15 +167,16 @@ def plan(
     taken: Collection[str],
     state: bytes | None,
     count: int,
+    loan: Loan | None = None,
 ) -> Plan:
     """Train the controller on what the episodes before this one earned, then choose `count` candidates for this one.
 
     `history` holds the rewarded candidates in slot order, `state` what the episode before left (None at first),
-    `taken` the keys that may not be chosen. Fewer than `count` are chosen where the space ends. The result depends
-    on the arguments alone. Raises SpaceExhausted when nothing is left.
+    `taken` the keys that may not be chosen, `loan` what other studies lend. Fewer than `count` are chosen where the
+    space ends. The result depends on the arguments alone. Raises SpaceExhausted when nothing is left.
     """
     with _one_thread():
-        return _plan(options, space, seed, episode, history, taken, state, count)
+        return _plan(options, space, seed, episode, history, taken, state, count, loan)
 
 
 def _plan(
@@ -186,8 +188,11 @@ def _plan(
     taken: Collection[str],
     state: bytes | None,
     count: int,
+    loan: Loan | None,
 ) -> Plan:
     ours = options.controller == "ours"
+    lent, first, ahead = _borrowed(options, space, seed, episode, history, taken, loan if ours else None)
+    history = [*lent, *history]
     rng = generator(seed, Purpose.EPISODE, episode)
     torch_rng = torch.Generator().manual_seed(number(seed, Purpose.CONTROLLER, episode))
     controller = Controller(space, options.embedding, options.hidden, MEMBERS if ours else 1, ours, torch_rng)
@@ -210,12 +215,16 @@ def _plan(
     count = min(count, space.size - len(taken))
     if count <= 0:
         raise exhausted(space, taken)
-    chance = randoms(options, episode, count)
+    chance = min(randoms(options, episode + ahead, count), count - (first is not None))
     pool = _pool(options, space, rng, taken, history) if ours else _random_pool(options, space, rng, taken, count)
     choices: list[Choice] = []
     predictions = _predict(controller, anchors, space, pool) * scale + mean
     learnt = loss is not None or state is not None
-    for place in _pick(predictions)[: count - chance]:
+    if first is not None:
+        choices.append(first)
+    known = None if not choices else space.key(choices[0].candidate)
+    places = [place for place in _pick(predictions) if space.key(pool[place]) != known]
+    for place in places[: count - chance - len(choices)]:
         spread = float(predictions[:, place].std()) if ours else None
         choices.append(Choice(pool[place], "controller", float(predictions[:, place].mean()), spread))
     chosen = also(taken, (space.key(c.candidate) for c in choices))
@@ -232,7 +241,7 @@ def _plan(
         choices.append(Choice(drawn, "random", foreseen, float(seen.std()) if learnt and ours else None))
     return Plan(
         episode,
-        epsilon(options, episode),
+        epsilon(options, episode + ahead),
         len(pool),
         tuple(choices),
         loss,
@@ -246,6 +255,31 @@ def _plan(
             "previous_best": None if previous is None else previous.candidate,
         },
     )
+
+
+def _borrowed(
+    options: LstmStrategy,
+    space: SearchSpace,
+    seed: int,
+    episode: int,
+    history: Sequence[Rewarded],
+    taken: Collection[str],
+    loan: Loan | None,
+) -> tuple[list[Rewarded], Choice | None, int]:
+    """Of a loan: lent candidates with the rewards that they would have here, as of the episode before the first; the
+    candidate that its model finds best; and how many episodes ε is ahead. Nothing once the own trials speak against it.
+    """
+    if loan is None:
+        return [], None, 0
+    from kdnas.strategies import warm
+
+    rng = generator(seed, Purpose.LOAN, episode)
+    pool = _pool(options, space, rng, taken, history)
+    told = warm.lessons(space, loan, pool, [(r.candidate, r.reward) for r in history])
+    lent = [Rewarded(candidate, reward, -1) for candidate, reward in told.rewards]
+    first = None if told.best is None else Choice(told.best[0], "controller", told.best[1], None)
+    # Before own trials bear the loan out, the others of the first episode are as random as without it.
+    return lent, first, len(lent) // options.samples if history else 0
 
 
 def _anchor(controller: Controller, space: SearchSpace, leader: Rewarded | None) -> Tensor:

@@ -8,7 +8,8 @@ stopped; failed ones are not seen. The models are made anew for each slot, from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from optuna import Study
@@ -23,6 +24,7 @@ from kdnas.study.reward import quality
 from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import SurrogateStrategy
 from kdnas.study.surrogate import Places, Surrogate
+from kdnas.study.transfer import Transfer
 
 POOL = 4096  # candidates that are compared; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
@@ -30,6 +32,7 @@ DRAWS = 64  # of loss and latency, by which a candidate's share of the front is 
 LEAST = 1e-300  # of a figure whose logarithm is taken
 STEADY = 16  # finished trials that look for the bounds of constraints; from then on a candidate must be …
 LIKELY = 0.8  # … as likely as this to keep them all, where there is such a candidate
+REWARD, QUALITY, LATENCY = "reward", "quality", "latency"  # logarithms, of which there are models
 
 
 def sampler(asked: Asked[SurrogateStrategy]) -> SurrogateSampler:
@@ -45,18 +48,33 @@ class SurrogateSampler(WholeSampler):
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         known = [t for t in ended if t.values and len(t.values) == len(study.directions)]
-        if len(set(self.taken)) < self.startup or len(known) < 2:  # without what constraints refuse
+        if self._begins(known):
             return self._far_from_all()
         others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         pending = [t for t in others if t.number != trial.number and t.params]
         pool = self._pool(known, study.directions)
-        places = Places(self.space, [*(from_parameters(self.space, t.params) for t in [*known, *pending]), *pool])
+        evaluated = [from_parameters(self.space, t.params) for t in [*known, *pending]]
+        places = Places(self.space, [*evaluated, *pool, *self._further()])
         rows = _Rows(len(known), len(pending), len(pool))
         if len(study.directions) > 1:
             worth = self._for_the_front(places, rows, known)
         else:
             worth = self._for_the_reward(places, rows, known, study.directions[0])
         return pool[int(np.argmax(worth))]
+
+    # ------------------------------------------------------------------------ what a warm start does otherwise
+
+    def _begins(self, known: Sequence[FrozenTrial]) -> bool:
+        """Whether too little is known for a model."""
+        return len(set(self.taken)) < self.startup or len(known) < 2  # without what constraints refuse
+
+    def _further(self) -> Sequence[Candidate]:
+        """Candidates that the models know beside the study's own."""
+        return ()
+
+    def _fitted(self, places: Places, known: np.ndarray, figures: np.ndarray, of: str) -> Surrogate | Transfer:
+        """A model of figures [n] of the candidates at rows `known` [n]; `of` says what they are."""
+        return Surrogate(places, known, figures)
 
     # ------------------------------------------------------------------------ what a candidate is worth
 
@@ -67,7 +85,7 @@ class SurrogateSampler(WholeSampler):
         if direction == StudyDirection.MINIMIZE:
             values = -values
         figures = np.log(np.maximum(values, LEAST)) if (values > 0).all() else values
-        found = rows.model(places, figures).predict(rows.free)
+        found = rows.model(partial(self._fitted, places, of=REWARD), figures).predict(rows.free)
         chance, met = self._feasible(places, rows, known)
         if not met.any():
             return chance
@@ -77,8 +95,8 @@ class SurrogateSampler(WholeSampler):
         qualities = np.log([quality(t.values[0]) for t in known])
         latencies = np.log([max(t.values[1], LEAST) for t in known])
         drawn = []
-        for figures in (qualities, latencies):
-            found = rows.model(places, figures).predict(rows.free)
+        for of, figures in ((QUALITY, qualities), (LATENCY, latencies)):
+            found = rows.model(partial(self._fitted, places, of=of), figures).predict(rows.free)
             drawn.append(np.exp(found.mean[:, None] + found.deviation[:, None] * self.rng.standard_normal(DRAWS)))
         chance, met = self._feasible(places, rows, known)
         if not met.any():
@@ -97,7 +115,7 @@ class SurrogateSampler(WholeSampler):
         for name in sorted({name for one in told for name in one}):
             having = np.flatnonzero([name in one for one in told])
             violations = np.asarray([told[i][name] for i in having])
-            chance *= chance_below(Surrogate(places, having, violations).predict(rows.free), 0.0)
+            chance *= chance_below(self._fitted(places, having, violations, name).predict(rows.free), 0.0)
         return chance, met
 
     # ------------------------------------------------------------------------ which candidates are looked at
@@ -144,10 +162,12 @@ class _Rows:
         self.pending = np.arange(known, known + pending)
         self.free = np.arange(known + pending, known + pending + free)
 
-    def model(self, places: Places, figures: np.ndarray) -> Surrogate:
+    def model(
+        self, fit: Callable[[np.ndarray, np.ndarray], Surrogate | Transfer], figures: np.ndarray
+    ) -> Surrogate | Transfer:
         """Of the finished trials, and of those that are being evaluated as if they came out as predicted."""
-        found = Surrogate(places, self.known, figures)
+        found = fit(self.known, figures)
         if not len(self.pending):
             return found
         believed = np.concatenate([figures, found.predict(self.pending).mean])
-        return Surrogate(places, np.concatenate([self.known, self.pending]), believed)
+        return fit(np.concatenate([self.known, self.pending]), believed)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
@@ -239,6 +240,7 @@ class StudySpec(Part):
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
         description="auto, cpu, cuda, cuda:N or mps",
     )
+    like: str = Field(AUTO, description="a study that lends its trials to the strategy; auto: those that fit; none")
     teacher: TeacherSpec = TeacherSpec()  # type: ignore[call-arg]
     data: DataSpec = DataSpec()  # type: ignore[call-arg]
     recipe: RecipeSpec = HiddenStateRecipe()  # type: ignore[call-arg]
@@ -256,6 +258,13 @@ class StudySpec(Part):
     def _plain_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
             raise ValueError("use 1 to 80 letters, digits, dots, dashes and underscores, a letter or digit first")
+        return value
+
+    @field_validator("like")
+    @classmethod
+    def _a_study(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no name of a study; give one, or {AUTO} or {NOBODY}")
         return value
 
     @property
@@ -335,6 +344,11 @@ class StudySpec(Part):
             raise ValueError(
                 f"gp is for budgets up to {GP_TRIALS} trials, since a proposal then takes seconds, and a time alone "
                 f"sets no such limit; give budget.trials, too, at most {GP_TRIALS}, or take tpe or lstm"
+            )
+        if self.like not in (AUTO, NOBODY) and not self.strategy.borrows():
+            raise ValueError(
+                f"the strategy {self.strategy.name} learns from no other study, and like is {self.like}; take auto, "
+                "surrogate, tpe, gp or lstm, or leave like out"
             )
         if isinstance(self.strategy, GpStrategy) and self.budget.trials > GP_TRIALS:
             raise ValueError(

@@ -29,6 +29,7 @@ FLAGS: dict[str, str] = {  # field of the spec → its own flag; every other fie
     "data.label_column": "--label-column",
     "recipe.name": "--recipe",
     "strategy.name": "--strategy",
+    "like": "--like",
     "reward.alpha": "--alpha",
     "reward.beta": "--beta",
     "constraints.max_latency_ms": "--max-latency-ms",

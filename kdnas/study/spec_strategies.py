@@ -24,6 +24,10 @@ class StrategyOptions(Choice):
         """Whether it proposes by a forecast of all candidates, which a search then makes first."""
         return False
 
+    def borrows(self) -> bool:
+        """Whether it learns from trials that another study lends (a warm start)."""
+        return False
+
 
 class TpeStrategy(StrategyOptions):
     """Optuna's multivariate TPE: any space, any budget, several workers."""
@@ -35,6 +39,9 @@ class TpeStrategy(StrategyOptions):
 
     def for_the_front(self) -> bool:
         return self.two_objectives
+
+    def borrows(self) -> bool:
+        return True
 
 
 GP_TRIALS = 200  # above, one proposal of `gp` takes seconds
@@ -49,6 +56,9 @@ class GpStrategy(StrategyOptions):
 
     def for_the_front(self) -> bool:
         return self.two_objectives
+
+    def borrows(self) -> bool:
+        return True
 
 
 class EvolutionStrategy(StrategyOptions):
@@ -112,6 +122,9 @@ class LstmStrategy(StrategyOptions):
             return {**PAPER, **values}
         return values
 
+    def borrows(self) -> bool:
+        return self.controller == "ours"
+
 
 class BlocksStrategy(StrategyOptions):
     """A library of fitted blocks predicts every candidate: the best first."""
@@ -136,6 +149,9 @@ class SurrogateStrategy(StrategyOptions):
     def for_the_front(self) -> bool:
         return self.two_objectives
 
+    def borrows(self) -> bool:
+        return True
+
 
 class AutoStrategy(StrategyOptions):
     """What the space and the budget ask for: it says which strategy it takes, and why."""
@@ -145,6 +161,9 @@ class AutoStrategy(StrategyOptions):
 
     def for_the_front(self) -> bool:
         return self.two_objectives
+
+    def borrows(self) -> bool:
+        return True
 
 
 STRATEGIES: tuple[type[StrategyOptions], ...] = (

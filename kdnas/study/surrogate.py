@@ -127,7 +127,7 @@ def kernel(places: Places, several: Sequence[Settings], a: np.ndarray, b: np.nda
     return product
 
 
-def _own(places: Places, several: Sequence[Settings], a: np.ndarray) -> np.ndarray:
+def own_kernel(places: Places, several: Sequence[Settings], a: np.ndarray) -> np.ndarray:
     """The kernel of each of the candidates at rows a [n] with itself, under each of the settings: float
     [settings, n]."""
     product = np.ones((len(several), len(a)))
@@ -175,7 +175,7 @@ class Surrogate:
         means, squares = [], []
         several = [one.settings for one in self.kept]
         across = kernel(self.places, several, self.known, rows)
-        own = _own(self.places, several, rows)
+        own = own_kernel(self.places, several, rows)
         for one, between, alone in zip(self.kept, across, own, strict=True):
             solved = np.linalg.solve(one.factor, LEVEL + between / one.unit)
             mean = solved.T @ one.half

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     EPISODE = 2  # by episode: the LSTM controller's pool and its random candidates
     CONTROLLER = 3  # by episode: the LSTM controller's weights and training
     STUDENT = 4  # by repetition, the same for all candidates: the seed of a student and its training
+    LOAN = 5  # by episode: candidates that a warm start looks at before the LSTM controller plans
 
 
 class Split(IntEnum):

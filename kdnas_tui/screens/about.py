@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from kdnas.study import constraints, time_budget
+from kdnas.study.loan import EVENT as LENT
 from kdnas.study.rows import EventRow, WorkerRow
 from kdnas.study.spec import from_store
 from kdnas.study.spec_differences import flatten
@@ -42,6 +43,7 @@ class AboutScreen(Page):
                     ("reward", f"α {words.signed(study.alpha)}, β {study.beta:g}"),
                     ("teacher's latency", f"{words.milliseconds(study.teacher_latency_ms)} ms"),
                     ("space", space),
+                    *([("warm start", f"{self.watched.lent} were lent")] if self.watched.lent else []),
                 ],
             ),
             ("workers", [worker_line(w, now) for w in self.watched.crew[-8:]]),
@@ -81,6 +83,8 @@ def event_line(event: EventRow) -> tuple[str, str]:
     old, new = detail.get("from"), detail.get("to")
     if event.kind == "wanted":
         says = ASKED.get(str(new), str(new))
+    elif event.kind == LENT:
+        says = f"begun with {detail.get('by', '')}, lent"
     elif event.kind == "ended":
         says = f"ended: {detail.get('ending', '')}"
     elif event.kind == "reward" and isinstance(old, dict) and isinstance(new, dict):

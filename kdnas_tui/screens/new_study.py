@@ -19,6 +19,7 @@ from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
 from kdnas.study.constraints import PART
+from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_end import moment_of
@@ -201,6 +202,9 @@ class NewStudyScreen(Frame):
         name = self._field("name").value.strip()
         if name in self._taken:
             self._faults.setdefault("name", f"There is a study {name} already. Choose another name, or open it.")
+        like = self._field("like").value.strip()
+        if self._taken and like not in (*self._taken, AUTO, NOBODY):
+            self._faults.setdefault("like", f"There is no study {like!r} in this store. F2 lists those that there are.")
         self.spec = None
         if not self._faults:
             try:
@@ -378,7 +382,7 @@ class NewStudyScreen(Frame):
             if value is not None:
                 self._field(entry.field).value = value
 
-        self.app.push_screen(Ask(f"Choose the {entry.label}", choices(entry.field)), chosen)
+        self.app.push_screen(Ask(f"Choose the {entry.label}", choices(entry.field, self._taken)), chosen)
 
     def action_preset(self) -> None:
         known = presets()

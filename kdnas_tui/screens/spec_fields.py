@@ -6,7 +6,7 @@ Plain functions from text to values and back; the form that shows them is `new_s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from kdnas.study import layer_words, spec_flags
 from kdnas.study.constraints import PART
+from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.spec import from_values
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_differences import flatten
@@ -43,6 +44,7 @@ ENTRIES = (
     Entry("data.text_column", "text column", "The column that holds the text."),
     Entry("recipe.name", "recipe", "How a student is built and learns.", True, gap=True),
     Entry("strategy.name", "strategy", "Who proposes the next candidate.", True),
+    Entry("like", "warm start", "Who lends its trials: auto (studies of this teacher), none, or a study's name.", True),
     Entry("space.preset", "space", "All sizes that the recipe offers, or KD-NAS's own lists.", True),
     Entry("reward.alpha", "α", "How much speed counts: 0 not at all, −0.06 a little, −0.3 a lot.", gap=True),
     Entry("reward.beta", "β", "The latency that counts as 1, as a share of the teacher's."),
@@ -61,7 +63,7 @@ ENTRIES = (
     Entry("more", "more", "Any other setting as field=value, for example data.length=64."),
 )
 FIELDS = {entry.field: entry for entry in ENTRIES}
-TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "device"}  # never read as numbers
+TEXTS = {"name", "teacher.model", "data.source", "data.text_column", "like", "device"}  # never read as numbers
 OWN = {"more", "time", "workers", PART}
 
 
@@ -213,8 +215,8 @@ def first_comment(path: Path) -> str:
     return first + stop.strip()
 
 
-def choices(field: str) -> list[Answer]:
-    """What ships for a field, each with a line on what it is."""
+def choices(field: str, studies: Iterable[str] = ()) -> list[Answer]:
+    """What ships for a field, each with a line on what it is; `studies` are the names of those in the store."""
     from kdnas.data.shipped import ASSETS, names
 
     if field == "teacher.model":
@@ -225,6 +227,12 @@ def choices(field: str) -> list[Answer]:
         return [Answer(name, name, _first_line(part)) for name, part in recipe_parts().items()]
     if field == "strategy.name":
         return [Answer(name, name, _first_line(part)) for name, part in strategy_parts().items()]
+    if field == "like":
+        return [
+            Answer(AUTO, AUTO, "every study of the same teacher, recipe and dimensions; those that help are believed"),
+            Answer(NOBODY, NOBODY, "begin from nothing"),
+            *(Answer(name, name, "a study of this store") for name in sorted({*studies} - {AUTO, NOBODY})),
+        ]
     if field == "space.preset":
         return [
             Answer("full", "full", "every size that the recipe offers for this teacher"),

@@ -284,6 +284,7 @@ class StudyScreen(Plotting, Opening):
             now=self.desk.clock(),
             readonly=bool(self.desk.readonly),
             eta=watched.eta(self.desk.clock()),
+            lent=watched.lent,
             width=self.app.size.width,
             colours=self.app.theme_variables,
         )

@@ -38,6 +38,7 @@ def head(
     now: float,
     readonly: bool,
     eta: tuple[float, float] | None,
+    lent: str = "",
     width: int,
     colours: Mapping[str, str],
 ) -> Text:
@@ -75,6 +76,8 @@ def head(
         part(4, ("until ", "dim"), (clock_words(row.until, now), ""))
     if eta is not None:
         part(2, ("ETA ", "dim"), (words.span(*eta), ""))
+    if lent:
+        part(11, ("lent ", "dim"), (clean(lent), "dim"))
     if row.workers and devices:
         part(10, ("  ".join(str(reading) for reading in devices[:MOST_DEVICES]), "dim"))
     sizes = [text.cell_len for _, text in parts]

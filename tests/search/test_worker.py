@@ -232,7 +232,7 @@ def test_a_repeated_proposal_is_reused_at_no_cost(path: Path, look: Look, monkey
 
     asked: list[int] = []
 
-    def stubborn(spec: StudySpec, space: Any, slot: int, taken: Any, planned: Any = None, forecast: Any = None) -> Any:
+    def stubborn(spec: StudySpec, space: Any, slot: int, taken: Any, planned: Any = None, *more: Any) -> Any:
         asked.append(slot)
         if slot == 1 and asked.count(1) == 1:
             return Planned(space, look()[1][0].candidate)
