@@ -142,38 +142,33 @@ def explaining(covariance: Tensor, outgoing: Tensor) -> Tensor:
     """The order [n] in which inputs x explain most of `outgoing @ x` beside those before them.
 
     `covariance` [n, n] of x, `outgoing` [outputs, n]. A pivoted Cholesky decomposition; each step takes the input whose
-    part that the earlier ones do not give tells most of the outputs' variance that they do not give either. What a step
-    leaves is subtracted from the rest a block of steps at a time, since it is reading the matrices that takes the time.
+    part that the earlier ones do not give tells most of the outputs' variance that they do not give either. The
+    covariance is brought up to date a block of steps at a time, since it is reading it that takes the time.
     """
     remaining = covariance.float()  # [rows, rows]: what of the covariance the inputs taken before the block leave
-    told = remaining @ outgoing.float().t()  # [rows, outputs]: the same of the covariance with the outputs
+    told = remaining @ outgoing.float().t()  # [rows, outputs]: covariance with the outputs, less what is explained
     left = remaining.diagonal().clone()
     floor = 1e-5 * float(left.mean())
     names = torch.arange(len(left))  # the inputs that the rows belong to
     order: list[int] = []
     while len(names):
         steps = min(BLOCK, len(names))
-        factors, shares = torch.zeros(steps, len(names)), torch.zeros(steps, told.shape[1])  # not in the above yet
-        norms = told.square().sum(1)
+        factors = torch.zeros(steps, len(names))  # what the block's own steps take from `remaining`
         taken: list[int] = []
         for step in range(steps):
-            gain = norms / left.clamp_min(floor)
+            gain = torch.linalg.vecdot(told, told) / left.clamp_min(floor)
             gain[taken] = -1.0
             row = int(gain.argmax())
             taken.append(row)
-            before = factors[:step, row]
             root = left[row].clamp_min(floor).sqrt()
-            column = (remaining[row] - before @ factors[:step]) / root
-            share = (told[row] - before @ shares[:step]) / root
-            along = told @ share - (shares[:step] @ share) @ factors[:step]
-            norms += column * (column * share.square().sum() - 2 * along)
+            column = (remaining[row] - factors[:step, row] @ factors[:step]) / root
+            told.addr_(column, told[row] / root, alpha=-1.0)
             left -= column.square()
-            factors[step], shares[step] = column, share
+            factors[step] = column
         order += names[taken].tolist()
         stay = torch.ones(len(names), dtype=torch.bool)
         stay[taken] = False
-        factors, names, left = factors[:, stay], names[stay], left[stay]
-        told = told[stay].addmm_(factors.t(), shares, alpha=-1.0)
+        names, told, left, factors = names[stay], told[stay], left[stay], factors[:, stay]
         remaining = remaining[stay][:, stay].addmm_(factors.t(), factors, alpha=-1.0)
     return torch.tensor(order)
 

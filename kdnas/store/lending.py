@@ -24,15 +24,17 @@ from kdnas.study.ranked_rows import rank_of
 from kdnas.study.reward import reward
 from kdnas.study.rows import StudyRow
 from kdnas.study.space import SearchSpace
-from kdnas.study.spec import StudySpec
-from kdnas.system.errors import BadOptionError
+from kdnas.study.spec import StudySpec, from_store
+from kdnas.study.spec_differences import same_question
+from kdnas.system.errors import BadOptionError, UsageError
 
 
 def lenders(
     store: Store, spec: StudySpec, space: SearchSpace, provenance: Mapping[str, Any] | None = None
 ) -> tuple[Lender, ...]:
     """What a study of this spec and space is lent: by the study that it names, else by those that fit, the most trials
-    first. Raises BadOptionError, saying why, where the one that it names does not fit.
+    first. Unless it is named, one that asks the same question lends nothing: two seeds or two strategies are compared
+    as they are alone. Raises BadOptionError, saying why, where the one that it names does not fit.
 
     `provenance`: what the first worker has found; without it the teachers are compared by their names in the specs.
     """
@@ -48,7 +50,9 @@ def lenders(
         return (found,)
     fitting = []
     for row in queries.study_rows(store):
-        if row.name != spec.name and (found := _of(store, row, spec, space, provenance)[1]) is not None:
+        if row.name == spec.name or _repeated(row, spec):
+            continue
+        if (found := _of(store, row, spec, space, provenance)[1]) is not None:
             fitting.append((row.study_id, found))
     fitting.sort(key=lambda pair: (-len(pair[1].trials), -pair[0]))
     return tuple(found for _, found in fitting[:LENDERS])
@@ -69,6 +73,14 @@ def require_lender(store: Store, spec: StudySpec) -> None:
         why = _other(row, spec) or ("" if row.done > row.failed else "it has no finished trials")
     if why:
         raise BadOptionError("like", f"The study {spec.like!r} cannot lend its trials: {why}.", HINT)
+
+
+def _repeated(row: StudyRow, spec: StudySpec) -> bool:
+    """Whether a study asks the same question; so does one whose spec cannot be read, for all that is known."""
+    try:
+        return same_question(from_store(row.spec), spec)
+    except UsageError:
+        return True
 
 
 def _other(row: StudyRow, spec: StudySpec) -> str:

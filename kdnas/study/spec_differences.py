@@ -37,3 +37,17 @@ def differences(stored: StudySpec, wanted: StudySpec) -> dict[str, tuple[Any, An
         for field in sorted(old.keys() | new.keys())
         if field not in CHANGEABLE and old.get(field) != new.get(field)
     }
+
+
+ASKED = ("teacher.", "data.", "recipe.", "space.", "training.", "latency.", "budget.epochs", "budget.proxy_fraction")
+
+
+def same_question(one: StudySpec, other: StudySpec) -> bool:
+    """Whether two studies differ only in how they search: by another strategy, seed, budget of trials, α or β. They are
+    repetitions then, which are begun to be compared."""
+    first, second = flatten(one), flatten(other)
+    return all(
+        first.get(field) == second.get(field)
+        for field in first.keys() | second.keys()
+        if field.startswith(ASKED) or field == "reward.loss"
+    )

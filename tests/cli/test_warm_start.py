@@ -12,7 +12,8 @@ from tests.cli.conftest import Place, Quick
 
 def test_show_says_who_lent_how_many_trials(quick: Quick, place: Place) -> None:
     for name, strategy, trials in (("films", "random", 8), ("speeches", "tpe", 2)):
-        begin(fakes.spec(name, strategy={"name": strategy}, budget={"trials": trials, "epochs": 1}), place.store)
+        budget = {"trials": trials, "epochs": 1}
+        begin(fakes.spec(name, data={"source": name}, strategy={"name": strategy}, budget=budget), place.store)
         run_worker(str(place.store), name, prepare=fakes.prepare, measure=fakes.measure)
     assert "warm start: 8 trials of films were lent\n" in quick("show", "speeches").out
     assert "warm start" not in quick("show", "films").out

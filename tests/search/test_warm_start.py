@@ -81,6 +81,14 @@ def test_a_study_of_the_same_teacher_is_found_and_saves_trials(path: Path, tmp_p
     assert kinds["lent"] == {"by": "12 trials of lender"}  # without the trials: screens read it each second
 
 
+def test_one_that_asks_the_same_question_lends_only_where_it_is_named(path: Path) -> None:
+    other = {"strategy": "tpe", "seed": 7, "reward": {"alpha": -0.3}, "budget": {"epochs": 1, "trials": 2}}
+    work(path, borrower(**other))
+    assert not loan(path, "borrower")
+    work(path, borrower(**other, like="lender").model_copy(update={"name": "named"}))
+    assert str(loan(path, "named")) == "12 trials of lender"
+
+
 def test_with_none_nothing_is_lent(path: Path) -> None:
     work(path, borrower(like="none"))
     assert not loan(path, "borrower")

@@ -45,7 +45,7 @@ def loan(*, shuffled: bool = False, count: int = 20) -> Loan:
 
 def search(name: str, lent: Loan | None, trials: int, seed: int = 3) -> Iterator[float]:
     spec = from_values({"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": 200}})
-    found = strategy_loop(spec, SPACE, evaluated, (), lent)
+    found = strategy_loop(spec, SPACE, evaluated, (), loan=lent)
     return (value for _, value in zip(range(trials), found, strict=False))
 
 
@@ -70,7 +70,7 @@ def test_candidates_are_valid_and_none_comes_twice(name: str) -> None:
     spec = from_values({"seed": 1, "strategy": STRATEGIES[name], "budget": {"trials": 200}})
     for lent in (loan(count=8), loan(shuffled=True, count=8)):
         seen.clear()
-        for _ in zip(range(7), strategy_loop(spec, SPACE, noted, (), lent), strict=False):
+        for _ in zip(range(7), strategy_loop(spec, SPACE, noted, (), loan=lent), strict=False):
             pass
         assert len(set(seen)) == len(seen) >= 7
 
@@ -88,7 +88,7 @@ def test_two_objectives_begin_at_the_front_of_those_that_lend() -> None:
         seen.append(found[:2])
         return found
 
-    for _ in zip(range(5), strategy_loop(spec, SPACE, noted, (), loan()), strict=False):
+    for _ in zip(range(5), strategy_loop(spec, SPACE, noted, (), loan=loan()), strict=False):
         pass
     every = np.asarray([measured(SPACE, c) for c in CANDIDATES])
     beaten = [np.mean((every < one).all(1)) for one in seen]
@@ -106,7 +106,7 @@ def test_lent_trials_are_judged_by_the_constraints_of_the_study_that_borrows() -
 
     spec = from_values({"strategy": STRATEGIES["auto"], "budget": {"trials": 200}})
     for lent in (loan().by_now(ALPHA, BETA, limits), loan().by_now(0.0, BETA, limits_of({}, None))):
-        next(strategy_loop(spec, SPACE, noted, (), lent))
+        next(strategy_loop(spec, SPACE, noted, (), loan=lent))
     speed = [TEACHER_MS / measured(SPACE, c)[1] for c in found]
     assert speed[0] >= 3.0 > speed[1]
 

@@ -93,7 +93,7 @@ def test_a_study_from_the_form_to_the_file_over_a_dropped_connection(
     first.press("tiny", "tab", "teacher", "tab", "no-such-file.txt")
     first.until("There is no no-such-file.txt.")
     first.press(*["\x7f"] * len("no-such-file.txt"), "text.txt")
-    first.press(*["tab"] * 8, "400", "tab", "2", *["tab"] * 5, MORE)
+    first.press(*["tab"] * 9, "400", "tab", "tab", "2", *["tab"] * 5, MORE)
     first.press("^s")
     first.until("RUNNING")
     first.until(lambda: study(folder).done >= 2, "two trials are done")

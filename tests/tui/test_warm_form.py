@@ -21,7 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study, and one that it lent to."""
     path = tmp_path_factory.mktemp("store") / "kdnas.db"
     for name, strategy, trials in (("films", "random", 8), ("speeches", "auto", 3)):
-        begin(fakes.spec(name, strategy={"name": strategy}, budget={"trials": trials}), path)
+        begin(fakes.spec(name, data={"source": name}, strategy={"name": strategy}, budget={"trials": trials}), path)
         run_worker(str(path), name, prepare=fakes.prepare, measure=fakes.measure)
     return path
 
