@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from textual import events, work
 from textual.app import App, SystemCommand
 from textual.message import Message
+from textual.notifications import Notification, Notify, SeverityLevel
 from textual.screen import Screen
 
 from kdnas.system.errors import KdnasError, UsageError
@@ -32,10 +33,24 @@ if TYPE_CHECKING:
     from kdnas.store.database import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
+LEAST_S = 0.01  # that a notification stays
 FAULT_S = 8.0  # for which a fault is told where nobody goes elsewhere
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
 LAST_S = 10.0  # after a signal, until the screens are ended without ceremony
 IDLE_SECONDS = 0.3  # without a key, after which something slow disturbs nobody
+
+
+class Told(Notification):
+    """A notification whose time to go is never nothing. Textual begins a timer of it when it comes on the screen, and a
+    timer of less than nothing never ends: one that had just expired would stop everything, and keep a core busy."""
+
+    @property
+    def time_left(self) -> float:
+        return max(super().time_left, LEAST_S)
+
+    @property
+    def has_expired(self) -> bool:
+        return super().time_left <= 0
 
 
 class KdnasApp(App[str]):
@@ -247,6 +262,18 @@ class KdnasApp(App[str]):
             return
         self.feed.look_now()
         self.call_from_thread(self._changed, done, then)
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
+        self.post_message(Notify(Told(message, title, severity, seconds, markup=markup)))
 
     def fault(self, error: KdnasError) -> None:
         """What went wrong and its hint, until it is read."""

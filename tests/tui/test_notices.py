@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from textual.widgets._toast import Toast
 
 from kdnas.store import tables as t
 from kdnas.store.database import open_store
 from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
+from kdnas_tui.app import Told
 from kdnas_tui.notices import WAYS, Endings, require_way, sequence
+from tests.tui.driving import app_on, driven, text_of, until
 from tests.tui.filled import study
 from tests.tui.terminal import Terminal
 from tests.tui.test_study_head import ROW
@@ -84,3 +87,12 @@ def test_a_real_terminal_is_told_when_the_worker_has_gone(tmp_path: Path) -> Non
             assert "\x1b]9;minilm failed, best reward " in terminal.bytes.decode()
         finally:
             terminal.kill()
+
+
+async def test_a_notification_that_has_just_expired_stops_nothing(tmp_path: Path) -> None:
+    """Textual's timer of less than nothing never ends: the toast of an expired notification begins one."""
+    assert Told("late", timeout=0.0).has_expired and Toast(Told("late", timeout=0.0))._timeout > 0
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}")) as pilot:
+        pilot.app.screen.notify("written")
+        await until(pilot, lambda: "written" in text_of(pilot.app), "it is told")
+        assert [type(one) for one in pilot.app._notifications] == [Told]
