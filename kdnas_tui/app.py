@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kdnas.store.database import Store
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
-LEAST_S = 0.01  # that a notification stays
+LEAST_S = 0.25  # that a notification stays
 FAULT_S = 8.0  # for which a fault is told where nobody goes elsewhere
 STDIN = 0  # where keys come from: a terminal, or for a browser the pipe of its server
 LAST_S = 10.0  # after a signal, until the screens are ended without ceremony

@@ -29,6 +29,7 @@ from kdnas.system.paths import presets
 from kdnas_tui import words, workers
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
+from kdnas_tui.later import later
 from kdnas_tui.screens.ask import Answer, Ask
 from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.screens.spec_fields import (
@@ -288,7 +289,7 @@ class NewStudyScreen(Frame):
         self._planning = bool(wanted)
         self.show_plan()
         if wanted:
-            self._timer = self.set_timer(PLAN_AFTER_S, lambda: self._ask_plan(wanted))
+            self._timer = later(self, PLAN_AFTER_S, lambda: self._ask_plan(wanted))
 
     def give_up_asking(self) -> None:
         """Ask for no plan, and wait for none."""

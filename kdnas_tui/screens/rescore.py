@@ -16,6 +16,7 @@ from kdnas.system.text import with_hyphen
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
+from kdnas_tui.later import later
 from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import BREATH_S, Frame, bindings, writes
 from kdnas_tui.watched import Watched
@@ -128,7 +129,7 @@ class RescoreScreen(Frame):
         """Once for all that is asked in one breath."""
         if not self._asked:
             self._asked = True
-            self.set_timer(BREATH_S, self._draw)
+            later(self, BREATH_S, self._draw)
 
     def _draw(self) -> None:
         self._asked = False

@@ -15,6 +15,7 @@ from kdnas_tui import settings
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import MANY, News
 from kdnas_tui.keys import worded
+from kdnas_tui.later import later
 from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.frame import BREATH_S, bindings
 from kdnas_tui.screens.opening import Opening
@@ -86,7 +87,7 @@ class StudyScreen(Plotting, Opening):
 
     def on_resize(self) -> None:
         self.panes.keep_in_sight(self.focused.id if self.focused is not None else None)
-        self.set_timer(BREATH_S, self._resized)  # Textual has just painted everything
+        later(self, BREATH_S, self._resized)  # Textual has just painted everything
 
     def _resized(self) -> None:
         self._arrange()
@@ -244,7 +245,7 @@ class StudyScreen(Plotting, Opening):
         if not changed:
             self._draw_head()
         elif trials is not None and trials.rank() and len(trials) >= MANY:
-            self.set_timer(BREATH_S, self.draw)  # ranking so many is enough at once
+            later(self, BREATH_S, self.draw)  # ranking so many is enough at once
         else:
             self.draw()
 

@@ -17,6 +17,7 @@ from textual.timer import Timer
 from kdnas.study.ranking import Standing
 from kdnas.study.trial_columns import Board
 from kdnas_tui.keys import worded
+from kdnas_tui.later import later
 from kdnas_tui.widgets.lines import Lines, fitted, strip_of
 from kdnas_tui.widgets.plot import PAUSE_S, PERIOD_S
 from kdnas_tui.widgets.readout import as_fits
@@ -139,7 +140,7 @@ class Picture(Lines, can_focus=True):
             self._coming.stop()
         self._waiting = True
         wait = 0.0 if at_once else self._drawn_at + self.period - time.monotonic()
-        self._coming = self.set_timer(max(wait, PAUSE_S), self._draw_late)
+        self._coming = later(self, max(wait, PAUSE_S), self._draw_late)
 
     def _draw_late(self) -> None:
         self._waiting, self._coming = False, None

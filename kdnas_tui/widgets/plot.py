@@ -22,6 +22,7 @@ from textual_hires_canvas import Canvas, TextAlign
 from textual_plot import HiResMode, PlotWidget
 from textual_plot.plot_widget import Legend
 
+from kdnas_tui.later import later
 from kdnas_tui.widgets.axis_ticks import LogTicks, Ticks, part
 from kdnas_tui.widgets.lines import fitted, over, wrapped
 from kdnas_tui.widgets.readout import as_fits
@@ -157,7 +158,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
         wait = self._drawn_at + self.period - time.monotonic()
         if wait > 0:
             self._waiting = True
-            self.set_timer(wait, self._draw_late)
+            later(self, wait, self._draw_late)
         else:
             self._draw_now()
 
@@ -234,7 +235,7 @@ class Plot(PlotWidget, can_focus=True, inherit_bindings=False):
     def _draw_soon(self) -> None:
         if not self._coming:
             self._coming = True
-            self.set_timer(PAUSE_S, self._come)
+            later(self, PAUSE_S, self._come)
 
     def _draw_again(self) -> None:
         """Soon and not here: a key may ask it of several plots."""

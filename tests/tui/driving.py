@@ -89,10 +89,11 @@ async def settled(pilot: Pilot[str]) -> None:
     assert isinstance(app, KdnasApp)
     ticks = app.feed.ticks
     await until(pilot, lambda: app.feed.ticks > ticks + 1 or not app.feed.is_alive(), "the feed has looked again")
-    before = ""
+    before, end = "", time.monotonic() + PATIENCE_S
     while before != (before := text_of(app)) or any(
         getattr(w, "_waiting", False) or getattr(w, "_coming", False) for w in app.screen.query("*")
     ):
+        assert time.monotonic() < end, f"waited in vain until nothing changes\n{before}"
         await pilot.pause(0.05)
 
 

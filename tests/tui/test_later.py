@@ -1,0 +1,31 @@
+"""A callback after a while comes, also where the event loop was busy for longer than that."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from textual import timer
+from textual.app import App
+
+from kdnas_tui.later import later
+
+
+@pytest.mark.parametrize("delay", [-1.0, 0.0, 0.01])
+async def test_it_comes_once_however_late_the_loop_is(delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    real, looks = timer._time.get_time, iter(range(1000))
+
+    def late() -> float:  # each look at the clock is a second after the one before
+        return real() + next(looks)
+
+    async with App[None]().run_test() as pilot:
+        monkeypatch.setattr(timer._time, "get_time", late)
+        later(pilot.app, delay, lambda: told.append(time.monotonic()))
+        for _ in range(200):
+            await pilot.pause(0.01)
+            if told:
+                break
+        await pilot.pause(0.05)
+        monkeypatch.undo()
+    assert len(told) == 1
