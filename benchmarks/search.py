@@ -106,10 +106,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(chosen: argparse.Namespace) -> Result:
-    if part := next((name for name in ("fronts", "constraint", "advice") if getattr(chosen, name)), None):
+    if part := next((name for name in ("fronts", "constraint", "advice", "warm") if getattr(chosen, name)), None):
         return _part(part, chosen)
-    if chosen.warm:
-        return _warm(chosen)
     names = chosen.only or [*STRATEGIES, *BASELINES]
     unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
     if unknown:
@@ -144,19 +142,9 @@ def _part(part: str, chosen: argparse.Namespace) -> Result:
         raise SystemExit(f"{unknown[0]!r} has no part in --{part}. Known: {', '.join(module.STRATEGIES)}.")
     searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
     with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
-        found: Result = module.measured(chosen.table, names, searches, of_gp, pool)
+        lender = {"lender": chosen.lender} if part == "warm" else {}
+        found: Result = module.measured(chosen.table, names, searches, of_gp, pool, **lender)
     return found
-
-
-def _warm(chosen: argparse.Namespace) -> Result:
-    from benchmarks import search_warm
-
-    names = chosen.only or ["auto"]
-    if unknown := [name for name in names if name not in search_warm.STRATEGIES]:
-        raise SystemExit(f"{unknown[0]!r} borrows nothing. Known: {', '.join(search_warm.STRATEGIES)}.")
-    searches, of_gp = (4, 2) if chosen.quick else (chosen.seeds, chosen.gp_seeds)
-    with ProcessPoolExecutor(_cores(), initializer=_one_thread) as pool:
-        return search_warm.warm(chosen.table, chosen.lender, names, searches, of_gp, pool)
 
 
 # ---------------------------------------------------------------------------- the table

@@ -90,8 +90,10 @@ def _job(paths: tuple[Path, Path | None], job: tuple[str, str, float, int]) -> i
     return evaluations(name, load(paths[0]), None if paths[1] is None else load(paths[1]), kind, alpha, seed)
 
 
-def warm(table: Path, source: Path | None, names: Sequence[str], searches: int, gp_searches: int, pool: Any) -> Result:
-    """The table of all strategies and lenders."""
+def measured(
+    table: Path, names: Sequence[str], searches: int, gp_searches: int, pool: Any, lender: Path | None = None
+) -> Result:
+    """The table of all strategies and lenders; `lender` is the recorded table that lends, where it is not made up."""
     counts = {name: min(searches, gp_searches) if name == "gp" else searches for name in names}
     jobs = [
         (name, kind, alpha, seed)
@@ -101,7 +103,7 @@ def warm(table: Path, source: Path | None, names: Sequence[str], searches: int, 
         for seed in range(counts[name])
     ]
     found: dict[tuple[str, str, float], list[int]] = {}
-    for position, (job, count) in enumerate(zip(jobs, pool.map(partial(_job, (table, source)), jobs), strict=True), 1):
+    for position, (job, count) in enumerate(zip(jobs, pool.map(partial(_job, (table, lender)), jobs), strict=True), 1):
         found.setdefault(job[:3], []).append(count)
         if position % 50 == 0:
             say(f"{position} of {len(jobs)} searches")
@@ -112,7 +114,7 @@ def warm(table: Path, source: Path | None, names: Sequence[str], searches: int, 
         figures[f"warm_evaluations_median.{name}.{kind.replace(' ', '_')}.{alpha}"] = float(median)
         missed = sum(count >= LIMIT for count in reached)
         rows.append([name, f"{alpha}", kind, len(reached), float(median), f"{low:.0f} … {high:.0f}", missed])
-    target, lends = load(table), "a made-up text" if source is None else source.name
+    target, lends = load(table), "a made-up text" if lender is None else lender.name
     told = Table(
         f"Evaluations of {table.name} to within 1 % of the achievable range; {LENT} trials of {lends} are lent",
         ("strategy", "α", "lender", "searches", "median", "quartiles", "missed"),

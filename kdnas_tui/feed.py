@@ -276,10 +276,19 @@ class Feed(threading.Thread):
         look.study = row
 
     def _remark(self, store: Store, row: StudyRow, look: _Look, news: News) -> None:
-        """Ask for remarks where something changed that they go by."""
+        """Ask for remarks where something changed that they go by; of many trials after one in twenty only, since they
+        come from a model of all, which takes a second where there are hundreds."""
         from kdnas.store import advising
 
-        asked = (row.done, row.pruned, row.trials, row.alpha, row.beta, row.spec.get("constraints"))
+        asked = (
+            row.done // (1 + row.done // 20),
+            row.status,
+            row.pruned,
+            row.trials,
+            row.alpha,
+            row.beta,
+            row.spec.get("constraints"),
+        )
         if asked != look.parts.get("asked"):
             look.parts["asked"] = asked
             remarks = advising.remarks(store, row)

@@ -20,13 +20,12 @@ from kdnas.measuring.block_table import Block
 from kdnas.measuring.passes import Once
 from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.models.sentence_layout import Layout
+from kdnas.study.layer_words import DEPTH as DEPTH
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import BudgetSpec, StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Score, Student, Training
-
-DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
 
 
 @dataclass(frozen=True)

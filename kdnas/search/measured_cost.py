@@ -11,12 +11,11 @@ from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec import StudySpec, from_store
-from kdnas.study.spec_differences import flatten
+from kdnas.study.spec_differences import of_a_trial
 from kdnas.system.errors import KdnasError
 from kdnas.system.time_left import FEWEST
 
-PARTS = ("device", "teacher.", "data.", "recipe.", "space.", "training.", "latency.")
-BUDGET = ("epochs", "proxy_fraction", "pruner", "rungs", "short_text")  # what of the budget a single trial has
+ENDS_IT = ("budget.pruner", "budget.rungs")  # settings by which some trials end before others
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Measured:
 def measured(store: Store, spec: StudySpec) -> Measured | None:
     """Of the studies whose trials do the same: by the spec's own where it has trials, else by the one that changed last
     and of which enough have ended; None where there is none. Machines are not distinguished."""
-    wanted = _of_a_trial(spec)
+    wanted = of_a_trial(spec, "device", *ENDS_IT)
     rows = [row for row in queries.study_rows(store) if row.trial_s is not None and _same(row, wanted)]
     enough = [row for row in rows if row.name == spec.name or row.done - row.failed >= FEWEST]
     for row in sorted(enough, key=lambda row: row.name != spec.name):
@@ -41,12 +40,6 @@ def measured(store: Store, spec: StudySpec) -> Measured | None:
 
 def _same(row: StudyRow, wanted: dict[str, object]) -> bool:
     try:
-        return _of_a_trial(from_store(row.spec)) == wanted
+        return of_a_trial(from_store(row.spec), "device", *ENDS_IT) == wanted
     except KdnasError:  # damaged
         return False
-
-
-def _of_a_trial(spec: StudySpec) -> dict[str, object]:
-    """The settings that decide what a single trial does."""
-    of_budget = tuple(f"budget.{name}" for name in BUDGET)
-    return {field: value for field, value in flatten(spec).items() if field.startswith(PARTS) or field in of_budget}

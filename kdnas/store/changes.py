@@ -302,6 +302,15 @@ def add_event(store: Store, study_id: int, kind: str, detail: Mapping[str, Any])
         record(connection, study_id, kind, detail)
 
 
+def recorded(connection: Connection, study_id: int, kind: str, *, last: bool = False) -> Any:
+    """What the first entry of the kind in the study's history says, or the last; None where it has none."""
+    e = t.event.c
+    order = e.event_id.desc() if last else e.event_id
+    query = sa.select(e.detail).where(e.study_id == study_id, e.kind == kind).order_by(order).limit(1)
+    detail = connection.execute(query).scalar_one_or_none()
+    return None if detail is None else json.loads(detail)
+
+
 def record(connection: Connection, study_id: int, kind: str, detail: Mapping[str, Any]) -> None:
     """An entry of the study's history as part of the transaction that changes it."""
     connection.execute(

@@ -66,11 +66,9 @@ def costs(store: Store, study_id: int, group: Callable[[Candidate], str]) -> lis
 @patient
 def estimate(store: Store, study_id: int) -> float | None:
     """What a trial was expected to take when the study's time was set, in seconds; None where nobody knew."""
-    e = t.event.c
-    query = sa.select(e.detail).where(e.study_id == study_id, e.kind == EVENT).order_by(e.event_id.desc()).limit(1)
     with store.connect() as connection:
-        detail = connection.execute(query).scalar_one_or_none()
-    found = None if detail is None else json.loads(detail).get("trial_s")
+        said = changes.recorded(connection, study_id, EVENT, last=True)
+    found = None if said is None else said.get("trial_s")
     return float(found) if isinstance(found, int | float) else None
 
 

@@ -150,12 +150,11 @@ def write(connection: Connection, study_id: int, lent: tuple[Lender, ...]) -> No
 @patient
 def loan_of(store: Store, study_id: int) -> Loan:
     """What the study was lent when it began, weighed by its α, β and constraints of now; empty where nothing."""
-    e, c = t.event.c, t.study.c
+    c = t.study.c
     with store.connect() as connection:
-        query = sa.select(e.detail).where(e.study_id == study_id, e.kind == EVENT).order_by(e.event_id).limit(1)
-        detail = connection.execute(query).scalar_one_or_none()
-        if detail is None:
+        lent = changes.recorded(connection, study_id, EVENT)
+        if lent is None:
             return Loan(())
         row = connection.execute(sa.select(c.alpha, c.beta).where(c.study_id == study_id)).one()
         limits = limits_on(connection, study_id)
-    return Loan.from_values(json.loads(detail)[STUDIES]).by_now(row.alpha, row.beta, limits)
+    return Loan.from_values(lent[STUDIES]).by_now(row.alpha, row.beta, limits)

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
@@ -34,12 +35,11 @@ def present(store: Store, study_id: int) -> Limits:
 @patient
 def begun_with(store: Store, study_id: int) -> ConstraintsSpec:
     """The constraints that the study was begun with: before the first change of them, or those of now."""
-    e, c = t.event.c, t.study.c
+    c = t.study.c
     with store.connect() as connection:
-        first = sa.select(e.detail).where(e.study_id == study_id, e.kind == EVENT).order_by(e.event_id).limit(1)
-        detail = connection.execute(first).scalar_one_or_none()
-        if detail is not None:
-            return ConstraintsSpec(**json.loads(detail)["from"])
+        first = changes.recorded(connection, study_id, EVENT)
+        if first is not None:
+            return ConstraintsSpec(**first["from"])
         text = connection.execute(sa.select(c.spec).where(c.study_id == study_id)).scalar_one()
     return ConstraintsSpec(**(json.loads(text).get(PART) or {}))
 

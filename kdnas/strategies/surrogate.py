@@ -39,6 +39,12 @@ def sampler(asked: Asked[SurrogateStrategy]) -> SurrogateSampler:
     return SurrogateSampler(asked)
 
 
+def finished(study: Study) -> list[FrozenTrial]:
+    """Trials with all values, pruned ones among them."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [t for t in ended if t.values and len(t.values) == len(study.directions)]
+
+
 class SurrogateSampler(WholeSampler):
     def __init__(self, asked: Asked[SurrogateStrategy]) -> None:
         super().__init__(asked.space, asked.taken)
@@ -46,8 +52,7 @@ class SurrogateSampler(WholeSampler):
         self.rng = asked.rng
 
     def propose(self, study: Study, trial: FrozenTrial) -> Candidate:
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        known = [t for t in ended if t.values and len(t.values) == len(study.directions)]
+        known = finished(study)
         if self._begins(known):
             return self._far_from_all()
         others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

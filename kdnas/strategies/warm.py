@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from kdnas.strategies.asked import Asked
 from kdnas.strategies.one_objective import CONSTRAINT
 from kdnas.strategies.optuna_space import distributions, from_parameters, parameters
-from kdnas.strategies.surrogate import LATENCY, LEAST, QUALITY, REWARD, SurrogateSampler
+from kdnas.strategies.surrogate import LATENCY, LEAST, QUALITY, REWARD, SurrogateSampler, finished
 from kdnas.strategies.without_replacement import WholeSampler
 from kdnas.study.expected_gain import area_gained, chance_below, expected_improvement
 from kdnas.study.loan import LentTrial, Loan
@@ -68,12 +68,6 @@ class WarmSampler(WholeSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self.inner.after_trial(study, trial, state, values)
-
-
-def finished(study: Study) -> list[FrozenTrial]:
-    """Trials with all values, pruned ones among them."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return [t for t in ended if t.values and len(t.values) == len(study.directions)]
 
 
 # ---------------------------------------------------------------------------- surrogate

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DEPTH = "num_hidden_layers"
+DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
 SIZES = ("num_attention_heads", "intermediate_size")
 _OF_LAYER = re.compile(rf"({'|'.join(SIZES)})_([1-9][0-9]*)")
 

@@ -39,15 +39,17 @@ def differences(stored: StudySpec, wanted: StudySpec) -> dict[str, tuple[Any, An
     }
 
 
-ASKED = ("teacher.", "data.", "recipe.", "space.", "training.", "latency.", "budget.epochs", "budget.proxy_fraction")
+OF_A_TRIAL = ("teacher.", "data.", "recipe.", "space.", "training.", "latency.")
+BUDGET_OF_A_TRIAL = ("budget.epochs", "budget.proxy_fraction", "budget.short_text")
+
+
+def of_a_trial(spec: StudySpec, *further: str) -> dict[str, Any]:
+    """The settings that decide what a single trial trains, scores and times, and `further` ones."""
+    named = {*BUDGET_OF_A_TRIAL, *further}
+    return {field: value for field, value in flatten(spec).items() if field.startswith(OF_A_TRIAL) or field in named}
 
 
 def same_question(one: StudySpec, other: StudySpec) -> bool:
     """Whether two studies differ only in how they search: by another strategy, seed, budget of trials, α or β. They are
     repetitions then, which are begun to be compared."""
-    first, second = flatten(one), flatten(other)
-    return all(
-        first.get(field) == second.get(field)
-        for field in first.keys() | second.keys()
-        if field.startswith(ASKED) or field == "reward.loss"
-    )
+    return of_a_trial(one, "reward.loss") == of_a_trial(other, "reward.loss")

@@ -14,12 +14,14 @@ from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes.spaces import encoder
 from kdnas.recipes.spaces.encoder import of_layer
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
+from kdnas.study.layer_words import DEPTH as DEPTH
+from kdnas.study.layer_words import SIZES
 from kdnas.study.space import Candidate, SearchSpace, Value
 from kdnas.study.spec import SpaceSpec
 from kdnas.system.errors import BadOptionError
 
-DEPTH, WIDTH, HEAD, ACT = "num_hidden_layers", "hidden_size", "head_size", "hidden_act"
-HEADS, INNER = "num_attention_heads", "intermediate_size"
+WIDTH, HEAD, ACT = "hidden_size", "head_size", "hidden_act"
+HEADS, INNER = SIZES
 MOST = 10**38  # points of a space, whose numbers are kept as text of 40 digits at most
 
 
