@@ -54,7 +54,7 @@ ENTRIES = (
         "Any of max_latency_ms=5 min_speedup=3 max_parameters=2000000 max_size_mib=20 max_loss=0.2; or nothing.",
     ),
     Entry("budget.trials", "trials", "How many candidates to evaluate; can be raised later.", gap=True),
-    Entry("time", "time", "Hours such as 8, or an end such as 07:30. Without trials it alone ends the search."),
+    Entry("time", "time", "Hours such as 8, or an end such as 07:30; the only limit where trials are empty."),
     Entry("budget.epochs", "epochs", "Passes over the proxy set that each candidate learns for."),
     Entry("budget.proxy_fraction", "proxy share", "Share of the training data that candidates learn from."),
     Entry("device", "device", "auto, cpu, cuda, cuda:N or mps.", True, gap=True),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from rich.text import Text
+from textual.geometry import Region
+from textual.widget import Widget
 
 from kdnas.study.rows import LogRow
 from kdnas.system.paths import presets
+from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.page import _block
 from kdnas_tui.screens.panes import TABS
-from kdnas_tui.screens.spec_fields import first_comment
+from kdnas_tui.screens.spec_fields import ENTRIES, first_comment, id_of
 from kdnas_tui.widgets.controller import Controller
 from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.says import Says
 from kdnas_tui.widgets.tab_bar import TabBar
+from tests.tui.driving import SIZES, app_on, driven, listed, screen, until
 from tests.tui.widget_apps import PATIENCE_S, WidgetApp
 
 
@@ -111,3 +116,21 @@ def test_a_page_of_facts_has_every_name_and_value_whole(width: int) -> None:
     names, values = ("".join(line[part].strip() for line in block[1:]) for part in (slice(where), slice(where, None)))
     assert names == f"attention_probs_dropout_prob{long}"
     assert values.count("word") == 40
+
+
+@pytest.mark.parametrize("size", ["48x40", "80x24"])
+async def test_what_a_field_of_the_form_is_for_is_told_whole(size: str, tmp_path: Path) -> None:
+    async with driven(app_on(f"sqlite:///{tmp_path / 'k.db'}"), SIZES[size]) as pilot:
+        await listed(pilot)
+        await pilot.press("n")
+        form = screen(pilot.app, NewStudyScreen)
+        form.give_up_asking()
+        hint, fields = form.query_one("#hint"), [(entry, form.query_one(f"#{id_of(entry.field)}")) for entry in ENTRIES]
+        for entry, field in fields:
+            field.focus()
+            await until(pilot, lambda says=entry.says: drawn(hint).startswith(says), entry.says)  # type: ignore[misc]
+
+
+def drawn(widget: Widget) -> str:
+    """Its text without the breaks of its lines."""
+    return " ".join("".join(strip.text for strip in widget.render_lines(Region(0, 0, *widget.outer_size))).split())
