@@ -144,10 +144,11 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
 def measured_in(where: str, spec: StudySpec) -> Measured | None:
     """What trials like the spec's took in the store; None where there is none, and where it cannot be read."""
     from kdnas.search.measured_cost import measured
+    from kdnas.store.addresses import may_be_there
     from kdnas.store.database import open_reader
 
     with contextlib.suppress(KdnasError):
-        if _there(where):
+        if may_be_there(where):
             with open_reader(where) as store:
                 return measured(store, spec)
     return None
@@ -155,20 +156,13 @@ def measured_in(where: str, spec: StudySpec) -> Measured | None:
 
 def _existing(where: str, name: str) -> StudyRow | None:
     from kdnas.store import queries
+    from kdnas.store.addresses import may_be_there
     from kdnas.store.database import open_reader
 
-    if not _there(where):
+    if not may_be_there(where):
         return None
     with open_reader(where) as store:
         return queries.find_study(store, name)
-
-
-def _there(where: str) -> bool:
-    """Whether the store can be: not as a file that does not exist."""
-    from kdnas.store.addresses import store_url
-
-    address = store_url(where)
-    return address.get_backend_name() != "sqlite" or Path(str(address.database)).exists()
 
 
 def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:

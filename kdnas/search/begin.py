@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdnas.store import changes, ends, lending, limits, queries
+from kdnas.store.addresses import may_be_there
 from kdnas.store.database import Store, open_store
+from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_constraints import ConstraintsSpec
@@ -47,15 +49,17 @@ def begin(
     """The study, created or taken up again, and wanted to run. Raises UsageError, with what differs, where one of that
     name was begun with another spec.
 
-    On taking up, `trials`, `alpha`, `beta` and `constraints` change the study. Without them a larger budget in the spec
-    raises the study's, and the spec's α, β and constraints replace the study's only where they are not those that it
-    was begun with, so that running the same spec again undoes no later change. For the same reason the time in a spec
+    On taking up, `trials`, `alpha`, `beta` and `constraints` change the study. Without them the spec's α, β and
+    constraints replace the study's, and its larger budget raises the study's, only where they are not those that it was
+    begun with, so that running the same spec again undoes no later change. For the same reason the time in a spec
     is that of the study's beginning, or of the first spec that has one; with `anew`, it is counted from now. `trial_s`
     is what a trial is expected to take, in seconds, before any has ended. Raises UsageError for a study whose time is
     over.
     """
     from kdnas.store.studies import delete_study, refuse_other_spec
 
+    if spec.like not in (AUTO, NOBODY) and not may_be_there(storage):
+        raise lending.cannot_lend(spec, "there is no store yet")  # and none is left behind
     with open_store(storage, create=True) as store:
         row = queries.find_study(store, spec.name)
         if row is not None:
@@ -111,7 +115,8 @@ def _take_up(
     beta: float | None,
     constraints: ConstraintsSpec | None,
 ) -> None:
-    if trials is not None or (not row.open and not spec.budget.open and spec.budget.trials > row.trials):
+    other = spec.budget.trials != known.budget.trials
+    if trials is not None or (other and not row.open and not spec.budget.open and spec.budget.trials > row.trials):
         changes.set_trials(store, row.study_id, trials or spec.budget.trials)
     if alpha is not None or beta is not None:
         new = (row.alpha if alpha is None else alpha, row.beta if beta is None else beta)

@@ -46,7 +46,7 @@ def lenders(
             ("there is no such study in this store", None) if row is None else _of(store, row, spec, space, provenance)
         )
         if found is None:
-            raise BadOptionError("like", f"The study {spec.like!r} cannot lend its trials: {why}.", HINT)
+            raise cannot_lend(spec, why)
         return (found,)
     fitting = []
     for row in queries.study_rows(store):
@@ -72,7 +72,11 @@ def require_lender(store: Store, spec: StudySpec) -> None:
     else:
         why = _other(row, spec) or ("" if row.done > row.failed else "it has no finished trials")
     if why:
-        raise BadOptionError("like", f"The study {spec.like!r} cannot lend its trials: {why}.", HINT)
+        raise cannot_lend(spec, why)
+
+
+def cannot_lend(spec: StudySpec, why: str) -> BadOptionError:
+    return BadOptionError("like", f"The study {spec.like!r} cannot lend its trials: {why}.", HINT)
 
 
 def _repeated(row: StudyRow, spec: StudySpec) -> bool:

@@ -26,6 +26,7 @@ def test_a_study_that_cannot_lend_is_refused_before_anything_runs(quick: Quick, 
         said = quick(command, *asked)
         assert said.code == 2
         assert "'films'" in said.err and "give auto or none" in said.err
+        assert not place.store.exists()
     begin(fakes.spec("films", recipe={"name": "causal-divergence"}), place.store)
     said = quick("search", *asked)
     assert said.code == 2
