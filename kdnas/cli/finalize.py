@@ -58,7 +58,7 @@ push_option = click.option("--push", metavar="USER/NAME", help="Upload the folde
 @click.option("--filter", "only", metavar="FILTER", help="Count ranks among these trials, as in 'speedup>=3'.")
 @click.option("--trial", type=click.IntRange(min=0), help="The candidate of this trial.")
 @output_option
-@click.option("--epochs", type=int, help="At most this many epochs.  [default: the study's full.epochs]")
+@click.option("--epochs", type=int, help="At most this many epochs; 0: as fitted.  [default: the study's full.epochs]")
 @patience_option
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
 @merge_option
@@ -192,7 +192,9 @@ def _beginning(chosen: Chosen) -> Iterator[str]:
     yield f"trial {job.trial} of {job.study} ({sizes}) into {chosen.output}"
     if chosen.kept is not None:
         yield f"It goes on: {chosen.kept.words()} are kept."
-    if chosen.expected is not None:
+    if not epochs:
+        yield "It is written as it is built, without a step."
+    elif chosen.expected is not None:
         yield (
             f"{epochs} epochs take {words(chosen.expected)} at the speed of its epochs in the search; fewer are done "
             "where the loss no longer falls."
@@ -214,7 +216,7 @@ def _explained(output: Path, again: Callable[[], list[str]]) -> Iterator[None]:
         if kept is not None and (kept.done or kept.step):
             said = f"{kept.words()} are kept in {partial_of(output.absolute())}. Go on with: {command}"
         else:
-            said = f"No checkpoint was written yet; what is cached of the teacher stays. Begin again with: {command}"
+            said = f"Nothing was learned yet; what is cached of the teacher stays. Begin again with: {command}"
         raise frame.Interrupted("Stopped.", said) from None
 
 
@@ -223,6 +225,9 @@ def _telling(told: Told) -> Telling:
     from kdnas.training.contract import Epoch
 
     def epoch(done: Epoch) -> None:
+        if not done.epoch:
+            told.line(f"before any step: held-out loss {done.score.loss:.4f}")
+            return
         told.line(
             f"epoch {done.epoch} of {done.epochs}: held-out loss {done.score.loss:.4f}, "
             f"raw training loss {done.train_loss:.4g}, {duration(done.seconds)} so far"
@@ -235,13 +240,13 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         frame.print_json(facts)
         return
+    from kdnas.students import best_epoch
+
     metrics, latency = facts["metrics"], facts["latency"]
     frame.data(f"{output}\n")
-    early = " (stopped early)" if metrics["stopped_early"] else ""
     frame.say(
-        f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} after epoch {metrics['best_epoch']} "
-        f"of {metrics['epochs']}{early}, {latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the "
-        "teacher."
+        f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} {best_epoch.words(metrics)}, "
+        f"{latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the teacher."
     )
     if facts.get("onnx"):
         onnx = facts["onnx"]

@@ -1,8 +1,9 @@
 """Full distillation: a candidate learns on the whole training data and becomes a model folder.
 
 Checkpointed beside the folder after every epoch, and within one every few minutes; a run that was killed goes on to the
-same result. The work itself is the recipe's. Knows no study: `finalize` takes its candidate from one, `from_config`
-from a configuration.
+same result. The student of the best epoch is written; where students begin with weights of their teacher, that may be
+the one before any step, epoch 0. The work itself is the recipe's. Knows no study: `finalize` takes its candidate from
+one, `from_config` from a configuration.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from kdnas.models.tokenizer import opener
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
 from kdnas.search.timing import curve_columns
-from kdnas.students import model_folder, unfinished
+from kdnas.students import best_epoch, model_folder, unfinished
 from kdnas.students.course import Course, Epochs
 from kdnas.students.extras import Extras
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import scored_as_built
 from kdnas.system import fingerprint, folders, versions
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
@@ -169,27 +171,38 @@ def _distil(
             training.restore(saved.tensors, saved.facts)
             history = list(saved.kept["history"])
             within = f" and {training.step:,} steps" if training.step else ""
-            course.reach(f"going on after epoch {len(history)}{within}", _share(len(history), epochs))
+            course.reach(
+                f"going on after epoch {best_epoch.done(history)}{within}", _share(best_epoch.done(history), epochs)
+            )
             for point in history:
                 telling.epoch(_epoch(point, epochs))
+        fresh = saved is None
         del saved
         keeper = _Keeper(key, partial_folder, training, student, _ground(provenance, device))
         unfinished.write(
             partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
         )
+        if fresh and scored_as_built(job.spec.recipe):
+            course.tell("scoring the student before it learns", None)
+            with Turn(device):
+                start = training.begin()
+            history = [point_of(start)]
+            keeper.keep(history)
+            telling.epoch(start)
         rest = Epochs(epochs, _seconds(history))
         patience = job.spec.full.patience
-        while len(history) < epochs and not _over(history, patience):
+        while best_epoch.done(history) < epochs and not best_epoch.over(history, patience):
             rest.begins(training.step)
             history = _one_epoch(training, history, device, course, rest, keeper, _held_out(provenance))
             keeper.keep(history)
             rest.ends()
             telling.epoch(_epoch(history[-1], epochs))
-        best_number = best_epoch(history)
+        best_number = best_epoch.best(history)
         student.modules().load_state_dict(checkpoints.best(partial_folder, best_number))
         course.until(TRAINED)
         course.until(SCORED)
-        course.tell(f"scoring the student of epoch {best_number}", None)
+        which = f"of epoch {best_number}" if best_number else "as it began"
+        course.tell(f"scoring the student {which}", None)
         with Turn(device):
             score = bench.score(student)
         course.tell("measuring its latency", None)
@@ -201,8 +214,8 @@ def _distil(
                 "raw_loss": score.raw_loss,
                 "extra": dict(score.extra),
                 "best_epoch": best_number,
-                "epochs": len(history),
-                "stopped_early": len(history) < epochs,
+                "epochs": best_epoch.done(history),
+                "stopped_early": best_epoch.done(history) < epochs,
                 "tokens": history[-1]["tokens"],
                 "seconds": history[-1]["seconds"],
                 "history": history,
@@ -239,12 +252,13 @@ class _Keeper:
 
     def keep(self, history: list[dict[str, Any]]) -> None:
         """The training as it is now, between two epochs or within one."""
-        best = best_epoch(history) if history else 0
+        best = best_epoch.best(history) if history else 0
         kept = {"key": self._key, "history": history, "best": best, "ground": dict(self._ground)}
         tensors, facts = self._training.state()
         step = self._training.step
-        own = self._student.modules().state_dict() if best == len(history) and history and not step else None
-        checkpoints.write(self._folder, len(history), tensors, facts, kept, own, step)
+        done = best_epoch.done(history)
+        own = self._student.modules().state_dict() if history and best == done and not step else None
+        checkpoints.write(self._folder, done, tensors, facts, kept, own, step)
         self._written = time.monotonic()
 
     def keep_now_and_then(self, history: list[dict[str, Any]]) -> None:
@@ -261,7 +275,7 @@ def _one_epoch(
     keeper: _Keeper,
     held_out: float,
 ) -> list[dict[str, Any]]:
-    done, epochs = len(history), training.epochs
+    done, epochs = best_epoch.done(history), training.epochs
 
     def on_step(turn: Turn, step: int, steps: int) -> None:
         turn.step()
@@ -282,7 +296,7 @@ def _one_epoch(
 
 def _seconds(history: list[dict[str, Any]]) -> list[float]:
     """Of each epoch, the time at its end being counted from the beginning of the first."""
-    ends = [0.0, *(point["seconds"] for point in history)]
+    ends = [0.0, *(point["seconds"] for point in history if point["epoch"])]
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
@@ -293,7 +307,7 @@ def _held_out(provenance: Mapping[str, Any]) -> float:
 
 
 def _share(epochs_done: float, epochs: int) -> float:
-    return PREPARED + (TRAINED - PREPARED) * epochs_done / epochs
+    return PREPARED + (TRAINED - PREPARED) * epochs_done / max(1, epochs)
 
 
 def point_of(epoch: Epoch) -> dict[str, Any]:
@@ -305,15 +319,6 @@ def _epoch(point: Mapping[str, Any], epochs: int) -> Epoch:
 
     score = Score(point["loss"], point["raw_loss"], point["extra"])
     return Epoch(point["epoch"], epochs, score, point["train_loss"], point["seconds"], point["tokens"])
-
-
-def best_epoch(history: list[dict[str, Any]]) -> int:
-    """The epoch, from 1, with the least held-out loss; of equal ones the first."""
-    return min(range(len(history)), key=lambda i: (history[i]["loss"], i)) + 1
-
-
-def _over(history: list[dict[str, Any]], patience: int) -> bool:
-    return bool(history) and len(history) - best_epoch(history) >= patience
 
 
 # ------------------------------------------------------------------------------------------------ what is recorded

@@ -212,7 +212,7 @@ class _Heard:
     def epoch(self, epoch: Epoch) -> None:
         self.telling.epoch(epoch)
         self.curve.append(point_of(epoch))
-        self._write(f"epoch {epoch.epoch} of {epoch.epochs} done")
+        self._write(f"epoch {epoch.epoch} of {epoch.epochs} done" if epoch.epoch else "scored before any step")
 
     def _write(self, words: str) -> None:
         self.written = time.monotonic()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdnas.students import best_epoch
 from kdnas.students.origin import Origin
 from kdnas.study import layer_words
 from kdnas.study.constraints import PART, figures, limits_of
@@ -136,6 +137,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         forms=_forms(facts.get("forms")),
         scores=Markdown(str(results["markdown"]).strip()) if results and results.get("markdown") else None,
         most_epochs=spec["full"]["epochs"],
+        kept=best_epoch.words({**facts["metrics"], "stopped_early": False}),
         seed=facts["seed"],
         training=spec["training"],
         batch=spec["data"]["batch_size"],

@@ -225,7 +225,7 @@ class LatencySpec(Part):
 class FullSpec(Part):
     """The long distillation of the chosen candidate."""
 
-    epochs: int = Field(20, ge=1, le=10_000, description="at most this many epochs")
+    epochs: int = Field(20, ge=0, le=10_000, description="at most this many epochs; 0 keeps the student as fitted")
     patience: int = Field(3, ge=1, description="epochs without a better held-out loss before stopping")
 
 
@@ -314,6 +314,11 @@ class StudySpec(Part):
             raise ValueError(
                 "budget.epochs is 0, which scores students before they learn, and those of this recipe begin with "
                 "nothing to score; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
+            )
+        if not self.full.epochs and not scored_as_built(self.recipe):
+            raise ValueError(
+                "full.epochs is 0, which keeps the student as it is built, and those of this recipe begin knowing "
+                "nothing; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
             )
         if self.budget.rungs and not scored_as_built(self.recipe):
             raise ValueError(

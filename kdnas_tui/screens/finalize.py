@@ -16,8 +16,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
+from kdnas.students import best_epoch, unfinished
 from kdnas.students import model_folder as folders
-from kdnas.students import unfinished
 from kdnas.students.unfinished import Unfinished
 from kdnas.study import layer_words
 from kdnas.study.full_time import UNKNOWN, full_time
@@ -333,10 +333,11 @@ def outcome(run: RunRow) -> list[str]:
     lines = []
     curve, metrics, latency = run.result.get("curve"), run.result.get("metrics"), run.result.get("latency")
     if curve and not metrics:
-        lines.append(f"held-out loss {curve[-1]['loss']:.4f} after epoch {curve[-1]['epoch']}")
+        after = f"after epoch {curve[-1]['epoch']}" if curve[-1]["epoch"] else "before any step"
+        lines.append(f"held-out loss {curve[-1]['loss']:.4f} {after}")
     if metrics and latency:
         lines.append(
-            f"loss {metrics['loss']:.4f} (epoch {metrics['best_epoch']} of {metrics['epochs']}), "
+            f"loss {metrics['loss']:.4f} {best_epoch.words(metrics)}, "
             f"{words.milliseconds(latency['student_ms'])} ms, {latency['speedup']:.2f} × the teacher"
         )
     if run.state == "done" and run.kind == "finalize":

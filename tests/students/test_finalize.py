@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdnas.students import best_epoch, finalize, unfinished
 from kdnas.students import distil as distillation
-from kdnas.students import finalize, unfinished
 from kdnas.students import model_folder as folders
-from kdnas.students.distil import Job, Telling, best_epoch, distil, weights_digest
+from kdnas.students.distil import Job, Telling, distil, weights_digest
 from kdnas.students.extras import Extras
 from kdnas.students.from_config import given, read_config
 from kdnas.study.spec import StudySpec, from_values
@@ -121,7 +121,7 @@ def test_kdnas_json_says_where_the_model_comes_from(made: tuple[Path, Any, Any],
     assert kept["config"]["model_type"] == "bert"
     assert len(kept["teacher"]["fingerprint"]) > 20 and len(kept["data"]["fingerprint"]) > 20
     assert torch.__version__.startswith(kept["versions"]["torch"].split("+")[0])
-    assert [epoch.epoch for epoch in told] == [1, 2, 3] == [point["epoch"] for point in kept["metrics"]["history"]]
+    assert [epoch.epoch for epoch in told] == [0, 1, 2, 3] == [point["epoch"] for point in kept["metrics"]["history"]]
     assert kept["metrics"]["loss"] == min(point["loss"] for point in kept["metrics"]["history"])
     assert kept["latency"]["speedup"] > 0 and kept["latency"]["device"].startswith("cpu")
     words = (output / "README.md").read_text()
@@ -205,7 +205,7 @@ def test_it_goes_on_within_an_epoch_and_says_what_is_kept(
     facts = distil(job_of(shelf), output, Telling(hear, told.append), device="cpu")
     assert "going on after epoch 1 and 3 steps" in seen
     assert next(words for words in seen if words.startswith("epoch")).startswith("epoch 2 of 3, step 4 of")
-    assert [epoch.epoch for epoch in told] == [1, 2, 3]
+    assert [epoch.epoch for epoch in told] == [0, 1, 2, 3]
     assert shares == sorted(shares) and shares[-1] == 1.0  # the bar never falls back
     assert weights_digest(output) == weights_digest(made[0])
     history = [{k: v for k, v in point.items() if k != "seconds"} for point in facts["metrics"]["history"]]
@@ -235,7 +235,8 @@ def test_an_interrupt_names_what_is_kept_where_and_the_command_that_goes_on(
 
     def interrupted(*given: Any, **named: Any) -> None:
         real(*given, **named)
-        os.kill(os.getpid(), signal.SIGINT)
+        if given[1]:  # after an epoch, not as it begins
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write", interrupted)
@@ -258,11 +259,16 @@ def test_kill_9_at_twenty_random_moments_changes_nothing(shelf: Path, tmp_path: 
 
 
 class ScriptedTraining(Training):
-    """Each epoch's loss is given; the student's weight is the epoch's number."""
+    """Each epoch's loss is given, that before any step is 0.9; the student's weight is the epoch's number."""
 
     def __init__(self, student: Student, losses: list[float]) -> None:
         self.student, self.losses = student, losses
         self.epochs, self.done = len(losses), 0
+
+    def begin(self) -> Epoch:
+        with torch.no_grad():
+            next(self.student.body.parameters()).fill_(0)
+        return Epoch(0, self.epochs, Score(0.9, 0.9), 0.9, 0.0, 0)
 
     def run_epoch(self, on_step: OnStep | None = None) -> Epoch:
         if on_step is not None:
@@ -322,6 +328,8 @@ def scripted(losses: list[float], output: Path, patience: int = 2, **changes: An
         ([0.5, 0.3, 0.4, 0.35, 0.1], 2, 4),
         ([0.2, 0.2, 0.2, 0.1], 1, 3),
         ([0.5], 1, 1),
+        ([0.95, 0.9, 0.8], 0, 2),
+        ([], 0, 0),
     ],
 )
 def test_it_stops_early_and_keeps_the_best_weights(losses: list[float], best: int, epochs: int, tmp_path: Path) -> None:
@@ -352,7 +360,7 @@ def test_checkpoints_hold_two_files_and_refuse_another_ground(tmp_path: Path) ->
     with pytest.raises(UsageError, match="The teacher is not the one that the checkpoints"):
         scripted(losses, tmp_path / "out", patience=9, fingerprint="another")
     facts = scripted([0.5, 0.4, 0.45, 0.3], tmp_path / "out", patience=9)
-    assert [point["loss"] for point in facts["metrics"]["history"]] == [0.5, 0.4, 0.45, 0.3]
+    assert [point["loss"] for point in facts["metrics"]["history"]] == [0.9, 0.5, 0.4, 0.45, 0.3]
     assert not partial.exists()
 
 
@@ -542,7 +550,36 @@ def test_missing_onnx_packages_are_named_before_the_training(
 
 
 def test_the_best_epoch_is_the_first_of_the_least() -> None:
-    assert best_epoch([{"loss": 0.3}, {"loss": 0.2}, {"loss": 0.2}]) == 2
+    losses = (0.3, 0.2, 0.2)
+    assert best_epoch.best([{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses)]) == 1
+    assert best_epoch.best([{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, 1)]) == 2
+    assert best_epoch.best([{"epoch": 0, "loss": 0.1}, {"epoch": 1, "loss": 0.2}]) == 0
+
+
+def test_what_no_epoch_makes_better_is_kept_as_it_was_built(
+    shelf: Path, made: tuple[Path, Any, list[Epoch]], tmp_path: Path
+) -> None:
+    untrained = distil(job_of(shelf, full={"epochs": 0}), tmp_path / "untrained", QUIET, device="cpu")
+    assert untrained["metrics"]["history"] == [{**untrained["metrics"]["history"][0], "epoch": 0, "tokens": 0}]
+    spoilt = distil(
+        job_of(shelf, training={"learning_rate": 0.9, "warmup": 0}, full={"epochs": 3, "patience": 2}),
+        tmp_path / "spoilt",
+        QUIET,
+        device="cpu",
+    )
+    metrics = spoilt["metrics"]
+    assert [point["epoch"] for point in metrics["history"]] == [0, 1, 2]  # then its patience was over
+    assert (
+        metrics["best_epoch"] == 0 and metrics["loss"] == metrics["history"][0]["loss"] == untrained["metrics"]["loss"]
+    )
+    assert min(point["loss"] for point in metrics["history"][1:]) > metrics["loss"]
+    assert weights_digest(tmp_path / "spoilt") == weights_digest(tmp_path / "untrained") != weights_digest(made[0])
+    assert "the student kept as built, since no epoch of 2 made it less" in (tmp_path / "spoilt/README.md").read_text()
+
+
+def test_without_a_step_nothing_can_come_of_fresh_weights(shelf: Path) -> None:
+    with pytest.raises(UsageError, match=r"full\.epochs is 0"):
+        spec_of(shelf, full={"epochs": 0}, recipe={"name": "hidden-state", "init": "random"})
 
 
 # ------------------------------------------------------------------------------------------------- which candidate

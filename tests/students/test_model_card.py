@@ -130,7 +130,7 @@ def test_the_words_of_a_card() -> None:
         "; trial 3 of the study `minilm`.",
         "| held-out loss (0 matches the teacher, 1 is a constant prediction) | 0.2500 | 0 |",
         "4.50 times as fast as its teacher",
-        "- 6 of at most 20 epochs, stopped early, the best one (4) kept; 10,000 tokens; seed 7.",
+        "- 6 of at most 20 epochs, stopped early, the student kept after epoch 4 of 6; 10,000 tokens; seed 7.",
         "| accuracy, 40 held-out examples | 0.7500 | 0.8000 |",
         "| good\\|bad | 20 | 5 |",
         "| pruned | 9 | 50% | 1.00 | 2 | 3.0 | 0.5000 | 0.4000 |",

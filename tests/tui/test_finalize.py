@@ -139,7 +139,7 @@ async def test_jobs_are_shown_as_they_go_and_as_they_ended(pilot: Pilot[str], st
     await until(pilot, shows(pilot.app, "They run on elsewhere."), "another machine's job cannot be stopped here")
     metrics = {"loss": 0.123, "best_epoch": 3, "epochs": 4}
     jobs.end(store, run_id, {"metrics": metrics, "latency": {"student_ms": 4.2, "speedup": 3.51}, "curve": []})
-    await until(pilot, shows(pilot.app, "loss 0.1230 (epoch 3 of 4), 4.20 ms, 3.51 × the teacher"), "the result")
+    await until(pilot, shows(pilot.app, "loss 0.1230 after epoch 3 of 4, 4.20 ms, 3.51 × the teacher"), "the result")
     other = jobs.begin(store, study_id, "evaluate", str(tmp_path / "minilm-3"), number=3)
     jobs.end(store, other, {"tasks": {"sst2": {"student": {"score": 0.8}, "teacher": {"score": 0.9}, "kept": 88.9}}})
     await until(pilot, shows(pilot.app, "sst2 80.0, teacher 90.0, 88.9 % kept"), "the scores")
