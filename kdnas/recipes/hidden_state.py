@@ -245,7 +245,7 @@ class HiddenStateBench(Workbench):
         return full_cut.last_state(self.teacher.body, ids), full_cut.last_state(whole, ids)
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
-        states = self._full_states(student, epochs) if full else self.proxy
+        states = self._full_states(student, epochs) if full and epochs else self.proxy  # without epochs none is read
         return HiddenStateTraining(self, student, states, epochs, seed)
 
     def _full_states(self, student: Student, epochs: int) -> hidden_state_cache.HiddenStates:
