@@ -52,4 +52,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 usage or environment, 130 interrupted."""
     process.set_up()
+    if arguments is None and any("://" in word for word in sys.argv):
+        from kdnas.store.command_line import hide_passwords
+
+        hide_passwords()
     sys.exit(run(Lazy("kdnas", COMMANDS), arguments))

@@ -244,7 +244,8 @@ class NewStudyScreen(Frame):
         assert self.spec is not None
         storage = self.desk.storage
         base = (self._preset, from_values(preset_values(self._preset))) if self._preset else None
-        line = spec_flags.command(self.spec, None if storage == default_storage() else storage, base)
+        shown = None if storage == default_storage() else words.shown_storage(storage)
+        line = spec_flags.command(self.spec, shown, base)
         count = self._field("workers").value.strip()
         return line if count == "1" else f"{line} --workers {count}"
 
