@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "generate": ("kdnas.cli.models:generate", "Let a causal model write, and score it with ROUGE"),
     "report": ("kdnas.cli.report:report", "Write a study as one HTML page, or as Markdown with pictures"),
     "worker": ("kdnas.cli.worker:worker", "Join a study from this machine, with one worker or several"),
+    "slurm": ("kdnas.cli.slurm:slurm", "Write a file for sbatch: workers of a study on many GPUs"),
     "recipes": ("kdnas.cli.environment:recipes", "List the recipes, how students learn, and their options"),
     "strategies": ("kdnas.cli.environment:strategies", "List the search strategies and their options"),
     "assets": ("kdnas.cli.environment:assets", "List or fetch the models and texts that ship"),
