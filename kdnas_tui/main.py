@@ -22,6 +22,10 @@ READONLY = "The screens were opened with --readonly: nothing is changed. Open th
 
 def main(arguments: list[str] | None = None) -> None:
     """Exit with 0, with 2 where no screen can be shown, with 128 + n after signal n."""
+    if arguments is None and any("://" in word for word in sys.argv):
+        from kdnas.store.command_line import hide_passwords
+
+        hide_passwords()
     sys.exit(run(arguments))
 
 
@@ -55,6 +59,10 @@ def _run(chosen: argparse.Namespace) -> int:
     from kdnas.system.paths import default_storage
 
     storage = chosen.storage or default_storage()
+    if "://" in storage:
+        from kdnas.store import addresses
+
+        storage = addresses.whole(storage)
     if chosen.locate:
         for what, place in located(storage):
             print(f"{what:<9} {place}")

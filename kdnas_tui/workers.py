@@ -65,8 +65,12 @@ def _secret(storage: str) -> bool:
         return True
 
 
-def begin(spec_toml: str, name: str, storage: str, workers: int = 1) -> None:
-    """Begin a study (or go on with it) with detached workers. Waits for `kdnas search --detach` to return.
+GPUS = "gpus"  # instead of a number of workers: one on each GPU
+
+
+def begin(spec_toml: str, name: str, storage: str, workers: int | str = 1) -> None:
+    """Begin a study (or go on with it) with detached workers: so many, or `gpus`. Waits for `kdnas search --detach` to
+    return.
 
     Raises UsageError or KdnasError with what the command said.
     """
@@ -74,7 +78,7 @@ def begin(spec_toml: str, name: str, storage: str, workers: int = 1) -> None:
     spec = folder / f"{name}.toml"
     spec.write_text(spec_toml, encoding="utf-8")
     asked = ["search", name, "--spec", str(spec), "--storage", storage, "--detach"]
-    if workers != 1:
+    if str(workers) != "1":
         asked += ["--workers", str(workers)]
     run(asked, name)
 

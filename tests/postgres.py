@@ -21,7 +21,9 @@ BINARIES = INITDB is not None and POSTGRES is not None
 class Server:
     """A server that can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str | None = None) -> None:
+        """With a `password`, everybody has to give it (SCRAM-SHA-256); without, nobody."""
+        self.password = password
         self.data = folder / "data"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -33,8 +35,15 @@ class Server:
         self.how: dict[str, Any] = {**account, "cwd": folder, "stdin": subprocess.DEVNULL}
         user = pwd.getpwuid(65534).pw_name if account else pwd.getpwuid(os.geteuid()).pw_name
         self.user = user
+        asked = ["-A", "trust"]
+        if password is not None:
+            file = folder / "password"
+            file.write_text(password, encoding="utf-8")
+            if account:
+                os.chown(file, 65534, 65534)
+            asked = ["-A", "scram-sha-256", "--pwfile", str(file)]
         subprocess.run(
-            [str(INITDB), "-D", self.data, "-A", "trust", "-U", user, "-E", "UTF8", "--no-sync"],
+            [str(INITDB), "-D", self.data, *asked, "-U", user, "-E", "UTF8", "--no-sync"],
             check=True,
             capture_output=True,
             **self.how,
@@ -73,7 +82,12 @@ class Server:
         import psycopg
 
         with psycopg.connect(
-            host="127.0.0.1", port=self.port, user=self.user, dbname="postgres", autocommit=True
+            host="127.0.0.1",
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            dbname="postgres",
+            autocommit=True,
         ) as connection:
             connection.execute(statement)  # type: ignore[arg-type]
 

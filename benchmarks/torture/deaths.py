@@ -21,11 +21,15 @@ from benchmarks.torture.searches import (
     working,
 )
 from kdnas.search.begin import begin
+from tests.forks import Forked
+from tests.hosts import on_host
 
 DEATHS = {1: 10, 4: 16}  # of a study's workers, at most
 
 
-def killed(ground: Ground, strategy: str, where: str, workers: int) -> int:
+def killed(ground: Ground, strategy: str, where: str, workers: int, hosts: int = 1, most: int | None = None) -> int:
+    """`most` deaths instead of the usual number. On several `hosts`, whoever is killed is followed by a worker on
+    another one, which sees the death by nothing but a heartbeat that stands still."""
     spec = spec_of(strategy, ground.seed, name=f"s{ground.seed}{workers}" if where == "PostgreSQL" else "fake")
     expected = undisturbed(ground, spec) if workers == 1 else None
     place = file_store(ground) if where == "SQLite" else ground.kit.server("deaths").url("postgres")
@@ -36,9 +40,15 @@ def killed(ground: Ground, strategy: str, where: str, workers: int) -> int:
     begun = noting(ground)
     begin(spec, place)
     deaths, before = 0, told(place, name)
-    alive = [ground.fork(working(place, name)) for _ in range(workers)]
+    at = [each % hosts for each in range(workers)]
+
+    def started(each: int) -> Forked:
+        work = working(place, name)
+        return ground.fork(work if hosts == 1 else on_host(f"host{at[each]}", ground.folder, work))
+
+    alive = [started(each) for each in range(workers)]
     began, usual = time.monotonic(), 0.4
-    while deaths < DEATHS[workers]:
+    while deaths < (most or DEATHS[workers]):
         ground.moment(3 * usual)
         # Sometimes all at once, as when the machine goes down.
         all_of_them = workers > 1 and ground.rng.random() < 0.2
@@ -52,7 +62,8 @@ def killed(ground: Ground, strategy: str, where: str, workers: int) -> int:
         if not died and len(now) == spec.budget.trials:
             break
         for each in struck:
-            alive[each] = ground.fork(working(place, name))
+            at[each] = (at[each] + 1) % hosts
+            alive[each] = started(each)
     for process in alive:
         code = ground.ended(process)
         if code != 0:
@@ -69,6 +80,14 @@ def killed(ground: Ground, strategy: str, where: str, workers: int) -> int:
 
 
 FAULTS = [
+    Fault(
+        "deaths",
+        f"{strategy}, PostgreSQL, 4 workers on two hosts",
+        partial(killed, strategy=strategy, where="PostgreSQL", workers=4, hosts=2),
+        share=2.0,
+    )
+    for strategy in ("tpe", "lstm")
+] + [
     Fault(
         "deaths",
         f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",

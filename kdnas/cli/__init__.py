@@ -39,7 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
     "finetune": ("kdnas.cli.models:finetune", "Train a model on text, without distillation"),
     "generate": ("kdnas.cli.models:generate", "Let a causal model write, and score it with ROUGE"),
     "report": ("kdnas.cli.report:report", "Write a study as one HTML page, or as Markdown with pictures"),
-    "worker": ("kdnas.cli.search:worker", "Run one worker of a study in this process"),
+    "worker": ("kdnas.cli.worker:worker", "Join a study from this machine, with one worker or several"),
+    "slurm": ("kdnas.cli.slurm:slurm", "Write a file for sbatch: workers of a study on many GPUs"),
     "recipes": ("kdnas.cli.environment:recipes", "List the recipes, how students learn, and their options"),
     "strategies": ("kdnas.cli.environment:strategies", "List the search strategies and their options"),
     "assets": ("kdnas.cli.environment:assets", "List or fetch the models and texts that ship"),
@@ -52,4 +53,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it do
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 usage or environment, 130 interrupted."""
     process.set_up()
+    if arguments is None and any("://" in word for word in sys.argv):
+        from kdnas.store.command_line import hide_passwords
+
+        hide_passwords()
     sys.exit(run(Lazy("kdnas", COMMANDS), arguments))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from kdnas.cli import frame
+from kdnas.cli import frame, worker_options
 from kdnas.cli.tables import ranked, trial_table, trial_values
 from kdnas.store import changes, ends, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.states import Wanted
 from kdnas.study.time_budget import require_time
 from kdnas.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdnas.search.placing import Count
 
 
 @click.command()
@@ -27,11 +32,15 @@ def pause(study: str, storage: str | None) -> None:
 
 @click.command()
 @frame.study
-@click.option("--workers", type=click.IntRange(min=1, max=256), default=1, help="How many to start.  [default: 1]")
+@worker_options.placed
 @click.option("--device", help="Where they run.  [default: the study's own]")
+@worker_options.unlike
 @frame.storage
-def resume(study: str, workers: int, device: str | None, storage: str | None) -> None:
+def resume(
+    study: str, workers: Count, workers_per_gpu: int | None, device: str | None, unlike: bool, storage: str | None
+) -> None:
     """Let STUDY go on: wake its paused workers, or start new ones in the background where none is alive."""
+    worker_options.require_plain(workers, workers_per_gpu)
     where = frame.place(storage)
     with open_store(where) as store:
         row = queries.study_row(store, study)
@@ -46,6 +55,11 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
 
             spec = from_store(row.spec)
             require_ready(spec, lambda words, _: frame.say(words), measured_in(where, spec))
+            seats = worker_options.seats_of(row, workers, workers_per_gpu, device)
+        if unlike:
+            from kdnas.search.joining import allow_unlike
+
+            allow_unlike(store, row.study_id)
         changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")
@@ -53,7 +67,7 @@ def resume(study: str, workers: int, device: str | None, storage: str | None) ->
     from kdnas.cli.search import tell_started
     from kdnas.search.launch import start_workers
 
-    tell_started(study, start_workers(where, study, workers, device=device), as_json=False)
+    tell_started(study, start_workers(where, study, seats=seats), as_json=False)
 
 
 @click.command()

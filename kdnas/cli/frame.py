@@ -222,7 +222,11 @@ def place(given: str | None) -> str:
     """The storage that was asked for, else the default one."""
     from kdnas.system.paths import default_storage
 
-    return given or default_storage()
+    if given is None or "://" not in given:
+        return given or default_storage()
+    from kdnas.store import addresses
+
+    return addresses.whole(given)
 
 
 def shown(storage: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands that begin and run studies: search, plan, worker."""
+"""Commands that begin and run studies: search, plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdnas.cli import frame
+from kdnas.cli import frame, worker_options
 from kdnas.cli.spec_options import base_values, given_fields, spec_flags, spec_from
 from kdnas.study import layer_words
 from kdnas.study.rows import Status, StudyRow
@@ -32,6 +32,7 @@ from kdnas.system.time_left import duration
 if TYPE_CHECKING:
     from kdnas.search.launch import Started
     from kdnas.search.measured_cost import Measured
+    from kdnas.search.placing import Count
     from kdnas.store.database import Store
     from kdnas.study.spec import StudySpec
 
@@ -41,7 +42,8 @@ BEST = 5  # candidates shown at the end
 
 @click.command()
 @spec_flags
-@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that evaluate.  [default: 1]")
+@worker_options.placed
+@worker_options.unlike
 @click.option("--stop-when-done", is_flag=True, help="End once the next trials are expected to gain next to nothing.")
 @click.option("--detach", is_flag=True, help="Leave the workers to themselves and return at once.")
 @frame.storage
@@ -50,7 +52,9 @@ def search(
     study: str | None,
     spec_file: Path | None,
     preset: str | None,
-    workers: int,
+    workers: Count,
+    workers_per_gpu: int | None,
+    unlike: bool,
     stop_when_done: bool,
     detach: bool,
     storage: str | None,
@@ -70,22 +74,26 @@ def search(
 
     where = frame.place(storage)
     fields = given_fields(flags) | ({"budget.stop_when_done": True} if stop_when_done else {})
+    worker_options.require_plain(workers, workers_per_gpu)
     begun = _begin(where, base_values(study, spec_file, preset), fields, check=detach)
     name = begun.name
-    started = (
-        [] if begun.status == Status.FINISHED else start_workers(where, name, workers, device=fields.get("device"))
-    )
+    if unlike:
+        worker_options.allow_unlike(where, name)
+    started = []
+    if begun.status != Status.FINISHED:
+        seats = worker_options.seats_of(begun, workers, workers_per_gpu, fields.get("device"))
+        started = start_workers(where, name, seats=seats)
     if detach:
         tell_started(name, started, as_json)
         return 0
     with open_reader(where) as store:
         store.patience = Patience(lambda line, back: frame.say(line))
         try:
-            with _signals(name, storage):
+            with steered(name, storage):
                 row = watch(store, name, [s.process for s in started])
         except KeyboardInterrupt:
-            _end(started)
-            frame.say(f"Stopped; what was finished is kept. Go on with: {_again(name, storage)}")
+            end(started)
+            frame.say(f"Stopped; what was finished is kept. Go on with: {again(name, storage)}")
             return frame.INTERRUPTED
         if row.done > row.failed and not as_json:
             _show_best(store, row, storage)
@@ -97,7 +105,7 @@ def search(
             frame.print_json({"study": study_values(row), "trials": trials})
     if error is not None:
         raise KdnasError(error, f"See the workers' lines with: kdnas logs {name}")
-    return _outcome(row, started, _again(name, storage))
+    return outcome(row, started, again(name, storage))
 
 
 def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check: bool) -> StudyRow:
@@ -180,7 +188,7 @@ def tell_started(name: str, started: Sequence[Started], as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _signals(name: str, storage: str | None) -> Iterator[None]:
+def steered(name: str, storage: str | None) -> Iterator[None]:
     """SIGTERM ends the search as Ctrl-C does; a dropped connection (SIGHUP) leaves the workers at work, and says so."""
 
     where = ["--storage", frame.shown(storage)] if storage else []
@@ -204,7 +212,7 @@ def _signals(name: str, storage: str | None) -> Iterator[None]:
             signal.signal(signal.SIGHUP, before)
 
 
-def _end(started: Sequence[Started]) -> None:
+def end(started: Sequence[Started]) -> None:
     """Ask the workers to end and wait for them; a second Ctrl-C, or too long a wait, kills them."""
     frame.say("Ending the running trial …")
     running = [s.process for s in started if s.process.poll() is None]
@@ -219,8 +227,9 @@ def _end(started: Sequence[Started]) -> None:
             process.kill()
 
 
-def _again(name: str, storage: str | None) -> str:
-    return shlex.join(["kdnas", "search", name, *(["--storage", frame.shown(storage)] if storage else [])])
+def again(name: str, storage: str | None, command: str = "search") -> str:
+    """The command line that goes on with a study."""
+    return shlex.join(["kdnas", command, name, *(["--storage", frame.shown(storage)] if storage else [])])
 
 
 def _show_best(store: Store, row: StudyRow, storage: str | None) -> None:
@@ -256,7 +265,7 @@ def _all_failed(store: Store, row: StudyRow) -> str | None:
     return f"{counted} of {row.name} failed, the last one so: {last}"
 
 
-def _outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:
+def outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:
     """The exit code, with a line about why where the budget was not spent. Raises what ended the workers."""
     if row.status == Status.FINISHED:
         return 0
@@ -324,14 +333,3 @@ def plan(
     for note in made.notes:
         frame.line(f"note      {note}")
     frame.line(f"command   {made.command}")
-
-
-@click.command()
-@frame.study
-@click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
-@frame.storage
-def worker(study: str, device: str | None, storage: str | None) -> int:
-    """Run one worker of STUDY in this process until there is nothing left to do."""
-    from kdnas.search.worker import run_worker
-
-    return run_worker(frame.place(storage), study, device=device)

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdnas.search import placing
+from kdnas.search.placing import Seat
 from kdnas.system import paths
 from kdnas.system.errors import UsageError
 
@@ -28,13 +31,19 @@ class Started:
 
 
 def start_workers(
-    storage: str | Path, study: str, count: int = 1, *, device: str | None = None, command: list[str] | None = None
+    storage: str | Path,
+    study: str,
+    count: int = 1,
+    *,
+    device: str | None = None,
+    command: list[str] | None = None,
+    seats: Sequence[Seat] | None = None,
 ) -> list[Started]:
     """Starts worker processes that outlive this one.
 
-    Each has a session of its own, no standard input, and its output in a file under the state folder. Where the
-    user has not set OMP_NUM_THREADS, they share the machine's cores. `command` is run instead of `kdnas.search.worker`,
-    with the study's name appended.
+    Each has a session of its own, no standard input, and its output in a file under the state folder. `seats` says
+    where each runs; without them, `count` workers share the machine's cores. `command` is run instead of
+    `kdnas.search.worker`, with the study's name appended.
     """
     _children[:] = [child for child in _children if child.poll() is None]
     folder = paths.state_folder() / "logs"
@@ -44,14 +53,14 @@ def start_workers(
         raise UsageError(
             f"The folder {folder} cannot be made: {error.strerror}.", "Set KDNAS_STATE to one that can be written."
         ) from None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # The address may hold a password, which a command line would show to everybody on the machine.
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // count)), **os.environ, "KDNAS_STORAGE": str(storage)}
-    words = [*(command or [sys.executable, "-m", "kdnas.search.worker"]), study]
-    if device is not None:
-        words += ["--device", device]
     started = []
-    for nth in range(count):
+    for nth, seat in enumerate(placing.here(count, device=device) if seats is None else seats):
+        # The address may hold a password, which a command line would show to everybody on the machine.
+        environment = {**os.environ, "KDNAS_STORAGE": str(storage)}
+        seat.into(environment)
+        words = [*(command or [sys.executable, "-m", "kdnas.search.worker"]), study]
+        if seat.device is not None:
+            words += ["--device", seat.device]
         log = folder / f"{study}.{time.time_ns() // 1_000_000}.{nth}.log"
         with log.open("ab") as output:
             child = subprocess.Popen(

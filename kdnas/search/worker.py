@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from kdnas.measuring import devices, latency, memory
 from kdnas.measuring.devices import resolve_device, set_up_torch
 from kdnas.recipes.contract import Workbench
-from kdnas.search import constraint_record, episodes, forecasts, heartbeat, refusal, warm_start
+from kdnas.search import constraint_record, episodes, forecasts, heartbeat, joining, placing, refusal, warm_start
 from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
@@ -117,6 +117,7 @@ class Worker:
         }
         lent = warm_start.lent(self.store, self.study_id, self.spec, self.space, facts, self.log)
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts, lent)
+        joining.require_like(self.store, self.study_id, facts, self.log)
         self.loan = warm_start.Present(self.store, self.study_id)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
@@ -480,6 +481,7 @@ def run_worker(
 def place(steering: Steering, name: str) -> torch.device:
     """Sets torch and Optuna up in this process and finds the device that a spec names; others see which. Of several
     GPUs a worker takes the least used one. Raises UsageError for a device that is not there."""
+    placing.keep_to_own_cores()
     set_up_torch()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = resolve_device(name)

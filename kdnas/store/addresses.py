@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from kdnas.system.errors import UsageError
 
 HIDDEN = "***"
+_QUOTED = "%2A%2A%2A"  # the same where a URL quotes it
 _SECRET = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a part of the address after `?`
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|(postgres(ql)?|sqlite|mysql|mariadb)(\+\w+)?(:|//)", re.IGNORECASE)
 _USER = re.compile("(^|//)[^/]*:[^/]*@")  # `user:password@host`, the scheme forgotten or mistyped
@@ -83,7 +85,7 @@ def shown(url: URL) -> str:
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     hidden = {name: HIDDEN for name in url.query if _SECRET.search(name)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+    return url.update_query_dict(hidden).render_as_string(hide_password=True).replace(_QUOTED, HIDDEN)
 
 
 def secrets(url: URL) -> frozenset[str]:
@@ -97,3 +99,19 @@ def without(text: str, hidden: frozenset[str]) -> str:
     for word in sorted(hidden, key=len, reverse=True):
         text = text.replace(word, HIDDEN)
     return text
+
+
+def whole(given: str) -> str:
+    """An address as it was given; one as `shown` shows it stands for that in KDNAS_STORAGE, which has what is hidden.
+    Raises UsageError where KDNAS_STORAGE has another one."""
+    if "://" not in given or HIDDEN not in secrets(store_url(given)):
+        return given
+    known = os.environ.get("KDNAS_STORAGE", "")
+    if "://" in known:
+        url = store_url(known)
+        if secrets(url) and shown(url) == shown(store_url(given)):
+            return known
+    raise UsageError(
+        f"The storage's address hides its password: {HIDDEN} is none.",
+        "Put the password into ~/.pgpass and leave it off, or give the whole address in KDNAS_STORAGE.",
+    )

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import sqlite3
 import stat
 import threading
@@ -23,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from kdnas.store import addresses, sides, tables
+from kdnas.store import addresses, migration, sides, tables
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
@@ -166,8 +165,9 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
             if not create:
                 raise _no_store(store.place)
             with creation_lock(store), store.begin() as connection:
-                _make_tables(connection)
-        _check_version(store)
+                migration.make_tables(connection)
+        if _is_older(store):
+            _bring_up(store)
     return store
 
 
@@ -181,13 +181,14 @@ def open_reader(url: str | Path) -> Store:
                 known = sa.inspect(connection).has_table("kdnas_meta")
             if not known:
                 raise _no_store(store.place)
-            _check_version(store)
+            _read_present(store)
         return store
     path = _path(address)
     _require_database(path)
     store = Store(address, _sqlite_engine(path, mode="ro"), read_only=True)
     try:
         _check_ours(store)
+        _read_present(store)
     except UsageError as error:
         store.close()
         # A file in WAL mode needs its shared-memory file; where the folder forbids one, nobody can write either.
@@ -196,6 +197,7 @@ def open_reader(url: str | Path) -> Store:
         store = Store(address, _sqlite_engine(path, mode="ro", immutable=True), read_only=True)
         with _closing_on_error(store):
             _check_ours(store)
+            _read_present(store)
     return store
 
 
@@ -278,6 +280,7 @@ def _open_sqlite(address: URL, create: bool) -> Store:
     # Looked at through a connection that cannot write, so that another program's file stays as it is.
     with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
         _check_ours(look)
+        older = _is_older(look)
     refuse_network_folder(path.parent)
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise UsageError(
@@ -285,8 +288,11 @@ def _open_sqlite(address: URL, create: bool) -> Store:
             "Ask its owner for the right to write, or give another --storage.",
         )
     store = Store(address, _sqlite_engine(path, mode="rw"), read_only=False)
-    with _closing_on_error(store), store.connect() as connection:
-        connection.execute(sa.text("SELECT 1"))
+    with _closing_on_error(store):
+        with store.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+        if older:
+            _bring_up(store)
     return store
 
 
@@ -298,7 +304,7 @@ def _fill_new_file(path: Path) -> None:
             connection.execution_options(kdnas_immediate=True)
             with connection.begin():
                 connection.exec_driver_sql(f"PRAGMA application_id={tables.APPLICATION_ID}")
-                _make_tables(connection)
+                migration.make_tables(connection)
             # Now, while nobody else has it open: later on this needs the file alone. See on_sqlite_connect.
             connection.connection.cursor().execute("PRAGMA journal_mode=WAL").close()
     except SQLAlchemyError as error:
@@ -370,7 +376,6 @@ def _check_ours(store: Store) -> None:
         raise UsageError(
             f"The file {store.place} belongs to another program; it was left as it is.", "Give another --storage."
         )
-    _check_version(store)
 
 
 @contextlib.contextmanager
@@ -404,26 +409,21 @@ def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
         ) from None
 
 
-def _make_tables(connection: Connection) -> None:
-    tables.metadata.create_all(connection)
-    have = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")).first()
-    if have is None:
-        connection.execute(tables.meta.insert().values(key="schema_version", value=str(tables.SCHEMA_VERSION)))
+def _read_present(store: Store) -> None:
+    """Raises UsageError for tables of any other version than this kdnas's."""
+    if _is_older(store):
+        raise migration.older(store.place)
 
 
-def _check_version(store: Store) -> None:
+def _is_older(store: Store) -> bool:
+    """Whether its tables are of an earlier version. Raises UsageError for a newer one."""
     with store.connect() as connection:
-        if not sa.inspect(connection).has_table("kdnas_meta"):
-            raise UsageError(f"The store {store.place} has lost its tables.", "Restore a copy of it.")
-        found = connection.execute(
-            sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")
-        ).scalar_one_or_none()
-    if found is None or not re.fullmatch(r"[0-9]{1,9}", found) or int(found) > tables.SCHEMA_VERSION:
-        raise UsageError(
-            f"The store {store.place} was written by a newer kdnas (its version is {found}, "
-            f"this one knows {tables.SCHEMA_VERSION}).",
-            "Update kdnas.",
-        )
+        return migration.is_older(connection, store.place)
+
+
+def _bring_up(store: Store) -> None:
+    with creation_lock(store), store.begin() as connection:
+        migration.bring_up(connection, store.place, clock(connection))
 
 
 @contextlib.contextmanager

@@ -180,8 +180,8 @@ class NewStudyScreen(Frame):
             elif entry.field == "budget.trials" and not text and self._field("time").value.strip():
                 continue
             elif entry.field == "workers":
-                if not (text.isdigit() and 1 <= int(text) <= 256):
-                    self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256."
+                if text != workers.GPUS and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
+                    self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256, or gpus."
             elif entry.field == "data.text_column" and not text:
                 continue
             else:
@@ -244,7 +244,8 @@ class NewStudyScreen(Frame):
         assert self.spec is not None
         storage = self.desk.storage
         base = (self._preset, from_values(preset_values(self._preset))) if self._preset else None
-        line = spec_flags.command(self.spec, None if storage == default_storage() else storage, base)
+        shown = None if storage == default_storage() else words.shown_storage(storage)
+        line = spec_flags.command(self.spec, shown, base)
         count = self._field("workers").value.strip()
         return line if count == "1" else f"{line} --workers {count}"
 
@@ -456,11 +457,10 @@ class NewStudyScreen(Frame):
             return
         self._starting = True
         self.query_one(ActButton).busy("Starting …")
-        count = int(self._field("workers").value.strip())
-        self._begin(spec, count)
+        self._begin(spec, self._field("workers").value.strip())
 
     @work(thread=True, exit_on_error=False)
-    def _begin(self, spec: StudySpec, count: int) -> None:
+    def _begin(self, spec: StudySpec, count: str) -> None:
         try:
             workers.begin(to_toml(spec), spec.name, self.desk.storage, count)
         except (KdnasError, OSError) as error:

@@ -18,7 +18,7 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
-from kdnas.store import changes, ends, patience, queries
+from kdnas.store import changes, ends, patience, queries, tables
 from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
@@ -29,6 +29,7 @@ from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.postgres import BINARIES, Server
 from tests.search.asked import LOOKS, Looks, long_study, looked, waited
+from tests.store.revised import next_version, version_of
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
 
@@ -188,6 +189,23 @@ def test_a_backup_to_a_file_and_back(url: str, server: Server, tmp_path: Path) -
         assert queries.study_row(store, "fake").done == 5
         changes.set_trials(store, queries.study_row(store, "fake").study_id, 7)
     assert run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+
+
+def test_a_store_of_an_earlier_version_does_not_go_on(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(fakes.spec(budget={"trials": 4}), url)
+    next_version(tmp_path, monkeypatch, "op.execute('SELECT * FROM nowhere')")
+    with pytest.raises(UsageError, match="nowhere"):
+        open_store(url)
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
+    with open_reader(url) as store:
+        assert version_of(store) == ("1", False, False)
+    next_version(tmp_path, monkeypatch)
+    with open_store(url) as store:
+        assert version_of(store) == ("2", True, True)
+    assert run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    assert len(told(url)) == 4
 
 
 def test_deleting_leaves_no_row_in_either_side(url: str) -> None:

@@ -90,7 +90,7 @@ HINTS = (
     ("budget-trials", "1,000", "A comma is no part of a number: write 1000"),
     ("budget-proxy-fraction", "2", "Give a number of more than 0 and at most 1."),
     ("device", "gpu", "device = 'gpu' is not known. Give auto, cpu, cuda, cuda:1 or mps."),
-    ("workers", "0", "Give 1 to 256."),
+    ("workers", "0", "Give 1 to 256, or gpus."),
     ("seed", "-1", "Give a whole number from 0 to 2147483647."),
     ("more", "data.lenght=64", "Did you mean 'length'?"),
     ("more", "data.length", "field=value"),
@@ -117,14 +117,14 @@ async def test_each_field_says_its_hint_under_itself(pilot: Pilot[str]) -> None:
 
 async def test_the_command_shown_begins_the_same_study(pilot: Pilot[str], three_studies: Path) -> None:
     found = form(pilot)
-    for field, value in (("name", "mine"), ("strategy-name", "random"), ("reward-alpha", "−0.2"), ("workers", "2")):
+    for field, value in (("name", "mine"), ("strategy-name", "random"), ("reward-alpha", "−0.2"), ("workers", "gpus")):
         found.query_one(f"#f-{field}").value = value  # type: ignore[attr-defined]
     found.query_one("#f-more").value = "data.length=64"  # type: ignore[attr-defined]
     await until(pilot, shows(pilot.app, "kdnas search mine"), "the command is shown")
     words = shlex.split(str(found.query_one("#command").content).removeprefix("$ "))  # type: ignore[attr-defined]
     assert words == [
         "kdnas", "search", "mine", "--strategy", "random", "--alpha", "-0.2", "--set", "data.length=64",
-        "--storage", str(three_studies), "--workers", "2",
+        "--storage", str(three_studies), "--workers", "gpus",
     ]  # fmt: skip
     assert "10 times faster is worth 0.295 of loss" in text_of(pilot.app)
 

@@ -1,0 +1,47 @@
+"""A version of our tables that there is not yet, to see a store brought up to it: a column and a table more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from kdnas.store import migration, tables
+from kdnas.store.database import Store
+
+OURS = migration.REVISIONS
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "2"
+down_revision = "1"
+
+
+def upgrade() -> None:
+    op.add_column("kdnas_worker", sa.Column("rack", sa.String(20)))
+    op.create_table("kdnas_rack", sa.Column("name", sa.String(20), primary_key=True))
+    op.execute("UPDATE kdnas_worker SET rack = 'first'")
+    {then}
+"""
+
+
+def next_version(folder: Path, patch: pytest.MonkeyPatch, then: str = "") -> None:
+    """From here on this kdnas is of version 2. `then` is the last statement of its revision."""
+    revisions = folder / "revisions"
+    shutil.rmtree(revisions, ignore_errors=True)
+    shutil.copytree(OURS, revisions, ignore=shutil.ignore_patterns("__pycache__"))
+    (revisions / "version_2.py").write_text(REVISION.format(then=then))
+    patch.setattr(migration, "REVISIONS", revisions)
+    patch.setattr(tables, "SCHEMA_VERSION", 2)
+
+
+def version_of(store: Store) -> tuple[str, bool, bool]:
+    """What the store says, and whether it has the column and the table of version 2."""
+    with store.connect() as connection:
+        query = sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")
+        look = sa.inspect(connection)
+        columns = {column["name"] for column in look.get_columns("kdnas_worker")}
+        return connection.execute(query).scalar_one(), "rack" in columns, look.has_table("kdnas_rack")
