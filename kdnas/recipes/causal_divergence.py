@@ -1,4 +1,4 @@
-"""Causal distillation on the logits: forward, reverse or Jensen–Shannon divergence, with cross-entropy on the text.
+"""Causal distillation on the logits: a divergence from the teacher, with cross-entropy on the text.
 
 Loss of a token: weight · T² · D(teacher ‖ student at temperature T) + (1 − weight) · cross-entropy with the next token.
 The teacher's side comes from the logit cache, or live where `top_k` is 0 or the cache's limit is too small.
@@ -165,7 +165,12 @@ class DivergenceTraining(CausalTraining):
         def token_loss(logits: Tensor, place: slice) -> Tensor:
             logits = logits.float()
             soft = divergence(
-                logits, signal(place), part.divergence, js_beta=part.js_beta, temperature=part.temperature
+                logits,
+                signal(place),
+                part.divergence,
+                js_beta=part.js_beta,
+                skew_alpha=part.skew_alpha,
+                temperature=part.temperature,
             )
             if part.weight == 1.0:
                 return soft

@@ -48,6 +48,10 @@ PREPARED = 0.05  # shares of the progress: until the first epoch, …
 TRAINED = 0.95  # … until the last one, …
 SCORED = 0.98  # … until the folder is written
 KEPT_S = 300.0  # seconds between two checkpoints within an epoch
+LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of which earlier folders say nothing
+    "latency": {"gpu": "graph"},
+    "recipe": {"skew_alpha": 0.1},
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,10 @@ class Job:
         """Of all that decides the weights and the figures in the folder."""
         spec = self.spec.model_dump(mode="json")
         parts = {name: spec[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
-        if spec["latency"]["gpu"] == "graph":
-            del spec["latency"]["gpu"]  # the default, of which earlier folders say nothing
+        for name, later in LATER.items():
+            for field, usual in later.items():
+                if parts[name].get(field) == usual:
+                    del parts[name][field]
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 

@@ -38,8 +38,13 @@ class CausalDivergenceRecipe(CausalRecipe):
     """Token-level divergence on the logits of a causal model."""
 
     name: Literal["causal-divergence"] = "causal-divergence"
-    divergence: Literal["forward", "reverse", "js"] = Field("forward", description="which divergence")
+    divergence: Literal["forward", "reverse", "js", "skew-forward", "skew-reverse"] = Field(
+        "forward", description="which divergence"
+    )
     js_beta: float = Field(0.5, ge=FLOOR, lt=1, description="mixing weight of the Jensen–Shannon divergence")
+    skew_alpha: float = Field(
+        0.1, ge=FLOOR, lt=1, description="share of the first side in a skewed divergence's second"
+    )
     temperature: float = Field(
         1.0, ge=FLOOR, le=100, description="softens both distributions; the loss is scaled by T²"
     )
