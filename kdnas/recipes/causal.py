@@ -43,7 +43,7 @@ from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import full_cut
 from kdnas.teachers.causal import cross_entropy, load, model_folder, read_config, same_vocabulary, unigram_loss
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import Stepwise
+from kdnas.training.loop import Step, Stepwise
 
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
 WEIGHED_BATCH = 8  # of them at a time, as long as they fit
@@ -386,10 +386,10 @@ class CausalTraining(Stepwise[Tensor]):
     def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
         return parameter is not self.model.get_input_embeddings().weight
 
-    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Step[Tensor]], int]:
         order = torch.from_numpy(generator.permutation(len(self.ids)))
-        plan = order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
-        return plan[first:], len(plan)
+        plan = order.split(min(self.step_rows, len(self.ids)))
+        return [Step(rows.split(self.bench.spec.data.batch_size), len(rows)) for rows in plan[first:]], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)

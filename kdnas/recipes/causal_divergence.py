@@ -30,6 +30,7 @@ from kdnas.training.losses.divergences import (
     full_signal,
     hard_loss,
     head_loss,
+    single,
     top_signal,
 )
 
@@ -163,7 +164,6 @@ class DivergenceTraining(CausalTraining):
         signal = self._source(rows)
 
         def token_loss(logits: Tensor, place: slice) -> Tensor:
-            logits = logits.float()
             soft = divergence(
                 logits,
                 signal(place),
@@ -174,7 +174,7 @@ class DivergenceTraining(CausalTraining):
             )
             if part.weight == 1.0:
                 return soft
-            hard = F.cross_entropy(logits, labels[place], reduction="none")
+            hard = F.cross_entropy(single(logits), labels[place], reduction="none")
             return part.weight * soft + (1.0 - part.weight) * hard
 
         return token_loss

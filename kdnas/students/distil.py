@@ -50,7 +50,11 @@ SCORED = 0.98  # … until the folder is written
 KEPT_S = 300.0  # seconds between two checkpoints within an epoch
 LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of which earlier folders say nothing
     "latency": {"gpu": "graph"},
-    "recipe": {"skew_alpha": 0.1},
+    "training": {"accumulate": 1, "checkpointing": False},
+}
+LATER_OF_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "causal-divergence": {"skew_alpha": 0.1},
+    "causal-policy-gradient": {"reuse": 1},
 }
 
 
@@ -69,7 +73,8 @@ class Job:
         """Of all that decides the weights and the figures in the folder."""
         spec = self.spec.model_dump(mode="json")
         parts = {name: spec[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
-        for name, later in LATER.items():
+        later_ones = {**LATER, "recipe": LATER_OF_RECIPES.get(self.spec.recipe.name, {})}
+        for name, later in later_ones.items():
             for field, usual in later.items():
                 if parts[name].get(field) == usual:
                     del parts[name][field]

@@ -21,6 +21,7 @@ from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
     HiddenStateRecipe,
     RecipeSpec,
+    RnnHybridRecipe,
     recipe_parts,
     scored_as_built,
 )
@@ -202,6 +203,12 @@ class TrainingSpec(Part):
     warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the step size rises")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's decay")
     clip: float = Field(1.0, ge=FLOOR, description="largest norm of the gradient")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="batches whose gradients make one step, as one big batch would"
+    )
+    checkpointing: bool = Field(
+        False, description="keep only the blocks' inputs and compute the rest again in the backward pass: less memory"
+    )
 
 
 class LatencySpec(Part):
@@ -324,6 +331,11 @@ class StudySpec(Part):
             raise ValueError(
                 "space.per_layer is true, and only students of the recipe hidden-state have layers that differ, "
                 "outside a comparison of variants; take it away"
+            )
+        if self.training.checkpointing and isinstance(self.recipe, RnnHybridRecipe):
+            raise ValueError(
+                "training.checkpointing is true, and recurrent students have no blocks to compute again; leave it out, "
+                "and give training.accumulate with a smaller data.batch_size where memory is short"
             )
         if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
             raise ValueError(

@@ -61,6 +61,7 @@ class CausalPolicyGradientRecipe(CausalRecipe):
     weight: float = Field(0.5, ge=0, le=1, description="share of the policy loss; the rest is cross-entropy")
     prompt_tokens: int = Field(32, ge=1, description="tokens of real text before the sampled ones")
     new_tokens: int = Field(32, ge=1, description="sampled tokens")
+    reuse: int = Field(1, ge=1, le=1000, description="steps that learn on the same sampled tokens")
     frequency_penalty: float = Field(0.0, ge=0, description="weight of the token-frequency penalty")
     diversity_penalty: float = Field(0.0, ge=0, description="weight of the embedding-diversity penalty")
     entropy_penalty: float = Field(0.0, ge=0, description="weight of the entropy penalty")

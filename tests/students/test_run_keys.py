@@ -1,4 +1,4 @@
-"""A folder that is finished, or half finished, goes on under another version: what is new there has no say by default."""
+"""A folder that is finished, or half finished, goes on under a later version: new settings have no say by default."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kdnas.students.distil import LATER, Job
+from kdnas.students.distil import LATER, LATER_OF_RECIPES, Job
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_recipes import recipe_parts
 
 BEFORE = {  # keys that kdnas gave before there was anything in LATER but the choice for GPUs
     "hidden-state": "20e3ace6065b23797e9423a890cdabf0",
@@ -27,7 +28,12 @@ def test_a_run_that_an_earlier_version_began_is_the_same_run(name: str) -> None:
     assert key(recipe={"name": name}) == BEFORE[name]
 
 
-NEW: list[dict[str, Any]] = [{"recipe": {"name": "causal-divergence", "skew_alpha": 0.2}}]
+NEW: list[dict[str, Any]] = [
+    {"recipe": {"name": "causal-divergence", "skew_alpha": 0.2}},
+    {"recipe": {"name": "causal-policy-gradient", "reuse": 2}},
+    {"training": {"accumulate": 2}},
+    {"training": {"checkpointing": True}},
+]
 
 
 @pytest.mark.parametrize("changed", NEW, ids=str)
@@ -37,10 +43,8 @@ def test_a_run_that_differs_in_what_is_new_is_another_one(changed: dict[str, Any
 
 
 def test_what_is_left_out_of_the_key_is_the_default() -> None:
-    from kdnas.study.spec_recipes import recipe_parts
-
-    for part, fields in LATER.items():
-        models = list(recipe_parts().values()) if part == "recipe" else [StudySpec.model_fields[part].annotation]
+    parts = [(StudySpec.model_fields[part].annotation, fields) for part, fields in LATER.items()]
+    parts += [(recipe_parts()[name], fields) for name, fields in LATER_OF_RECIPES.items()]
+    for model, fields in parts:
         for field, usual in fields.items():
-            defaults = [model.model_fields[field].default for model in models if field in model.model_fields]  # type: ignore[union-attr]
-            assert defaults and all(default == usual for default in defaults), f"{part}.{field}"
+            assert model.model_fields[field].default == usual, field  # type: ignore[union-attr]
