@@ -23,7 +23,7 @@ from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
 from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
 from kdnas.recipes.contract import Description
-from kdnas.recipes.own_text import Kept, Sample, sample
+from kdnas.recipes.own_text import Kept, Sample, check_prompt, sample
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_recipes import CausalPolicyGradientRecipe
 from kdnas.system import seeds
@@ -131,13 +131,7 @@ class CausalPolicyGradient(CausalRecipe):
 
 
 def _check_tokens(spec: StudySpec) -> None:
-    part = cast(CausalPolicyGradientRecipe, spec.recipe)
-    if part.prompt_tokens >= spec.data.length:
-        raise BadOptionError(
-            "recipe.prompt_tokens",
-            f"recipe.prompt_tokens = {part.prompt_tokens} leaves nothing of chunks of {spec.data.length} tokens.",
-            "Give fewer, or raise data.length.",
-        )
+    check_prompt(cast(CausalPolicyGradientRecipe, spec.recipe).prompt_tokens, spec.data.length)
 
 
 class PolicyGradientBench(CausalBench):
@@ -191,11 +185,11 @@ class PolicyGradientTraining(CausalTraining):
             self._written.draw(self._drawn(self.ids[rows][:, : self._part.prompt_tokens], step))
         assert self._written.sample is not None
         drawn, fresh = self._written.sample[: given.rows], not self._written.used
-        length = drawn.real.sum()
+        assert drawn.teacher is not None
         tokens, real = drawn.tokens, drawn.real
         advantage = advantages(drawn.teacher - drawn.student, self._penalties(tokens, real), real)
         weights = (drawn.student - drawn.drawn_from).exp().clamp(max=LARGEST_WEIGHT) * real if fresh else None
-        self._lessons = Lessons(drawn, advantage, weights, length / given.rows)
+        self._lessons = Lessons(drawn, advantage, weights)
         self._written.used += 1
 
     def kept(self) -> Mapping[str, Tensor]:
@@ -255,7 +249,7 @@ class PolicyGradientTraining(CausalTraining):
         with autocast(device):
             hidden = body(input_ids=drawn.ids, use_cache=False).last_hidden_state[:, drawn.prompt - 1 : -1]
             total = head_loss(hidden.flatten(0, 1), head.weight, token_loss, bias=head.bias)
-        return total / (lessons.tokens_a_row * len(drawn.ids))
+        return total / lessons.drawn.real.sum() * (len(lessons.drawn.ids) / len(drawn.ids))
 
     def _penalties(self, tokens: Tensor, real: Tensor) -> Tensor:
         total = torch.zeros_like(real)
@@ -274,4 +268,3 @@ class Lessons:
     drawn: Sample
     advantages: Tensor  # [rows, new tokens], centred over all rows
     weights: Tensor | None
-    tokens_a_row: Tensor  # mean of the real ones

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
+from kdnas.system.errors import BadOptionError
 from kdnas.teachers.causal import CausalModel
 
 JUDGED_ROWS = 256  # positions whose vocabulary is held at a time
@@ -29,14 +30,15 @@ class Sample:
     real: Tensor  # 1 up to and with the end of text
     student: Tensor  # log q of the drawn tokens, at temperature 1
     drawn_from: Tensor  # log of the mixture that they were drawn from
-    teacher: Tensor  # log p of the drawn tokens, at temperature 1
     teacher_hidden: Tensor  # [batch, new tokens, teacher's width], under its vocabulary head, at the drawing position
+    teacher: Tensor | None = None  # log p of the drawn tokens, at temperature 1, where it was asked for
 
     def __getitem__(self, rows: slice) -> Sample:
         return Sample(**{name: tensor[rows] for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        return {part.name: getattr(self, part.name) for part in fields(self)}
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
     def prompt(self) -> int:
@@ -60,8 +62,10 @@ def sample(
     temperature: float,
     end: int,
     generator: torch.Generator,
+    judged: bool = True,
 ) -> Sample:
-    """Draw from mix · teacher + (1 − mix) · student, both softened, token by token with key-value caches.
+    """Draw from mix · teacher + (1 − mix) · student, both softened, token by token with key-value caches. With `judged`
+    the teacher's log-probabilities of what was drawn are part of the sample.
 
     Teacher and student may sit on different devices. With mix 0 the teacher runs once, at the end.
     """
@@ -106,8 +110,8 @@ def sample(
     student.train(was)
     first = prompts.shape[1]
     states = torch.stack(hidden, 1) if hidden else teacher.hidden(ids)[:, first - 1 : -1]
-    judged = torch.stack(theirs, 1) if theirs else _of_drawn(teacher, states, ids[:, first:])
-    return Sample(ids, torch.stack(real, 1), torch.stack(own, 1), torch.stack(mixture, 1), judged, states)
+    said_of_drawn = torch.stack(theirs, 1) if theirs else _of_drawn(teacher, states, ids[:, first:]) if judged else None
+    return Sample(ids, torch.stack(real, 1), torch.stack(own, 1), torch.stack(mixture, 1), states, said_of_drawn)
 
 
 def _of_drawn(teacher: CausalModel, states: Tensor, tokens: Tensor) -> Tensor:
@@ -117,6 +121,16 @@ def _of_drawn(teacher: CausalModel, states: Tensor, tokens: Tensor) -> Tensor:
         log_p = F.log_softmax(teacher.logits(flat[place : place + JUDGED_ROWS]), -1).to(tokens.device)
         parts.append(log_p.gather(-1, drawn[place : place + JUDGED_ROWS, None]).squeeze(-1))
     return torch.cat(parts).view_as(tokens)
+
+
+def check_prompt(prompt_tokens: int, length: int) -> None:
+    """Raise BadOptionError for beginnings of chunks that leave nothing to write."""
+    if prompt_tokens >= length:
+        raise BadOptionError(
+            "recipe.prompt_tokens",
+            f"recipe.prompt_tokens = {prompt_tokens} leaves nothing of chunks of {length} tokens.",
+            "Give fewer, or raise data.length.",
+        )
 
 
 class Kept:

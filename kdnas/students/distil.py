@@ -53,7 +53,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of whi
     "training": {"accumulate": 1, "checkpointing": False},
 }
 LATER_OF_RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "causal-divergence": {"skew_alpha": 0.1},
+    "causal-divergence": {"skew_alpha": 0.1, "text": "data", "on_policy": 0.0, "prompt_tokens": 32, "reuse": 1},
     "causal-policy-gradient": {"reuse": 1},
 }
 

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from kdnas.recipes import causal_policy_gradient, recipe
+from kdnas.recipes import causal_divergence, causal_policy_gradient, recipe
 from kdnas.recipes.causal import CausalBench
+from kdnas.recipes.causal_divergence import CausalDivergenceBench, DivergenceTraining
 from kdnas.recipes.causal_policy_gradient import importance, long_term, policy_loss
 from kdnas.recipes.own_text import Kept, Sample
 from kdnas.study.spec import from_values
+from kdnas.system import paths, seeds
+from kdnas.system.errors import BadOptionError
+from kdnas.teachers import greedy_text
 from kdnas.training.contract import Student, Training
 from tests.recipes import tiny_causal
 from tests.recipes.taken_up import assert_same_within_an_epoch
@@ -139,3 +143,144 @@ def test_a_sample_that_has_served_is_not_written_down() -> None:
     assert not kept.due and set(kept.state()) == {"used", *Sample.__dataclass_fields__}
     kept.used = 2
     assert kept.due and kept.state() == {}
+
+
+# ---------------------------------------------------------------------------- the student's own text
+
+
+OWN = {"name": "causal-divergence", "on_policy": 1.0, "prompt_tokens": 6, "divergence": "js", "temperature": 2.0}
+
+
+def divergence_training(place: Path, how: dict[str, Any], epochs: int = 1, seed: int = 1) -> DivergenceTraining:
+    made = bench(place, how)
+    training = made.training(made.build(SMALL, 1), epochs=epochs, seed=seed)
+    assert isinstance(training, DivergenceTraining)
+    return training
+
+
+def test_a_step_on_own_text_is_the_divergence_of_what_was_written(place: Path) -> None:
+    training = divergence_training(place, {**OWN, "top_k": 0})
+    steps, count = training.feed(seeds.generator(1, seeds.Student.BATCHES), 0)
+    assert training._writes.tolist() == [True] * count
+    training.before_step(steps[0], 0)
+    own = training._own
+    assert own is not None and own.ids.shape[0] == 8 and own.prompt == 6
+    rows = steps[0].batches[0]  # type: ignore[index]
+    assert torch.equal(own.ids[:, :6], training.ids[rows][:, :6])
+    training.model.eval()
+    loss = training.step_loss(rows, 0)
+    teacher = training.bench.teacher.model  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits, theirs = (m(input_ids=own.ids).logits[:, 5:-1].double() / 2.0 for m in (training.model, teacher))
+    p, q = theirs.softmax(-1), logits.softmax(-1)
+    m = (p + q) / 2
+    each = 0.5 * (p * (p / m).log() + q * (q / m).log()).sum(-1)
+    wanted = 0.5 * 4 * (each * own.real).sum() / own.real.sum()  # weight · T² · mean of what was written
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert training.tokens(rows) == int(own.real.sum())
+
+
+def test_the_seed_says_which_steps_learn_on_own_text(place: Path) -> None:
+    def writes(share: float, seed: int) -> list[bool]:
+        training = divergence_training(place, {**OWN, "on_policy": share}, seed=seed)
+        training.feed(seeds.generator(seed, seeds.Student.BATCHES), 0)
+        return list(training._writes)
+
+    half = [writes(0.5, seed) for seed in range(6)]
+    assert writes(0.5, 0) == half[0] and any(other != half[0] for other in half[1:])
+    share = sum(map(sum, half)) / sum(map(len, half))
+    assert 0.25 < share < 0.75
+    assert not any(writes(0.0, 0)) and all(writes(1.0, 0))
+
+
+def test_without_a_share_nothing_is_written_and_nothing_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal_divergence, "sample", None)
+    plain = divergence_training(place, {"name": "causal-divergence"})
+    plain.run_epoch()
+
+
+def test_own_text_serves_several_steps_and_is_taken_up_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(place, {**OWN, "on_policy": 0.7, "reuse": 40})
+    drawn: list[int] = []
+    inner = causal_divergence.sample
+
+    def counted(*given: Any, **more: Any) -> Sample:
+        drawn.append(len(given[2]))
+        return inner(*given, **more)
+
+    monkeypatch.setattr(causal_divergence, "sample", counted)
+
+    def begin() -> tuple[Student, Training]:
+        student = made.build(SMALL, seed=3)
+        return student, made.training(student, epochs=2, seed=3)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
+    assert len(drawn) == 4  # two epochs straight, two up to the middle of the second, and none after it
+
+
+def test_students_learn_from_their_own_text(place: Path) -> None:
+    made = bench(place, {**OWN, "init": "random"})
+    student = made.build(SMALL, 1)
+    before = made.score(student).loss
+    training = made.training(student, epochs=3, seed=1)
+    assert [training.run_epoch().score.loss for _ in range(3)][-1] < before
+
+
+# ---------------------------------------------------------------------------- the teacher's text
+
+
+def test_the_teachers_text_is_its_greedy_continuation_kept_on_the_disk(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(place, {"name": "causal-divergence", "text": "teacher", "prompt_tokens": 6})
+    assert isinstance(made, CausalDivergenceBench)
+    ids = made.read_ids()
+    assert torch.equal(ids[:, :6], made.proxy_ids[:, :6]) and ids.shape == made.proxy_ids.shape
+    model = made.teacher.model
+    with torch.no_grad():  # without a cache, every prefix anew
+        for end in range(6, 16):
+            assert torch.equal(model(input_ids=ids[:5, :end]).logits[:, -1].argmax(-1), ids[:5, end])
+    kept = list((paths.cache_folder() / "causal").glob("*.safetensors"))
+    assert len(kept) == 1
+    monkeypatch.setattr(greedy_text, "greedy", None)
+    again = bench(place, {"name": "causal-divergence", "text": "teacher", "prompt_tokens": 6})
+    assert torch.equal(again.read_ids(), ids)  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):  # other beginnings are another text
+        bench(place, {"name": "causal-divergence", "text": "teacher", "prompt_tokens": 7})
+    assert list((paths.cache_folder() / "causal").glob("*.safetensors")) == kept
+
+
+@pytest.mark.parametrize("top_k", [0, 6])
+def test_only_what_the_teacher_wrote_is_learned(place: Path, top_k: int) -> None:
+    how = {"name": "causal-divergence", "text": "teacher", "prompt_tokens": 6, "top_k": top_k, "weight": 0.25}
+    training = divergence_training(place, how)
+    rows = torch.tensor([2, 0, 5])
+    training.model.eval()
+    loss = training.step_loss(rows, 0)
+    ids = training.ids[rows]
+    with torch.no_grad():
+        teacher = training.bench.teacher.model  # type: ignore[attr-defined]
+        log_q, log_p = (m(input_ids=ids).logits[:, 5:-1].double().log_softmax(-1) for m in (training.model, teacher))
+    hard = -log_q.gather(-1, ids[:, 6:, None]).mean()
+    if top_k:
+        places = log_p.topk(6, -1).indices
+        log_p, log_q = (
+            torch.cat([x.gather(-1, places), (1 - x.exp().gather(-1, places).sum(-1, True)).log()], -1)
+            for x in (log_p, log_q)
+        )
+    soft = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    assert loss.item() == pytest.approx((0.25 * soft + 0.75 * hard).item(), abs=5e-3 if top_k else 1e-5)  # 16 bits
+    assert training.tokens(rows) == 3 * 10
+
+
+def test_what_cannot_be_is_said_in_one_line(place: Path) -> None:
+    with pytest.raises(BadOptionError, match="weight, the share of that view, is 0; raise weight"):
+        from_values({"recipe": {"name": "causal-divergence", "on_policy": 0.5, "weight": 0}})
+    for more in ({"on_policy": 0.5}, {"text": "teacher"}):
+        with pytest.raises(BadOptionError, match=r"recipe.prompt_tokens = 16 leaves nothing of chunks of 16 tokens"):
+            bench(place, {"name": "causal-divergence", "prompt_tokens": 16, **more})
+    with pytest.raises(BadOptionError, match=r"recipe.on_policy = 1.5 is out of range. Give a number from 0 to 1"):
+        from_values({"recipe": {"name": "causal-divergence", "on_policy": 1.5}})
+    bench(place, {"name": "causal-divergence", "prompt_tokens": 16})  # which nobody uses

@@ -30,6 +30,8 @@ def test_a_run_that_an_earlier_version_began_is_the_same_run(name: str) -> None:
 
 NEW: list[dict[str, Any]] = [
     {"recipe": {"name": "causal-divergence", "skew_alpha": 0.2}},
+    {"recipe": {"name": "causal-divergence", "on_policy": 0.5}},
+    {"recipe": {"name": "causal-divergence", "text": "teacher"}},
     {"recipe": {"name": "causal-policy-gradient", "reuse": 2}},
     {"training": {"accumulate": 2}},
     {"training": {"checkpointing": True}},

@@ -45,6 +45,7 @@ CANDIDATES: dict[str, Candidate] = {
         "hidden_act": "gelu",
     },
     "causal-divergence": SMALL,
+    "own-text": SMALL,
     "rnn-hybrid": {
         "cell": "gru",
         "num_hidden_layers": 1,
@@ -76,11 +77,15 @@ class Place:
         if name not in self._made:
             values = self._values(name)
             values["training"] = {"accumulate": 3, "clip": 1e9, "learning_rate": 0.01}
-            self._made[name] = recipe(name).prepare(from_values(values), torch.device("cpu"), lambda *_: None)
+            spec = from_values(values)
+            self._made[name] = recipe(spec.recipe.name).prepare(spec, torch.device("cpu"), lambda *_: None)
         return self._made[name]
 
     def _values(self, name: str) -> dict[str, Any]:
         place = self._folder
+        if name == "own-text":
+            own = {"name": "causal-divergence", "on_policy": 1.0, "prompt_tokens": 6, "reuse": 2, "top_k": 0}
+            return {**self._values("causal-divergence"), "recipe": own}
         if name.startswith("causal"):
             if not (place / "llama").is_dir():
                 tiny_causal.folder(place / "llama", "llama")
@@ -159,7 +164,7 @@ def after_some_steps(training: Stepwise[Any]) -> tuple[Mapping[str, Tensor], Ten
     return training.optimiser.named, training._losses
 
 
-@pytest.mark.parametrize("name", ["hidden-state", "causal-divergence", "causal-policy-gradient", "rnn-hybrid", "lora"])
+@pytest.mark.parametrize("name", [*CANDIDATES, "causal-policy-gradient"])
 def test_a_step_of_several_batches_is_that_of_one_big_one(place: Place, name: str) -> None:
     bench = place.bench(name)
     ours, whole = begun(bench, name), begun(bench, name)
