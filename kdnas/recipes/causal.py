@@ -295,6 +295,16 @@ class CausalBench(Workbench):
         )
 
     def timed(self, student: Student | None) -> Once:
+        """What the spec's `latency.what` says: a first token, or one generated after it."""
+        return self.timed_token(student) if self.spec.latency.what == "token" else self.timed_first(student)
+
+    def asides(self, student: Student | None) -> dict[str, Once]:
+        """The other of the two."""
+        if self.spec.latency.what == "token":
+            return {"first_ms": self.timed_first(student)}
+        return {"token_ms": self.timed_token(student)}
+
+    def timed_first(self, student: Student | None) -> Once:
         """One forward pass of the spec's length that ends in the next token's logits."""
         return passes.one_pass(
             self._model(student),
@@ -304,9 +314,6 @@ class CausalBench(Workbench):
             use_cache=False,
             logits_to_keep=1,
         )
-
-    def asides(self, student: Student | None) -> dict[str, Once]:
-        return {"token_ms": self.timed_token(student)}
 
     def timed_token(self, student: Student | None) -> Once:
         """One generated token after a text of the spec's length, with the key-value cache."""
@@ -341,6 +348,8 @@ class CausalBench(Workbench):
             "batch": list(self._timed_ids.shape),
             "bf16": devices.autocasts(self.device),
         }
+        if self.spec.latency.what == "token":
+            keep["what"] = "token"  # figures of first tokens were kept before there was a choice
         return json.dumps(keep, sort_keys=True)
 
     def save(self, student: Student, folder: Path) -> None:

@@ -49,7 +49,7 @@ TRAINED = 0.95  # … until the last one, …
 SCORED = 0.98  # … until the folder is written
 KEPT_S = 300.0  # seconds between two checkpoints within an epoch
 LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of which earlier folders say nothing
-    "latency": {"gpu": "graph"},
+    "latency": {"gpu": "graph", "what": "first"},
     "training": {"accumulate": 1, "checkpointing": False},
 }
 LATER_OF_RECIPES: Mapping[str, Mapping[str, Any]] = {

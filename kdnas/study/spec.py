@@ -19,6 +19,7 @@ from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
+    CausalRecipe,
     HiddenStateRecipe,
     RecipeSpec,
     RnnHybridRecipe,
@@ -214,6 +215,10 @@ class TrainingSpec(Part):
 class LatencySpec(Part):
     """What is timed, and how carefully."""
 
+    what: Literal["first", "token"] = Field(
+        "first",
+        description="the first token after a text of this length, or, of causal models, each one generated then",
+    )
     batch_size: int = Field(1, ge=1, le=4096, description="sequences in the timed forward pass")
     length: int = Field(128, ge=1, le=8192, description="tokens of each")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the timed forward pass")
@@ -336,6 +341,10 @@ class StudySpec(Part):
             raise ValueError(
                 "training.checkpointing is true, and recurrent students have no blocks to compute again; leave it out, "
                 "and give training.accumulate with a smaller data.batch_size where memory is short"
+            )
+        if self.latency.what == "token" and not isinstance(self.recipe, CausalRecipe):
+            raise ValueError(
+                f"latency.what is token, and students of the recipe {self.recipe.name} generate none; leave it out"
             )
         if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
             raise ValueError(

@@ -33,6 +33,7 @@ NEW: list[dict[str, Any]] = [
     {"recipe": {"name": "causal-divergence", "on_policy": 0.5}},
     {"recipe": {"name": "causal-divergence", "text": "teacher"}},
     {"recipe": {"name": "causal-policy-gradient", "reuse": 2}},
+    {"latency": {"what": "token"}},
     {"training": {"accumulate": 2}},
     {"training": {"checkpointing": True}},
 ]
