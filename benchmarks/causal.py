@@ -1,7 +1,7 @@
 """One causal student learned in each way on the same tokens: perplexity, ROUGE-L, and what a step costs.
 
-`python -m benchmarks.causal [--quick] [--json FILE]`. The ways: cross-entropy alone, forward, reverse and
-Jensen–Shannon divergence, policy gradient without and with penalties. Searches nothing.
+`python -m benchmarks.causal [--quick] [--json FILE]`. The ways: cross-entropy alone, divergences, on the
+student's own text or the teacher's, policy gradient without and with penalties. Searches nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ from kdnas.system.paths import presets
 from kdnas.system.seeds import Purpose, number
 from kdnas.training.contract import Student
 
-POLICY: dict[str, Any] = {"name": "causal-policy-gradient", "prompt_tokens": 32, "new_tokens": 16}
+POLICY: dict[str, Any] = {"name": "causal-policy-gradient", "prompt_tokens": 32, "new_tokens": 16, "reuse": 6}
 WAYS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"name": "causal-divergence", "weight": 0.0},
     "forward": {"name": "causal-divergence", "divergence": "forward"},
     "reverse": {"name": "causal-divergence", "divergence": "reverse"},
     "js": {"name": "causal-divergence", "divergence": "js"},
+    "skew-forward": {"name": "causal-divergence", "divergence": "skew-forward"},
+    "skew-reverse": {"name": "causal-divergence", "divergence": "skew-reverse"},
+    "on-policy": {"name": "causal-divergence", "divergence": "js", "on_policy": 0.5, "reuse": 6},
+    "teacher-text": {"name": "causal-divergence", "weight": 0.0, "text": "teacher"},
     "policy": POLICY,
     "policy-penalties": {**POLICY, "frequency_penalty": 0.5, "diversity_penalty": 0.5, "entropy_penalty": 0.1},
 }
@@ -136,7 +140,8 @@ def one(bench: CausalBench, spec: StudySpec, epochs: int, seed: int) -> Found:
     spent = time.process_time() - prepared
     score = continuation_rouge(bench, student)
     extra = epoch.score.extra
-    return Found(extra["perplexity"], epoch.score.loss, score, statistics.median(steps), spent, epoch.tokens)
+    # The mean: where text that was generated serves several steps, only some of them generate.
+    return Found(extra["perplexity"], epoch.score.loss, score, statistics.fmean(steps[1:]), spent, epoch.tokens)
 
 
 def continuation_rouge(bench: CausalBench, student: Student) -> float:
@@ -188,7 +193,8 @@ class _Enough(Exception):  # noqa: N818 - no error: the steps asked for are done
 
 
 def _steps_beside_floor(bench: CausalBench, count: int) -> tuple[float, float]:
-    """Medians of `count` steps of a training and of the floor, in CPU seconds."""
+    """Mean of `count` steps of a training, in which each generation that serves several has its share, and median of
+    the floor's, in CPU seconds."""
     training = bench.training(bench.build(STUDENT, 0), epochs=1, seed=0)
     floor = _Floor(bench)
     ours: list[float] = []
@@ -205,7 +211,7 @@ def _steps_beside_floor(bench: CausalBench, count: int) -> tuple[float, float]:
 
     with contextlib.suppress(_Enough):
         training.run_epoch(on_step)
-    return statistics.median(ours[1:]), statistics.median(floors[1:])
+    return statistics.fmean(ours[1 : 1 + count]), statistics.median(floors[1:])
 
 
 class _Floor:

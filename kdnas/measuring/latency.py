@@ -313,7 +313,7 @@ def protocol_key(settings: LatencySpec, device: torch.device | None = None) -> s
     """Fingerprint of the protocol, its settings and torch's version. What only concerns GPUs is left out elsewhere."""
     given = settings.model_dump(mode="json")
     way = given.pop("gpu")
-    del given["by"]  # what a search asks for: whatever is measured is measured alike
+    del given["by"], given["what"]  # what a search asks for: whatever is measured is measured alike
     facts = {"version": VERSION, "torch": torch.__version__, **given}
     if device is not None and device.type == "cuda":
         facts["gpu"] = [GPU_VERSION, way]

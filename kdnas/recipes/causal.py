@@ -43,7 +43,7 @@ from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import full_cut
 from kdnas.teachers.causal import cross_entropy, load, model_folder, read_config, same_vocabulary, unigram_loss
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import Stepwise
+from kdnas.training.loop import Step, Stepwise
 
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
 WEIGHED_BATCH = 8  # of them at a time, as long as they fit
@@ -295,6 +295,16 @@ class CausalBench(Workbench):
         )
 
     def timed(self, student: Student | None) -> Once:
+        """What the spec's `latency.what` says: a first token, or one generated after it."""
+        return self.timed_token(student) if self.spec.latency.what == "token" else self.timed_first(student)
+
+    def asides(self, student: Student | None) -> dict[str, Once]:
+        """The other of the two."""
+        if self.spec.latency.what == "token":
+            return {"first_ms": self.timed_first(student)}
+        return {"token_ms": self.timed_token(student)}
+
+    def timed_first(self, student: Student | None) -> Once:
         """One forward pass of the spec's length that ends in the next token's logits."""
         return passes.one_pass(
             self._model(student),
@@ -304,9 +314,6 @@ class CausalBench(Workbench):
             use_cache=False,
             logits_to_keep=1,
         )
-
-    def asides(self, student: Student | None) -> dict[str, Once]:
-        return {"token_ms": self.timed_token(student)}
 
     def timed_token(self, student: Student | None) -> Once:
         """One generated token after a text of the spec's length, with the key-value cache."""
@@ -341,6 +348,8 @@ class CausalBench(Workbench):
             "batch": list(self._timed_ids.shape),
             "bf16": devices.autocasts(self.device),
         }
+        if self.spec.latency.what == "token":
+            keep["what"] = "token"  # figures of first tokens were kept before there was a choice
         return json.dumps(keep, sort_keys=True)
 
     def save(self, student: Student, folder: Path) -> None:
@@ -386,10 +395,10 @@ class CausalTraining(Stepwise[Tensor]):
     def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
         return parameter is not self.model.get_input_embeddings().weight
 
-    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Step[Tensor]], int]:
         order = torch.from_numpy(generator.permutation(len(self.ids)))
-        plan = order.split(min(self.bench.spec.data.batch_size, len(self.ids)))
-        return plan[first:], len(plan)
+        plan = order.split(min(self.step_rows, len(self.ids)))
+        return [Step(rows.split(self.bench.spec.data.batch_size), len(rows)) for rows in plan[first:]], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)

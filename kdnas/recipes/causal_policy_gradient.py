@@ -9,6 +9,7 @@ text is added, and penalties on repetition where the spec asks for them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from typing import Any, cast
@@ -16,21 +17,21 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from kdnas.data.causal_text import end_of_text
 from kdnas.measuring.devices import autocast
 from kdnas.models.decoders import body_and_head
 from kdnas.recipes.causal import CausalBench, CausalRecipe, CausalTraining
 from kdnas.recipes.contract import Description
+from kdnas.recipes.own_text import Kept, Sample, check_prompt, sample
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_recipes import CausalPolicyGradientRecipe
 from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError
 from kdnas.system.progress import Progress
-from kdnas.teachers.causal import CausalModel
 from kdnas.training.contract import Student
-from kdnas.training.losses.divergences import between, hard_loss, head_loss
+from kdnas.training.loop import Step
+from kdnas.training.losses.divergences import between, hard_loss, head_loss, single
 
 LARGEST_WEIGHT = 2.0  # importance weights are cut there; without a temperature they never exceed 1 / (1 − teacher_mix)
 
@@ -81,6 +82,13 @@ def advantages(rewards: Tensor, penalties: Tensor, real: Tensor) -> Tensor:
     return ((value - mean) * real).detach()
 
 
+@torch.no_grad()
+def importance(logits: Tensor, tokens: Tensor, mixture: Tensor) -> Tensor:
+    """Weights q/mixture of drawn tokens [n] by the student of now, logits [n, vocabulary], cut at LARGEST_WEIGHT."""
+    own = F.log_softmax(single(logits), -1).gather(-1, tokens[:, None]).squeeze(-1)
+    return (own - mixture).exp().clamp(max=LARGEST_WEIGHT)
+
+
 def policy_loss(
     logits: Tensor,
     teacher_log_probs: Tensor,
@@ -94,80 +102,14 @@ def policy_loss(
     weight · (KL(q ‖ p) − advantage · log q(token)) + entropy_penalty · (1 − entropy(q) / ln vocabulary). Only the
     student's logits carry gradient.
     """
-    log_q = F.log_softmax(logits.float(), -1)
+    log_q = F.log_softmax(single(logits), -1)
     drawn = log_q.gather(-1, tokens[:, None]).squeeze(-1)
-    single = between(teacher_log_probs.detach(), log_q, "reverse")
-    loss = weights.detach() * (single - advantage.detach() * drawn)
+    next_token = between(teacher_log_probs.detach(), log_q, "reverse")
+    loss = weights.detach() * (next_token - advantage.detach() * drawn)
     if entropy_penalty:
         entropy = -(log_q.exp() * log_q).sum(-1)
         loss = loss + entropy_penalty * (1.0 - entropy / log(logits.shape[-1]))
     return loss
-
-
-# ---------------------------------------------------------------------------- sampling
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Continuations of a batch of prompts. All [batch, new tokens] but `ids` [batch, prompt + new tokens]."""
-
-    ids: Tensor
-    real: Tensor  # 1 up to and with the end of text
-    student: Tensor  # log q of the drawn tokens, at temperature 1
-    drawn_from: Tensor  # log of the mixture that they were drawn from
-    teacher_hidden: Tensor  # [batch, new tokens, teacher's width], under its vocabulary head, at the drawing position
-
-
-@torch.no_grad()
-def sample(
-    student: PreTrainedModel,
-    teacher: CausalModel,
-    prompts: Tensor,
-    *,
-    new_tokens: int,
-    mix: float,
-    temperature: float,
-    end: int,
-    generator: torch.Generator,
-) -> Sample:
-    """Draw from mix · teacher + (1 − mix) · student, both softened, token by token with key-value caches.
-
-    Teacher and student may sit on different devices. With mix 0 the teacher runs once, at the end.
-    """
-    was = student.training
-    student.eval()
-    device = student.device
-    body, head = body_and_head(student)
-    teacher_body, _ = body_and_head(teacher.model)
-    past, teacher_past = DynamicCache(config=student.config), DynamicCache(config=teacher.config)
-    given = ids = prompts.to(device)
-    alive = torch.ones(len(ids), device=device)
-    real, own, mixture, hidden = [], [], [], []
-    for _ in range(new_tokens):
-        with autocast(device):
-            logits = head(body(input_ids=given, past_key_values=past, use_cache=True).last_hidden_state[:, -1])
-        log_q = F.log_softmax(logits.float(), -1)
-        source = F.log_softmax(logits.float() / temperature, -1) if temperature != 1.0 else log_q
-        if mix > 0:
-            with autocast(teacher.device):
-                state = teacher_body(
-                    input_ids=given.to(teacher.device), past_key_values=teacher_past, use_cache=True
-                ).last_hidden_state[:, -1]
-            hidden.append(state)
-            log_p = F.log_softmax(teacher.logits(state) / temperature, -1).to(device)
-            source = torch.logaddexp(log_p + log(mix), source + log(1.0 - mix))
-        token = torch.multinomial(source.exp(), 1, generator=generator)
-        own.append(log_q.gather(1, token)[:, 0])
-        mixture.append(source.gather(1, token)[:, 0])
-        real.append(alive)
-        ids = torch.cat([ids, token], 1)
-        given = token
-        alive = alive * (token[:, 0] != end)
-        if not bool(alive.any()):
-            break
-    states = torch.stack(hidden, 1) if hidden else teacher.hidden(ids)[:, prompts.shape[1] - 1 : -1]
-    student.train(was)
-    return Sample(ids, torch.stack(real, 1), torch.stack(own, 1), torch.stack(mixture, 1), states)
 
 
 # ---------------------------------------------------------------------------- recipe
@@ -189,13 +131,7 @@ class CausalPolicyGradient(CausalRecipe):
 
 
 def _check_tokens(spec: StudySpec) -> None:
-    part = cast(CausalPolicyGradientRecipe, spec.recipe)
-    if part.prompt_tokens >= spec.data.length:
-        raise BadOptionError(
-            "recipe.prompt_tokens",
-            f"recipe.prompt_tokens = {part.prompt_tokens} leaves nothing of chunks of {spec.data.length} tokens.",
-            "Give fewer, or raise data.length.",
-        )
+    check_prompt(cast(CausalPolicyGradientRecipe, spec.recipe).prompt_tokens, spec.data.length)
 
 
 class PolicyGradientBench(CausalBench):
@@ -220,13 +156,47 @@ class PolicyGradientBench(CausalBench):
 
 
 class PolicyGradientTraining(CausalTraining):
-    """One distillation: a step draws continuations of its chunks' beginnings and learns on them and on the chunks."""
+    """One distillation: a step learns on continuations of chunks' beginnings, and on its chunks.
+
+    With `reuse`, continuations serve several steps. Advantages and what was drawn are then those of the drawing; the
+    importance weight of each token is that of now, q_now / mixture. So the expected gradient is the one of the policy
+    of now at prefixes that the policy of the drawing came to, with its returns: the off-policy policy gradient of
+    Degris et al., 2012, "Off-Policy Actor-Critic". With fresh samples and no mixture it is the exact one.
+    """
 
     def __init__(self, bench: PolicyGradientBench, student: Student, ids: Tensor, epochs: int, seed: int) -> None:
         super().__init__(bench, student, ids, epochs, seed)
         self._part, self._teacher = bench.part, bench.teacher
         self._end = end_of_text(bench.teacher.tokenizer)
         self._embeddings = cast(Tensor, bench.teacher.model.get_input_embeddings().weight)
+        self._written = Kept(self._part.reuse)
+        self._lessons: Lessons | None = None
+        self._place = 0  # of the next batch among the step's rows
+
+    def before_epoch(self) -> None:
+        self._written.forget()
+
+    def before_step(self, given: Step[Tensor], step: int) -> None:
+        self._place = 0
+        if not self._part.weight:
+            return
+        if self._written.due:
+            rows = torch.cat(list(given.batches))
+            self._written.draw(self._drawn(self.ids[rows][:, : self._part.prompt_tokens], step))
+        assert self._written.sample is not None
+        drawn, fresh = self._written.sample[: given.rows], not self._written.used
+        assert drawn.teacher is not None
+        tokens, real = drawn.tokens, drawn.real
+        advantage = advantages(drawn.teacher - drawn.student, self._penalties(tokens, real), real)
+        weights = (drawn.student - drawn.drawn_from).exp().clamp(max=LARGEST_WEIGHT) * real if fresh else None
+        self._lessons = Lessons(drawn, advantage, weights)
+        self._written.used += 1
+
+    def kept(self) -> Mapping[str, Tensor]:
+        return self._written.state()
+
+    def restore_kept(self, state: Mapping[str, Tensor]) -> None:
+        self._written.restore(state, self.bench.device, self._teacher.device)
 
     def step_loss(self, rows: Tensor, step: int) -> Tensor:
         weight, ids = self._part.weight, self.ids[rows].to(self.bench.device)
@@ -234,7 +204,8 @@ class PolicyGradientTraining(CausalTraining):
         if weight < 1.0:
             loss = loss + (1.0 - weight) * self._text_loss(ids)
         if weight > 0.0:
-            loss = loss + weight * self._policy_loss(ids[:, : self._part.prompt_tokens], step)
+            loss = loss + weight * self._policy_loss(slice(self._place, self._place + len(rows)))
+        self._place += len(rows)
         return loss
 
     def _text_loss(self, ids: Tensor) -> Tensor:
@@ -244,46 +215,41 @@ class PolicyGradientTraining(CausalTraining):
             hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
             return head_loss(hidden, head.weight, hard_loss(labels), bias=head.bias) / len(labels)
 
-    def _policy_loss(self, prompts: Tensor, step: int) -> Tensor:
-        part, device = self._part, self.bench.device
-        drawn = sample(
+    def _drawn(self, prompts: Tensor, step: int) -> Sample:
+        return sample(
             self.model,
             self._teacher,
             prompts,
-            new_tokens=part.new_tokens,
-            mix=part.teacher_mix,
-            temperature=part.temperature,
+            new_tokens=self._part.new_tokens,
+            mix=self._part.teacher_mix,
+            temperature=self._part.temperature,
             end=self._end,
-            generator=torch.Generator(device).manual_seed(seeds.number(self.seed, seeds.Student.NOISE, step)),
+            generator=torch.Generator(self.bench.device).manual_seed(
+                seeds.number(self.seed, seeds.Student.NOISE, step)
+            ),
         )
-        length = prompts.shape[1]
-        tokens, real = drawn.ids[:, length:], drawn.real
-        states = drawn.teacher_hidden.flatten(0, 1)
-        log_p = self._drawn_log_probs(states, tokens.flatten()).view_as(real)
-        advantage = advantages(log_p - drawn.student, self._penalties(tokens, real), real).flatten()
-        weights = ((drawn.student - drawn.drawn_from).exp().clamp(max=LARGEST_WEIGHT) * real).flatten()
-        flat_tokens, flat_real = tokens.flatten(), real.flatten()
+
+    def _policy_loss(self, rows: slice) -> Tensor:
+        """Of some of the step's rows, so that the mean over all rows is the mean over all real tokens."""
+        lessons, device = self._lessons, self.bench.device
+        assert lessons is not None
+        drawn = lessons.drawn[rows]
+        states, tokens, real = drawn.teacher_hidden.flatten(0, 1), drawn.tokens.flatten(), drawn.real.flatten()
+        mixture, advantage = drawn.drawn_from.flatten(), lessons.advantages[rows].flatten()
+        known = None if lessons.weights is None else lessons.weights[rows].flatten()
 
         def token_loss(logits: Tensor, place: slice) -> Tensor:
             teacher_log_probs = F.log_softmax(self._teacher.logits(states[place]), -1).to(device)
-            losses = policy_loss(
-                logits, teacher_log_probs, flat_tokens[place], weights[place], advantage[place], part.entropy_penalty
-            )
-            return losses * flat_real[place]
+            own = tokens[place]
+            weights = importance(logits, own, mixture[place]) if known is None else known[place]
+            losses = policy_loss(logits, teacher_log_probs, own, weights, advantage[place], self._part.entropy_penalty)
+            return losses * real[place]
 
         body, head = body_and_head(self.model)
         with autocast(device):
-            hidden = body(input_ids=drawn.ids, use_cache=False).last_hidden_state[:, length - 1 : -1].flatten(0, 1)
-            total = head_loss(hidden, head.weight, token_loss, bias=head.bias)
-        return total / real.sum()
-
-    def _drawn_log_probs(self, states: Tensor, tokens: Tensor, rows: int = 256) -> Tensor:
-        """The teacher's log-probabilities of the drawn tokens, [n], in chunks of the vocabulary's rows."""
-        parts = []
-        for place in range(0, len(states), rows):
-            log_p = F.log_softmax(self._teacher.logits(states[place : place + rows]), -1).to(self.bench.device)
-            parts.append(log_p.gather(-1, tokens[place : place + rows, None]).squeeze(-1))
-        return torch.cat(parts)
+            hidden = body(input_ids=drawn.ids, use_cache=False).last_hidden_state[:, drawn.prompt - 1 : -1]
+            total = head_loss(hidden.flatten(0, 1), head.weight, token_loss, bias=head.bias)
+        return total / lessons.drawn.real.sum() * (len(lessons.drawn.ids) / len(drawn.ids))
 
     def _penalties(self, tokens: Tensor, real: Tensor) -> Tensor:
         total = torch.zeros_like(real)
@@ -293,3 +259,12 @@ class PolicyGradientTraining(CausalTraining):
             embedded = self._embeddings[tokens.to(self._embeddings.device)].to(self.bench.device)
             total = total + self._part.diversity_penalty * sameness(embedded, real)
         return total
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What one step's batches learn from. `weights` are None where they depend on the student of now."""
+
+    drawn: Sample
+    advantages: Tensor  # [rows, new tokens], centred over all rows
+    weights: Tensor | None

@@ -33,8 +33,9 @@ from kdnas.teachers import classifier as classifiers
 from kdnas.teachers.classifier import Classifier, Source
 from kdnas.training import finetune
 from kdnas.training.contract import Score, Student
-from kdnas.training.loop import Stepwise
+from kdnas.training.loop import Step, Stepwise
 from kdnas.training.losses import soft_labels
+from kdnas.training.losses.divergences import single
 
 LEAST_TO_LEARN = 1e-3  # nats by which a teacher's predictions must differ from a constant one
 
@@ -248,7 +249,7 @@ def stored_mib(folder: Path) -> float:
 
 def _divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
     """Mean KL(teacher ‖ student) at temperature 1, in nats."""
-    return soft_labels.soft(logits, teacher_logits, 1.0).mean()
+    return soft_labels.soft(logits.float(), teacher_logits.float(), 1.0).mean()
 
 
 class ClassifierTraining(Stepwise[Tensor]):
@@ -267,9 +268,11 @@ class ClassifierTraining(Stepwise[Tensor]):
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Of a batch: logits [n, classes], labels [n], the teacher's logits [n, classes] → [n]."""
 
-    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Tensor], int]:
-        plan = labelled.plan(self._lengths, self.bench.spec.data.batch_size, generator)
-        return [torch.from_numpy(rows) for rows in plan[first:]], len(plan)
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Sequence[Step[Tensor]], int]:
+        batches = labelled.plan(self._lengths, self.bench.spec.data.batch_size, generator)
+        each = self.bench.spec.training.accumulate
+        plan = [batches[i : i + each] for i in range(0, len(batches), each)]
+        return [Step([torch.from_numpy(b) for b in part], sum(map(len, part))) for part in plan[first:]], len(plan)
 
     def size(self, batch: Tensor) -> int:
         return len(batch)
@@ -285,4 +288,4 @@ class ClassifierTraining(Stepwise[Tensor]):
             logits = self.student.body(**classifiers.tensors(batch, device)).logits
         labels = torch.from_numpy(batch.labels).to(device)
         taught = None if self._teacher is None else self._teacher[rows].to(device)
-        return self.loss(logits.float(), labels, taught).mean()
+        return self.loss(single(logits), labels, taught).mean()

@@ -5,8 +5,10 @@ Knows no space and no store; what a candidate is and how it is scored stands in 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -21,7 +23,7 @@ from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.system import seeds
 from kdnas.teachers.hidden_state_cache import HiddenStates
 from kdnas.training.contract import Bench, Epoch, Score, Student
-from kdnas.training.loop import Stepwise
+from kdnas.training.loop import Step, Stepwise
 from kdnas.training.losses.hidden_states import Projections, ProjectionSums
 from kdnas.training.prefetch import ahead
 
@@ -145,21 +147,26 @@ class HiddenStateTraining(Stepwise[Ready]):
                 sums.add(i, output, *self._states.batch(rows, [first[i], second[i]]))
         sums.solve()
 
-    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Ready], int]:
-        return self._batches(generator, first), ceil(len(self._ids) / self._batch)
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Step[Ready]], int]:
+        return self._steps(generator, first), ceil(len(self._ids) / min(self.step_rows, len(self._ids)))
 
-    def _batches(self, generator: np.random.Generator, first: int) -> Iterator[Ready]:
-        """The epoch's batches in the order that the seed and the epoch's number give, without those before `first`;
-        made ahead on a GPU."""
+    def _steps(self, generator: np.random.Generator, first: int) -> Iterator[Step[Ready]]:
+        """The epoch's steps in the order that the seed and the epoch's number give, without those before `first`; their
+        batches are made one by one, ahead on a GPU. All batches of a step score the same positions."""
         order = torch.from_numpy(generator.permutation(len(self._ids)))
         offsets = seeds.generator(self.seed, seeds.Student.OFFSETS, self.done)
-        plan = [(rows, slice(int(offsets.integers(STRIDE)), None, STRIDE)) for rows in order.split(self._batch)]
+        plan = [(rows, slice(int(offsets.integers(STRIDE)), None, STRIDE)) for rows in order.split(self.step_rows)]
         plan = plan[first:]
+        parts = [[(part, places) for part in rows.split(self._batch)] for rows, places in plan]
+        flat = [one for step in parts for one in step]
+        made: Generator[Ready]
         if self.bench.device.type == "cuda" and self._states.decision.place != "recompute":
-            yield from ahead(lambda part: self._ready(*part), plan)
+            made = ahead(lambda part: self._ready(*part), flat)
         else:
-            for part in plan:
-                yield self._ready(*part)
+            made = (self._ready(*part) for part in flat)
+        with contextlib.closing(made):
+            for (rows, _), step in zip(plan, parts, strict=True):
+                yield Step(itertools.islice(made, len(step)), len(rows))
 
     def _ready(self, rows: Tensor, positions: slice) -> Ready:
         device = self.bench.device

@@ -20,7 +20,7 @@ from kdnas import __version__
 from kdnas.reports import pictures
 from kdnas.store import queries, tables
 from kdnas.store.database import Store
-from kdnas.study import layer_words
+from kdnas.study import layer_words, timed_words
 from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import nearest_of, rank_of
 from kdnas.study.ranking import Scored
@@ -209,8 +209,7 @@ def _protocol(content: Content) -> list[tuple[str, str]]:
         ("Loss", kind),
         (
             "Latency",
-            f"{_predicted(content.scored)}median of one forward pass of the body, "
-            f"batch {latency.batch_size}, {latency.length} tokens, "
+            f"{_predicted(content.scored)}median of {timed_words.in_words(latency.model_dump())}, "
             f"{latency.threads} thread(s); student and teacher in turn; until the 95 % interval of the median is "
             f"within ±{latency.precision:.0%}, at most {latency.max_seconds:g} s",
         ),

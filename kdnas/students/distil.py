@@ -50,6 +50,14 @@ PREPARED = 0.05  # shares of the progress: until the first epoch, …
 TRAINED = 0.95  # … until the last one, …
 SCORED = 0.98  # … until the folder is written
 KEPT_S = 300.0  # seconds between two checkpoints within an epoch
+LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of which earlier folders say nothing
+    "latency": {"gpu": "graph", "what": "first"},
+    "training": {"accumulate": 1, "checkpointing": False},
+}
+LATER_OF_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "causal-divergence": {"skew_alpha": 0.1, "text": "data", "on_policy": 0.0, "prompt_tokens": 32, "reuse": 1},
+    "causal-policy-gradient": {"reuse": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,11 @@ class Job:
         """Of all that decides the weights and the figures in the folder."""
         spec = self.spec.model_dump(mode="json")
         parts = {name: spec[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
-        if spec["latency"]["gpu"] == "graph":
-            del spec["latency"]["gpu"]  # the default, of which earlier folders say nothing
+        later_ones = {**LATER, "recipe": LATER_OF_RECIPES.get(self.spec.recipe.name, {})}
+        for name, later in later_ones.items():
+            for field, usual in later.items():
+                if parts[name].get(field) == usual:
+                    del parts[name][field]
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdnas.students import best_epoch
 from kdnas.students.origin import Origin
-from kdnas.study import layer_words
+from kdnas.study import layer_words, timed_words
 from kdnas.study.constraints import PART, figures, limits_of
 from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.templates import render
@@ -132,6 +132,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         metrics=facts["metrics"],
         constraints=_constraints(facts),
         protocol=spec["latency"],
+        timed=timed_words.in_words(spec["latency"]),
         usage=Markdown("\n".join(_usage(facts))),
         classification=_classification(facts.get("classification")),
         forms=_forms(facts.get("forms")),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdnas.study import timed_words
 from kdnas.study.ground import ground_of
 from kdnas.study.rows import StudyRow
 
@@ -106,6 +107,7 @@ def _timing(side: Side, device: str) -> dict[str, Any]:
     latency = side.row.spec["latency"]
     versions = side.provenance.get("versions") or {}
     found = {said: latency.get(name) for name, said in _TIMED.items()}
+    found["figures"] = timed_words.what(latency)
     if device.startswith("cuda"):
         found["kinds of pass"] = latency.get("gpu", "eager")
     # A study of an earlier version did not record which protocol it was: the version of kdnas stands for it.

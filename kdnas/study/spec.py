@@ -19,8 +19,10 @@ from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
+    CausalRecipe,
     HiddenStateRecipe,
     RecipeSpec,
+    RnnHybridRecipe,
     recipe_parts,
     scored_as_built,
 )
@@ -202,11 +204,21 @@ class TrainingSpec(Part):
     warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the step size rises")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's decay")
     clip: float = Field(1.0, ge=FLOOR, description="largest norm of the gradient")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="batches whose gradients make one step, as one big batch would"
+    )
+    checkpointing: bool = Field(
+        False, description="keep only the blocks' inputs and compute the rest again in the backward pass: less memory"
+    )
 
 
 class LatencySpec(Part):
     """What is timed, and how carefully."""
 
+    what: Literal["first", "token"] = Field(
+        "first",
+        description="the first token after a text of this length, or, of causal models, each one generated then",
+    )
     batch_size: int = Field(1, ge=1, le=4096, description="sequences in the timed forward pass")
     length: int = Field(128, ge=1, le=8192, description="tokens of each")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the timed forward pass")
@@ -329,6 +341,15 @@ class StudySpec(Part):
             raise ValueError(
                 "space.per_layer is true, and only students of the recipe hidden-state have layers that differ, "
                 "outside a comparison of variants; take it away"
+            )
+        if self.training.checkpointing and isinstance(self.recipe, RnnHybridRecipe):
+            raise ValueError(
+                "training.checkpointing is true, and recurrent students have no blocks to compute again; leave it out, "
+                "and give training.accumulate with a smaller data.batch_size where memory is short"
+            )
+        if self.latency.what == "token" and not isinstance(self.recipe, CausalRecipe):
+            raise ValueError(
+                f"latency.what is token, and students of the recipe {self.recipe.name} generate none; leave it out"
             )
         if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
             raise ValueError(

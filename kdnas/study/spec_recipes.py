@@ -38,13 +38,34 @@ class CausalDivergenceRecipe(CausalRecipe):
     """Token-level divergence on the logits of a causal model."""
 
     name: Literal["causal-divergence"] = "causal-divergence"
-    divergence: Literal["forward", "reverse", "js"] = Field("forward", description="which divergence")
+    divergence: Literal["forward", "reverse", "js", "skew-forward", "skew-reverse"] = Field(
+        "forward", description="which divergence"
+    )
     js_beta: float = Field(0.5, ge=FLOOR, lt=1, description="mixing weight of the Jensen–Shannon divergence")
+    skew_alpha: float = Field(
+        0.1, ge=FLOOR, lt=1, description="share of the first side in a skewed divergence's second"
+    )
     temperature: float = Field(
         1.0, ge=FLOOR, le=100, description="softens both distributions; the loss is scaled by T²"
     )
     weight: float = Field(0.5, ge=0, le=1, description="share of the divergence; the rest is cross-entropy")
     top_k: int = Field(64, ge=0, description="log-probabilities cached per token; 0: all of them, computed live")
+    text: Literal["data", "teacher"] = Field(
+        "data",
+        description="what students read: the data, or the teacher's greedy continuation of each chunk's beginning",
+    )
+    on_policy: float = Field(0.0, ge=0, le=1, description="share of the steps on text that the student writes itself")
+    prompt_tokens: int = Field(32, ge=1, description="tokens of a chunk before what teacher or student write")
+    reuse: int = Field(1, ge=1, le=1000, description="steps that learn on the same text of the student's")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> CausalDivergenceRecipe:
+        if self.on_policy and not self.weight:
+            raise ValueError(
+                "on_policy has students learn from the teacher's view of their own text, and weight, the share of that "
+                "view, is 0; raise weight, or leave on_policy out"
+            )
+        return self
 
 
 class CausalPolicyGradientRecipe(CausalRecipe):
@@ -56,6 +77,7 @@ class CausalPolicyGradientRecipe(CausalRecipe):
     weight: float = Field(0.5, ge=0, le=1, description="share of the policy loss; the rest is cross-entropy")
     prompt_tokens: int = Field(32, ge=1, description="tokens of real text before the sampled ones")
     new_tokens: int = Field(32, ge=1, description="sampled tokens")
+    reuse: int = Field(1, ge=1, le=1000, description="steps that learn on the same sampled tokens")
     frequency_penalty: float = Field(0.0, ge=0, description="weight of the token-frequency penalty")
     diversity_penalty: float = Field(0.0, ge=0, description="weight of the embedding-diversity penalty")
     entropy_penalty: float = Field(0.0, ge=0, description="weight of the entropy penalty")

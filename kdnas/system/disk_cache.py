@@ -35,6 +35,7 @@ FILES = (
     "classifiers/logits/*.safetensors",
     "classifiers/word2vec/*.safetensors",
     "causal/*.json",
+    "causal/*.safetensors",
     "scores/*.json",
 )
 UNFINISHED = "classifiers/*.partial"  # checkpoints of trainings that were interrupted: the next call goes on from them

@@ -69,6 +69,8 @@ class Student(IntEnum):
     BATCHES = 2  # by epoch: the order of the rows
     NOISE = 3  # by epoch: dropout; by step: the tokens that a policy draws
     OFFSETS = 3  # by epoch: the first token that a step of hidden states scores
+    OWN_STEPS = 4  # by epoch: which steps learn on text that the student writes
+    OWN_TEXT = 5  # by step: the tokens that it draws for them
 
 
 class Tuning(IntEnum):

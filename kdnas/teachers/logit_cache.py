@@ -64,11 +64,11 @@ class LogitCache:
         self._lock: IO[bytes] | None = lock
         self.facts = facts
 
-    def signal(self, rows: Tensor, device: torch.device) -> Signal:
-        """Of chunks `rows` [n]: Signal of n · (length − 1) positions on `device`."""
+    def signal(self, rows: Tensor, device: torch.device, first: int = 0) -> Signal:
+        """Of chunks `rows` [n]: Signal of n · (length − 1 − first) positions on `device`, `first` of each left out."""
         places = rows.numpy()
-        indices = torch.from_numpy(self._indices[places]).flatten(0, 1)
-        log_probs = torch.from_numpy(self._log_probs[places]).flatten(0, 1)
+        indices = torch.from_numpy(self._indices[places, first:]).flatten(0, 1)
+        log_probs = torch.from_numpy(self._log_probs[places, first:]).flatten(0, 1)
         return Signal(log_probs.to(device, torch.float32), indices.to(device, torch.int64))
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from kdnas.system import interrupts, seeds
 from kdnas.system.errors import UsageError
+from kdnas.training import activations
 from kdnas.training.contract import Bench, Epoch, OnStep, Student, Training
 from kdnas.training.optimiser import Group, Optimiser
 
@@ -60,6 +62,14 @@ def steps(
                 on_step(place + 1, count)
 
 
+@dataclass(frozen=True)
+class Step(Generic[Batch]):
+    """What one step of the optimiser learns from: batches, one after the other, and their rows together."""
+
+    batches: Iterable[Batch]
+    rows: int
+
+
 def generators(device: torch.device) -> dict[str, Tensor]:
     """Where torch's generators stand now, on the CPU and on the training's own device."""
     found = {"cpu": torch.get_rng_state()}
@@ -67,7 +77,11 @@ def generators(device: torch.device) -> dict[str, Tensor]:
 
 
 class Stepwise(Training, Generic[Batch]):
-    """One distillation. `count` are the rows of the training data; the trained parameters are those of `named`."""
+    """One distillation. `count` are the rows of the training data; the trained parameters are those of `named`.
+
+    A step's loss is the mean over the rows of all its batches, as if they were one: `training.accumulate` batches of
+    `data.batch_size` rows need the memory of one. Warm-up, schedule and `step` count steps of the optimiser.
+    """
 
     def __init__(self, bench: Bench, student: Student, count: int, epochs: int, seed: int) -> None:
         self.bench, self.student, self.count = bench, student, count
@@ -77,6 +91,9 @@ class Stepwise(Training, Generic[Batch]):
         self._draws: dict[str, Tensor] = {}  # of an epoch that is taken up
         self._began: float | None = None  # when its running part did
         settings = bench.spec.training
+        self._recompute = settings.checkpointing
+        if self._recompute:
+            activations.require(student.body)
         named = self.named()
         parts: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = ([], [])
         for name, parameter in named.items():
@@ -89,13 +106,19 @@ class Stepwise(Training, Generic[Batch]):
 
     # ------------------------------------------------------------------------ what a recipe says
 
+    @property
+    def step_rows(self) -> int:
+        """Most rows of one step."""
+        return self.bench.spec.data.batch_size * self.bench.spec.training.accumulate
+
     @abstractmethod
-    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Batch], int]:
-        """The batches of one epoch from the `first` on, and the number of all, which is the same in every epoch."""
+    def feed(self, generator: np.random.Generator, first: int = 0) -> tuple[Iterable[Step[Batch]], int]:
+        """The steps of one epoch from the `first` on, and the number of all, which is the same in every epoch."""
 
     @abstractmethod
     def step_loss(self, batch: Batch, step: int) -> Tensor:
-        """The mean loss over the batch, to be differentiated; `step` counts from the beginning."""
+        """The mean loss over the batch, to be differentiated; `step` counts from the beginning. The means of a step's
+        batches, weighed by their rows, are the mean over the step."""
 
     @abstractmethod
     def size(self, batch: Batch) -> int:
@@ -117,12 +140,24 @@ class Stepwise(Training, Generic[Batch]):
         """What precedes an epoch's steps."""
         return None
 
+    def before_step(self, given: Step[Batch], step: int) -> None:
+        """What precedes a step's batches; `step` counts from the beginning."""
+        return None
+
     def after_step(self, step: int, count: int) -> None:
         """What follows a step of the optimiser; `step` counts from the beginning, `count` are an epoch's."""
         return None
 
     def before_score(self) -> None:
         """What follows an epoch's last step."""
+        return None
+
+    def kept(self) -> Mapping[str, Tensor]:
+        """What a recipe keeps from one step of an epoch to the next, beside weights and moments."""
+        return {}
+
+    def restore_kept(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `kept` gave: nothing where a training is taken up between two epochs."""
         return None
 
     # ------------------------------------------------------------------------ the contract
@@ -133,32 +168,35 @@ class Stepwise(Training, Generic[Batch]):
             self.before_epoch()
         self.student.body.train()
 
-        def learn(batch: Batch, step: int) -> None:
-            loss = self.step_loss(batch, step)
-            loss.backward()
-            self._losses += loss.detach() * self.size(batch)
-            self._tokens += self.tokens(batch)
+        def learn(given: Step[Batch], step: int) -> None:
+            self.before_step(given, step)
+            for batch in given.batches:
+                loss, rows = self.step_loss(batch, step), self.size(batch)
+                (loss if rows == given.rows else loss * (rows / given.rows)).backward()
+                self._losses += loss.detach() * rows
+                self._tokens += self.tokens(batch)
 
         def stepped(place: int, count: int) -> None:
             self.step = place
             if on_step is not None:
                 on_step(place, count)
 
-        batches, count = self.feed(seeds.generator(self.seed, seeds.Student.BATCHES, self.done), self.step)
-        steps(
-            self.optimiser,
-            batches,
-            count,
-            done=self.done,
-            epochs=self.epochs,
-            noise=seeds.number(self.seed, seeds.Student.NOISE, self.done),
-            device=self.bench.device,
-            learn=learn,
-            after=self.after_step,
-            on_step=stepped,
-            begun=self.step,
-            draws=self._draws,
-        )
+        plan, count = self.feed(seeds.generator(self.seed, seeds.Student.BATCHES, self.done), self.step)
+        with activations.recomputed(self.student.body, self._recompute):
+            steps(
+                self.optimiser,
+                plan,
+                count,
+                done=self.done,
+                epochs=self.epochs,
+                noise=seeds.number(self.seed, seeds.Student.NOISE, self.done),
+                device=self.bench.device,
+                learn=learn,
+                after=self.after_step,
+                on_step=stepped,
+                begun=self.step,
+                draws=self._draws,
+            )
         self.done, self.step, self._draws = self.done + 1, 0, {}
         self.before_score()
         score = self.bench.score(self.student)
@@ -176,6 +214,7 @@ class Stepwise(Training, Generic[Batch]):
             parts["aids"] = self.student.aids.state_dict()
         if self.step:
             parts["epoch"] = {"losses": self._losses, **generators(self.bench.device)}
+            parts["kept"] = self.kept()
         tensors = {f"{part}.{n}": t.detach().clone() for part, found in parts.items() for n, t in found.items()}
         facts = {"done": self.done, "epochs": self.epochs, "seed": self.seed}
         facts |= {"step": self.step} if self.step else {}
@@ -187,7 +226,7 @@ class Stepwise(Training, Generic[Batch]):
                 f"The checkpoint is of a training over {facts['epochs']} epochs with seed {facts['seed']}.",
                 f"This one runs over {self.epochs} with seed {self.seed}; start it afresh.",
             )
-        parts: dict[str, dict[str, Tensor]] = {"body": {}, "aids": {}, "optimiser": {}, "epoch": {}}
+        parts: dict[str, dict[str, Tensor]] = {"body": {}, "aids": {}, "optimiser": {}, "epoch": {}, "kept": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -199,6 +238,7 @@ class Stepwise(Training, Generic[Batch]):
         self._tokens, self.step, self._began = int(facts["tokens"]), int(facts.get("step", 0)), None
         self._draws = {name: tensor for name, tensor in parts["epoch"].items() if name != "losses"}
         self._losses = torch.zeros((), device=self.bench.device)
+        self.restore_kept(parts["kept"])
         if self.step:
             self._losses += parts["epoch"]["losses"].to(self.bench.device)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Batch = TypeVar("Batch")
 
 
-def ahead(make: Callable[[Part], Batch], plan: Sequence[Part]) -> Iterator[Batch]:
+def ahead(make: Callable[[Part], Batch], plan: Sequence[Part]) -> Generator[Batch]:
     """The batches of a plan, made by a thread two ahead of their use."""
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
     stop = threading.Event()

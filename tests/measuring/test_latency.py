@@ -329,10 +329,12 @@ def test_the_key_of_the_protocol_is_that_of_before_on_a_cpu(monkeypatch: pytest.
     assert latency.protocol_key(LatencySpec(), CPU) == known  # type: ignore[call-arg]
 
 
-def test_a_folder_finished_before_there_was_a_choice_for_gpus_is_still_the_same_run() -> None:
+def test_a_folder_finished_before_there_was_a_choice_is_still_the_same_run() -> None:
     spec = StudySpec()  # type: ignore[call-arg]
     values = spec.model_dump(mode="json")
-    del values["latency"]["gpu"]
+    for part, later in LATER.items():
+        for field in later:
+            del values[part][field]
     parts = {name: values[name] for name in ("seed", "teacher", "data", "recipe", "training", "full", "latency")}
     facts = {**parts, "proxy_fraction": spec.budget.proxy_fraction, "candidate": {"a": 1}}
     assert Job(spec, {"a": 1}).key() == run_key(facts)

@@ -93,6 +93,14 @@ def test_other_latencies_are_not_compared(spec: dict[str, Any], found: dict[str,
     assert said.reward == said.latency
 
 
+def test_a_first_token_and_a_later_one_are_different_figures() -> None:
+    causal = {"recipe": {"name": "causal-divergence"}}
+    one, other = side("a", causal), side("b", {**causal, "latency": {"what": "token"}})
+    assert verdict([one, other]).latency == "a and b were timed with different figures: first, token."
+    del one.row.spec["latency"]["what"]  # as an earlier version wrote it
+    assert verdict([one, side("b", causal)]).latency == ""
+
+
 def test_how_a_gpu_passes_matters_on_a_gpu_only() -> None:
     eager = {"latency": {"gpu": "eager"}}
     assert verdict([side("a"), side("b", eager)]).latency == ""

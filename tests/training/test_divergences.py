@@ -23,7 +23,7 @@ from kdnas.training.losses.divergences import (
     top_signal,
 )
 
-KINDS: tuple[Divergence, ...] = ("forward", "reverse", "js")
+KINDS: tuple[Divergence, ...] = ("forward", "reverse", "js", "skew-forward", "skew-reverse")
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -76,6 +76,62 @@ def test_js_mixing_weight_belongs_to_the_teacher(a: int, b: int, beta: float) ->
     torch.testing.assert_close(between(p.log(), q.log(), "js", beta), expected, atol=1e-9, rtol=1e-7)
 
 
+def plain(p: torch.Tensor, q: torch.Tensor, kind: str, share: float) -> torch.Tensor:
+    """The papers' formulas on probabilities, sums of p · ln(p / m)."""
+
+    def kl(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * (a / b).log()).sum(-1)
+
+    m = share * p + (1 - share) * q
+    return {
+        "skew-forward": kl(p, m),
+        "skew-reverse": kl(q, (1 - share) * p + share * q),
+        "js": share * kl(p, m) + (1 - share) * kl(q, m),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["skew-forward", "skew-reverse", "js"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+def test_mixtures_and_their_gradients_are_those_of_the_plain_formula(kind: Divergence, share: float) -> None:
+    p = F.softmax(logits_of(1).double(), -1)
+    z = logits_of(2).double().requires_grad_()
+    settings = {"js_beta": share} if kind == "js" else {"skew_alpha": share}
+    ours = between(p.log(), F.log_softmax(z, -1), kind, **settings)
+    wanted = plain(p, F.softmax(z, -1), kind, share)
+    torch.testing.assert_close(ours, wanted, atol=1e-12, rtol=1e-10)
+    (slope,) = torch.autograd.grad(ours.sum(), z)
+    (by_formula,) = torch.autograd.grad(wanted.sum(), z)
+    torch.testing.assert_close(slope, by_formula, atol=1e-12, rtol=1e-9)
+    step = torch.zeros_like(z)
+    step[0, 3] = 1e-5
+    there, back = (plain(p, F.softmax(z.detach() + sign * step, -1), kind, share).sum() for sign in (1, -1))
+    assert slope[0, 3].item() == pytest.approx(((there - back) / 2e-5).item(), rel=1e-6, abs=1e-9)
+
+
+@given(a=seeds, b=seeds)
+@settings(max_examples=30, deadline=None)
+def test_js_over_its_beta_tends_to_the_forward_and_over_the_rest_to_the_reverse_divergence(a: int, b: int) -> None:
+    p, q = (F.log_softmax(logits_of(seed, scale=1.0).double(), -1) for seed in (a, b))
+    small = 1e-7
+    torch.testing.assert_close(between(p, q, "js", small) / small, between(p, q, "forward"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(between(p, q, "js", 1 - small) / small, between(p, q, "reverse"), rtol=1e-4, atol=1e-5)
+
+
+@given(a=seeds, b=seeds)
+@settings(max_examples=30, deadline=None)
+def test_without_skew_both_are_the_plain_divergences(a: int, b: int) -> None:
+    p, q = (F.log_softmax(logits_of(seed, scale=1.0).double(), -1) for seed in (a, b))
+    for kind in ("forward", "reverse"):
+        skewed = between(p, q, f"skew-{kind}", skew_alpha=1e-9)  # type: ignore[arg-type]
+        torch.testing.assert_close(skewed, between(p, q, kind), rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["skew-forward", "skew-reverse"])
+def test_skewed_divergences_of_disjoint_distributions_end_at_the_log_of_the_skew(kind: Divergence) -> None:
+    p, q = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
+    assert between(p, q, kind, skew_alpha=0.1).item() == pytest.approx(log(10), abs=1e-6)
+
+
 def test_directions_on_a_worked_example() -> None:
     """p = (1/2, 1/2), q = (3/4, 1/4): KL(p‖q) = ½ ln ⅔ + ½ ln 2 = 0.143841, KL(q‖p) = ¾ ln 3/2 + ¼ ln ½ = 0.130812."""
     p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.75, 0.25]).log()
@@ -92,6 +148,8 @@ def test_agrees_with_torch_kl_div(kind: Divergence) -> None:
         "reverse": F.kl_div(p, q, reduction="none", log_target=True).sum(-1),
         "js": 0.5 * F.kl_div(m, p, reduction="none", log_target=True).sum(-1)
         + 0.5 * F.kl_div(m, q, reduction="none", log_target=True).sum(-1),
+        "skew-forward": F.kl_div((0.1 * p.exp() + 0.9 * q.exp()).log(), p, reduction="none", log_target=True).sum(-1),
+        "skew-reverse": F.kl_div((0.9 * p.exp() + 0.1 * q.exp()).log(), q, reduction="none", log_target=True).sum(-1),
     }
     torch.testing.assert_close(between(p, q, kind), both[kind])
 
@@ -108,7 +166,7 @@ def test_temperature_reaches_the_loss_and_keeps_the_size_of_the_gradient(kind: D
         log_q = F.log_softmax(student / temperature, -1)
         loss = temperature**2 * between(signal.log_probs, log_q, kind).sum()
         (grad,) = torch.autograd.grad(loss, student)
-        curvature = 0.25 if kind == "js" else 1.0
+        curvature = {"js": 0.25, "skew-forward": 0.81, "skew-reverse": 0.81}.get(kind, 1.0)
         centred = (student - teacher) - (student - teacher).mean(-1, keepdim=True)
         torch.testing.assert_close(grad, curvature * centred.detach() / student.shape[-1], rtol=0.2, atol=0.02)
         sizes.append(grad.norm())

@@ -15,24 +15,40 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-Divergence = Literal["forward", "reverse", "js"]
+Divergence = Literal["forward", "reverse", "js", "skew-forward", "skew-reverse"]
 IGNORED = -100  # the label of a position that has nothing to predict
 LEAST_LOG = -80.0  # stands for the log of zero: its exponential is still a positive float32
 
 
-def between(log_p: Tensor, log_q: Tensor, kind: Divergence, js_beta: float = 0.5) -> Tensor:
+def single(tensor: Tensor) -> Tensor:
+    """In float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def between(log_p: Tensor, log_q: Tensor, kind: Divergence, js_beta: float = 0.5, skew_alpha: float = 0.1) -> Tensor:
     """Divergence of student q from teacher p over the last axis: [..., outcomes] twice → [...], in nats.
 
     forward  KL(p‖q); reverse  KL(q‖p); js  β·KL(p‖m) + (1 − β)·KL(q‖m) with m = β·p + (1 − β)·q
-    (generalised Jensen–Shannon, Agarwal et al., 2024, "On-Policy Distillation of Language Models", eq. 2).
+    (generalised Jensen–Shannon, Agarwal et al., 2024, "On-Policy Distillation of Language Models", eq. 2);
+    skew-forward  KL(p ‖ α·p + (1 − α)·q); skew-reverse  KL(q ‖ (1 − α)·p + α·q), which stay bounded where one side
+    is 0 (Ko et al., 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models", section 3.1).
     """
     log_p, log_q = log_p.clamp(min=LEAST_LOG), log_q.clamp(min=LEAST_LOG)
     if kind == "forward":
         return _kl(log_p, log_q)
     if kind == "reverse":
         return _kl(log_q, log_p)
-    log_m = torch.logaddexp(log_p + log(js_beta), log_q + log(1.0 - js_beta))
+    if kind == "skew-forward":
+        return _kl(log_p, _mixed(log_p, log_q, skew_alpha))
+    if kind == "skew-reverse":
+        return _kl(log_q, _mixed(log_q, log_p, skew_alpha))
+    log_m = _mixed(log_p, log_q, js_beta)
     return js_beta * _kl(log_p, log_m) + (1.0 - js_beta) * _kl(log_q, log_m)
+
+
+def _mixed(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
+    """Log of share · a + (1 − share) · b."""
+    return torch.logaddexp(log_a + log(share), log_b + log(1.0 - share))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -56,12 +72,12 @@ class Signal:
 
 def full_signal(logits: Tensor, temperature: float) -> Signal:
     """The whole softened distribution of logits [n, vocabulary]."""
-    return Signal(F.log_softmax(logits.float() / temperature, -1))
+    return Signal(F.log_softmax(single(logits) / temperature, -1))
 
 
 def top_signal(logits: Tensor, temperature: float, k: int) -> Signal:
     """The k likeliest tokens of logits [n, vocabulary] and the mass of the rest; k is less than the vocabulary."""
-    scaled = logits.float() / temperature
+    scaled = single(logits) / temperature
     indices = scaled.topk(k, -1).indices
     return Signal(bucket_log_probs(scaled, indices), indices)
 
@@ -99,17 +115,23 @@ def bucket_log_probs(logits: Tensor, indices: Tensor) -> Tensor:
 
 
 def divergence(
-    logits: Tensor, signal: Signal, kind: Divergence, *, js_beta: float = 0.5, temperature: float = 1.0
+    logits: Tensor,
+    signal: Signal,
+    kind: Divergence,
+    *,
+    js_beta: float = 0.5,
+    skew_alpha: float = 0.1,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Temperature² × divergence of the student's softened logits [n, vocabulary] from the teacher's signal → [n].
 
     T² keeps the gradient's size when T grows (Hinton et al., 2015). Against a top-k signal it is the divergence
     of the distributions in which all other tokens are one outcome, which is never larger than the full one.
     """
-    scaled = logits.float() / temperature
+    scaled = single(logits) / temperature
     top = signal.indices
     log_q = F.log_softmax(scaled, -1) if top is None else bucket_log_probs(scaled, top)
-    return temperature**2 * between(signal.log_probs.to(log_q.dtype), log_q, kind, js_beta)
+    return temperature**2 * between(signal.log_probs.to(log_q.dtype), log_q, kind, js_beta, skew_alpha)
 
 
 def next_token_labels(ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -140,7 +162,7 @@ class _HeadLoss(torch.autograd.Function):
         work = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         hidden, matrix = hidden.to(work), weight.to(work)
         offset = None if bias is None else bias.to(work)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros((), dtype=torch.promote_types(work, torch.float32))
         need = [learn and wanted for wanted in ctx.needs_input_grad]
         grad_hidden = torch.empty_like(hidden) if need[0] else None
         grad_weight = torch.zeros_like(weight) if need[1] else None
@@ -194,4 +216,4 @@ def head_loss(
 
 def hard_loss(labels: Tensor) -> TokenLoss:
     """Cross-entropy with the labels [n]."""
-    return lambda logits, rows: F.cross_entropy(logits.float(), labels[rows], reduction="none")
+    return lambda logits, rows: F.cross_entropy(single(logits), labels[rows], reduction="none")

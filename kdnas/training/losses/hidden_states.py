@@ -112,18 +112,19 @@ class _Fit(torch.autograd.Function):
         flat = output.flatten(0, 1)
         half = weight.shape[1] // 2
         with torch.autocast(flat.device.type, enabled=False):
-            work = torch.bfloat16 if devices.autocasts(flat.device) else torch.float32
+            whole = torch.promote_types(weight.dtype, torch.float32)
+            work = torch.bfloat16 if devices.autocasts(flat.device) else whole
             flat, narrow = flat.to(work), weight.to(work)
             difference = torch.addmm(bias.to(work), flat, narrow)
             difference[:, :half] -= first.flatten(0, 1)
             difference[:, half:] -= second.flatten(0, 1)
             figures = difference.numel()
-            loss = torch.linalg.vector_norm(difference, dtype=torch.float32).square() / figures
+            loss = torch.linalg.vector_norm(difference, dtype=whole).square() / figures
             scale = 2.0 / figures
             ctx.save_for_backward(
                 torch.mm(difference, narrow.t()).mul_(scale).view_as(output).to(output.dtype),
                 torch.mm(flat.t(), difference).mul_(scale).to(weight.dtype),
-                difference.sum(0, dtype=torch.float32).mul_(scale),
+                difference.sum(0, dtype=whole).mul_(scale),
             )
         return loss
 

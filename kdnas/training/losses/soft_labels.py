@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from kdnas.training.losses.divergences import divergence, full_signal
+from kdnas.training.losses.divergences import divergence, full_signal, single
 
 
 def soft(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -18,7 +18,7 @@ def soft(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
 
 def hard(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with the labels [n]: [n]."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.cross_entropy(single(logits), labels, reduction="none")
 
 
 def sequence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
