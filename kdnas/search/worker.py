@@ -89,6 +89,7 @@ class Worker:
         self.protocol, self.measure = measure, of_search(spec, measure)
         self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
+        self.kept: dict[int, Any] = {}  # what samplers know of finished trials
 
     # ------------------------------------------------------------------------ before the first trial
 
@@ -259,7 +260,7 @@ class Worker:
         loan = self.loan()
         while True:
             closed = taken if refused is None else Refused(taken, refused)
-            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast, loan)
+            self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast, loan, self.kept)
             self.study.pruner = pruner(self.bench.budget, claim.slot)
             with explained(self.store):
                 trial = self.study.ask()

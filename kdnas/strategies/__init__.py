@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from optuna.samplers import BaseSampler
 
@@ -50,6 +50,7 @@ def sampler(
     planned: Candidate | None = None,
     forecast: Forecast | None = None,
     loan: Loan | None = None,
+    kept: dict[int, Any] | None = None,
 ) -> BaseSampler:
     """The sampler for one slot of a study.
 
@@ -57,12 +58,13 @@ def sampler(
     them is proposed. A `Refused` holds those, too, that constraints refuse. `planned` is the candidate that this slot
     already holds, if any: the LSTM controller writes its episodes to the slots (kdnas.search.episodes), and each of
     them must be planned before it is asked for. `forecast` is what is predicted of all candidates now, for a strategy
-    that proposes by it; `loan` is what other studies lend, weighed as this one's trials are now.
+    that proposes by it; `loan` is what other studies lend, weighed as this one's trials are now. `kept` is one mapping
+    for all slots of a study, in which samplers note what they need not compute again.
 
     Raises SpaceExhausted when nothing is left to propose.
     """
     seed, rng = number(spec.seed, Purpose.PROPOSAL, slot), generator(spec.seed, Purpose.PROPOSAL, slot)
-    asked = Asked(spec.strategy, space, slot, taken, rng, seed, forecast, loan or None)
+    asked = Asked(spec.strategy, space, slot, taken, rng, seed, forecast, loan or None, {} if kept is None else kept)
     # Each strategy's module is loaded when it is asked for: none pays for another's libraries.
     module = importlib.import_module(f"{__name__}.{spec.strategy.name.replace('-', '_')}")
     if planned is not None:

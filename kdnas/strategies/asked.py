@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,3 +28,5 @@ class Asked(Generic[O]):
     seed: int  # of this slot, below 2³²: for samplers that seed themselves
     forecast: Forecast | None = None  # of every candidate, for a strategy whose options say that it `predicts`
     loan: Loan | None = None  # what other studies lend, for a strategy whose options say that it `borrows`
+    # What samplers of earlier slots knew of finished trials, by number; nothing that could not be computed anew.
+    kept: dict[int, Any] = field(default_factory=dict)

@@ -29,6 +29,7 @@ class Rescored:
         self._violations: Mapping[int, Mapping[str, float]] | None = None
         self._seen: list[FrozenTrial] | None = None  # while one candidate is chosen: all trials, read once
         self._unwritten: dict[tuple[int, str], Any] | None = None
+        self._made: dict[int, tuple[FrozenTrial, tuple[Any, ...], FrozenTrial]] = {}  # finished trials as they are now
 
     def use(self, final: Mapping[int, float], by_epoch: Mapping[int, Mapping[int, float]]) -> None:
         """By trial number the final reward, and the reward after each epoch. What is in neither stays as reported."""
@@ -76,10 +77,26 @@ class Rescored:
         final, by_epoch = self._final.get(reported.number), self._by_epoch.get(reported.number)
         if final is None and by_epoch is None and self._violations is None:
             return reported
+        own = None if self._violations is None else self._violations.get(reported.number, {})
+        made = self._made.get(reported.number)
+        if made is not None and made[0] is reported and made[1] == (final, by_epoch, own):
+            return made[2]
+        trial = self._changed(reported, final, by_epoch, own)
+        if reported.state.is_finished():
+            self._made[reported.number] = (reported, (final, by_epoch, own), trial)
+        return trial
+
+    def _changed(
+        self,
+        reported: FrozenTrial,
+        final: float | None,
+        by_epoch: Mapping[int, float] | None,
+        own: Mapping[str, float] | None,
+    ) -> FrozenTrial:
+        """`own`: by how much it misses each constraint; None in a study without any."""
         trial = copy.copy(reported)  # Optuna keeps the reported one
-        if self._violations is not None:
+        if own is not None:
             others = {n: value for n, value in reported.system_attrs.items() if not n.startswith(CONSTRAINT)}
-            own = self._violations.get(reported.number, {})
             trial.system_attrs = others | {f"{CONSTRAINT}{field}": by for field, by in own.items()}
         if final is not None and reported.state in (TrialState.COMPLETE, TrialState.PRUNED):
             trial.values = [final]

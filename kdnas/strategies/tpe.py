@@ -9,25 +9,27 @@ from __future__ import annotations
 import warnings
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 
 from kdnas.strategies.asked import Asked
+from kdnas.strategies.parzen import FiniteTPESampler
 from kdnas.strategies.without_replacement import Unseen
 from kdnas.study.spec_strategies import TpeStrategy
 
 
 def sampler(asked: Asked[TpeStrategy]) -> Unseen:
-    return Unseen(_tpe(asked.options, asked.seed), asked.space, asked.taken, asked.rng)
+    return Unseen(_tpe(asked), asked.space, asked.taken, asked.rng)
 
 
-def _tpe(options: TpeStrategy, seed: int) -> BaseSampler:
+def _tpe(asked: Asked[TpeStrategy]) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Constant liar: what other workers are at counts as bad, so that two of them look in different places.
-        return TPESampler(
-            n_startup_trials=options.startup,
-            n_ei_candidates=options.pool,
+        return FiniteTPESampler(
+            asked.kept,
+            n_startup_trials=asked.options.startup,
+            n_ei_candidates=asked.options.pool,
             multivariate=True,
             constant_liar=True,
-            seed=seed,
+            seed=asked.seed,
         )
