@@ -238,10 +238,12 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     metrics, latency = facts["metrics"], facts["latency"]
     frame.data(f"{output}\n")
     early = " (stopped early)" if metrics["stopped_early"] else ""
+    which = f"after epoch {metrics['best_epoch']} of {metrics['epochs']}{early}"
+    if not metrics["best_epoch"]:
+        which = f"as built, which none of {metrics['epochs']} epochs lowered" if metrics["epochs"] else "as built"
     frame.say(
-        f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} after epoch {metrics['best_epoch']} "
-        f"of {metrics['epochs']}{early}, {latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the "
-        "teacher."
+        f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} {which}, "
+        f"{latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the teacher."
     )
     if facts.get("onnx"):
         onnx = facts["onnx"]

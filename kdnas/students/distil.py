@@ -35,6 +35,7 @@ from kdnas.students.extras import Extras
 from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
+from kdnas.study.spec_recipes import may_stay_as_built
 from kdnas.system import fingerprint, folders, versions
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
@@ -169,7 +170,7 @@ def _distil(
             training.restore(saved.tensors, saved.facts)
             history = list(saved.kept["history"])
             within = f" and {training.step:,} steps" if training.step else ""
-            course.reach(f"going on after epoch {len(history)}{within}", _share(len(history), epochs))
+            course.reach(f"going on after epoch {_done(history)}{within}", _share(_done(history), epochs))
             for point in history:
                 telling.epoch(_epoch(point, epochs))
         del saved
@@ -177,9 +178,15 @@ def _distil(
         unfinished.write(
             partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
         )
+        if not history and not training.step and may_stay_as_built(job.spec.recipe):
+            course.tell("scoring the student as it was built", None)
+            with Turn(device):
+                history = [point_of(_sound(training.begin()))]
+            keeper.keep(history)
+            telling.epoch(_epoch(history[0], epochs))
         rest = Epochs(epochs, _seconds(history))
         patience = job.spec.full.patience
-        while len(history) < epochs and not _over(history, patience):
+        while _done(history) < epochs and not _over(history, patience):
             rest.begins(training.step)
             history = _one_epoch(training, history, device, course, rest, keeper, _held_out(provenance))
             keeper.keep(history)
@@ -189,7 +196,8 @@ def _distil(
         student.modules().load_state_dict(checkpoints.best(partial_folder, best_number))
         course.until(TRAINED)
         course.until(SCORED)
-        course.tell(f"scoring the student of epoch {best_number}", None)
+        of_epoch = f"of epoch {best_number}" if best_number else "as it was built"
+        course.tell(f"scoring the student {of_epoch}", None)
         with Turn(device):
             score = bench.score(student)
         course.tell("measuring its latency", None)
@@ -201,8 +209,8 @@ def _distil(
                 "raw_loss": score.raw_loss,
                 "extra": dict(score.extra),
                 "best_epoch": best_number,
-                "epochs": len(history),
-                "stopped_early": len(history) < epochs,
+                "epochs": _done(history),
+                "stopped_early": _done(history) < epochs,
                 "tokens": history[-1]["tokens"],
                 "seconds": history[-1]["seconds"],
                 "history": history,
@@ -243,8 +251,9 @@ class _Keeper:
         kept = {"key": self._key, "history": history, "best": best, "ground": dict(self._ground)}
         tensors, facts = self._training.state()
         step = self._training.step
-        own = self._student.modules().state_dict() if best == len(history) and history and not step else None
-        checkpoints.write(self._folder, len(history), tensors, facts, kept, own, step)
+        done = _done(history)
+        own = self._student.modules().state_dict() if best == done and history and not step else None
+        checkpoints.write(self._folder, done, tensors, facts, kept, own, step)
         self._written = time.monotonic()
 
     def keep_now_and_then(self, history: list[dict[str, Any]]) -> None:
@@ -261,7 +270,7 @@ def _one_epoch(
     keeper: _Keeper,
     held_out: float,
 ) -> list[dict[str, Any]]:
-    done, epochs = len(history), training.epochs
+    done, epochs = _done(history), training.epochs
 
     def on_step(turn: Turn, step: int, steps: int) -> None:
         turn.step()
@@ -272,17 +281,26 @@ def _one_epoch(
             keeper.keep_now_and_then(history)
 
     with Turn(device) as turn:
-        epoch = training.run_epoch(partial(on_step, turn))
-    if not math.isfinite(epoch.score.loss):
-        raise KdnasError(
-            f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
-        )
+        epoch = _sound(training.run_epoch(partial(on_step, turn)))
     return [*history, point_of(epoch)]
+
+
+def _sound(epoch: Epoch) -> Epoch:
+    """Raises KdnasError for a loss that is no number."""
+    if not math.isfinite(epoch.score.loss):
+        hint = "Try a lower training.learning_rate." if epoch.epoch else "Check the teacher and the text."
+        raise KdnasError(f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", hint)
+    return epoch
+
+
+def _done(history: list[dict[str, Any]]) -> int:
+    """Finished epochs; a history may begin with the student as it was built, epoch 0."""
+    return int(history[-1]["epoch"]) if history else 0
 
 
 def _seconds(history: list[dict[str, Any]]) -> list[float]:
     """Of each epoch, the time at its end being counted from the beginning of the first."""
-    ends = [0.0, *(point["seconds"] for point in history)]
+    ends = [0.0, *(point["seconds"] for point in history if point["epoch"])]
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
@@ -308,12 +326,12 @@ def _epoch(point: Mapping[str, Any], epochs: int) -> Epoch:
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
-    """The epoch, from 1, with the least held-out loss; of equal ones the first."""
-    return min(range(len(history)), key=lambda i: (history[i]["loss"], i)) + 1
+    """The epoch with the least held-out loss, of equal ones the first; 0 for the student as it was built."""
+    return int(min(history, key=lambda point: (point["loss"], point["epoch"]))["epoch"])
 
 
 def _over(history: list[dict[str, Any]], patience: int) -> bool:
-    return bool(history) and len(history) - best_epoch(history) >= patience
+    return bool(history) and _done(history) - best_epoch(history) >= patience
 
 
 # ------------------------------------------------------------------------------------------------ what is recorded

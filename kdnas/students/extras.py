@@ -19,7 +19,7 @@ from kdnas.models import lora_adapters, merged_adapters
 from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
-from kdnas.study.spec_recipes import HiddenStateRecipe, LoraRecipe
+from kdnas.study.spec_recipes import EncoderRecipe, LoraRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 
@@ -48,10 +48,10 @@ class Extras:
                 f"Students of the recipe {spec.recipe.name} have no adapter to merge.",
                 "Leave out --merge and --no-merge.",
             )
-        if self.library == SENTENCES and not isinstance(spec.recipe, HiddenStateRecipe):
+        if self.library == SENTENCES and not isinstance(spec.recipe, EncoderRecipe):
             raise UsageError(
                 f"Students of the recipe {spec.recipe.name} are no sentence encoders.",
-                "Leave out --for, or take the recipe hidden-state.",
+                "Leave out --for, or take the recipe hidden-state or sentence-embedding.",
             )
         if self.push is not None:
             from kdnas.students.upload import check_push

@@ -19,8 +19,10 @@ from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
+    EncoderRecipe,
     HiddenStateRecipe,
     RecipeSpec,
+    may_stay_as_built,
     recipe_parts,
     scored_as_built,
 )
@@ -225,7 +227,7 @@ class LatencySpec(Part):
 class FullSpec(Part):
     """The long distillation of the chosen candidate."""
 
-    epochs: int = Field(20, ge=1, le=10_000, description="at most this many epochs")
+    epochs: int = Field(20, ge=0, le=10_000, description="at most this many epochs")
     patience: int = Field(3, ge=1, description="epochs without a better held-out loss before stopping")
 
 
@@ -320,12 +322,17 @@ class StudySpec(Part):
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
                 "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
             )
-        if self.space.per_layer and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+        if not self.full.epochs and not may_stay_as_built(self.recipe):
+            raise ValueError(
+                "full.epochs is 0, which writes a student as it was built, and those of this recipe are finished by "
+                "training alone; give 1 to 10000, or take the recipe sentence-embedding"
+            )
+        if self.space.per_layer and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(
                 "space.per_layer is true, and only students of the recipe hidden-state have layers that differ, "
                 "outside a comparison of variants; take it away"
             )
-        if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+        if self.latency.by == "blocks" and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
                 "variants; take model"

@@ -137,8 +137,9 @@ class FinalizeScreen(Frame):
         if scored is None:
             raise UsageError(f"There is no trial {text or '(none)'}.", "Give the number of one in the table.")
         epochs = self.query_one("#epochs", Input).value.strip()
-        if not epochs.isdigit() or not 1 <= int(epochs) <= 10_000:
-            raise UsageError(f"{epochs!r} is no number of epochs.", "Give 1 to 10000.")
+        least = 0 if self._full("epochs", 20) == 0 else 1  # a study of students that are finished as built
+        if not epochs.isdigit() or not least <= int(epochs) <= 10_000:
+            raise UsageError(f"{epochs!r} is no number of epochs.", f"Give {least} to 10000.")
         name = self.query_one("#folder", Input).value.strip()
         if not name:
             raise UsageError("The folder has no name.", "Name one that does not exist yet.")

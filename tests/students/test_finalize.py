@@ -542,7 +542,8 @@ def test_missing_onnx_packages_are_named_before_the_training(
 
 
 def test_the_best_epoch_is_the_first_of_the_least() -> None:
-    assert best_epoch([{"loss": 0.3}, {"loss": 0.2}, {"loss": 0.2}]) == 2
+    told = [{"loss": loss, "epoch": epoch} for epoch, loss in enumerate([0.3, 0.2, 0.2])]
+    assert best_epoch(told) == 1 and best_epoch(told[:1]) == 0 and best_epoch(told[2:]) == 2
 
 
 # ------------------------------------------------------------------------------------------------- which candidate

@@ -12,7 +12,7 @@ from kdnas.recipes.spaces.encoder import layered, sizes_of
 from kdnas.recipes.spaces.parameter_count import LayeredCount, ParameterCount
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.spec import StudySpec
-from kdnas.study.spec_recipes import HiddenStateRecipe
+from kdnas.study.spec_recipes import EncoderRecipe
 from kdnas.system.errors import BadOptionError
 
 
@@ -32,7 +32,7 @@ def space_of(spec: StudySpec, family: Family, config: Any) -> SearchSpace:
 
 def _closed(spec: StudySpec, family: Family, config: Any) -> frozenset[int]:
     """Widths that students of this study cannot have."""
-    assert isinstance(spec.recipe, HiddenStateRecipe)
+    assert isinstance(spec.recipe, EncoderRecipe)
     return frozenset() if spec.recipe.init == "random" else encoders.closed_widths(family, config)
 
 
