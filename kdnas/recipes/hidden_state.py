@@ -423,7 +423,7 @@ class HiddenStateBench(Workbench):
             return space.solved(self._lessons(layout, known, rows), rows)
 
         def cosine(rows: int) -> float:
-            return space.cosine(made, self._held_ids, partial(self._last, self.held_out), rows)
+            return space.cosine(made, self._held_ids, partial(self.last, self.held_out), rows)
 
         with Turn(self.device):
             made = memory.whole(teacher_space.BATCH, self.device, solved)
@@ -434,9 +434,9 @@ class HiddenStateBench(Workbench):
     def _lessons(
         self, layout: Layout, states: hidden_state_cache.HiddenStates, rows: int
     ) -> tuple[teacher_space.Lesson, ...]:
-        return teacher_space.lessons(layout, self.teacher.body, states.ids, partial(self._last, states), rows)
+        return teacher_space.lessons(layout, self.teacher.body, states.ids, partial(self.last, states), rows)
 
-    def _last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
+    def last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
         """The teacher's last states of the chunks at `places`."""
         return states.batch(places, [self.own.layers - 1])[0]
 

@@ -6,7 +6,8 @@ embeddings. Its loss is about these alone, and so a training may end with the st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,43 +16,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdnas.data import shipped
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.metrics import spearman
 from kdnas.models import open as opening
-from kdnas.models import sentence_layout
+from kdnas.models import sentence_layout, static_encoder
 from kdnas.models.encoders import Sizes
 from kdnas.models.sentence_layout import Dense, Layout
-from kdnas.recipes import teacher_space
+from kdnas.recipes import static_students, teacher_space
 from kdnas.recipes.contract import Description
 from kdnas.recipes.hidden_state import HiddenState, HiddenStateBench
-from kdnas.recipes.hidden_state_training import HiddenStateTraining, Ready
+from kdnas.recipes.sentence_embedding_training import IntoTheSpace, SentenceEmbeddingTraining, into
+from kdnas.recipes.static_students import SolvedOnce, Table, is_static, table_of
 from kdnas.recipes.teacher_space import Lesson, TeacherSpace
-from kdnas.study.spec import StudySpec
+from kdnas.study.layer_words import KIND, STATIC
+from kdnas.study.space import Candidate
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_recipes import SentenceEmbeddingRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
+from kdnas.teachers import encoder
 from kdnas.teachers.hidden_state_cache import HiddenStates
-from kdnas.training.contract import Score, Student
+from kdnas.training.contract import Score, Student, Training
 from kdnas.training.losses import embeddings
-from kdnas.training.losses.hidden_states import Projections
 
 PAIRED = 512  # most held-out chunks of which all pairs are compared
-SHORT = (2, 4, 8)  # parts of a chunk that are learned from beside it, one after the other
-
-
-class IntoTheSpace(Projections):
-    """A student's projections onto hidden states, and the linear layer from its pooled states to embeddings."""
-
-    def __init__(self, layers: int, width: int, outputs: int, pooled: int, embedding: int) -> None:
-        super().__init__(layers, width, outputs)
-        self.into_weight = torch.nn.Parameter(torch.zeros(embedding, pooled))
-        self.into_bias = torch.nn.Parameter(torch.zeros(embedding))
-
-
-def into(student: Student) -> IntoTheSpace:
-    assert isinstance(student.aids, IntoTheSpace)
-    return student.aids
 
 
 def _require_layout(spec: StudySpec, folder: Path) -> Layout:
@@ -71,13 +61,36 @@ class SentenceEmbedding(HiddenState):
     name = "sentence-embedding"
     summary = "The embeddings of a sentence encoder, solved by least squares"
 
+    families = (*HiddenState.families, STATIC)
+
     def describe(self, spec: StudySpec) -> Description:
         """Raises UsageError for a teacher that is no sentence encoder, where its folder is here already."""
         found = super().describe(spec)
-        here = Path(spec.teacher.checkpoint or spec.teacher.model).expanduser()
-        if (here / "config.json").is_file():
-            _require_layout(spec, here)
-        return found
+        chosen = spec.teacher.checkpoint or spec.teacher.model
+        folder = (
+            opening.locate(spec.teacher, config_only=True) if chosen in shipped.ASSETS else Path(chosen).expanduser()
+        )
+        layout = _require_layout(spec, folder) if (folder / "config.json").is_file() else None
+        if STATIC not in spec.space.choices.get(KIND, ()):
+            return found
+        config, _ = encoder.read_config(spec.teacher)
+        # How wide its embeddings are, a model says that is not here yet.
+        size = None if layout is None else int(config.vocab_size) * layout.width(found.teacher["width"])
+        flops, parameters = found.flops_per_token, found.parameters
+        assert flops is not None and parameters is not None
+        return replace(
+            found,
+            flops_per_token=lambda one: 2.0 * found.teacher["width"] if is_static(one) else flops(one),
+            parameters=None if size is None else lambda one: size if is_static(one) else parameters(one),
+        )
+
+    def in_words_of_the_space(self, spec: StudySpec, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A static student is given by its kind alone: the sizes that it lacks stand for nothing."""
+        if not (is_static(dict(config)) or config.get("model_type") == STATIC):
+            return super().in_words_of_the_space(spec, config)
+        values = spec.model_dump(mode="json")
+        values["space"] = {"choices": {KIND: [STATIC]}}
+        return {**self.describe(from_values(values)).space.from_ordinal(0), **config, KIND: STATIC}
 
     def prepare(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> SentenceEmbeddingBench:
         folder = Path(spec.teacher.checkpoint).expanduser() if spec.teacher.checkpoint else None
@@ -103,7 +116,7 @@ class SentenceEmbeddingBench(HiddenStateBench):
             self._held = memory.whole(teacher_space.BATCH, device, self._held_lesson)
 
     def _held_lesson(self, rows: int) -> Lesson:
-        known = partial(self._last, self.held_out)
+        known = partial(self.last, self.held_out)
         return teacher_space.lesson(self.layout, self.teacher.body, self._held_ids, known, 0, rows)
 
     def lessons_of(self, states: HiddenStates) -> tuple[Lesson, ...]:
@@ -118,9 +131,50 @@ class SentenceEmbeddingBench(HiddenStateBench):
         pooled = len(self.layout.pooling) * sizes.width
         return IntoTheSpace(sizes.layers, sizes.width, 2 * self.own.width, pooled, len(self.constant))
 
-    def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> SentenceEmbeddingTraining:
+    def config(self, candidate: Candidate) -> dict[str, Any]:
+        if is_static(candidate):
+            size = int(self.teacher.config.vocab_size)
+            return {"model_type": STATIC, "vocab_size": size, "hidden_size": len(self.constant)}
+        return super().config(candidate)
+
+    def parameters(self, candidate: Candidate) -> int:
+        if is_static(candidate):
+            return int(self.teacher.config.vocab_size) * len(self.constant)
+        return super().parameters(candidate)
+
+    def build(self, candidate: Candidate, seed: int) -> Student:
+        """A static student is solved by its training, which solves and no more."""
+        return self._table() if is_static(candidate) else super().build(candidate, seed)
+
+    def probe(self, candidate: Candidate) -> Student:
+        return self._table() if is_static(candidate) else super().probe(candidate)
+
+    def _table(self) -> Student:
+        return Student(Table(int(self.teacher.config.vocab_size), len(self.constant)).to(self.device))
+
+    def comparable(self, candidate: Candidate) -> str:
+        return STATIC if is_static(candidate) else super().comparable(candidate)
+
+    def shape_key(self, candidate: Candidate | None) -> str:
+        key = super().shape_key(None if is_static(candidate) else candidate)
+        return (
+            f"{STATIC} {self.config(candidate)} beside {key}" if candidate is not None and is_static(candidate) else key
+        )
+
+    def training(  # type: ignore[override]  # a table is solved, and learns by no steps
+        self, student: Student, *, epochs: int, seed: int, full: bool = False
+    ) -> Training:
+        if isinstance(student.body, Table):
+            ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
+            return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, ids))
         states = self._full_states(student, epochs) if full else self.proxy
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
+
+    def _solve_table(self, ids: Tensor, student: Student) -> None:
+        source = self.spec.data.source
+        table, _ = static_students.solved(self.teacher, self.layout, ids, source, self._on_progress)
+        with torch.no_grad():
+            table_of(student).weight.copy_(table)
 
     def solve(self, student: Student, states: HiddenStates) -> None:
         """A student's layer into the teacher's space, by least squares on the chunks of `states`."""
@@ -145,8 +199,7 @@ class SentenceEmbeddingBench(HiddenStateBench):
         so that it does not matter how alike a teacher's embeddings are. Texts are chunks and parts of them (an eighth
         to a half). `raw_loss` is the mean of 1 − cosine.
         """
-        space, made = TeacherSpace(self.layout, student.body.eval()), self.layout_of(student)
-        own = memory.whole(teacher_space.BATCH, self.device, partial(space.vectors, made, self._held_ids))
+        own = self._vectors(student)
         wanted = self._held.wanted
         cosine = float(functional.cosine_similarity(own, wanted).double().mean())
         extra = {"cosine": cosine}
@@ -158,84 +211,35 @@ class SentenceEmbeddingBench(HiddenStateBench):
         loss = float(embeddings.apart(own.double(), wanted.double(), self.constant.double()))
         return Score(loss, 1 - cosine, extra)
 
-    def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
-        """With the layer that was scored."""
-        made = self.layout_of(student)
-        sentence_layout.write(folder, made, self.family.sizes(student.body.config).width)  # type: ignore[arg-type]
-        return {"embedding": {**made.facts(), **self.score(student).extra}}
-
-
-@dataclass(frozen=True)
-class ReadyTexts(Ready):
-    """A batch with the teacher's embeddings [rows, width] of its chunks, on the device."""
-
-    wanted: Tensor
-
-
-class SentenceEmbeddingTraining(HiddenStateTraining):
-    """Learns embeddings and, by the weight that the spec says, hidden states.
-
-    Each step embeds its chunks, and parts of them, since short texts are embedded too. The layer into the teacher's
-    space is solved before the first step and trained with the student.
-    """
-
-    bench: SentenceEmbeddingBench
-
-    def __init__(
-        self, bench: SentenceEmbeddingBench, student: Student, states: HiddenStates, epochs: int, seed: int
-    ) -> None:
-        self.part = bench.part
-        super().__init__(bench, student, states, epochs, seed)
+    def _vectors(self, student: Student) -> Tensor:
+        """The student's embeddings of all held-out texts."""
+        if isinstance(student.body, Table):
+            layout = static_students.own_layout(self.layout)
+            return layout.finished(self._held_bags @ student.body.weight.cpu().float())
+        space, made = TeacherSpace(self.layout, student.body.eval()), self.layout_of(student)
+        return memory.whole(teacher_space.BATCH, self.device, partial(space.vectors, made, self._held_ids))
 
     @cached_property
-    def _wanted(self) -> Tensor:
-        """The teacher's embeddings of all chunks."""
-        layout, known = self.bench.layout, partial(self.bench._last, self._states)
-        with torch.no_grad():
-            parts = torch.arange(len(self._ids)).split(teacher_space.BATCH)
-            return torch.cat([layout.finished(teacher_space.whole_pooled(known(rows), layout)).cpu() for rows in parts])
+    def _held_bags(self) -> Tensor:
+        rows = [
+            row
+            for part, _ in teacher_space.texts_of(self._held_ids, teacher_space.BATCH)
+            for row in static_students.without_special(self.teacher, part)
+        ]
+        return static_encoder.bags(rows, int(self.teacher.config.vocab_size))
 
-    def named(self) -> dict[str, torch.nn.Parameter]:
-        found = super().named()
-        return found if self.part.hidden else {n: p for n, p in found.items() if n not in ("aids.weight", "aids.bias")}
+    def save(self, student: Student, folder: Path) -> None:
+        if isinstance(student.body, Table):
+            static_students.write(student.body.weight.detach().cpu(), self.teacher, self.layout, folder)
+        else:
+            super().save(student, folder)
 
-    def solve_as_built(self) -> None:
-        super().solve_as_built()
-        if not bool(into(self.student).into_weight.any()):
-            self.bench.solve(self.student, self._states)
-
-    def before_epoch(self) -> None:
-        if self.done == 0:
-            self.solve_as_built()
-
-    def _solve(self, most: int = 65_536) -> None:
-        super()._solve(most)
-        self.bench.solve(self.student, self._states)
-
-    def step_loss(self, batch: Ready, step: int) -> Tensor:
-        assert isinstance(batch, ReadyTexts)
-        outputs = self.outputs(batch.ids)
-        loss = self._apart(outputs[-1], batch.wanted)
-        if self.part.hidden:
-            loss = loss + self.part.hidden * self.hidden_loss(batch, outputs) / self.bench.variance(self.student.body)
-        short = batch.ids.shape[1] // SHORT[step % len(SHORT)]
-        if short >= teacher_space.SHORTEST:
-            compact = torch.cat([batch.ids[:, : short - 1], batch.ids[:, -1:]], 1)
-            with torch.no_grad():
-                states = self.bench.teacher.body(input_ids=self._rows[compact]).last_hidden_state
-                wanted = self.bench.layout.finished(teacher_space.whole_pooled(states, self.bench.layout))
-            loss = (loss + self._apart(self.outputs(compact)[-1], wanted)) / 2
-        return loss
-
-    def _apart(self, states: Tensor, wanted: Tensor) -> Tensor:
-        """The weighted losses of the embeddings of texts with the last states [rows, length, width]."""
-        aids, layout = into(self.student), self.bench.layout
-        made = layout.student(aids.into_weight, aids.into_bias)
-        own = made.finished(teacher_space.whole_pooled(states, layout))
-        constant = self.bench.constant.to(own.device)
-        loss = self.part.cosine * embeddings.apart(own, wanted, constant)
-        return loss + self.part.pairwise * embeddings.pairwise(own, wanted) if self.part.pairwise else loss
-
-    def _ready(self, rows: Tensor, positions: slice) -> ReadyTexts:
-        made = super()._ready(rows, positions)
-        return ReadyTexts(made.ids, made.states, made.positions, self._wanted[rows].to(self.bench.device))
+    def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
+        """With the layer that was scored; a static student's folder is laid out as it is saved."""
+        extra = self.score(student).extra
+        if isinstance(student.body, Table):
+            embedding = {**layout.facts(), "pooling": ["mean"], "width": len(self.constant)}
+            return {KIND: STATIC, "opens_with": "SentenceTransformer", "embedding": {**embedding, **extra}}
+        made = self.layout_of(student)
+        sentence_layout.write(folder, made, self.family.sizes(student.body.config).width)  # type: ignore[arg-type]
+        return {"embedding": {**made.facts(), **extra}}

@@ -97,7 +97,7 @@ def distil(
     """
     wanted = extras or Extras()
     output = output.absolute()
-    wanted.check(job.spec)
+    wanted.check(job.spec, job.candidate)
     key = job.key()
     partial_folder = folders.partial_of(output)
     with contextlib.ExitStack() as stack:

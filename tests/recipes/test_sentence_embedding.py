@@ -14,7 +14,8 @@ import torch
 from kdnas.models import sentence_layout
 from kdnas.models.sentence_encoder import open_encoder
 from kdnas.recipes import recipe
-from kdnas.recipes.sentence_embedding import SentenceEmbeddingBench, into
+from kdnas.recipes.sentence_embedding import SentenceEmbeddingBench
+from kdnas.recipes.sentence_embedding_training import into
 from kdnas.recipes.teacher_space import texts_of
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
