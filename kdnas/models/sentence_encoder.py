@@ -22,7 +22,6 @@ from kdnas.models.sentence_layout import Layout
 BATCH = 32
 
 
-@torch.no_grad()
 def pooled(states: Tensor, mask: Tensor, poolings: Sequence[str]) -> Tensor:
     """One vector a row of hidden states [rows, length, width], of the tokens whose `mask` [rows, length] is 1:
     [rows, width · poolings], the poolings side by side."""

@@ -86,6 +86,11 @@ class Layout:
     def normalised(self) -> bool:
         return bool(self.steps) and isinstance(self.steps[-1], Normalise)
 
+    def width(self, hidden: int) -> int:
+        """Of the embeddings, of states of width `hidden`."""
+        dense = [step for step in self.steps if isinstance(step, Dense)]
+        return int(dense[-1].weight.shape[0]) if dense else hidden * len(self.pooling)
+
     def finished(self, vectors: Tensor) -> Tensor:
         """What the steps make of pooled states [rows, width · poolings]: embeddings [rows, width]."""
         for step in self.steps:

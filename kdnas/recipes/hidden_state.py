@@ -39,7 +39,7 @@ from kdnas.recipes.spaces.encoder_students import parameters_of, space_of
 from kdnas.study import short_text
 from kdnas.study.space import Candidate
 from kdnas.study.spec import BudgetSpec, StudySpec
-from kdnas.study.spec_recipes import HiddenStateRecipe
+from kdnas.study.spec_recipes import EncoderRecipe
 from kdnas.system import seeds
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
@@ -121,7 +121,7 @@ class HiddenStateBench(Workbench):
 
     def __init__(self, spec: StudySpec, device: torch.device, on_progress: Progress) -> None:
         self.spec, self.device, self._on_progress = spec, device, on_progress
-        assert isinstance(spec.recipe, HiddenStateRecipe)
+        assert isinstance(spec.recipe, EncoderRecipe)
         self._init, self._cut = spec.recipe.init, spec.recipe.cut
         self.teacher = encoder.load(spec.teacher, device, on_progress)
         self.family = self.teacher.family
@@ -203,7 +203,7 @@ class HiddenStateBench(Workbench):
         """The body, cut out of the teacher or fresh, and one projection a layer."""
         sizes = sizes_of(candidate)
         values = self.config(candidate)
-        aids = Projections(sizes.layers, sizes.width, 2 * self.own.width).to(self.device)
+        aids = self.aids(sizes).to(self.device)
         if self._init == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seeds.long_number(seed, seeds.Student.WEIGHTS))
@@ -211,6 +211,10 @@ class HiddenStateBench(Workbench):
         else:
             body = self._cut_out(values, sizes, aids)
         return Student(body, aids)
+
+    def aids(self, sizes: Sizes) -> Projections:
+        """What only the training of a student of these sizes needs, before any of it is solved."""
+        return Projections(sizes.layers, sizes.width, 2 * self.own.width)
 
     def _cut_out(self, values: dict[str, Any], sizes: Sizes, aids: Projections) -> torch.nn.Module:
         sources = CUTS[self._cut](sizes.layers, self.own.layers)
@@ -412,14 +416,14 @@ class HiddenStateBench(Workbench):
 
     def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
         on_progress("solving its way into the teacher's space", None)
-        space = teacher_space.TeacherSpace(layout, student.body.eval(), self.teacher.body)
+        space = teacher_space.TeacherSpace(layout, student.body.eval())
         known = self.proxy if self._full is None else self._full
 
         def solved(rows: int) -> Layout:
-            return space.solved(known.ids, partial(self._last, known), rows)
+            return space.solved(self._lessons(layout, known, rows), rows)
 
         def cosine(rows: int) -> float:
-            return space.cosine(made, self._held_ids, partial(self._last, self.held_out), rows)
+            return space.cosine(made, self._held_ids, partial(self.last, self.held_out), rows)
 
         with Turn(self.device):
             made = memory.whole(teacher_space.BATCH, self.device, solved)
@@ -427,7 +431,12 @@ class HiddenStateBench(Workbench):
         sentence_layout.write(folder, made, self.family.sizes(student.body.config).width)  # type: ignore[arg-type]
         return {"embedding": {**made.facts(), "cosine": close}}
 
-    def _last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
+    def _lessons(
+        self, layout: Layout, states: hidden_state_cache.HiddenStates, rows: int
+    ) -> tuple[teacher_space.Lesson, ...]:
+        return teacher_space.lessons(layout, self.teacher.body, states.ids, partial(self.last, states), rows)
+
+    def last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
         """The teacher's last states of the chunks at `places`."""
         return states.batch(places, [self.own.layers - 1])[0]
 

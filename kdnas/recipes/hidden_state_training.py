@@ -98,10 +98,14 @@ class HiddenStateTraining(Stepwise[Ready]):
 
     def begin(self) -> Epoch:
         began = time.perf_counter()
-        if not bool(projections(self.student).weight.any()):  # else they were solved as the student was built
-            self._solve(FIT_TOKENS)
+        self.solve_as_built()
         score = self.bench.score(self.student)
         return Epoch(0, self.epochs, score, score.raw_loss, time.perf_counter() - began, 0)
+
+    def solve_as_built(self) -> None:
+        """The projections of a student that has not learned."""
+        if not bool(projections(self.student).weight.any()):  # else they were solved as the student was built
+            self._solve(FIT_TOKENS)
 
     def before_epoch(self) -> None:
         if self.done == 0:
@@ -112,9 +116,16 @@ class HiddenStateTraining(Stepwise[Ready]):
         self._solve()
 
     def step_loss(self, batch: Ready, step: int) -> Tensor:
+        return self.hidden_loss(batch, self.outputs(batch.ids))
+
+    def outputs(self, compact: Tensor) -> tuple[Tensor, ...]:
+        """What the student's layers give on compact ids [rows, length]."""
+        embedded = functional.embedding(compact, self._embeddings)
+        return forward(self.student.body, self.bench.device, inputs_embeds=embedded)
+
+    def hidden_loss(self, batch: Ready, outputs: tuple[Tensor, ...]) -> Tensor:
+        """The mean squared error over both targets of all layers at the batch's positions."""
         first, second = self._targets
-        embedded = functional.embedding(batch.ids, self._embeddings)
-        outputs = forward(self.student.body, self.bench.device, inputs_embeds=embedded)
         return projections(self.student).loss(
             [output[:, batch.positions] for output in outputs],
             [batch.states[layer] for layer in first],

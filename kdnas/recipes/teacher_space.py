@@ -5,7 +5,7 @@ Looks at training text alone to solve it. Trains nothing and writes no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,47 +28,74 @@ Known = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """Chunks `ids` [chunks, length], and the teacher's embeddings [texts, width] of what `texts_of` makes of them, on
+    the CPU."""
+
+    ids: Tensor
+    wanted: Tensor
+
+
+@torch.no_grad()
+def lesson(layout: Layout, teacher: Any, ids: Tensor, known: Known, first: int = 0, batch: int = BATCH) -> Lesson:
+    """The lesson of the chunks `ids`, the first of which is at the place `first` of those that are `known`. Parts of
+    chunks are read by the `teacher`, a body in eval mode, `batch` rows at a time."""
+    made = [
+        layout.finished(_pooled(_states(teacher, rows) if places is None else known(places + first), layout))
+        for rows, places in texts_of(ids, batch)
+    ]
+    return Lesson(ids, torch.cat(made))
+
+
+def lessons(layout: Layout, teacher: Any, ids: Tensor, known: Known, batch: int = BATCH) -> tuple[Lesson, ...]:
+    """What a student's layer is solved from, and what its ridge is chosen on: one chunk in five, where there are as
+    many. No student is looked at, so that all of a bench share them."""
+    fewer = len(ids) - len(ids) // LEFT
+    most = lesson(layout, teacher, ids[:fewer], known, 0, batch)
+    if fewer == len(ids):
+        return (most,)
+    return most, lesson(layout, teacher, ids[fewer:], known, fewer, batch)
+
+
+@dataclass(frozen=True)
 class TeacherSpace:
-    """A student's body beside its teacher's, whose embeddings have `layout`. Both are in eval mode."""
+    """A student's body, in eval mode, and the layout of its teacher's embeddings."""
 
     layout: Layout
     student: Any
-    teacher: Any
 
     @torch.no_grad()
-    def solved(self, ids: Tensor, known: Known, batch: int = BATCH) -> Layout:
+    def solved(self, taught: Sequence[Lesson], batch: int = BATCH) -> Layout:
         """The student's layout: pooled as the teacher's, then a linear layer with a bias, solved by ridge regression
         from pooled states to the teacher's embeddings, then normalised where those are.
 
-        `ids` [chunks, length] are training text in the tokenizer's frame, `batch` rows read at a time. People embed
-        short texts as well as long ones: besides whole chunks, parts of a half, a quarter and an eighth are pooled.
-        The ridge is the one that is best for a fifth of the chunks when the layer is solved on the others.
+        `taught` are `lessons` of training text in the tokenizer's frame, `batch` rows of which are read at a time.
+        People embed short texts as well as long ones: besides whole chunks, parts of a half, a quarter and an eighth
+        are pooled. The ridge is the one that is best for a fifth of the chunks when the layer is solved on the others.
         """
-        fewer = len(ids) - len(ids) // LEFT
-        most = self._seen(ids[:fewer], known, 0, batch)
-        if fewer == len(ids):
-            return self._layer(*most, RIDGES[0])
-        rest = self._seen(ids[fewer:], known, fewer, batch)
+        inputs = [self._inputs(one.ids, batch).double() for one in taught]
+        outputs = [one.wanted.double() for one in taught]
+        if len(taught) == 1:
+            return self._layer(inputs[0], outputs[0], RIDGES[0])
 
         def close(ridge: float) -> float:
-            made = self._layer(*most, ridge).finished(rest[0].float())
-            return float(functional.cosine_similarity(made.double(), rest[1]).mean())
+            made = self._layer(inputs[0], outputs[0], ridge).finished(inputs[1].float())
+            return float(functional.cosine_similarity(made.double(), outputs[1]).mean())
 
-        return self._layer(torch.cat([most[0], rest[0]]), torch.cat([most[1], rest[1]]), max(RIDGES, key=close))
+        return self._layer(torch.cat(inputs), torch.cat(outputs), max(RIDGES, key=close))
 
     def _layer(self, inputs: Tensor, outputs: Tensor, ridge: float) -> Layout:
         weight, bias = regression(inputs, outputs, ridge)
         return self.layout.student(weight.float(), bias.float())
 
-    def _seen(self, ids: Tensor, known: Known, first: int, batch: int) -> tuple[Tensor, Tensor]:
-        """The student's pooled states of texts and the teacher's embeddings, float64; `first` is the place of the first
-        chunk."""
-        inputs, outputs = [], []
-        for rows, places in texts_of(ids, batch):
-            taught = self._states(self.teacher, rows) if places is None else known(places + first)
-            inputs.append(self._pooled(self._states(self.student, rows)).double())
-            outputs.append(self.layout.finished(self._pooled(taught)).double())
-        return torch.cat(inputs), torch.cat(outputs)
+    def _inputs(self, ids: Tensor, batch: int) -> Tensor:
+        """The student's pooled states of all texts of the chunks."""
+        return torch.cat([_pooled(_states(self.student, rows), self.layout) for rows, _ in texts_of(ids, batch)])
+
+    @torch.no_grad()
+    def vectors(self, made: Layout, ids: Tensor, batch: int = BATCH) -> Tensor:
+        """The student's embeddings, with the layout `made`, of all texts of the chunks `ids`: [texts, width]."""
+        return made.finished(self._inputs(ids, batch))
 
     @torch.no_grad()
     def cosine(self, made: Layout, ids: Tensor, known: Known, batch: int = BATCH) -> float:
@@ -76,19 +103,26 @@ class TeacherSpace:
         `ids` [chunks, length]."""
         total = 0.0
         for places in torch.arange(len(ids)).split(batch):
-            own = made.finished(self._pooled(self._states(self.student, ids[places])))
-            taught = self.layout.finished(self._pooled(known(places)))
+            own = made.finished(_pooled(_states(self.student, ids[places]), self.layout))
+            taught = self.layout.finished(_pooled(known(places), self.layout))
             total += float(functional.cosine_similarity(own, taught).double().sum())
         return total / len(ids)
 
-    def _states(self, body: Any, rows: Tensor) -> Tensor:
-        states: Tensor = body(input_ids=rows.to(next(body.parameters()).device)).last_hidden_state
-        return states
 
-    def _pooled(self, states: Tensor) -> Tensor:
-        """Of texts without padding, on the CPU."""
-        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-        return pooled(states.float(), mask, self.layout.pooling).cpu()
+def _states(body: Any, rows: Tensor) -> Tensor:
+    states: Tensor = body(input_ids=rows.to(next(body.parameters()).device)).last_hidden_state
+    return states
+
+
+def _pooled(states: Tensor, layout: Layout) -> Tensor:
+    """Of texts without padding, on the CPU."""
+    return whole_pooled(states, layout).cpu()
+
+
+def whole_pooled(states: Tensor, layout: Layout) -> Tensor:
+    """Of texts without padding [rows, length, width], on their own device: [rows, width · poolings]."""
+    mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+    return pooled(states.float(), mask, layout.pooling)
 
 
 def texts_of(ids: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:

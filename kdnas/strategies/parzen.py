@@ -81,7 +81,7 @@ class FiniteTPESampler(TPESampler):
         groups: tuple[list[Row], ...] = ([], [], [], [])
         for trial in trials:
             group, *row = self._row(study, trial, space)
-            groups[group].append(tuple(row))  # type: ignore[arg-type]
+            groups[group].append(tuple(row))
         below: list[Row] = []
         above: list[Row] = list(groups[3])
         upwards = study.direction == StudyDirection.MAXIMIZE

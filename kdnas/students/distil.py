@@ -109,7 +109,7 @@ def distil(
     """
     wanted = extras or Extras()
     output = output.absolute()
-    wanted.check(job.spec)
+    wanted.check(job.spec, job.candidate)
     key = job.key()
     partial_folder = folders.partial_of(output)
     with contextlib.ExitStack() as stack:
@@ -196,7 +196,7 @@ def _distil(
         if fresh and scored_as_built(job.spec.recipe):
             course.tell("scoring the student before it learns", None)
             with Turn(device):
-                start = training.begin()
+                start = _sound(training.begin())
             history = [point_of(start)]
             keeper.keep(history)
             telling.epoch(start)
@@ -297,12 +297,16 @@ def _one_epoch(
             keeper.keep_now_and_then(history)
 
     with Turn(device) as turn:
-        epoch = training.run_epoch(partial(on_step, turn))
-    if not math.isfinite(epoch.score.loss):
-        raise KdnasError(
-            f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", "Try a lower training.learning_rate."
-        )
+        epoch = _sound(training.run_epoch(partial(on_step, turn)))
     return [*history, point_of(epoch)]
+
+
+def _sound(epoch: Epoch) -> Epoch:
+    """Raises KdnasError for a loss that is no number."""
+    if not math.isfinite(epoch.score.loss):
+        hint = "Try a lower training.learning_rate." if epoch.epoch else "Check the teacher and the text."
+        raise KdnasError(f"The loss is {epoch.score.loss} after epoch {epoch.epoch}.", hint)
+    return epoch
 
 
 def _seconds(history: list[dict[str, Any]]) -> list[float]:

@@ -18,8 +18,10 @@ from kdnas.measuring.latency import measure
 from kdnas.models import lora_adapters, merged_adapters
 from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
+from kdnas.study.layer_words import KIND, STATIC
+from kdnas.study.space import Candidate
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
-from kdnas.study.spec_recipes import HiddenStateRecipe, LoraRecipe
+from kdnas.study.spec_recipes import EncoderRecipe, LoraRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 
@@ -41,17 +43,22 @@ class Extras:
     merge: bool | None = None
     library: str | None = None
 
-    def check(self, spec: StudySpec) -> None:
-        """Raise UsageError, before anything is trained, for what cannot be."""
+    def check(self, spec: StudySpec, candidate: Candidate | None = None) -> None:
+        """Raise UsageError, before anything is trained, for what cannot be of this candidate, where one is given."""
+        if candidate is not None and candidate.get(KIND) == STATIC and (self.onnx or self.library == TRANSFORMERS):
+            raise UsageError(
+                "A static student is a table of vectors, and no network that transformers or onnxruntime opens.",
+                f"Leave out {'--onnx' if self.onnx else '--for'}: SentenceTransformer opens it.",
+            )
         if self.merge is not None and not isinstance(spec.recipe, LoraRecipe):
             raise UsageError(
                 f"Students of the recipe {spec.recipe.name} have no adapter to merge.",
                 "Leave out --merge and --no-merge.",
             )
-        if self.library == SENTENCES and not isinstance(spec.recipe, HiddenStateRecipe):
+        if self.library == SENTENCES and not isinstance(spec.recipe, EncoderRecipe):
             raise UsageError(
                 f"Students of the recipe {spec.recipe.name} are no sentence encoders.",
-                "Leave out --for, or take the recipe hidden-state.",
+                "Leave out --for, or take the recipe hidden-state or sentence-embedding.",
             )
         if self.push is not None:
             from kdnas.students.upload import check_push

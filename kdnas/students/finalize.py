@@ -137,7 +137,7 @@ def finalize(
         job = _with_full(job, full or {})
         wanted = extras or Extras()
         if model_folder.finished(output, job.key()):
-            wanted.check(job.spec)
+            wanted.check(job.spec, job.candidate)
             telling.on_progress(f"{output} is finished already", 1.0)
             facts = wanted.completed(output, telling.on_progress)
             return wanted.pushed(output, facts, telling.on_progress)

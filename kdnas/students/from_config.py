@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas.students.distil import Job
+from kdnas.study.layer_words import KIND
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import UsageError
 
@@ -39,7 +40,7 @@ def given(spec: StudySpec, config: Mapping[str, Any]) -> Job:
             f"The recipe {spec.recipe.name} makes no {family!r} models.", f"It makes {', '.join(described.families)}."
         )
     config = described.in_words_of_the_space(spec, config)
-    spec = _of_layers_that_differ(spec, config)
+    spec = _of_kind(_of_layers_that_differ(spec, config), config)
     names = [d.name for d in described.describe(spec).space.dimensions]
     known = {name: _value(config, name) for name in {*names, "hidden_size", "num_attention_heads"}}
     width, heads = known["hidden_size"], known["num_attention_heads"]
@@ -70,6 +71,15 @@ def _of_layers_that_differ(spec: StudySpec, config: Mapping[str, Any]) -> StudyS
         values["space"] = {}
     else:
         return spec
+    return from_values(values)
+
+
+def _of_kind(spec: StudySpec, config: Mapping[str, Any]) -> StudySpec:
+    """The spec whose space has the kind of the student, where the configuration says one."""
+    if config.get(KIND) is None or KIND in spec.space.choices:
+        return spec
+    values = spec.model_dump(mode="json")
+    values["space"]["choices"] = {**values["space"]["choices"], KIND: [config[KIND]]}
     return from_values(values)
 
 

@@ -145,6 +145,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         length=spec["data"]["length"],
         head=_head(facts.get("head")),
         embedding=facts.get("embedding"),
+        static=facts.get(layer_words.KIND) == layer_words.STATIC,
         dtype=facts["dtype"],
         onnx=facts.get("onnx"),
         adapter=facts.get("adapter"),

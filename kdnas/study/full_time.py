@@ -14,6 +14,7 @@ from kdnas.system.time_left import Span
 
 FEWEST = 2  # epochs of the search; a single one says nothing of the spread
 FORWARD = 1 / 3  # of learning from a token
+NONE = "It is written as it was built, without a step."  # of no epochs
 UNKNOWN = "How long it takes is unknown until its first steps are measured."  # trained for no two epochs in the search
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 DEPTH = "num_hidden_layers"  # the dimension that says how often a block is repeated
 SIZES = ("num_attention_heads", "intermediate_size")
+KIND, STATIC = "kind", "static"  # a student of this kind has no layers
 _OF_LAYER = re.compile(rf"({'|'.join(SIZES)})_([1-9][0-9]*)")
 
 
@@ -22,7 +23,10 @@ def size_of(key: str) -> tuple[str, int] | None:
 
 
 def shown(candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """The candidate as tables show it; one without sizes by layer is as it was."""
+    """The candidate as tables show it; one without sizes by layer is as it was, but for the sizes of an encoder that a
+    static student lacks."""
+    if candidate.get(KIND) == STATIC:
+        return {KIND: STATIC}
     depth = candidate.get(DEPTH)
     if not isinstance(depth, int) or not any(f"{name}_1" in candidate for name in SIZES):
         return dict(candidate)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdnas.study.spec import BudgetSpec, StudySpec
-from kdnas.study.spec_recipes import HiddenStateRecipe
+from kdnas.study.spec_recipes import EncoderRecipe
 
 LEARNABLE_TOKENS = 60_000
 """Tokens, times the epochs in which each is seen, below which training takes more from a fitted student than it gives.
@@ -34,7 +34,7 @@ def too_short(spec: StudySpec, tokens: int) -> bool:
     Runs that are compared (`space.variants`) are trained as they say.
     """
     budget = spec.budget
-    fitted = isinstance(spec.recipe, HiddenStateRecipe) and spec.recipe.init == "fitted" and not spec.space.variants
+    fitted = isinstance(spec.recipe, EncoderRecipe) and spec.recipe.init == "fitted" and not spec.space.variants
     asked = budget.epochs > 0 and budget.short_text == "score"
     return fitted and asked and tokens * budget.epochs < LEARNABLE_TOKENS
 

@@ -20,6 +20,7 @@ from kdnas.study.spec_faults import explain
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import (
     CausalRecipe,
+    EncoderRecipe,
     HiddenStateRecipe,
     RecipeSpec,
     RnnHybridRecipe,
@@ -337,7 +338,7 @@ class StudySpec(Part):
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
                 "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
             )
-        if self.space.per_layer and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+        if self.space.per_layer and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(
                 "space.per_layer is true, and only students of the recipe hidden-state have layers that differ, "
                 "outside a comparison of variants; take it away"
@@ -351,7 +352,7 @@ class StudySpec(Part):
             raise ValueError(
                 f"latency.what is token, and students of the recipe {self.recipe.name} generate none; leave it out"
             )
-        if self.latency.by == "blocks" and (not isinstance(self.recipe, HiddenStateRecipe) or self.space.variants):
+        if self.latency.by == "blocks" and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
                 "variants; take model"

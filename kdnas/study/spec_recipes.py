@@ -13,16 +13,38 @@ from pydantic import Field, model_validator
 from kdnas.study.spec_part import FLOOR, Choice, by_name
 
 
-class HiddenStateRecipe(Choice):
-    """Hidden states of an encoder, Uniform+Last layer mapping."""
+class EncoderRecipe(Choice):
+    """What the recipes of encoders share: how a student begins."""
 
-    name: Literal["hidden-state"] = "hidden-state"
+    name: str = ""
     init: Literal["fitted", "inherit", "random"] = Field(
         "fitted", description="the teacher's weights, what was cut solved anew; these only sliced; or fresh ones"
     )
     cut: Literal["spread", "every-kth"] = Field(
         "spread", description="layers to inherit: evenly spaced with the first and the last, or every k-th"
     )
+
+
+class HiddenStateRecipe(EncoderRecipe):
+    """Hidden states of an encoder, Uniform+Last layer mapping."""
+
+    name: Literal["hidden-state"] = "hidden-state"
+
+
+class SentenceEmbeddingRecipe(EncoderRecipe):
+    """The embeddings of a sentence encoder, solved by least squares; its hidden states where students are trained."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"data": {"source": "bbc-news"}, "budget": {"epochs": 0}}
+    name: Literal["sentence-embedding"] = "sentence-embedding"
+    cosine: float = Field(1.0, ge=0, le=100, description="weight of the distance from the teacher's embeddings")
+    pairwise: float = Field(1.0, ge=0, le=100, description="weight of the difference from their similarities")
+    hidden: float = Field(1.0, ge=0, le=100, description="weight of the hidden states' error")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> SentenceEmbeddingRecipe:
+        if not self.cosine + self.pairwise:
+            raise ValueError("cosine and pairwise are both 0; give one of them a weight, or take hidden-state")
+        return self
 
 
 class CausalRecipe(Choice):
@@ -151,6 +173,7 @@ class LoraRecipe(ClassifierRecipe):
 
 RECIPES: tuple[type[Choice], ...] = (
     HiddenStateRecipe,
+    SentenceEmbeddingRecipe,
     CausalDivergenceRecipe,
     CausalPolicyGradientRecipe,
     RnnHybridRecipe,
@@ -174,4 +197,4 @@ def recipe_names() -> list[str]:
 
 def scored_as_built(recipe: RecipeSpec) -> bool:
     """Whether a student's loss before any step says something of it: not where it begins with fresh weights."""
-    return isinstance(recipe, HiddenStateRecipe) and recipe.init != "random"
+    return isinstance(recipe, EncoderRecipe) and recipe.init != "random"

@@ -5,6 +5,7 @@ What runs is `kdnas finalize` and `kdnas evaluate`; the screen reads their rows 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -20,9 +21,11 @@ from kdnas.students import best_epoch, unfinished
 from kdnas.students import model_folder as folders
 from kdnas.students.unfinished import Unfinished
 from kdnas.study import layer_words
-from kdnas.study.full_time import UNKNOWN, full_time
+from kdnas.study.full_time import NONE, UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
+from kdnas.study.spec import from_store
+from kdnas.study.spec_recipes import scored_as_built
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
 from kdnas.system.liveness import this_host
@@ -118,6 +121,12 @@ class FinalizeScreen(Frame):
         spec: Any = self._watched.study.spec if self._watched.study is not None else {}
         return int(spec.get("full", {}).get(name, usual))
 
+    def _know_something(self) -> bool:
+        """Whether the study's students do before they learn, so that no epoch is a number of epochs, too."""
+        with contextlib.suppress(UsageError):
+            return self._watched.study is not None and scored_as_built(from_store(self._watched.study.spec).recipe)
+        return False
+
     def _take_up(self) -> None:
         """The epochs of a run that was left in the folder, in place of the study's: it goes on with those only."""
         if self._counted:
@@ -137,8 +146,9 @@ class FinalizeScreen(Frame):
         if scored is None:
             raise UsageError(f"There is no trial {text or '(none)'}.", "Give the number of one in the table.")
         epochs = self.query_one("#epochs", Input).value.strip()
-        if not epochs.isdigit() or not 1 <= int(epochs) <= 10_000:
-            raise UsageError(f"{epochs!r} is no number of epochs.", "Give 1 to 10000.")
+        least = 0 if self._know_something() else 1
+        if not epochs.isdigit() or not least <= int(epochs) <= 10_000:
+            raise UsageError(f"{epochs!r} is no number of epochs.", f"Give {least} to 10000.")
         name = self.query_one("#folder", Input).value.strip()
         if not name:
             raise UsageError("The folder has no name.", "Name one that does not exist yet.")
@@ -185,6 +195,8 @@ class FinalizeScreen(Frame):
 
     def _time(self, trial: int, epochs: int, kept: Unfinished | None) -> str:
         """How long the training may take, by the candidate's epochs in the search."""
+        if not epochs:
+            return NONE
         left = epochs if kept is None else epochs - kept.done
         found = full_time(self._watched.curves.get(trial, []), self._watched.provenance, left)
         if found is None:

@@ -71,6 +71,8 @@ async def test_it_takes_the_candidate_under_the_cursor(pilot: Pilot[str]) -> Non
     await fill(pilot, "trial", "3")
     assert pilot.app.screen.query_one("#folder", Input).value == "minilm-3"
     assert "No candidate of this study has become a model yet." in text_of(pilot.app)
+    await fill(pilot, "epochs", "0")
+    await until(pilot, shows(pilot.app, "It is written as it was built, without a step."), "no epoch, no time")
 
 
 async def test_a_wrong_form_says_the_hint_and_starts_nothing(
@@ -82,7 +84,7 @@ async def test_a_wrong_form_says_the_hint_and_starts_nothing(
     (tmp_path / "full" / "mine").touch()
     for field, text, said in (
         ("trial", "999", "There is no trial 999."),
-        ("epochs", "none", "is no number of epochs"),
+        ("epochs", "none", "'none' is no number of epochs. Give 0 to 10000."),
         ("folder", "", "has no name"),
         ("folder", "nowhere/model", "does not exist"),
         ("folder", "full", "is not empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kdnas.models import encoders
@@ -10,14 +11,54 @@ from kdnas.models.encoders import Family, Sizes
 from kdnas.recipes.spaces import encoder, encoder_layers
 from kdnas.recipes.spaces.encoder import layered, sizes_of
 from kdnas.recipes.spaces.parameter_count import LayeredCount, ParameterCount
-from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.layer_words import KIND, STATIC
+from kdnas.study.space import Candidate, Dimension, SearchSpace, Value
 from kdnas.study.spec import StudySpec
-from kdnas.study.spec_recipes import HiddenStateRecipe
-from kdnas.system.errors import BadOptionError
+from kdnas.study.spec_recipes import EncoderRecipe, SentenceEmbeddingRecipe
+from kdnas.system.errors import BadOptionError, nearest
+
+KINDS = ("encoder", STATIC)
 
 
 def space_of(spec: StudySpec, family: Family, config: Any) -> SearchSpace:
-    """The space for a teacher of this configuration. Raises UsageError."""
+    """The space for a teacher of this configuration. Raises UsageError.
+
+    Where the spec names kinds of students, `kind` is its first dimension, and sizes count for encoders alone.
+    """
+    kinds = _kinds(spec)
+    if not kinds:
+        return _encoders(spec, family, config)
+    others = {name: values for name, values in spec.space.choices.items() if name != KIND}
+    space = spec.space.model_copy(update={"choices": others})
+    made = _encoders(spec.model_copy(update={"space": space}), family, config)
+    when = (KIND, ("encoder",)) if STATIC in kinds else None
+    sizes = (replace(one, when=when) for one in made.dimensions)
+    return SearchSpace((Dimension(KIND, kinds, ordered=False), *sizes))
+
+
+def _kinds(spec: StudySpec) -> tuple[Value, ...]:
+    """The kinds that the spec names, none where it names none. Raises BadOptionError."""
+    kinds = tuple(spec.space.choices.get(KIND, ()))
+    field = f"space.choices.{KIND}"
+    if kinds and not isinstance(spec.recipe, SentenceEmbeddingRecipe):
+        raise BadOptionError(
+            field, "Only students of the recipe sentence-embedding are of kinds.", "Leave it out, or take that recipe."
+        )
+    for kind in kinds:
+        if kind not in KINDS:
+            raise BadOptionError(field, f"kind = {kind!r} is not known.", nearest(str(kind), KINDS))
+    if STATIC in kinds and (spec.space.per_layer or spec.latency.by == "blocks"):
+        which = "space.per_layer" if spec.space.per_layer else "latency.by"
+        raise BadOptionError(
+            field,
+            f"kind = 'static' does not go with {which} = {'true' if spec.space.per_layer else 'blocks'}: a static "
+            "student has no layers.",
+            "Leave out one of the two.",
+        )
+    return kinds
+
+
+def _encoders(spec: StudySpec, family: Family, config: Any) -> SearchSpace:
     own, closed = family.sizes(config), _closed(spec, family, config)
     if not spec.space.per_layer:
         return encoder.space_of(spec.space, own, closed)
@@ -32,7 +73,7 @@ def space_of(spec: StudySpec, family: Family, config: Any) -> SearchSpace:
 
 def _closed(spec: StudySpec, family: Family, config: Any) -> frozenset[int]:
     """Widths that students of this study cannot have."""
-    assert isinstance(spec.recipe, HiddenStateRecipe)
+    assert isinstance(spec.recipe, EncoderRecipe)
     return frozenset() if spec.recipe.init == "random" else encoders.closed_widths(family, config)
 
 
