@@ -171,8 +171,8 @@ def test_a_finished_student_is_the_one_as_built_where_no_epoch_is_better(shelf: 
     bare = distil(job_of(shelf, full={"epochs": 0}), shelf / "bare", QUIET, device="cpu")
     assert weights_digest(shelf / "bare") == weights_digest(shelf / "harmed")
     assert bare["metrics"]["epochs"] == 0 and not bare["metrics"]["stopped_early"]
-    assert "As it was built, without an epoch" in (shelf / "bare" / model_folder.CARD).read_text()
-    assert "none lowered its loss" in (shelf / "harmed" / model_folder.CARD).read_text()
+    assert "As it was built from its teacher, without a step" in (shelf / "bare" / model_folder.CARD).read_text()
+    assert "kept as built, since no epoch of 2 made it less" in (shelf / "harmed" / model_folder.CARD).read_text()
 
 
 def test_a_distillation_that_was_left_after_its_first_score_goes_on_to_the_same_folder(shelf: Path) -> None:
