@@ -232,7 +232,6 @@ def test_a_teacher_without_a_layout_is_refused_before_anything_is_read(shelf: Pa
     ("values", "said"),
     [
         ({"recipe": {"name": "sentence-embedding", "cosine": 0, "pairwise": 0}}, "cosine and pairwise are both 0"),
-        ({"recipe": {"name": "hidden-state"}, "full": {"epochs": 0}}, "full.epochs is 0"),
         ({"recipe": {"name": "sentence-embedding", "init": "random"}}, "budget.epochs is 0"),
         ({"recipe": {"name": "sentence-embedding"}, "strategy": {"name": "blocks"}}, "blocks predicts students of"),
     ],
