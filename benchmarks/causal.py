@@ -1,7 +1,8 @@
 """One causal student learned in each way on the same tokens: perplexity, ROUGE-L, and what a step costs.
 
-`python -m benchmarks.causal [--quick] [--json FILE]`. The ways: cross-entropy alone, divergences, on the
-student's own text or the teacher's, policy gradient without and with penalties. Searches nothing.
+`python -m benchmarks.causal [--quick] [--init fitted|inherit|random] [--rate R] [--json FILE]`. The ways: cross-entropy
+alone, divergences, on the student's own text or the teacher's, policy gradient without and with penalties. With
+`--epochs 0` the student is only scored as it begins, which is the same for all ways. Searches nothing.
 """
 
 from __future__ import annotations
@@ -66,16 +67,20 @@ class Found:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ways", default=",".join(WAYS), help="which of them, separated by commas")
+    parser.add_argument("--init", choices=("fitted", "inherit", "random"), help="how students begin")
+    parser.add_argument("--rate", type=float, help="training.learning_rate")
     parser.add_argument("--epochs", type=int, help="epochs on the whole training part  [default: the preset's]")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds; the median is shown")
 
 
-def spec_of(way: str, quick: bool) -> StudySpec:
+def spec_of(way: str, quick: bool, init: str | None = None, rate: float | None = None) -> StudySpec:
     values = read_values(presets()["causal"])
-    values["recipe"] = WAYS[way]
+    values["recipe"] = {**WAYS[way], **({} if init is None else {"init": init})}
+    if rate is not None:
+        values["training"] = {**values["training"], "learning_rate": rate}
     if quick:
         values["data"] = {**values["data"], "limit": 40, "max_held_out": 8, "batch_size": 4}
-        values["recipe"] = {**WAYS[way], **({"new_tokens": 8} if way.startswith("policy") else {"top_k": 32})}
+        values["recipe"] |= {"new_tokens": 8} if way.startswith("policy") else {"top_k": 32}
     return from_values(values)
 
 
@@ -90,23 +95,30 @@ def measure(chosen: argparse.Namespace) -> Result:
     floor = 0.0
     facts: dict[str, Any] = {}
     for name in names:
-        spec = spec_of(name, chosen.quick)
-        epochs = chosen.epochs or (1 if chosen.quick else spec.full.epochs)
+        spec = spec_of(name, chosen.quick, chosen.init, chosen.rate)
+        epochs = (1 if chosen.quick else spec.full.epochs) if chosen.epochs is None else chosen.epochs
         bench = recipe(spec.recipe.name).prepare(spec, torch.device("cpu"), lambda words, share: None)
         assert isinstance(bench, CausalBench)
         if not facts:
+            begin = time.process_time()
+            built = bench.build(STUDENT, 0)
             facts = {
                 "student": STUDENT,
-                "parameters": bench.build(STUDENT, 0).size,
+                "parameters": built.size,
+                "build_cpu_s": time.process_time() - begin,
                 "teacher_perplexity": float(np.exp(bench.yardsticks.teacher)),
                 "unigram_perplexity": float(np.exp(bench.yardsticks.unigram)),
-                "start_perplexity": float(np.exp(bench.score(bench.build(STUDENT, 0)).raw_loss)),
+                "start_perplexity": float(np.exp(bench.score(built).raw_loss)),
                 "epochs": epochs,
                 "chunks": len(bench.chunks.train),
                 "length": spec.data.length,
                 "threads": torch.get_num_threads(),
                 "spec": spec.model_dump(mode="json"),
             }
+            del built
+            if not epochs:
+                bench.close()
+                break
             floor = floor_seconds(bench)
         runs = [one(bench, spec, epochs, seed) for seed in range(seeds)]
         facts.setdefault("runs", {})[name] = [vars(r) for r in runs]
@@ -249,7 +261,7 @@ def _result(found: dict[str, Found], floor: float, facts: dict[str, Any], seeds:
             f"Median of {seeds} seed(s) by perplexity; {facts['threads']} threads.",
         ],
     )
-    figures = {"floor_ms": floor * 1000}
+    figures = {"floor_ms": floor * 1000, "start_perplexity": facts["start_perplexity"]}
     for name, one in found.items():
         figures[f"perplexity.{name}"] = one.perplexity
         figures[f"rouge_l.{name}"] = one.rouge_l

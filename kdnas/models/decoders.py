@@ -1,12 +1,12 @@
 """Decoder families: their sizes, which configuration a candidate means, and students cut out of their teacher.
 
-GPT-2 and Llama (with Mistral and Qwen2, which share its layout). Knows no loss and no data.
+GPT-2 and Llama (with Mistral, Qwen2 and Qwen3, which share its layout). Knows no loss and no data.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from kdnas.models.layer_choice import spread
 from kdnas.study.space import Candidate
 from kdnas.system.errors import UsageError
 
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
+FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ def rotates_by_halves(config: PreTrainedConfig) -> bool:
     return plain and float(rotary.get("partial_rotary_factor") or 1.0) == 1.0
 
 
-def student_config(teacher: PreTrainedConfig, candidate: Mapping[str, Any]) -> PreTrainedConfig:
+def student_config(
+    teacher: PreTrainedConfig, candidate: Mapping[str, Any], sources: Sequence[int] | None = None
+) -> PreTrainedConfig:
     """The teacher's configuration with the candidate's sizes: what is not a size (eps, positions, rotary base, special
-    tokens) stays the teacher's."""
+    tokens) stays the teacher's. `sources` are the teacher's layers that it keeps, by default evenly spaced ones."""
     whole = sizes(teacher)
     layers, heads = int(candidate["num_hidden_layers"]), int(candidate["num_attention_heads"])
     width = _width(whole, heads, int(candidate["head_size"]))
@@ -103,7 +105,8 @@ def student_config(teacher: PreTrainedConfig, candidate: Mapping[str, Any]) -> P
         values |= {"num_key_value_heads": heads // whole.group, "intermediate_size": inner, "head_dim": size}
         values["hidden_act"] = str(candidate["hidden_act"])
         if values.get("layer_types"):
-            values["layer_types"] = [values["layer_types"][i] for i in spread(layers, whole.layers)]
+            kept = spread(layers, whole.layers) if sources is None else sources
+            values["layer_types"] = [values["layer_types"][i] for i in kept]
     values.pop("model_type")
     return AutoConfig.for_model(teacher.model_type, **values)
 
@@ -162,6 +165,7 @@ class DecoderCut:
     groups: tuple[Tensor, ...]  # per kept layer: key-value heads, with all query heads of each
     units: tuple[Tensor, ...]  # per kept layer: feed-forward units
     sharpen: tuple[float, ...]  # per kept layer: factor on the queries, so that the kept logits stay what they were
+    normed: bool = False  # whether queries and keys have norms of their own, which undo such a factor before them
 
 
 @torch.inference_mode()
@@ -214,27 +218,54 @@ def importance(teacher: PreTrainedModel, ids: Tensor, batch_size: int = 8) -> Im
 
 def inherited(teacher: PreTrainedModel, config: PreTrainedConfig, importance: Importance) -> PreTrainedModel:
     """A student that starts as its teacher's most important part, in float32 on the CPU, without dropout."""
-    weights = teacher.state_dict()
-    whole, part = sizes(teacher.config), sizes(config)
-    layers = tuple(spread(part.layers, whole.layers))
-    cut = DecoderCut(
+    student = unset(config)
+    cut = cut_of(teacher.config, config, importance)
+    student.load_state_dict(sliced(teacher.state_dict(), student.state_dict(), teacher.config, config, cut))
+    student.tie_weights()
+    return student
+
+
+def unset(config: PreTrainedConfig) -> PreTrainedModel:
+    """A student whose weights are still to be written, in float32 on the CPU, without dropout."""
+    with no_init_weights():
+        student = _model(config)
+    student.tie_weights()
+    return student
+
+
+def cut_of(
+    teacher: PreTrainedConfig, config: PreTrainedConfig, importance: Importance, sources: Sequence[int] | None = None
+) -> DecoderCut:
+    """What a student of the configuration keeps of its teacher: its most important parts, in the layers `sources`, by
+    default evenly spaced ones."""
+    whole, part = sizes(teacher), sizes(config)
+    layers = tuple(spread(part.layers, whole.layers)) if sources is None else tuple(sources)
+    return DecoderCut(
         layers,
         _top(importance.channels, part.width),
         tuple(_top(importance.groups[i], part.key_value_heads) for i in layers),
         tuple(_top(importance.units[i], part.inner) for i in layers),
-        tuple(_sharpen(teacher.config, whole, part, i, source) for i, source in enumerate(layers)),
+        tuple(_sharpen(teacher, whole, part, i, source) for i, source in enumerate(layers)),
+        normed=teacher.model_type == "qwen3",
     )
-    with no_init_weights():
-        student = _model(config)
-    slicer = _gpt2_slice if teacher.config.model_type == "gpt2" else _llama_slice
+
+
+def sliced(
+    weights: Mapping[str, Tensor],
+    names: Iterable[str],
+    teacher: PreTrainedConfig,
+    config: PreTrainedConfig,
+    cut: DecoderCut,
+) -> dict[str, Tensor]:
+    """Of the student's state by these names, what the cut leaves of the teacher's `weights`: float32 on the CPU."""
+    whole, part = sizes(teacher), sizes(config)
+    slicer = _gpt2_slice if teacher.model_type == "gpt2" else _llama_slice
     state = {}
-    for name in student.state_dict():
+    for name in names:
         place = _layer_of(name)
-        source = name if place is None else name.replace(f".{place}.", f".{layers[place]}.", 1)
+        source = name if place is None else name.replace(f".{place}.", f".{cut.layers[place]}.", 1)
         state[name] = slicer(weights[source].detach().float().cpu(), name, place, cut, whole, part).contiguous()
-    student.load_state_dict(state)
-    student.tie_weights()
-    return student
+    return state
 
 
 def _layer_of(name: str) -> int | None:
@@ -257,14 +288,17 @@ def _rows(heads: Tensor, whole: Sizes, part: Sizes, per_head: int, *, rotary: bo
     Where a head shrinks, a rotary one keeps every second frequency: its pairs are (j, j + size/2), and every second of
     the teacher's frequencies θ^(−2j/size) is exactly the smaller head's own.
     """
-    size, kept = whole.head_size, part.head_size
-    within = torch.arange(kept)
-    if rotary and kept != size:
-        step = size // kept
-        pairs = torch.arange(0, size // 2, step)
-        within = torch.cat([pairs, pairs + size // 2])
     query = (heads[:, None] * per_head + torch.arange(per_head)).flatten()
-    return (query[:, None] * size + within).flatten()
+    return (query[:, None] * whole.head_size + _within(whole, part, rotary=rotary)).flatten()
+
+
+def _within(whole: Sizes, part: Sizes, *, rotary: bool) -> Tensor:
+    """The places of a head that a smaller one keeps."""
+    size, kept = whole.head_size, part.head_size
+    if not rotary or kept == size:
+        return torch.arange(kept)
+    pairs = torch.arange(0, size // 2, size // kept)
+    return torch.cat([pairs, pairs + size // 2])
 
 
 def _sharpen(config: PreTrainedConfig, whole: Sizes, part: Sizes, layer: int, source: int) -> float:
@@ -280,6 +314,9 @@ def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: DecoderCut, 
     if layer is None:  # embeddings, last norm, vocabulary head
         return tensor[..., cut.channels]
     groups, units, channels = cut.groups[layer], cut.units[layer], cut.channels
+    if ".q_norm." in name or ".k_norm." in name:  # over the places of one head, the same for all heads
+        kept = tensor[_within(whole, part, rotary=True)]
+        return kept * cut.sharpen[layer] if ".q_norm." in name else kept
     if ".self_attn." in name:
         per_head = 1 if ".k_proj." in name or ".v_proj." in name else whole.group
         # Values meet only the output projection, which is cut the same way, so that any choice would do for them.
@@ -287,7 +324,7 @@ def _llama_slice(tensor: Tensor, name: str, layer: int | None, cut: DecoderCut, 
         if ".o_proj." in name:
             return tensor[channels][:, rows] if tensor.ndim == 2 else tensor[channels]
         cut_down = tensor[rows][:, channels] if tensor.ndim == 2 else tensor[rows]
-        return cut_down * cut.sharpen[layer] if ".q_proj." in name else cut_down
+        return cut_down * cut.sharpen[layer] if ".q_proj." in name and not cut.normed else cut_down
     if ".mlp." in name:
         if ".down_proj." in name:
             return tensor[channels][:, units] if tensor.ndim == 2 else tensor[channels]

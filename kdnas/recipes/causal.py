@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, isfinite
@@ -29,6 +30,7 @@ from kdnas.models import decoders
 from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.recipes.fitted_decoder_students import FittedDecoderStudents
 from kdnas.recipes.spaces.decoder import space_of
 from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study import spec_recipes
@@ -42,7 +44,7 @@ from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import full_cut
 from kdnas.teachers.causal import cross_entropy, load, model_folder, read_config, same_vocabulary, unigram_loss
-from kdnas.training.contract import Score, Student
+from kdnas.training.contract import Epoch, Score, Student
 from kdnas.training.loop import Step, Stepwise
 
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
@@ -204,7 +206,11 @@ class CausalBench(Workbench):
         ids = latency_tokens.drawn(self.chunks.train[:64].reshape(-1), spec.latency)
         self._timed_ids = torch.from_numpy(ids).to(device)
 
-        if self.recipe.init == "inherit":
+        self.fitted: FittedDecoderStudents | None = None
+        if self.recipe.init == "fitted":
+            what = f"the proxy set of {spec.data.source}"
+            self.fitted = FittedDecoderStudents(self.base, self.proxy_ids, on_progress, what)
+        if self.recipe.init != "random":
             full_cut.require_repeated(self.base.name, self.base.fingerprint, self.base.device, self._both_states)
 
     def _both_states(self) -> tuple[Tensor, Tensor]:
@@ -265,7 +271,8 @@ class CausalBench(Workbench):
     def configuration(self, candidate: Candidate) -> PreTrainedConfig:
         """The candidate's configuration, computed once for all that asks of one candidate after another."""
         if self._configured is None or self._configured[0] != candidate:
-            self._configured = dict(candidate), decoders.student_config(self.base.config, candidate)
+            sources = None if self.fitted is None else self.fitted.sources(int(candidate["num_hidden_layers"]))
+            self._configured = dict(candidate), decoders.student_config(self.base.config, candidate, sources)
         return self._configured[1]
 
     def config(self, candidate: Candidate) -> dict[str, Any]:
@@ -278,7 +285,9 @@ class CausalBench(Workbench):
 
     def build(self, candidate: Candidate, seed: int) -> Student:
         config = copy.deepcopy(self.configuration(candidate))  # a model writes into its own
-        if self.recipe.init == "inherit":
+        if self.fitted is not None:
+            model = self.fitted.student(config, self.importance())
+        elif self.recipe.init == "inherit":
             model = decoders.inherited(self.base.model, config, self.importance())
         else:
             model = decoders.fresh(config, seeds.number(seed, seeds.Student.WEIGHTS))
@@ -381,6 +390,10 @@ class CausalBench(Workbench):
             facts["student_fingerprint"] = self.base.fingerprint
         return facts
 
+    def close(self) -> None:
+        if self.fitted is not None:
+            self.fitted.close()
+
 
 # ---------------------------------------------------------------------------- training
 
@@ -391,6 +404,13 @@ class CausalTraining(Stepwise[Tensor]):
     def __init__(self, bench: CausalBench, student: Student, ids: Tensor, epochs: int, seed: int) -> None:
         self.ids, self.model = ids, cast(PreTrainedModel, student.body)
         super().__init__(bench, student, len(ids), epochs, seed)
+
+    def begin(self) -> Epoch:
+        if not spec_recipes.scored_as_built(self.bench.spec.recipe):
+            return super().begin()
+        began = time.perf_counter()
+        score = self.bench.score(self.student)
+        return Epoch(0, self.epochs, score, score.raw_loss, time.perf_counter() - began, 0)
 
     def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
         return parameter is not self.model.get_input_embeddings().weight

@@ -179,6 +179,7 @@ class CausalDivergenceBench(CausalBench):
             if isinstance(source, Cached):
                 source.cache.close()
         self._sources.clear()
+        super().close()
 
 
 class DivergenceTraining(CausalTraining):

@@ -326,7 +326,8 @@ class StudySpec(Part):
         if not self.budget.epochs and not scored_as_built(self.recipe):
             raise ValueError(
                 "budget.epochs is 0, which scores students before they learn, and those of this recipe begin with "
-                "nothing to score; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
+                "nothing to score; give 1 or more, or take the recipe hidden-state with init fitted or inherit, or a "
+                "causal one with init fitted"
             )
         if not self.full.epochs and not scored_as_built(self.recipe):
             raise ValueError(
@@ -336,7 +337,8 @@ class StudySpec(Part):
         if self.budget.rungs and not scored_as_built(self.recipe):
             raise ValueError(
                 "budget.rungs begins with scores of students before they learn, and those of this recipe begin with "
-                "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit"
+                "nothing to score; leave it out, or take the recipe hidden-state with init fitted or inherit, or a "
+                "causal one with init fitted"
             )
         if self.space.per_layer and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(

@@ -50,7 +50,9 @@ class SentenceEmbeddingRecipe(EncoderRecipe):
 class CausalRecipe(Choice):
     """What the recipes of causal models share: how a student begins. A label column holds the texts' summaries."""
 
-    init: Literal["inherit", "random"] = Field("inherit", description="from the teacher's sliced weights, or fresh")
+    init: Literal["fitted", "inherit", "random"] = Field(
+        "inherit", description="the teacher's weights, what was cut solved anew; these only sliced; or fresh ones"
+    )
     student: str | None = Field(
         None, min_length=1, description="model of the teacher's tokenizer that students are cut from in its place"
     )
@@ -196,5 +198,8 @@ def recipe_names() -> list[str]:
 
 
 def scored_as_built(recipe: RecipeSpec) -> bool:
-    """Whether a student's loss before any step says something of it: not where it begins with fresh weights."""
+    """Whether a student's loss before any step says something of it: not where it begins with fresh weights, nor of a
+    decoder that is only sliced."""
+    if isinstance(recipe, CausalRecipe):
+        return recipe.init == "fitted"
     return isinstance(recipe, EncoderRecipe) and recipe.init != "random"

@@ -31,6 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SIZES["qwen2"] = SIZES["llama"] | {"tie_word_embeddings": False}
 SIZES["mistral"] = dict(SIZES["llama"])
+SIZES["qwen3"] = dict(SIZES["llama"])
 
 
 def teacher(family: str, **changes: Any) -> PreTrainedModel:
