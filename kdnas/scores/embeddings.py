@@ -124,7 +124,9 @@ def embedding_scores(
         result["dimensions"] = {}
         for width in widths:
             on_progress(f"scoring {width} of {own.width} dimensions", None)
-            cut = _scored(own.cut(width), None if theirs is None else theirs.cut(width), theirs, task, labelled, 10)
+            cut = _scored(
+                own.cut(width), None if theirs is None else theirs.cut(width), theirs, task, labelled, protocol.best
+            )
             result["dimensions"][str(width)] = cut
             if theirs is not None:
                 whole = result["teacher"]
@@ -145,8 +147,10 @@ def _task(
     # Documents that no query is of are fitted on, so that nothing scored was trained on.
     test = sorted(set(task.answers))
     train = sorted(set(range(len(task.documents))) - set(test))
-    labelled = Labelled(*(part for rows in (train, test) for part in ([task.documents[i] for i in rows],
-                                                                     [task.labels[i] for i in rows])))  # fmt: skip
+    texts, labels = task.documents, task.labels
+    labelled = Labelled(
+        [texts[i] for i in train], [labels[i] for i in train], [texts[i] for i in test], [labels[i] for i in test]
+    )
     odd = set(labelled.test_labels) - set(labelled.train_labels)
     return task, None if odd or len(set(labelled.train_labels)) < 2 else labelled
 
