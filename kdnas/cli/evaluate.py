@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kdnas.cli import frame
+from kdnas.system.errors import UsageError
 
 
 @click.command()
@@ -39,6 +40,15 @@ from kdnas.cli import frame
     metavar="COLUMN",
     help="Column of the labels in it.  [default: the study's; document for embeddings]",
 )
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="For embeddings: corpus.jsonl, queries.jsonl and qrels/test.tsv, or train.jsonl and test.jsonl with labels.",
+)
+@click.option(
+    "--dimensions", metavar="LIST", help="For embeddings: also the first so many dimensions alone, as in 64,128,256."
+)
 @click.option("--limit", type=click.IntRange(min=2), help="Only so many examples of each split, to try things out.")
 @click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option(
@@ -57,6 +67,8 @@ def evaluate(
     text: str | None,
     text_column: str | None,
     label_column: str | None,
+    data: Path | None,
+    dimensions: str | None,
     limit: int | None,
     device: str,
     output: Path | None,
@@ -81,6 +93,8 @@ def evaluate(
         text=text,
         text_column=text_column,
         label_column=label_column,
+        data=data,
+        dimensions=_numbers(dimensions),
         device=device,
         output=output,
     )
@@ -90,3 +104,13 @@ def evaluate(
         frame.print_json(result)
     else:
         frame.data(result["markdown"])
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """Numbers of dimensions with commas between them. Raises UsageError."""
+    found = []
+    for word in (text or "").split(","):
+        if not word.strip().isdecimal() and text is not None:
+            raise UsageError(f"--dimensions {text!r} holds {word.strip()!r}, no number.", "Give some as in 64,128,256.")
+        found += [int(word)] if word.strip() else []
+    return tuple(found)

@@ -6,7 +6,7 @@ Embeds nothing and knows no model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdnas.data import documents as reading
@@ -30,7 +30,10 @@ class Retrieval:
     """`answers[i]` is the place in `documents` of what answers `queries[i]`. Equal documents stand once.
 
     `trained` counts the queries that are left out since a model has seen them; `more_queries` and `more_documents`
-    those beyond what is scored.
+    those beyond what is scored. `labels` are the documents' classes, where they have some.
+
+    Where queries have several answers, or better and worse ones, `grades` says them in place of `answers`: the places
+    in `documents` with whole numbers from 1, for each query. `unasked` queries have none.
     """
 
     name: str
@@ -40,6 +43,14 @@ class Retrieval:
     trained: int = 0
     more_queries: int = 0
     more_documents: int = 0
+    labels: Sequence[str] | None = None
+    grades: Sequence[Mapping[int, int]] | None = None
+    unasked: int = 0
+
+    @property
+    def relevant(self) -> Sequence[Mapping[int, int]]:
+        """The answers of each query, with their grades."""
+        return [{answer: 1} for answer in self.answers] if self.grades is None else self.grades
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class _Pair:
     query: str
     document: str
     whole: str | None = None  # the text that both are parts of
+    label: str | None = None  # its class
 
     @property
     def keys(self) -> set[str]:
@@ -82,6 +94,7 @@ def read(
     chosen = fresh[:most_queries]
     rows: dict[str, int] = {}
     documents: list[str] = []
+    labels: list[str | None] = []
     more: set[str] = set()
     for i in [*chosen, *order]:
         key = same_text(found[i].document)
@@ -92,6 +105,7 @@ def read(
             continue
         rows[key] = len(documents)
         documents.append(found[i].document)
+        labels.append(found[i].label)
     return Retrieval(
         source,
         [found[i].query for i in chosen],
@@ -100,6 +114,7 @@ def read(
         len(found) - len(fresh),
         len(fresh) - len(chosen),
         len(more),
+        [label for label in labels if label is not None] if None not in labels else None,
     )
 
 
@@ -113,8 +128,9 @@ def _pairs(
                 f"Take {' or '.join(SPLIT)}, or a file with the columns {QUERY} and {DOCUMENT}.",
             )
         texts: Documents = reading.read(DataSpec(source=source))  # type: ignore[call-arg]
-        for text in texts.texts:
-            yield from _articles(text) if source == OWN else _paragraphs(text)
+        labels: Sequence[str | None] = texts.labels or [None] * len(texts.texts)
+        for text, label in zip(texts.texts, labels, strict=True):
+            yield from _articles(text, label) if source == OWN else _paragraphs(text)
         return
     spec = DataSpec.model_validate(
         {"source": source, "text_column": query_column or QUERY, "label_column": document_column or DOCUMENT}
@@ -125,11 +141,11 @@ def _pairs(
         yield _Pair(query, document)
 
 
-def _articles(text: str) -> Iterator[_Pair]:
+def _articles(text: str, label: str | None) -> Iterator[_Pair]:
     """An article's first line asks for the rest."""
     head, _, rest = text.strip().partition("\n")
     if rest.strip():
-        yield _Pair(head.strip(), rest.strip()[:CHARACTERS], text)
+        yield _Pair(head.strip(), rest.strip()[:CHARACTERS], text, label)
 
 
 def _paragraphs(text: str) -> Iterator[_Pair]:

@@ -23,6 +23,8 @@ EMBEDDING_WORDS = {  # metric → words for people
     "ndcg@10": "retrieval, nDCG@10",
     "aligned_recall@10": "in the teacher's index, recall@10",
     "aligned_ndcg@10": "in the teacher's index, nDCG@10",
+    "probe_accuracy": "classes by a linear probe, accuracy",
+    "probe_macro_f1": "classes by a linear probe, macro F1",
 }
 
 
@@ -155,16 +157,52 @@ def _embeddings(entry: Mapping[str, Any]) -> list[str]:
             share = None if kept is None else kept[name]
             cells += [] if kept is None else ["–" if share is None else f"{share:.1f} %"]
             lines.append(f"| {words} | {' | '.join(cells)} |")
-    left, protocol = entry["left_out"], entry["protocol"]
-    words = (
-        f"{entry['queries']:,} queries against {entry['documents']:,} documents of {entry['source']}, by cosine, at "
-        f"most {protocol['length']} tokens."
-    )
-    if left["trained_on"]:
-        words += f" {left['trained_on']:,} queries are not asked, since a model was trained on their texts."
-    if left["more_queries"] or left["more_documents"]:
-        words += f" Drawn; {left['more_queries']:,} queries and {left['more_documents']:,} documents more are there."
-    return [*lines, "", words]
+    said, protocol = [], entry["protocol"]
+    if "queries" in entry:
+        left = entry["left_out"]
+        said.append(
+            f"{entry['queries']:,} queries against {entry['documents']:,} documents of {entry['source']}, by cosine."
+        )
+        if left["trained_on"]:
+            said.append(f"{left['trained_on']:,} queries are not asked, since a model was trained on their texts.")
+        if left["more_queries"] or left["more_documents"]:
+            more = f"{left['more_queries']:,} queries and {left['more_documents']:,} documents more are there"
+            said.append(f"Drawn; {more}.")
+        if left.get("without_answer"):
+            said.append(f"{left['without_answer']:,} queries have no answer in the file, and are not asked.")
+    probe = entry.get("probe")
+    if probe:
+        said.append(
+            f"The probe is a logistic regression on {probe['train']:,} texts, scored on {probe['test']:,} others."
+        )
+        if probe.get("left_out"):
+            said.append(f"{probe['left_out']:,} of these are left out, since they were trained on.")
+    said.append(f"At most {protocol['length']} tokens of a text.")
+    return [*lines, "", " ".join(said), *_dimensions(entry)]
+
+
+def _dimensions(entry: Mapping[str, Any]) -> list[str]:
+    """A table of the scores of the first dimensions alone, all of them in its first row."""
+    if not entry.get("dimensions"):
+        return []
+    rows = {str(entry["width"]): entry, **entry["dimensions"]}
+    lines: list[str] = []
+    for name, words in EMBEDDING_WORDS.items():
+        if name not in entry["student"] or "ndcg" in name or "f1" in name:
+            continue
+        beside = "teacher" in entry
+        lines += [
+            "",
+            f"| {words}: dimensions | student |{' teacher | kept | of the whole teacher |' if beside else ''}",
+        ]
+        lines.append(f"| ---: | ---: |{' ---: | ---: | ---: |' if beside else ''}")
+        for width, row in rows.items():
+            cells = [width, f"{row['student'][name]:.3f}"]
+            if beside and name in row["teacher"]:
+                whole = row.get("kept_of_whole", row["kept"])
+                cells += [f"{row['teacher'][name]:.3f}", _share(row["kept"][name]), _share(whole[name])]
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "The first dimensions alone, divided by their length; the teacher's likewise."]
 
 
 def write(results: Mapping[str, Any], path: Path) -> None:

@@ -44,6 +44,8 @@ class Wanted:
     text: str | None = None  # for the perplexity and the labels; None takes the study's own data; and for embeddings
     text_column: str | None = None  # of that text, where not the study's
     label_column: str | None = None
+    data: Path | None = None  # a folder in the layout of MTEB, for embeddings
+    dimensions: tuple[int, ...] = ()  # of embeddings, scored besides all of them
     device: str = "auto"
     output: Path | None = None
 
@@ -61,6 +63,7 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
     if not wanted.tasks:
         known = ", ".join(("glue", *TASKS, *AS_IT_IS))
         raise UsageError("No task is named.", f"Known: {known}.")
+    _check_embeddings(wanted)
     names = [name for name in wanted.tasks if name not in AS_IT_IS]
     for name in names:
         if name != "glue" and name not in TASKS:
@@ -101,16 +104,28 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
             rows = _rows(wanted, facts)
             result["labels"] = label_scores(model, facts, rows, device, tell, beside=wanted.teacher != "")
         if EMBEDDINGS in wanted.tasks:
-            from kdnas.scores.embeddings import embedding_scores
+            from kdnas.scores.embeddings import Asked, embedding_scores
 
-            source, columns = wanted.text or retrieval.OWN, (wanted.text_column, wanted.label_column)
-            result["embeddings"] = embedding_scores(model, teacher, source, device, tell, *columns)
+            columns = (wanted.text_column, wanted.label_column)
+            asked = Asked(wanted.text or retrieval.OWN, *columns, wanted.data, wanted.dimensions)
+            result["embeddings"] = embedding_scores(model, teacher, asked, device, tell)
         result = results.merged(result, output)
         results.write(result, output)
         if facts is not None and not static and output == results.default_output(model):
             folders.write_card(model)
         finished(result)
     return result
+
+
+def _check_embeddings(wanted: Wanted) -> None:
+    """Raise UsageError for what is given for embeddings and would not be looked at."""
+    given = {"--data": wanted.data is not None, "--dimensions": bool(wanted.dimensions)}
+    for flag in (flag for flag, there in given.items() if there and EMBEDDINGS not in wanted.tasks):
+        raise UsageError(f"{flag} is for embeddings, which are not among the tasks.", "Give --tasks embeddings.")
+    if wanted.data is not None and wanted.tasks == (EMBEDDINGS,):
+        own = {"--text": wanted.text, "--text-column": wanted.text_column, "--label-column": wanted.label_column}
+        for flag in (flag for flag, value in own.items() if value is not None):
+            raise UsageError(f"{flag} and --data both say what embeddings are scored on.", "Give one of them.")
 
 
 def _teacher(
