@@ -332,7 +332,8 @@ class StudySpec(Part):
         if not self.full.epochs and not scored_as_built(self.recipe):
             raise ValueError(
                 "full.epochs is 0, which keeps the student as it is built, and those of this recipe begin knowing "
-                "nothing; give 1 or more, or take the recipe hidden-state with init fitted or inherit"
+                "nothing; give 1 or more, or take the recipe hidden-state with init fitted or inherit, or a causal one "
+                "with init fitted"
             )
         if self.budget.rungs and not scored_as_built(self.recipe):
             raise ValueError(
