@@ -61,7 +61,7 @@ def search(
     preset: str | None,
     workers: Count,
     workers_per_gpu: int | None,
-    unlike: bool,
+    unlike: str | None,
     engine: str,
     address: str | None,
     stop_when_done: bool,
@@ -87,8 +87,8 @@ def search(
         raise UsageError("Workers on Ray end with this command, which --detach would end.", "Leave --detach off.")
     begun = _begin(where, base_values(study, spec_file, preset), fields, check=detach)
     name = begun.name
-    if unlike:
-        worker_options.allow_unlike(where, name)
+    if unlike is not None:
+        worker_options.allow_unlike(where, name, unlike)
     device = fields.get("device")
     if begun.status == Status.FINISHED:
         workers_of: Any = contextlib.nullcontext([])
