@@ -6,6 +6,7 @@ ends where people stop the study. A candidate is built again where it is timed, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from kdnas.study.states import Wanted
 from kdnas.system import interrupts
 from kdnas.system.errors import KdnasError
 from kdnas.training.contract import Student
+
+LOOK_S = 2.0  # between two looks at what others ask for
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,14 @@ class Answering:
     def __init__(self, store: Store, study_id: int, device: str, bench: Workbench, steering: Steering) -> None:
         self._requests = Requests.of(store, study_id, device)
         self._bench, self._steering = bench, steering
+        self._next = 0.0
 
     def all_asked(self, measure: Measure, aside: Aside) -> None:
-        """Answers every request that there is now. What fails is an answer, too."""
+        """Answers every request that there is now. What fails is an answer, too. A worker that finds nothing to do
+        comes here again and again: it looks once in `LOOK_S`."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_S
         for key, candidate in self._requests.asked().items():
             interrupts.check()
             self._steering.doing = "timing a candidate of another worker"
