@@ -37,7 +37,7 @@ def pause(study: str, storage: str | None) -> None:
 @worker_options.unlike
 @frame.storage
 def resume(
-    study: str, workers: Count, workers_per_gpu: int | None, device: str | None, unlike: bool, storage: str | None
+    study: str, workers: Count, workers_per_gpu: int | None, device: str | None, unlike: str | None, storage: str | None
 ) -> None:
     """Let STUDY go on: wake its paused workers, or start new ones in the background where none is alive."""
     worker_options.require_plain(workers, workers_per_gpu)
@@ -56,10 +56,10 @@ def resume(
             spec = from_store(row.spec)
             require_ready(spec, lambda words, _: frame.say(words), measured_in(where, spec))
             seats = worker_options.seats_of(row, workers, workers_per_gpu, device)
-        if unlike:
+        if unlike is not None:
             from kdnas.search.joining import allow_unlike
 
-            allow_unlike(store, row.study_id)
+            allow_unlike(store, row.study_id, unlike)
         changes.set_wanted(store, row.study_id, Wanted.RUN)
         if row.workers:
             frame.say(f"{study} goes on with the {row.workers} worker(s) that it has.")

@@ -30,6 +30,7 @@ EXTRAS = {  # extra of pyproject.toml → what it is for, and the packages that 
     "eval": ("kdnas evaluate", ("accelerate",)),
     "lora": ("LoRA adapters", ("peft", "accelerate")),
     "onnx": ("finalize --onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "ray": ("search --engine ray", ("ray",)),
     "report": ("reports with pictures", ("matplotlib",)),
     "web": ("kdnas-tui --serve", ("textual-serve", "aiohttp")),
 }

@@ -44,6 +44,13 @@ BEST = 5  # candidates shown at the end
 @spec_flags
 @worker_options.placed
 @worker_options.unlike
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    help="What starts the workers; ray: Ray places them on its nodes.  [default: processes]",
+)
+@click.option("--address", metavar="HOST:PORT", help="With --engine ray: a Ray that runs.  [default: one of our own]")
 @click.option("--stop-when-done", is_flag=True, help="End once the next trials are expected to gain next to nothing.")
 @click.option("--detach", is_flag=True, help="Leave the workers to themselves and return at once.")
 @frame.storage
@@ -54,7 +61,9 @@ def search(
     preset: str | None,
     workers: Count,
     workers_per_gpu: int | None,
-    unlike: bool,
+    unlike: str | None,
+    engine: str,
+    address: str | None,
     stop_when_done: bool,
     detach: bool,
     storage: str | None,
@@ -67,29 +76,46 @@ def search(
     constraints may be changed. With --hours or --until no trial is begun that would end later; without --trials, that
     alone ends it. Ctrl-C ends the workers; what is finished is kept, and the same command goes on.
     """
-    from kdnas.cli.watch import watch
     from kdnas.search.launch import start_workers
-    from kdnas.store.database import open_reader
-    from kdnas.store.patience import Patience
 
     where = frame.place(storage)
     fields = given_fields(flags) | ({"budget.stop_when_done": True} if stop_when_done else {})
     worker_options.require_plain(workers, workers_per_gpu)
+    if address is not None and engine != "ray":
+        raise UsageError(f"--address {address} is of a Ray.", "Give --engine ray, too.")
+    if detach and engine == "ray":
+        raise UsageError("Workers on Ray end with this command, which --detach would end.", "Leave --detach off.")
     begun = _begin(where, base_values(study, spec_file, preset), fields, check=detach)
     name = begun.name
-    if unlike:
-        worker_options.allow_unlike(where, name)
-    started = []
-    if begun.status != Status.FINISHED:
-        seats = worker_options.seats_of(begun, workers, workers_per_gpu, fields.get("device"))
-        started = start_workers(where, name, seats=seats)
-    if detach:
-        tell_started(name, started, as_json)
-        return 0
+    if unlike is not None:
+        worker_options.allow_unlike(where, name, unlike)
+    device = fields.get("device")
+    if begun.status == Status.FINISHED:
+        workers_of: Any = contextlib.nullcontext([])
+    elif engine == "ray":
+        from kdnas.search import ray_engine
+
+        workers_of = ray_engine.placed(where, begun, workers, workers_per_gpu or 1, device, address)
+    else:
+        seats = worker_options.seats_of(begun, workers, workers_per_gpu, device)
+        workers_of = contextlib.nullcontext(start_workers(where, name, seats=seats))
+    with workers_of as started:
+        if detach:
+            tell_started(name, started, as_json)
+            return 0
+        return _shown(where, storage, name, started, as_json, stays=engine != "ray")
+
+
+def _shown(where: str, storage: str | None, name: str, started: list[Started], as_json: bool, *, stays: bool) -> int:
+    """Shows the study until its workers have ended; the exit code. `stays`: they outlive this command."""
+    from kdnas.cli.watch import watch
+    from kdnas.store.database import open_reader
+    from kdnas.store.patience import Patience
+
     with open_reader(where) as store:
         store.patience = Patience(lambda line, back: frame.say(line))
         try:
-            with steered(name, storage):
+            with steered(name, storage) if stays else interruptible():
                 row = watch(store, name, [s.process for s in started])
         except KeyboardInterrupt:
             end(started)

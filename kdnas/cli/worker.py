@@ -27,7 +27,7 @@ def worker(
     workers_per_gpu: int | None,
     device: str | None,
     until_done: bool,
-    unlike: bool,
+    unlike: str | None,
     storage: str | None,
 ) -> int:
     """Join STUDY from this machine, and work on it until there is nothing left to do.
@@ -48,8 +48,8 @@ def worker(
         if until_done and row.status is Status.FINISHED:
             frame.say(f"{study} has ended: {row.ending}")
             return 0
-        if unlike:
-            joining.allow_unlike(store, row.study_id)
+        if unlike is not None:
+            joining.allow_unlike(store, row.study_id, unlike)
         joining.require_joinable(store, row)
     seats = worker_options.seats_of(row, workers, workers_per_gpu, device)
     if len(seats) == 1 and not until_done:

@@ -46,7 +46,10 @@ def placed(command: F) -> F:
 
 
 unlike = click.option(
-    "--unlike", is_flag=True, help="Let machines of another device or version join the study, from now on."
+    "--unlike",
+    type=click.Choice(["leave", "mix"]),
+    help="Let machines of another device or version join, from now on; latency: leave it to workers of the study's "
+    "device, or mix both.",
 )
 
 
@@ -67,11 +70,11 @@ def seats_of(row: StudyRow, workers: Count, per_gpu: int | None, device: str | N
     return placing.here(workers, per_gpu=per_gpu or 1, device=device, least=spec.latency.threads)
 
 
-def allow_unlike(where: str, name: str) -> None:
+def allow_unlike(where: str, name: str, latency: str) -> None:
     """Writes into the history of a study that unlike machines may join it."""
     from kdnas.search import joining
     from kdnas.store import queries
     from kdnas.store.database import open_store
 
     with open_store(where) as store:
-        joining.allow_unlike(store, queries.study_row(store, name).study_id)
+        joining.allow_unlike(store, queries.study_row(store, name).study_id, latency)

@@ -123,7 +123,7 @@ def _evaluated(
         student = bench.build(candidate, seed)
     on_phase("timing")
     timed = measure(bench, student, candidate)
-    further = {**_eager(timed), **aside(bench, student, candidate)}
+    further = {**eager(timed), **aside(bench, student, candidate)}
     on_timed(timed, student.size)
     training = bench.training(student, epochs=epochs, seed=seed)
     epoch, go_on = None, True
@@ -160,8 +160,8 @@ def _require_number(epoch: Epoch, hint: str) -> None:
         raise EvaluationError(f"The loss is {epoch.score.loss} {when}.", hint)
 
 
-def _eager(timed: Timed) -> dict[str, float]:
-    """Of a GPU's replays: the same pass without a graph, for the trial's own figures."""
+def eager(timed: Timed) -> dict[str, float]:
+    """Of a GPU's replays: the same pass without a graph, in milliseconds, for the trial's own figures."""
     if not isinstance(timed, Measured) or timed.eager_p50 is None:
         return {}
     teachers = timed.teacher_eager_p50

@@ -6,6 +6,7 @@ That teacher, tokenizer and data are the study's is checked where they are read 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 from kdnas.store import changes, ends, queries, studies
@@ -21,10 +22,19 @@ from kdnas.system.versions import versions
 UNLIKE = "unlike machines"  # in a study's history: machines of another device or version may join
 
 
-def allow_unlike(store: Store, study_id: int) -> None:
-    """From now on machines that are unlike the study's first may join it; once in its history is enough."""
-    if not _allowed(store, study_id):
-        changes.add_event(store, study_id, UNLIKE, {"may": "join"})
+class Unlike(StrEnum):
+    """What becomes of latency on machines of another device than the study's."""
+
+    LEAVE = "leave"  # left to workers that have its device
+    MIX = "mix"  # measured there, too
+
+
+def allow_unlike(store: Store, study_id: int, latency: str) -> None:
+    """From now on machines that are unlike the study's first may join it. The last word on latency holds for those that
+    begin after it."""
+    latency = Unlike(latency)
+    if allowed(store, study_id) is not latency:
+        changes.add_event(store, study_id, UNLIKE, {"latency": latency})
 
 
 def require_joinable(store: Store, row: StudyRow) -> None:
@@ -38,14 +48,14 @@ def require_joinable(store: Store, row: StudyRow) -> None:
     require_time(row.name, row.end, ends.now(store))
     if studies.wanted(store, row.study_id) in (Wanted.STOP, Wanted.ABANDON):
         raise UsageError(f"{row.name} was stopped.", f"Let it go on: kdnas resume {row.name}")
-    if liveness.this_host() in row.hosts or _allowed(store, row.study_id):
+    if liveness.this_host() in row.hosts or allowed(store, row.study_id) is not None:
         return
     theirs = queries.provenance(store, row.study_id).get("versions", {}).get("kdnas")
     ours = versions().get("kdnas")
     if theirs is not None and theirs != ours:
         raise UsageError(
             f"{row.name} was begun with kdnas {theirs}, and this is kdnas {ours}.",
-            f"Install kdnas {theirs} here, or give --unlike to mix them.",
+            f"Install kdnas {theirs} here, or let it join all the same: --unlike leave.",
         )
 
 
@@ -59,22 +69,29 @@ def _ended(row: StudyRow) -> bool:
     return row.spent or row.status is Status.FINISHED
 
 
-def require_like(store: Store, study_id: int, facts: Mapping[str, Any], log: Callable[[str, str], None]) -> None:
-    """Raises UsageError where latencies of this machine's device, named in `facts`, would be mixed with those of the
-    device that the study was begun on; where that is allowed, the study's log says so."""
+def require_like(store: Store, study_id: int, facts: Mapping[str, Any], log: Callable[[str, str], None]) -> str | None:
+    """The device that the study was begun on, where this machine's device, named in `facts`, is another one and leaves
+    latency to workers that have it; None where it measures itself. Raises UsageError where neither is allowed."""
     recorded = queries.provenance(store, study_id)
     theirs, ours = recorded.get("device"), facts["device"]
     if theirs in (None, ours):
-        return
-    if not _allowed(store, study_id):
+        return None
+    how = allowed(store, study_id)
+    if how is None:
         raise UsageError(
             f"The study measures latency on {theirs}, and this worker would on {ours}.",
-            "Give --unlike to mix them, and compare speed-ups instead of milliseconds.",
+            "Give --unlike leave to leave that to workers of its device, or --unlike mix to compare speed-ups.",
         )
+    if how is Unlike.LEAVE:
+        log("info", f"this worker is on {ours}: it leaves latency to workers on {theirs}")
+        return str(theirs)
     log("warning", f"latencies of this worker are of {ours}, the study began on {theirs}: compare speed-ups")
+    return None
 
 
 @patient
-def _allowed(store: Store, study_id: int) -> bool:
+def allowed(store: Store, study_id: int) -> Unlike | None:
+    """How machines that are unlike the study's first may join; None where they may not."""
     with store.connect() as connection:
-        return changes.recorded(connection, study_id, UNLIKE) is not None
+        detail = changes.recorded(connection, study_id, UNLIKE, last=True)
+    return None if detail is None else Unlike(detail["latency"])

@@ -34,6 +34,7 @@ from kdnas.search.climb import Climb
 from kdnas.search.enough import Enough
 from kdnas.search.heartbeat import WRITE_S, Leave, Steering, look_s
 from kdnas.search.in_time import InTime, TooLate
+from kdnas.search.latency_elsewhere import Answering, Asking
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
 from kdnas.store import ends, queries, recovery, rewards, slots, studies
 from kdnas.store import limits as present_limits
@@ -87,6 +88,8 @@ class Worker:
         self.worker_id = steering.worker_id
         self.log = steering.log
         self.protocol, self.measure = measure, of_search(spec, measure)
+        self.aside = further_passes(store)
+        self.answering: Answering | None = None  # those who leave latency to this worker
         self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
         self.kept: dict[int, Any] = {}  # what samplers know of finished trials
@@ -118,7 +121,12 @@ class Worker:
         }
         lent = warm_start.lent(self.store, self.study_id, self.spec, self.space, facts, self.log)
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts, lent)
-        joining.require_like(self.store, self.study_id, facts, self.log)
+        left = joining.require_like(self.store, self.study_id, facts, self.log)
+        if left is not None:
+            asking = Asking(self.store, self.study_id, left, self.steering)
+            self.protocol, self.measure, self.aside = asking, of_search(self.spec, asking), asking.aside
+        else:
+            self.answering = Answering(self.store, self.study_id, facts["device"], self.bench, self.steering)
         self.loan = warm_start.Present(self.store, self.study_id)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
@@ -146,6 +154,8 @@ class Worker:
         enough = Enough(self.store, self.study_id, self.spec)
         while self.wait_while_paused():
             seen = queries.changed(self.store)
+            if self.answering is not None:
+                self.answering.all_asked(self.protocol, self.aside)
             if recovery.any_left(self.store, self.study_id):
                 self.close_orphans()
             if (late := self.time.over()) is not None:
@@ -352,7 +362,7 @@ class Worker:
             on_timed=on_timed,
             on_epoch=on_epoch,
             on_step=on_step,
-            aside=further_passes(self.store),
+            aside=self.aside,
             as_built=bool(climb.rungs),
         )
         return climb.measured(measured)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kdnas.cli.search import _signals
+from kdnas.cli.search import steered
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_dropped_terminal_is_told_that_the_search_goes_on(
     hung_up: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
-    with _signals("films", "sqlite:///k 1.db"):
+    with steered("films", "sqlite:///k 1.db"):
         os.kill(os.getpid(), signal.SIGHUP)
     said = capfd.readouterr().err
     assert "films goes on without this command." in said
@@ -37,7 +37,7 @@ def test_a_dropped_terminal_is_told_that_the_search_goes_on(
 def test_sigterm_is_an_interrupt_and_who_ignores_sighup_goes_on_ignoring_it() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with pytest.raises(KeyboardInterrupt), _signals("films", None):
+        with pytest.raises(KeyboardInterrupt), steered("films", None):
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGTERM)

@@ -23,7 +23,7 @@ from kdnas.search import slurm_script
 from kdnas.search.begin import begin
 from kdnas.search.slurm_script import Ask
 from kdnas.store import addresses, queries
-from kdnas.store.database import open_reader
+from kdnas.store.database import open_reader, open_store
 from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
 from tests import fakes
@@ -120,45 +120,63 @@ def test_a_file_is_written_for_a_study_that_jobs_cannot_work_on(place: Place, qu
     assert not list(place.folder.glob("*.sbatch"))
 
 
-@pytest.mark.heavy
-@pytest.mark.skipif(not BINARIES or BASH is None, reason="no PostgreSQL or no bash on this machine")
+needs_both = pytest.mark.skipif(not BINARIES or BASH is None, reason="no PostgreSQL or no bash on this machine")
+
+
+def submitted(place: Place, file: Path) -> subprocess.CompletedProcess[str]:
+    """The file, given to what stands in for sbatch, in an environment that says nothing of the store."""
+    sbatch = place.folder / "sbatch"
+    sbatch.write_text(SBATCH)
+    environment = {**place.environment, "PYTHONPATH": str(ROOT)}
+    del environment["KDNAS_STORAGE"], environment["OMP_NUM_THREADS"]
+    return subprocess.run([str(BASH), sbatch, file], cwd=place.folder, env=environment, capture_output=True, text=True)
+
+
+@needs_both
+def test_jobs_that_come_too_late_fail_or_a_file_is_written_over(
+    server: Server, place: Place, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sql("CREATE DATABASE late")
+    url = server.url("late")
+    monkeypatch.setenv("KDNAS_STORAGE", url)
+    begin(fakes.spec("plain"), url)
+    asked = ("--gpus", "1", "--time", "90", "--cpus", "1")
+    assert "was begun for cpu" in quick("slurm", "plain", *asked).line
+    assert "There is no study 'nobody'" in quick("slurm", "nobody", *asked).line
+    begin(fakes.spec("ended", device="auto"), url)
+    file = place.folder / "ended.sbatch"
+    said = quick("slurm", "ended", *asked)
+    assert said.code == 0
+    assert said.err == "Wrote ended.sbatch: 1 job(s) with a GPU each. Submit them with: sbatch ended.sbatch\n"
+    written = file.read_text()
+    assert not stat.S_IMODE(file.stat().st_mode) & 0o022
+    assert "is there already" in quick("slurm", "ended", *asked, "--partition", "gpu").line
+    assert file.read_text() == written
+    assert quick("slurm", "ended", *asked, "--partition", "gpu", "--force").code == 0
+    assert "#SBATCH --partition=gpu\n" in file.read_text()
+    with open_store(url) as store, store.begin() as connection:
+        connection.exec_driver_sql("UPDATE kdnas_study SET finished = 1.0, ending = 'The budget is spent.'")
+    ran = submitted(place, file)
+    assert (ran.returncode, ran.stderr) == (0, "ended has ended: The budget is spent.\n")
+
+
+@pytest.mark.long
+@needs_both
 def test_the_file_is_run_and_no_worker_works(
     server: Server, place: Place, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.sql("CREATE DATABASE studies")
     url = server.url("studies")
     monkeypatch.setenv("KDNAS_STORAGE", url)
-    begin(fakes.spec("plain"), url)
-    asked = ("--gpus", "1", "--time", "90", "--cpus", "1")
-    assert "was begun for cpu" in quick("slurm", "plain", *asked).line
-    assert "There is no study 'nobody'" in quick("slurm", "nobody", *asked).line
     begin(spec_from(base_values("tiny", place.spec, None), {"device": "auto", "budget.trials": 2}), url)
-    file = place.folder / "tiny.sbatch"
-    said = quick("slurm", "tiny", *asked)
-    assert (
-        said.code == 0
-        and said.err == "Wrote tiny.sbatch: 1 job(s) with a GPU each. Submit them with: sbatch tiny.sbatch\n"
-    )
-    written = file.read_text()
-    assert not stat.S_IMODE(file.stat().st_mode) & 0o022
-    assert "is there already" in quick("slurm", "tiny", *asked, "--partition", "gpu").line
-    assert file.read_text() == written
-    assert quick("slurm", "tiny", *asked, "--partition", "gpu", "--force").code == 0
-    assert "#SBATCH --partition=gpu\n" in file.read_text()
-
-    sbatch = place.folder / "sbatch"
-    sbatch.write_text(SBATCH)
-    environment = {**place.environment, "PYTHONPATH": str(ROOT)}
-    del environment["KDNAS_STORAGE"], environment["OMP_NUM_THREADS"]
-    ran = subprocess.run([str(BASH), sbatch, file], cwd=place.folder, env=environment, capture_output=True, text=True)
+    assert quick("slurm", "tiny", "--gpus", "2", "--time", "90", "--cpus", "1").code == 0
+    ran = submitted(place, place.folder / "tiny.sbatch")
     assert ran.returncode == 0, ran.stderr
+    assert "tiny has ended: The budget of 2 trials is spent." in ran.stderr  # the second job came too late
     with open_reader(url) as store:
         row = queries.study_row(store, "tiny")
         assert (row.status, row.done, row.failed) == (Status.FINISHED, 2, 0)
-    assert (Path(environment["KDNAS_STATE"]) / "node0" / "logs").is_dir()
-    # Of a study that has ended, later jobs of the array end at once, and well.
-    ran = subprocess.run([str(BASH), sbatch, file], cwd=place.folder, env=environment, capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (0, "tiny has ended: The budget of 2 trials is spent.\n")
+    assert (Path(place.environment["KDNAS_STATE"]) / "node0" / "logs").is_dir()
 
 
 # ---------------------------------------------------------------------------- Kubernetes

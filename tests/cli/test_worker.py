@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_leaves_its_place_empty(place: Place) -> None:
     begin(spec_from(base_values("tiny", place.spec, None), {"budget.trials": 6}), place.store)
     with open_store(place.store) as store:
         changes.set_wanted(store, 1, "pause")  # they wait, so that one can be met
-        command = place.fork("worker", "tiny", "--workers", "2", "--until-done", "--unlike")
+        command = place.fork("worker", "tiny", "--workers", "2", "--until-done", "--unlike", "leave")
 
         def until(workers: int, state: str) -> list[WorkerRow]:
             end = time.monotonic() + 120

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,23 @@ import pytest
 import sqlalchemy as sa
 
 from kdnas.measuring import devices
+from kdnas.recipes.contract import Workbench
 from kdnas.search import joining
 from kdnas.search.begin import begin
+from kdnas.search.candidate import Timed
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, ends, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_reader, open_store
+from kdnas.store.latency_requests import Requests
 from kdnas.store.studies import enter
 from kdnas.study.rows import Status, StudyRow
+from kdnas.study.space import Candidate
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError
+from kdnas.training.contract import Student
 from tests import fakes
+from tests.forks import Forked
 
 OTHER = "cpu: a Processor of Another Kind"
 
@@ -71,7 +79,7 @@ def test_a_study_in_which_nothing_is_left_to_do_is_joined(path: Path) -> None:
 def test_another_version_joins_unless_it_is_told_to(path: Path) -> None:
     rewrite(path, versions={"kdnas": "0.0.9"})
     with open_store(path) as store:
-        with pytest.raises(UsageError, match=r"begun with kdnas 0\.0\.9.*give --unlike"):
+        with pytest.raises(UsageError, match=r"begun with kdnas 0\.0\.9.*let it join all the same: --unlike leave"):
             joining.require_joinable(store, row(store))
         # A host that works on it already, by `kdnas resume` after an update, has been let in.
         hold = liveness.Hold()
@@ -80,7 +88,7 @@ def test_another_version_joins_unless_it_is_told_to(path: Path) -> None:
         hold.release(known=False)
         with pytest.raises(UsageError, match="begun with kdnas"):
             joining.require_joinable(store, row(store))
-        joining.allow_unlike(store, 1)
+        joining.allow_unlike(store, 1, "leave")
         joining.require_joinable(store, row(store))
 
 
@@ -88,12 +96,12 @@ def test_latencies_of_unlike_devices_are_mixed_unless_that_is_asked_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "device_name", lambda device: OTHER)
-    with pytest.raises(UsageError, match=rf"this worker would on {OTHER}\. Give --unlike"):
+    with pytest.raises(UsageError, match=rf"this worker would on {OTHER}\. Give --unlike leave"):
         work(path, 6)
     with open_store(path) as store:
         assert (row(store).done, row(store).status) == (2, Status.FAILED)
-        joining.allow_unlike(store, 1)
-        joining.allow_unlike(store, 1)
+        joining.allow_unlike(store, 1, "mix")
+        joining.allow_unlike(store, 1, "mix")
     assert work(path, 6) == 0
     with open_reader(path) as store:
         assert row(store).done == 6
@@ -107,3 +115,103 @@ def test_a_study_of_before_devices_were_written_down_takes_nobody(path: Path) ->
         with store.begin() as connection:
             connection.execute(sa.update(t.study).values(provenance=json.dumps({"versions": known["versions"]})))
     assert work(path, 6) == 0
+
+
+# ---------------------------------------------------------------------------- latency left to others
+
+
+def leaving(path: Path) -> Forked:
+    """A worker on a machine of another kind, which must not measure."""
+
+    def work() -> int:
+        devices.device_name = lambda device: OTHER
+
+        def measured_here(*_: object) -> Timed:
+            raise AssertionError("it was to be left to others")
+
+        return run_worker(str(path), "fake", prepare=fakes.prepare, measure=measured_here)
+
+    return Forked(work)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_worker_without_the_studys_device_measures_itself(path: Path) -> None:
+    with open_store(path) as store:
+        joining.allow_unlike(store, 1, "leave")
+        requests = Requests.of(store, 1, queries.provenance(store, 1)["device"])
+        others: list[Forked] = []
+
+        def trouble(_: object) -> None:
+            """In mid-trial, the other one begins and asks."""
+            if not others:
+                others.append(leaving(path))
+                wait_for(requests.asked)
+
+        prepare = lambda spec, *_: fakes.FakeBench(spec, trouble)  # noqa: E731
+        assert run_worker(str(path), "fake", prepare=prepare, measure=fakes.measure) == 0
+        assert [other.wait() for other in others] == [0]
+        rows = [one for one in queries.trial_rows(store, 1) if one.state == "done"]
+        assert len(rows) == 6 and not requests.asked()
+        assert all(one.latency_ms == fakes.latency_ms(one.candidate) for one in rows)
+        by = {one.worker_id for one in rows}
+        assert len(by) == 3  # of the two first trials, and the two of today
+        assert any("leaves latency to workers on" in line.line for line in queries.logs(store, 1))
+
+
+def test_a_study_that_is_stopped_waits_for_its_latency_or_loses_the_candidate(path: Path) -> None:
+    with open_store(path) as store:
+        joining.allow_unlike(store, 1, "leave")
+        requests = Requests.of(store, 1, queries.provenance(store, 1)["device"])
+        other = leaving(path)
+        wait_for(requests.asked)
+        [asked] = requests.asked().values()
+        wait_for(lambda: any("waiting for a worker on" in (w.doing or "") for w in queries.workers(store, 1)))
+        changes.set_wanted(store, 1, "stop")
+        assert other.wait() == 0
+        assert [one.state for one in queries.trial_rows(store, 1)] == ["done", "done", "lost"]
+        changes.set_wanted(store, 1, "run")
+    assert work(path, 6) == 0
+    with open_reader(path) as store:
+        again = [one.candidate for one in queries.trial_rows(store, 1) if one.slot == 2 and one.state == "done"]
+        assert again == [asked] and row(store).failed == 0
+
+
+def test_what_cannot_be_timed_elsewhere_is_waited_for_for_ever(path: Path) -> None:
+    with open_store(path) as store:
+        joining.allow_unlike(store, 1, "leave")
+        requests = Requests.of(store, 1, queries.provenance(store, 1)["device"])
+        other = leaving(path)
+        wait_for(requests.asked)
+        [(key, candidate)] = requests.asked().items()
+
+        def measure(bench: Workbench, student: Student, chosen: Candidate) -> Timed:
+            if chosen == candidate:
+                raise ValueError("no such kernel")
+            return fakes.measure(bench, student, chosen)
+
+        assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=measure) == 0
+        assert other.wait() == 0
+        assert requests.answered(key) == {"error": "ValueError: no such kernel"}
+        assert row(store).failed == 1
+        [failed] = [one.error for one in queries.trial_rows(store, 1) if one.state == "failed"]
+        assert failed is not None and "could not be timed on cpu" in failed and "no such kernel" in failed
+
+
+def test_requests_of_one_study_are_those_of_another(path: Path) -> None:
+    begin(fakes.spec("other"), path)
+    with open_store(path) as store:
+        first, other = Requests.of(store, 1, "gpu"), Requests.of(store, 2, "gpu")
+        first.ask("k", {"layers": 2})
+        first.ask("k", {"layers": 3})
+        assert first.asked() == {"k": {"layers": 2}} and not other.asked() and not Requests.of(store, 1, "cpu").asked()
+        changes.rename(store, 1, "renamed")
+        again = Requests.of(store, 1, "gpu")
+        again.answer("k", {"p50": 1.0})
+        again.answer("k", {"p50": 2.0})
+        assert (first.answered("k"), other.answered("k"), first.asked()) == ({"p50": 2.0}, None, {})
