@@ -19,7 +19,7 @@ from kdnas.measuring.clocks import Pass
 from kdnas.measuring.device_lock import Turn, device_lock
 from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
-from kdnas.students.finalize import Job
+from kdnas.students.distil import LATER, Job
 from kdnas.study.spec import LatencySpec, StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import run_key
