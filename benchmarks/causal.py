@@ -38,6 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "js": {"name": "causal-divergence", "divergence": "js"},
     "skew-forward": {"name": "causal-divergence", "divergence": "skew-forward"},
     "skew-reverse": {"name": "causal-divergence", "divergence": "skew-reverse"},
+    "adaptive": {"name": "causal-divergence", "divergence": "adaptive"},
     "on-policy": {"name": "causal-divergence", "divergence": "js", "on_policy": 0.5, "reuse": 6},
     "teacher-text": {"name": "causal-divergence", "weight": 0.0, "text": "teacher"},
     "policy": POLICY,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from kdnas import __version__
+from kdnas.study import timed_words
 from kdnas.study.constraints import PART, limits_of
 from kdnas.study.filter import Filter
 from kdnas.study.plain_values import unwritable
@@ -28,7 +29,7 @@ from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
-MEASURED = ("by", "model")  # of the latency's protocol: left out where candidates were measured, as ever
+USUAL = {"by": "model", "what": timed_words.FIRST}  # of the latency's protocol: left out where all is as ever
 Style = Literal["json", "csv", "markdown"]
 SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
 
@@ -96,7 +97,7 @@ def document(
         "latency": {
             "teacher_ms": study.teacher_latency_ms,
             "device": provenance.get("device"),
-            "protocol": {name: value for name, value in _plain(spec.latency).items() if (name, value) != MEASURED},
+            "protocol": {name: value for name, value in _plain(spec.latency).items() if USUAL.get(name) != value},
         },
         "versions": dict(provenance.get("versions", {})),
         "provenance": dict(provenance),
@@ -295,6 +296,8 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     latency = body["latency"]
     rungs = sorted({entry["rung"] for entry in body["candidates"] if "rung" in entry})
     on_rung = f" All are on rung {rungs[0]}, the highest that was reached." if rungs else ""
+    later = timed_words.what(latency["protocol"]) != timed_words.FIRST
+    timed = f" Latency is that of {timed_words.in_words(latency['protocol'])}." if later else ""
     predicted = " Latencies are predicted by a table of blocks, not measured." if _predicted(body) else ""
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
@@ -304,7 +307,7 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
         f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
-        f"{study['done']} of {study['trials']} trials.{on_rung}{predicted}{_kept(body)}",
+        f"{study['done']} of {study['trials']} trials.{on_rung}{timed}{predicted}{_kept(body)}",
         "",
         *markdown_lines(body["candidates"], body["latency"]["teacher_ms"]),
     ]

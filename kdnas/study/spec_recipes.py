@@ -62,7 +62,7 @@ class CausalDivergenceRecipe(CausalRecipe):
     """Token-level divergence on the logits of a causal model."""
 
     name: Literal["causal-divergence"] = "causal-divergence"
-    divergence: Literal["forward", "reverse", "js", "skew-forward", "skew-reverse"] = Field(
+    divergence: Literal["forward", "reverse", "js", "skew-forward", "skew-reverse", "adaptive"] = Field(
         "forward", description="which divergence"
     )
     js_beta: float = Field(0.5, ge=FLOOR, lt=1, description="mixing weight of the Jensen–Shannon divergence")

@@ -13,11 +13,12 @@ from kdnas.recipes import causal_divergence, causal_policy_gradient, recipe
 from kdnas.recipes.causal import CausalBench
 from kdnas.recipes.causal_divergence import CausalDivergenceBench, DivergenceTraining
 from kdnas.recipes.causal_policy_gradient import importance, long_term, policy_loss
-from kdnas.recipes.own_text import Kept, Sample
-from kdnas.study.spec import from_values
+from kdnas.recipes.own_text import Kept, Sample, sample
+from kdnas.study.spec import TeacherSpec, from_values
 from kdnas.system import paths, seeds
 from kdnas.system.errors import BadOptionError
 from kdnas.teachers import greedy_text
+from kdnas.teachers.causal import load
 from kdnas.training.contract import Student, Training
 from tests.recipes import tiny_causal
 from tests.recipes.taken_up import assert_same_within_an_epoch
@@ -250,6 +251,32 @@ def test_the_teachers_text_is_its_greedy_continuation_kept_on_the_disk(
     with pytest.raises(TypeError):  # other beginnings are another text
         bench(place, {"name": "causal-divergence", "text": "teacher", "prompt_tokens": 7})
     assert list((paths.cache_folder() / "causal").glob("*.safetensors")) == kept
+
+
+@pytest.mark.parametrize("family", ["mistral", "gpt2"])
+def test_text_is_written_right_beyond_a_sliding_window_too(tmp_path: Path, family: str) -> None:
+    folder = tiny_causal.folder(tmp_path / family, family, steps=5)  # Mistral's window is of 8 tokens
+    teacher = load(TeacherSpec(model=str(folder)), torch.device("cpu"))  # type: ignore[call-arg]
+    ids = torch.randint(2, 28, (3, 20), generator=torch.Generator().manual_seed(0))
+    written = greedy_text.greedy(teacher, ids, 4)
+    drawn = sample(
+        teacher.model,
+        teacher,
+        ids[:, :4],
+        new_tokens=16,
+        mix=0.3,
+        temperature=1.0,
+        end=-1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for end in range(4, 20):
+            assert torch.equal(teacher.model(input_ids=written[:, :end]).logits[:, -1].argmax(-1), written[:, end])
+        log_p = teacher.model(input_ids=drawn.ids).logits[:, 3:-1].log_softmax(-1)
+    of_drawn = log_p.gather(-1, drawn.tokens[..., None]).squeeze(-1)
+    assert drawn.teacher is not None
+    for part in (drawn.teacher, drawn.student, drawn.drawn_from):  # one model on both sides
+        torch.testing.assert_close(part, of_drawn, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [0, 6])

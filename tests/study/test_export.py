@@ -17,7 +17,7 @@ from kdnas.study import export
 from kdnas.study.filter import parse
 from kdnas.study.ranked_rows import rank
 from kdnas.study.rows import Status, StudyRow
-from kdnas.study.spec import StudySpec
+from kdnas.study.spec import StudySpec, from_values
 from kdnas.system import files
 from kdnas.system.errors import KdnasError, UsageError
 from tests.rows import made_row, made_rows
@@ -65,6 +65,17 @@ def study(**changes: Any) -> StudyRow:
 def made(count: int = 40, **asked: Any) -> dict[str, Any]:
     scored = rank(made_rows(count), -0.06, 0.6)
     return export.document(study(), export.select(scored, **asked), alpha=-0.06, beta=0.6, provenance=PROVENANCE)
+
+
+def test_an_export_says_where_a_generated_token_was_timed() -> None:
+    scored = export.select(rank(made_rows(3), -0.06, 0.6))
+    for what in ("first", "token"):
+        spec = from_values({"name": "s", "recipe": {"name": "causal-divergence"}, "latency": {"what": what}})
+        row = study(spec=spec.model_dump(mode="json"))
+        body = export.document(row, scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE)
+        assert body["latency"]["protocol"].get("what") == {"first": None, "token": "token"}[what]
+        words = "Latency is that of one token generated with the cache, batch 1, after 128 tokens."
+        assert (words in export.render(body, "markdown")) == (what == "token")
 
 
 def test_document_fulfils_the_schema_and_lists_the_best_first() -> None:

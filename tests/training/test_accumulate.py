@@ -20,11 +20,11 @@ from kdnas.study.spec import from_values
 from kdnas.study.spec_differences import differences
 from kdnas.system.errors import BadOptionError
 from kdnas.training import activations
-from kdnas.training.contract import Student
+from kdnas.training.contract import Student, Training
 from kdnas.training.loop import Step, Stepwise
 from tests.encoders import text_folder, tiny_encoder, tiny_spec
 from tests.recipes import tiny_causal
-from tests.recipes.taken_up import Left
+from tests.recipes.taken_up import Left, assert_same_within_an_epoch
 from tests.recipes.tiny_labelled import examples, rnn_spec
 from tests.tiny import tiny_folder
 
@@ -218,6 +218,17 @@ def _used(steps: Any) -> list[Step[Any]]:
         assert 1 <= len(batches) <= 3
         found.append(step)
     return found
+
+
+@pytest.mark.parametrize("name", ["hidden-state", "own-text"])
+def test_a_training_left_between_such_steps_is_the_uninterrupted_one(place: Place, name: str, tmp_path: Path) -> None:
+    bench = place.bench(name)
+
+    def begin() -> tuple[Student, Training]:
+        student = bench.build(CANDIDATES[name], seed=3)
+        return student, bench.training(student, epochs=2, seed=3)
+
+    assert_same_within_an_epoch(begin, tmp_path / "kept")
 
 
 # ---------------------------------------------------------------------------- activation checkpointing

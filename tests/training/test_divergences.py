@@ -126,6 +126,45 @@ def test_without_skew_both_are_the_plain_divergences(a: int, b: int) -> None:
         torch.testing.assert_close(skewed, between(p, q, kind), rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
 
 
+def adaptive(p: torch.Tensor, q: torch.Tensor, last: bool = False) -> torch.Tensor:
+    """The paper's formula on probabilities [n, outcomes], row by row; with `last` that outcome is none of the head."""
+    found = []
+    for a, b in zip(p, q, strict=True):
+        head: list[int] = []
+        for place in sorted(range(len(a) - last), key=lambda i: -a[i].item()):
+            if sum(a[i].item() for i in head) >= 0.5:
+                break
+            head.append(place)
+        gap = (a - b).abs().detach()
+        share = gap[head].sum() / gap.sum()
+        found.append(share * (a * (a / b).log()).sum() + (1 - share) * (b * (b / a).log()).sum())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("k", [None, 4])
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_the_adaptive_divergence_and_its_gradient_are_those_of_the_plain_formula(k: int | None, scale: float) -> None:
+    teacher, z = logits_of(1, scale=scale).double(), logits_of(2).double().requires_grad_()
+    signal = full_signal(teacher, 1.0) if k is None else top_signal(teacher, 1.0, k)
+    p, q = F.softmax(teacher, -1), F.softmax(z, -1)
+    if k is not None:
+        assert signal.indices is not None
+        top = signal.indices
+        p, q = (torch.cat([x.gather(-1, top), 1 - x.gather(-1, top).sum(-1, True)], -1) for x in (p, q))
+    ours, wanted = divergence(z, signal, "adaptive"), adaptive(p, q, k is not None)
+    torch.testing.assert_close(ours, wanted, atol=1e-9, rtol=1e-7)
+    slopes = [torch.autograd.grad(loss.sum(), z, retain_graph=True)[0] for loss in (ours, wanted)]
+    torch.testing.assert_close(slopes[0], slopes[1], atol=1e-9, rtol=1e-6)
+
+
+def test_where_both_agree_the_adaptive_divergence_is_nothing_and_finite() -> None:
+    z = logits_of(3).requires_grad_()
+    found = divergence(z, full_signal(z.detach(), 1.0), "adaptive")
+    assert found.abs().max() < 1e-6
+    (slope,) = torch.autograd.grad(found.sum(), z)
+    assert slope.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["skew-forward", "skew-reverse"])
 def test_skewed_divergences_of_disjoint_distributions_end_at_the_log_of_the_skew(kind: Divergence) -> None:
     p, q = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-Divergence = Literal["forward", "reverse", "js", "skew-forward", "skew-reverse"]
+Divergence = Literal["forward", "reverse", "js", "skew-forward", "skew-reverse", "adaptive"]
 IGNORED = -100  # the label of a position that has nothing to predict
+HEAD_MASS = 0.5  # of the teacher's likeliest tokens, which an adaptive divergence calls the head
 LEAST_LOG = -80.0  # stands for the log of zero: its exponential is still a positive float32
 
 
@@ -25,13 +26,24 @@ def single(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def between(log_p: Tensor, log_q: Tensor, kind: Divergence, js_beta: float = 0.5, skew_alpha: float = 0.1) -> Tensor:
+def between(
+    log_p: Tensor,
+    log_q: Tensor,
+    kind: Divergence,
+    js_beta: float = 0.5,
+    skew_alpha: float = 0.1,
+    *,
+    rest: bool = False,
+) -> Tensor:
     """Divergence of student q from teacher p over the last axis: [..., outcomes] twice → [...], in nats.
 
     forward  KL(p‖q); reverse  KL(q‖p); js  β·KL(p‖m) + (1 − β)·KL(q‖m) with m = β·p + (1 − β)·q
     (generalised Jensen–Shannon, Agarwal et al., 2024, "On-Policy Distillation of Language Models", eq. 2);
     skew-forward  KL(p ‖ α·p + (1 − α)·q); skew-reverse  KL(q ‖ (1 − α)·p + α·q), which stay bounded where one side
-    is 0 (Ko et al., 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models", section 3.1).
+    is 0 (Ko et al., 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models", section 3.1);
+    adaptive  g·KL(p‖q) + (1 − g)·KL(q‖p), where g is the head's share of Σ|p − q|, without gradient (Wu et al., 2025,
+    "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models", section 4.2).
+    `rest`: the last outcome stands for many, which are none of the head.
     """
     log_p, log_q = log_p.clamp(min=LEAST_LOG), log_q.clamp(min=LEAST_LOG)
     if kind == "forward":
@@ -42,8 +54,25 @@ def between(log_p: Tensor, log_q: Tensor, kind: Divergence, js_beta: float = 0.5
         return _kl(log_p, _mixed(log_p, log_q, skew_alpha))
     if kind == "skew-reverse":
         return _kl(log_q, _mixed(log_q, log_p, skew_alpha))
+    if kind == "adaptive":
+        head = _share_of_head(log_p.exp(), log_q.exp(), rest)
+        return head * _kl(log_p, log_q) + (1.0 - head) * _kl(log_q, log_p)
     log_m = _mixed(log_p, log_q, js_beta)
     return js_beta * _kl(log_p, log_m) + (1.0 - js_beta) * _kl(log_q, log_m)
+
+
+@torch.no_grad()
+def _share_of_head(p: Tensor, q: Tensor, rest: bool) -> Tensor:
+    """Of what p and q differ in, the share in the fewest outcomes that hold HEAD_MASS of p: [..., outcomes] → [...]."""
+    gap, whole = (p - q).abs(), p
+    if rest:
+        whole = torch.cat([p[..., :-1], torch.zeros_like(p[..., -1:])], -1)
+    ordered, places = whole.sort(dim=-1, descending=True, stable=True)
+    head = ordered.cumsum(-1) - ordered < HEAD_MASS
+    if rest:
+        head = head & (places != p.shape[-1] - 1)
+    total = gap.sum(-1)
+    return torch.where(total > 0, (gap.gather(-1, places) * head).sum(-1) / total.clamp(min=1e-30), 0.5)
 
 
 def _mixed(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
@@ -126,12 +155,15 @@ def divergence(
     """Temperature² × divergence of the student's softened logits [n, vocabulary] from the teacher's signal → [n].
 
     T² keeps the gradient's size when T grows (Hinton et al., 2015). Against a top-k signal it is the divergence
-    of the distributions in which all other tokens are one outcome, which is never larger than the full one.
+    of the distributions in which all other tokens are one outcome, which is never larger than the full one but for
+    the adaptive divergence, whose weights they change.
     """
     scaled = single(logits) / temperature
     top = signal.indices
     log_q = F.log_softmax(scaled, -1) if top is None else bucket_log_probs(scaled, top)
-    return temperature**2 * between(signal.log_probs.to(log_q.dtype), log_q, kind, js_beta, skew_alpha)
+    return temperature**2 * between(
+        signal.log_probs.to(log_q.dtype), log_q, kind, js_beta, skew_alpha, rest=top is not None
+    )
 
 
 def next_token_labels(ids: Tensor, mask: Tensor | None = None) -> Tensor:
