@@ -1,15 +1,16 @@
 """Sentence-embedding students beside their teacher: `python -m benchmarks.embeddings [--quick] [--json FILE]`.
 
-Encoders are fitted to all-minilm-l6-v2 without a step, with the linear layer that `finalize` solves; static students
-have a table that is solved. All learn from the training documents of BBC news alone. They are asked held-out headlines
-of it, and sentences of presidents' addresses, of which none has seen a word.
+Encoders are students of the recipe sentence-embedding, as they are solved and, with `--epochs`, trained. Static
+students have one step more from row to row: from Model2Vec's recipe, written from its description, to a table that is
+solved. All learn from the training documents of BBC news alone. They are asked held-out headlines of it, and sentences
+of presidents' addresses, of which none has seen a word.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,15 @@ from torch.nn import functional
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import documents, retrieval
 from kdnas.data.splits import by_tokens
-from kdnas.data.tokens import tokenise
+from kdnas.data.tokens import special_tokens, tokenise
 from kdnas.models import static_encoder
 from kdnas.models.sentence_encoder import SentenceEncoder, open_encoder
 from kdnas.models.sentence_layout import Layout
 from kdnas.models.static_encoder import StaticEncoder, TokenMeans
 from kdnas.recipes import recipe
-from kdnas.recipes.hidden_state import HiddenStateBench
+from kdnas.recipes.sentence_embedding import SentenceEmbeddingBench
 from kdnas.recipes.static_students import lesson
-from kdnas.recipes.teacher_space import LEFT, TeacherSpace, lessons
+from kdnas.recipes.teacher_space import LEFT, whole_pooled
 from kdnas.scores.embeddings import compared
 from kdnas.study.spec import StudySpec, from_values
 
@@ -38,6 +39,7 @@ LENGTH = 128
 UNIT = Layout()
 CPU = torch.device("cpu")
 ENCODERS = ((3, 384, 1536), (3, 320, 768), (2, 256, 384), (1, 192, 384))
+PRINCIPAL, ZIPF = 256, 1e-4  # Model2Vec's defaults
 COLUMNS = ("spearman", "recall@10", "ndcg@10", "aligned_recall@10", "aligned_ndcg@10")
 
 
@@ -69,11 +71,13 @@ def measure(asked: argparse.Namespace) -> Result:
             "device": "cpu",
             "teacher": {"model": "all-minilm-l6-v2"},
             "data": {"source": SOURCES[0], "length": LENGTH, "held_out": 0.2, "limit": chunks, "max_held_out": 32},
-            "budget": {"epochs": 0, "trials": 8, "proxy_fraction": 1.0},
+            "recipe": {"name": "sentence-embedding"},
+            "budget": {"epochs": asked.epochs, "trials": 8, "proxy_fraction": 1.0, "short_text": "train"},
+            "training": {"learning_rate": asked.rate},
         }
     )
-    bench = recipe("hidden-state").prepare(spec, torch.device("cpu"), quiet)
-    assert isinstance(bench, HiddenStateBench)
+    bench = recipe("sentence-embedding").prepare(spec, torch.device("cpu"), quiet)
+    assert isinstance(bench, SentenceEmbeddingBench)
     layout = bench.sentence_layout()
     assert layout is not None
     teacher = SentenceEncoder(bench.teacher.body, bench.teacher.tokenizer, layout).shortened(LENGTH)
@@ -99,10 +103,11 @@ def measure(asked: argparse.Namespace) -> Result:
             faster = seconds[source] / max(time.process_time() - begin, 1e-9)
             found = compared((_unit(encode(corpus.queries)), vectors), theirs[source], corpus.answers)
             student, kept = found["student"], found["kept"]
-            rows.append((source, name, f"{faster:.3g}", *(f"{student[c]:.3f}" for c in COLUMNS),
-                         f"{kept['aligned_recall@10']:.1f} %"))  # fmt: skip
-            figures.update({f"{source}/{name}/{c}": student[c] for c in COLUMNS})
-            figures[f"{source}/{name}/kept"] = kept["aligned_recall@10"]
+            shown = [f"{student[c]:.3f}" if c in student else "–" for c in COLUMNS]  # no index of another width
+            share = kept.get("aligned_recall@10", kept["recall@10"])
+            rows.append((source, name, f"{faster:.3g}", *shown, f"{share:.1f} %"))
+            figures.update({f"{source}/{name}/{c}": student[c] for c in COLUMNS if c in student})
+            figures[f"{source}/{name}/kept"] = share
             figures[f"{source}/{name}/faster"] = faster
             say(" ".join(map(str, rows[-1])))
 
@@ -110,10 +115,13 @@ def measure(asked: argparse.Namespace) -> Result:
         found = compared(theirs[source], theirs[source], corpora[source].answers)
         figures[f"{source}/teacher/recall@10"] = found["teacher"]["recall@10"]
         say(f"{source}: the teacher's recall@10 is {found['teacher']['recall@10']:.3f}")
-    for name, tokens in _static(bench).items():
+    for name, tokens in _static(bench, asked.quick).items():
         score(name, StaticEncoder(tokens, bench.teacher.tokenizer.backend_tokenizer, UNIT, LENGTH).encode)
-    for layers, width, inner in ENCODERS[-1:] if asked.quick else ENCODERS:
-        score(f"{layers} × {width} × {inner}", _encoder(bench, teacher, layers, width, inner).encode)
+    chosen = ENCODERS[-1:] if asked.quick else ENCODERS
+    for layers, width, inner in chosen if asked.encoders is None else ENCODERS[: asked.encoders]:
+        name = f"{layers} × {width} × {inner}"
+        for epoch, encoder in _encoders(bench, teacher, layers, width, inner, asked.epochs):
+            score(f"{name}, {epoch} epoch(s)" if epoch else name, encoder.encode)
     counts = ", ".join(f"{len(c.queries)} of {len(c.documents)} ({s})" for s, c in corpora.items())
     table = Table(
         "Students of all-minilm-l6-v2",
@@ -124,7 +132,7 @@ def measure(asked: argparse.Namespace) -> Result:
     return Result([table], figures, {"embeddings": bench.provenance()})
 
 
-def _trained(spec: StudySpec, bench: HiddenStateBench) -> frozenset[str]:
+def _trained(spec: StudySpec, bench: SentenceEmbeddingBench) -> frozenset[str]:
     """Keys of the documents on the training side, whether or not the chunks that are taken reach them."""
     texts = documents.read(spec.data)
     lengths = tokenise(texts, bench.teacher.tokenizer, quiet).lengths
@@ -132,21 +140,24 @@ def _trained(spec: StudySpec, bench: HiddenStateBench) -> frozenset[str]:
     return frozenset(texts.keys[int(row)] for row in train)
 
 
-def _encoder(bench: HiddenStateBench, teacher: SentenceEncoder, layers: int, width: int, inner: int) -> SentenceEncoder:
+def _encoders(
+    bench: SentenceEmbeddingBench, teacher: SentenceEncoder, layers: int, width: int, inner: int, epochs: int
+) -> Iterator[tuple[int, SentenceEncoder]]:
+    """A student as it is solved, and after each of its epochs."""
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "head_size": 32, "intermediate_size": inner}
     wanted: dict[str, Any] = {**sizes, "hidden_act": "gelu"}
-    body = bench.build({d.name: wanted[d.name] for d in bench.space.dimensions}, 0).body.eval()
-    layout = bench.sentence_layout()
-    assert layout is not None
-    taught = lessons(layout, bench.teacher.body, bench.proxy.ids, partial(bench.last, bench.proxy))
-    made = TeacherSpace(layout, body).solved(taught)
-    return SentenceEncoder(body, teacher.tokenizer, made).shortened(LENGTH)
+    student = bench.build({d.name: wanted[d.name] for d in bench.space.dimensions}, 0)
+    training = bench.training(student, epochs=epochs, seed=0)
+    for epoch in range(epochs + 1):
+        found = training.run_epoch() if epoch else training.begin()
+        say(f"{layers} × {width} × {inner}, {epoch} epochs: held-out {found.score}")
+        yield epoch, SentenceEncoder(student.body.eval(), teacher.tokenizer, bench.layout_of(student)).shortened(LENGTH)
 
 
-def _static(bench: HiddenStateBench) -> dict[str, Tensor]:
-    """Tables of one step more each: means over text, weighted, mapped, and with each token's own correction."""
-    vocabulary, layout, ids = bench.teacher.config.vocab_size, bench.sentence_layout(), bench.proxy.ids
-    assert layout is not None
+def _static(bench: SentenceEmbeddingBench, quick: bool) -> dict[str, Tensor]:
+    """Tables of one step more each: of tokens alone or of means over text, cut by PCA, weighted, mapped, and with each
+    token's own correction."""
+    vocabulary, layout, ids = bench.teacher.config.vocab_size, bench.layout, bench.proxy.ids
     means = TokenMeans(vocabulary, bench.own.width)
     fewer = len(ids) - len(ids) // LEFT
     most, rest = (lesson(bench.teacher, layout, part, means, quiet, 0.0) for part in (ids[:fewer], ids[fewer:]))
@@ -155,12 +166,51 @@ def _static(bench: HiddenStateBench) -> dict[str, Tensor]:
     weighted = plain * means.weights()[:, None]
     made, ridges = static_encoder.solved(weighted, most, rest)
     say(f"ridges {ridges}")
-    return {
+
+    def mapped(table: Tensor) -> Tensor:
+        return static_encoder.mapped(table, whole.texts, whole.wanted, ridges["map"])
+
+    found: dict[str, Tensor] = {}
+    if not quick:
+        alone = _alone(bench)
+        short = _principal(alone, PRINCIPAL)
+        found = {
+            "tokens alone": alone,
+            f"tokens alone, PCA {PRINCIPAL}": short,
+            f"tokens alone, PCA {PRINCIPAL}, Zipf": short * _zipf(vocabulary),
+            "tokens alone, Zipf, map": mapped(alone * _zipf(vocabulary)),
+        }
+    return {f"static: {name}": table for name, table in found.items()} | {
         "static: means": plain,
+        f"static: means, PCA {PRINCIPAL}": _principal(plain, PRINCIPAL),
+        "static: means, Zipf": plain * _zipf(vocabulary),
         "static: means, SIF": weighted,
-        "static: means, SIF, map": static_encoder.mapped(weighted, whole.texts, whole.wanted, ridges["map"]),
+        "static: means, SIF, map": mapped(weighted),
         "static: means, SIF, map, corrections": made,
     }
+
+
+@torch.inference_mode()
+def _alone(bench: SentenceEmbeddingBench) -> Tensor:
+    """The teacher's pooled states of each token between the special ones."""
+    first, last = special_tokens(bench.teacher.tokenizer)
+    parts = []
+    for tokens in torch.arange(int(bench.teacher.config.vocab_size)).split(512):
+        rows = torch.stack([torch.full_like(tokens, first), tokens, torch.full_like(tokens, last)], 1)
+        parts.append(whole_pooled(bench.teacher.body(input_ids=rows).last_hidden_state, bench.layout))
+    return torch.cat(parts)
+
+
+def _principal(table: Tensor, width: int) -> Tensor:
+    """The rows' first principal components."""
+    middle = (table - table.mean(0)).double()
+    return (middle @ torch.linalg.eigh(middle.t() @ middle).eigenvectors[:, -width:]).float()
+
+
+def _zipf(vocabulary: int) -> Tensor:
+    """Model2Vec's weights [vocabulary, 1]: SIF of the shares that Zipf's law gives to places in the vocabulary."""
+    share = 1 / torch.arange(2.0, vocabulary + 2)
+    return (ZIPF / (ZIPF + share / share.sum()))[:, None]
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -177,6 +227,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder's vectors by both libraries",
     )
+    parser.add_argument("--epochs", type=int, default=0, help="in which encoders are trained, scored after each")
+    parser.add_argument("--rate", type=float, default=1e-4, help="step size of these")
+    parser.add_argument("--encoders", type=int, metavar="N", help="only the first so many of the encoders")
     parser.add_argument("--first", action="store_true", help=f"{SOURCES[0]} alone")
 
 

@@ -34,23 +34,39 @@ from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_recipes import SentenceEmbeddingRecipe
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import encoder
 from kdnas.teachers.hidden_state_cache import HiddenStates
 from kdnas.training.contract import Score, Student, Training
 from kdnas.training.losses import embeddings
 
+ALIKE = 1e-6  # of the largest number: what embeddings that are the same differ by
 PAIRED = 512  # most held-out chunks of which all pairs are compared
 
 
 def _require_layout(spec: StudySpec, folder: Path) -> Layout:
-    found = sentence_layout.read(folder, spec.teacher.checkpoint or spec.teacher.model)
+    """The layout of a teacher in a folder. Raises UsageError for one that has none, or none that a student can follow,
+    and for chunks that are longer than what it takes of a text."""
+    name = spec.teacher.checkpoint or spec.teacher.model
+    try:
+        found = sentence_layout.read(folder, name)
+    except UsageError as error:
+        raise UsageError(
+            error.problem, "Take the recipe hidden-state with --for transformers, or another teacher."
+        ) from None
     if found is None:
         raise UsageError(
-            f"The teacher {spec.teacher.checkpoint or spec.teacher.model!r} is no sentence encoder: it has no "
-            f"{sentence_layout.MODULES}, which says how a text's embedding is made.",
+            f"The teacher {name!r} is no sentence encoder: it has no {sentence_layout.MODULES}, which says how an "
+            "embedding is made.",
             "Give a folder or an id of sentence-transformers, or take the recipe hidden-state.",
+        )
+    longest = found.max_seq_length
+    if longest is not None and spec.data.length > longest:
+        raise BadOptionError(
+            "data.length",
+            f"data.length = {spec.data.length} is more than the {longest} tokens that {name!r} takes of a text.",
+            f"Give at most {longest}.",
         )
     return found
 
@@ -114,6 +130,22 @@ class SentenceEmbeddingBench(HiddenStateBench):
         self.constant = embeddings.best_constant(wanted, layout.normalised)
         with Turn(device):
             self._held = memory.whole(teacher_space.BATCH, device, self._held_lesson)
+        self._require_embeddings()
+
+    def _require_embeddings(self) -> None:
+        """Raise UsageError where there is nothing to learn: no numbers, or one embedding of all texts."""
+        taught = (*self.lessons_of(self.proxy), self._held)
+        if not all(bool(one.wanted.isfinite().all()) for one in taught):
+            raise UsageError(
+                f"The teacher {self.teacher.name!r} gives embeddings that are not finite numbers.",
+                "Check the weights of its dense modules.",
+            )
+        wanted = self._held.wanted
+        if float((wanted - wanted.mean(0)).abs().max()) <= ALIKE * max(float(wanted.abs().max()), ALIKE):
+            raise UsageError(
+                f"The teacher {self.teacher.name!r} gives all held-out texts the same embedding.",
+                "Check its weights, and that the text is of more than one passage.",
+            )
 
     def _held_lesson(self, rows: int) -> Lesson:
         known = partial(self.last, self.held_out)

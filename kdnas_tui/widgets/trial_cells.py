@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -164,8 +164,10 @@ def _room(key: str, of_layers: Iterable[tuple[str, int]]) -> int:
 
 def _setting(key: str) -> Callable[[Scored], str]:
     def text(scored: Scored) -> str:
-        sizes = layer_words.shown(scored.row.candidate)
-        value = next((sizes[name] for name in ALIASES.get(key, ()) if name in sizes), lookup(scored.row, key))
+        sizes, row = layer_words.shown(scored.row.candidate), scored.row
+        if row.candidate.get(layer_words.KIND) == layer_words.STATIC:  # the sizes that stand folded in it are none
+            row = replace(row, candidate=sizes)
+        value = next((sizes[name] for name in ALIASES.get(key, ()) if name in sizes), lookup(row, key))
         return "–" if value is None else clean(str(value))
 
     return text

@@ -23,9 +23,12 @@ from kdnas.students.finalize import finalize
 from kdnas.students.from_config import given
 from kdnas.students.static import make
 from kdnas.study import layer_words
+from kdnas.study.ranked_rows import rank
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import BadOptionError, UsageError
+from kdnas_tui.widgets.trial_cells import _setting
 from tests.encoders import WORDS, text_folder, tiny_encoder, tiny_spec
+from tests.rows import made_row
 from tests.sentence_folders import laid_out, module
 
 QUIET = Telling(lambda words, share: None)
@@ -134,3 +137,11 @@ def test_layers_that_differ_have_no_static_student(shelf: Path) -> None:
     values["space"] = {"per_layer": True, "choices": {"kind": ["encoder", "static"]}}
     with pytest.raises(BadOptionError, match=r"space.per_layer = true: a static student has no layers"):
         recipe("sentence-embedding").describe(from_values(values))
+
+
+def test_no_screen_shows_sizes_that_a_static_student_lacks() -> None:
+    kinds = [{**{name: values[0] for name, values in ONE.items()}, "kind": kind} for kind in ("encoder", "static")]
+    rows = [made_row(number, candidate=one, config={"hidden_size": 32}) for number, one in enumerate(kinds)]
+    scored = rank(rows, -0.06, 0.5)
+    cells = {s.row.candidate["kind"]: [_setting(key)(s) for key in ("layers", "width", "kind")] for s in scored}
+    assert cells == {"encoder": ["2", "16", "encoder"], "static": ["–", "32", "static"]}
