@@ -89,12 +89,13 @@ class CausalDivergenceBench(CausalBench):
         super().__init__(spec, device, on_progress)
         self.part = cast(CausalDivergenceRecipe, spec.recipe)
         self._sources: dict[bool, Source] = {}
-        if self.part.weight:
+        if self.part.weight and self.budget.epochs:  # else no candidate asks for it
             self.source()
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> DivergenceTraining:
         ids = self._train_ids() if full else self.proxy_ids
-        return DivergenceTraining(self, student, ids, epochs, seed, self.source(full) if self.part.weight else None)
+        taught = self.part.weight and epochs
+        return DivergenceTraining(self, student, ids, epochs, seed, self.source(full) if taught else None)
 
     def source(self, full: bool = False) -> Source:
         """The teacher's side of the proxy set (or of all training chunks)."""

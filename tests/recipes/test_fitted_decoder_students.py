@@ -70,6 +70,7 @@ def test_a_fitted_student_beats_word_counts_before_any_step(make: Any, family: s
     bench = make(family)
     student = bench.build(small(family), seed=0)
     epoch = bench.training(student, epochs=0, seed=0).begin()
+    assert not [entry for entry in cache_folder.entries() if "k" in entry.facts]  # no logits, which nobody learns from
     assert epoch.epoch == 0 and epoch.score.loss < 1
     assert epoch.score.raw_loss == pytest.approx(cross_entropy(student.body, bench.held_ids))
     bench.save(student, tmp_path / "out")
