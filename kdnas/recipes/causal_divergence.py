@@ -111,11 +111,14 @@ class CausalDivergenceBench(CausalBench):
         self.part = cast(CausalDivergenceRecipe, spec.recipe)
         self._sources: dict[bool, Source] = {}
         self._texts: dict[bool, Tensor] = {}
-        self.read_ids()
-        if self.part.weight:
+        if self.budget.epochs:
+            self.read_ids()
+        if self.part.weight and self.budget.epochs:  # else no candidate asks for it
             self.source()
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> DivergenceTraining:
+        if not epochs:  # nothing is learned from
+            return DivergenceTraining(self, student, self.proxy_ids, epochs, seed, None)
         source = self.source(full) if self.part.weight else None
         return DivergenceTraining(self, student, self.read_ids(full), epochs, seed, source)
 

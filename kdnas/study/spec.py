@@ -17,7 +17,7 @@ from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
-from kdnas.study.spec_part import FLOOR, Part
+from kdnas.study.spec_part import FLOOR, Choice, Part
 from kdnas.study.spec_recipes import (
     CausalRecipe,
     EncoderRecipe,
@@ -423,7 +423,11 @@ def from_values(values: Mapping[str, Any]) -> StudySpec:
 
 def from_store(values: Mapping[str, Any]) -> StudySpec:
     """The spec of a study that has begun, as its store holds it: whole, so that a field that it lacks is of an earlier
-    version. Then the study goes on as it began: fitted students are trained on however little text."""
+    version. Then the study goes on as it began: fitted students are trained on however little text, and a causal study
+    that does not say how its students begin has sliced ones."""
+    recipe = values.get("recipe", {})
+    if "init" not in recipe and issubclass(recipe_parts().get(recipe.get("name"), Choice), CausalRecipe):
+        values = {**values, "recipe": {**recipe, "init": "inherit"}}
     if values.get("recipe", {}).get("init") != "fitted":  # no other start has the rule
         return from_values(values)
     return from_values({**values, "budget": {"short_text": "train", **values.get("budget", {})}})

@@ -51,11 +51,21 @@ class CausalRecipe(Choice):
     """What the recipes of causal models share: how a student begins. A label column holds the texts' summaries."""
 
     init: Literal["fitted", "inherit", "random"] = Field(
-        "inherit", description="the teacher's weights, what was cut solved anew; these only sliced; or fresh ones"
+        "fitted",
+        description="the teacher's weights, what was cut solved anew; these only sliced (with recipe.student the "
+        "default); or fresh ones",
     )
     student: str | None = Field(
         None, min_length=1, description="model of the teacher's tokenizer that students are cut from in its place"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _students_of_another_model_are_sliced(cls, values: Any) -> Any:
+        """Unless they are asked to be fitted: to that model, not to the teacher."""
+        if isinstance(values, Mapping) and values.get("student") is not None:
+            return {"init": "inherit", **values}
+        return values
 
 
 class CausalDivergenceRecipe(CausalRecipe):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench
-from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_store, from_values
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import cache_folder, decoder_states
 from kdnas.teachers.causal import cross_entropy
@@ -70,6 +70,7 @@ def test_a_fitted_student_beats_word_counts_before_any_step(make: Any, family: s
     bench = make(family)
     student = bench.build(small(family), seed=0)
     epoch = bench.training(student, epochs=0, seed=0).begin()
+    assert not [entry for entry in cache_folder.entries() if "k" in entry.facts]  # no logits, which nobody learns from
     assert epoch.epoch == 0 and epoch.score.loss < 1
     assert epoch.score.raw_loss == pytest.approx(cross_entropy(student.body, bench.held_ids))
     bench.save(student, tmp_path / "out")
@@ -141,6 +142,20 @@ def test_only_fitted_students_are_scored_before_they_learn(make: Any, place: Pat
     bench = make("llama", recipe={"name": "causal-divergence", "init": "inherit"}, budget={"epochs": 1})
     with pytest.raises(UsageError, match="cannot be scored before they learn"):
         bench.training(bench.build(small("llama"), seed=0), epochs=1, seed=0).begin()
+
+
+def test_students_are_fitted_unless_a_study_says_or_said_otherwise(place: Path) -> None:
+    def init(recipe: dict[str, Any]) -> str:
+        return from_values({"recipe": recipe}).recipe.init  # type: ignore[attr-defined, no-any-return]
+
+    plain = {"name": "causal-divergence"}
+    assert init(plain) == "fitted" and init({**plain, "init": "inherit"}) == "inherit"
+    assert init({**plain, "student": "gpt2"}) == "inherit"  # cut from another model than the teacher
+    assert init({**plain, "student": "gpt2", "init": "fitted"}) == "fitted"
+    old = from_values({"recipe": {**plain, "init": "inherit"}}).model_dump(mode="json")
+    assert from_store(old).recipe == from_values({"recipe": {**plain, "init": "inherit"}}).recipe
+    del old["recipe"]["init"]  # a store that never said
+    assert from_store(old).recipe.init == "inherit"  # type: ignore[attr-defined]
 
 
 def test_a_fitted_student_learns_on_from_there(make: Any) -> None:
