@@ -1,18 +1,20 @@
 """How far one study goes: what a worker costs, and how many share a store before they wait for each other.
 
-    python -m benchmarks.scale [--quick] [--only overhead,efficiency] [--most 64] [--json FILE]
+    python -m benchmarks.scale [--quick] [--only overhead,efficiency,storages] [--most 64] [--json FILE]
 
 `overhead` runs one worker on trials of no work, with 100 and 1,000 finished trials in the store: CPU milliseconds of
 the worker and of the database per trial, and statements per trial. `efficiency` runs many workers whose trials sleep.
 Workers are threads of one process with the real storage, strategies, slots and locks, so that a machine of few cores
 stands for many; what it says of many workers is therefore a lower bound. Optuna's own loop on the same history is
-measured in the same run. Needs PostgreSQL's programs for the figures of PostgreSQL; without them these are left out.
+measured in the same run. `storages` compares Optuna's own storages: its database, a journal file, and its gRPC proxy,
+which needs the package grpcio. Figures of PostgreSQL need its programs; without them they are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import math
 import os
 import shutil
@@ -22,12 +24,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
+
 from benchmarks import scale_workers as workers
 from benchmarks.report import Result, Table, run, say
 from benchmarks.scale_workers import Marks, apart
 from tests.postgres import BINARIES, Server
 
-PARTS = ("overhead", "efficiency")
+PARTS = ("overhead", "efficiency", "storages")
 STRATEGIES = ("random", "tpe", "gp", "auto", "lstm")
 HISTORIES = (100, 1000)
 ONLY_SHORT = {"gp"}  # whose spec allows budgets up to 200
@@ -80,6 +84,8 @@ def measure(options: argparse.Namespace) -> Result:
             tables.append(_overhead(places, options, figures))
         if "efficiency" in parts:
             tables.append(_efficiency(places, options, figures))
+        if "storages" in parts:
+            tables.append(_storages(places, options, figures))
     return Result(tables, figures)
 
 
@@ -121,7 +127,7 @@ def _overhead(places: list[Place], options: argparse.Namespace, figures: dict[st
                 store = place.new(f"o_{strategy}_{done}")
                 workers.fill(store, workers.spec("tpe" if strategy == "optuna" else strategy, trials), done)
                 if strategy == "optuna":
-                    found = apart(workers.of_optuna, store, 1, 0.0, place.pid, SETTLED + counted)
+                    found = apart(workers.of_optuna, workers.in_database(store), 1, 0.0, place.pid, SETTLED + counted)
                 else:
                     found = apart(workers.of_kdnas, store, 1, 0.0, place.pid)
                 cpu, database, statements = _per_trial(found)
@@ -172,7 +178,7 @@ def _efficiency(places: list[Place], options: argparse.Namespace, figures: dict[
                     if name == "kdnas":
                         found = apart(workers.of_kdnas, store, count, seconds, place.pid)
                     else:
-                        found = apart(workers.of_optuna, store, count, seconds, place.pid, each)
+                        found = apart(workers.of_optuna, workers.in_database(store), count, seconds, place.pid, each)
                     used = workers.server_cpu(place.pid) - before
                     rate = _rate(found)
                     alone = alone or rate
@@ -218,6 +224,45 @@ def _rate(found: Marks) -> float:
             paces.append((len(inside) - 1) / (inside[-1] - inside[0]))
     # A worker that came too late for two trials kept the pace of the others.
     return statistics.fmean(paces) * len(found.walls)
+
+
+# ---------------------------------------------------------------------------- what Optuna has besides a database
+
+
+def _storages(places: list[Place], options: argparse.Namespace, figures: dict[str, float]) -> Table:
+    rows = []
+    seconds, each = AT_HALF
+    counts = (1, 8) if options.quick else (1, 16)
+    for place in places:
+        for kind in ("database", "proxy", *(("journal",) if place.server is None else ())):
+            if kind == "proxy" and importlib.util.find_spec("grpc") is None:
+                say("Without the package grpcio there is no proxy to measure.")
+                continue
+            say(f"storages: {kind}, {place.kind}")
+            store = place.new(f"s_{kind}")
+            workers.fill(store, workers.spec("random", 200), HISTORIES[0])
+            made = workers.in_database(store)
+            if kind == "journal":
+                made = workers.in_journal(place.folder / "journal")
+                copied = workers.in_database(store)()
+                optuna.copy_study(from_study_name=workers.NAME, from_storage=copied, to_storage=made())
+            proxy = workers.behind_proxy(store) if kind == "proxy" else contextlib.nullcontext((made, None))
+            with proxy as (opened, pid):
+                random = optuna.samplers.RandomSampler
+                server = pid or place.pid
+                found = apart(workers.of_optuna, opened, 1, 0.0, server, SETTLED + COUNTED, random)
+                cpu, between, _ = _per_trial(found)
+                rates = [_rate(apart(workers.of_optuna, opened, n, seconds, None, each, random)) for n in counts]
+            share = rates[1] / (counts[1] * rates[0])
+            rows.append((kind, place.kind, cpu, between if server else None, counts[1], share))
+            figures[f"storage_ms.{kind}.{place.kind}"] = cpu
+            figures[f"storage_efficiency.{kind}.{place.kind}"] = share
+    columns = ("storage", "over", "worker CPU ms", "server or proxy CPU ms", "workers", "of linear at 0.5 s")
+    notes = (
+        f"Optuna's own loop with random proposals, {HISTORIES[0]} trials in the store before.",
+        "The CPU of a proxy is its own, without the database's.",
+    )
+    return Table("What Optuna keeps trials in", columns, rows, notes)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

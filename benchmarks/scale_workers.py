@@ -6,15 +6,21 @@ A worker is a thread, so that many of them share one process and its libraries. 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,6 +28,9 @@ import psutil
 import sqlalchemy as sa
 import torch
 from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from kdnas.recipes.contract import Workbench
 from kdnas.search.begin import begin
@@ -186,18 +195,24 @@ def of_kdnas(storage: str, workers: int, seconds: float, server: int | None) -> 
     return _run(one, workers, marks)
 
 
-def of_optuna(storage: str, workers: int, seconds: float, server: int | None, trials: int) -> Marks:
-    """Optuna's own loop on the study: so many trials by each worker, TPE, one report each."""
+def of_optuna(
+    made: Callable[[], BaseStorage],
+    workers: int,
+    seconds: float,
+    server: int | None,
+    trials: int,
+    sampler: Callable[..., BaseSampler] = optuna.samplers.TPESampler,
+) -> Marks:
+    """Optuna's own loop on the study: so many trials by each worker, one report each, in a storage of its own that
+    `made` opens."""
     marks = Marks()
     together = threading.Barrier(workers)
     asked: Mapping[str, BaseDistribution] = distributions(SPACE)
-    address = addresses.store_url(storage).render_as_string(hide_password=False)
 
     def one(nth: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         wait = _waiting(marks, nth, seconds, server, together)
-        kept = optuna.storages.RDBStorage(address)
-        study = optuna.load_study(study_name=NAME, storage=kept, sampler=optuna.samplers.TPESampler(seed=nth))
+        study = optuna.load_study(study_name=NAME, storage=made(), sampler=sampler(seed=nth))
 
         def objective(trial: optuna.Trial) -> float:
             values = {name: trial._suggest(name, one) for name, one in asked.items()}
@@ -207,9 +222,47 @@ def of_optuna(storage: str, workers: int, seconds: float, server: int | None, tr
             return math.fsum(value for value in values.values() if isinstance(value, int)) / 4000
 
         study.optimize(objective, n_trials=trials)
-        kept.engine.dispose()
 
     return _run(one, workers, marks)
+
+
+def in_database(storage: str) -> Callable[[], BaseStorage]:
+    """Optuna's storage in a database of ours, as it comes."""
+    address = addresses.store_url(storage).render_as_string(hide_password=False)
+    return partial(optuna.storages.RDBStorage, address)
+
+
+def in_journal(path: Path) -> Callable[[], BaseStorage]:
+    """Optuna's storage in a file that is only added to."""
+    return lambda: JournalStorage(JournalFileBackend(str(path)))
+
+
+@contextlib.contextmanager
+def behind_proxy(storage: str) -> Iterator[tuple[Callable[[], BaseStorage], int]]:
+    """Optuna's storage in a database of ours behind its gRPC proxy, a process of its own on loopback; how to open it,
+    and the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = "import sys, optuna; optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage(sys.argv[1]), "
+    serve += "host='127.0.0.1', port=int(sys.argv[2]))"
+    address = addresses.store_url(storage).render_as_string(hide_password=False)
+    proxy = subprocess.Popen([sys.executable, "-c", serve, address, str(port)], stderr=subprocess.DEVNULL)
+    try:
+        opened = partial(optuna.storages.GrpcStorageProxy, host="127.0.0.1", port=port)
+        apart(_answers, opened)
+        yield opened, proxy.pid
+    finally:
+        proxy.terminate()
+        proxy.wait()
+
+
+def _answers(opened: Callable[[], Any]) -> Marks:
+    """Once the proxy does: in a process of its own, since gRPC's threads must not be forked."""
+    proxy = opened()
+    proxy.wait_server_ready(timeout=60)
+    proxy.get_study_id_from_name(NAME)
+    return Marks()
 
 
 def _waiting(

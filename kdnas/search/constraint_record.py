@@ -8,17 +8,17 @@ from kdnas.search.candidate import Measurement
 from kdnas.store import limits as present_limits
 from kdnas.store import queries
 from kdnas.store.database import Store
-from kdnas.store.optuna_storage import set_constraints
-from kdnas.study.constraints import figures
+from kdnas.store.optuna_storage import CONSTRAINT
+from kdnas.store.trial_storage import TrialStorage
+from kdnas.study.constraints import Limits, figures
 from kdnas.study.ranked_rows import nearest_miss
 
 FUTILE = 10  # finished trials after which it is told that none keeps the constraints, and whenever they have doubled
 
 
-def record(store: Store, study_id: int, trial: optuna.Trial, found: Measurement, *, raw: bool) -> str:
+def record(limits: Limits, trials: TrialStorage, trial: optuna.Trial, found: Measurement, *, raw: bool) -> str:
     """Writes to Optuna's trial how far it misses each constraint of now; what it misses, in words, empty where nothing.
     `raw`: the reward sees the raw loss."""
-    limits = present_limits.present(store, study_id)
     told = figures(
         loss=found.raw_loss if raw else found.loss,
         latency_ms=found.timed.p50,
@@ -26,7 +26,8 @@ def record(store: Store, study_id: int, trial: optuna.Trial, found: Measurement,
         parameters=found.parameters,
         reference_ms=limits.reference_ms,
     )
-    set_constraints(store, trial, limits.scaled(told))
+    for name, by in limits.scaled(told).items():
+        trials.set_trial_system_attr(trial._trial_id, f"{CONSTRAINT}{name}", by)
     return limits.told(told)
 
 

@@ -17,6 +17,7 @@ from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.limits import limits_on, of_row
+from kdnas.store.notices import News
 from kdnas.store.patience import patient
 from kdnas.strategies.lstm import Plan, Rewarded, plan
 from kdnas.strategies.refused import Refusal, Refused
@@ -64,7 +65,7 @@ def plan_next(
         first, last = episode * options.samples, (episode + 1) * options.samples
         if any(row.state not in ENDED_SLOTS for row in rows if row.slot < first):
             return
-        changes.bump(connection, study_id)
+        changes.bump(connection, study_id, News.SLOT)
         filled = False
         keys = {row.candidate_key for row in rows if row.candidate_key is not None}
         taken: set[str] | Refused = keys if refusal is None else Refused(keys, refusal)

@@ -11,10 +11,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from kdnas.store import changes, queries, studies
+from kdnas.search.every import Every
+from kdnas.store import changes, queries, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
+from kdnas.store.notices import Ear, News
 from kdnas.store.patience import Patience
 from kdnas.study.states import WorkerState
 from kdnas.system import interrupts, liveness
@@ -23,6 +26,8 @@ from kdnas.system.text import clean
 
 LOOK_S = 0.25  # how often a worker looks at what people want
 ASK_S = 1.0  # the same where each look is a query to a server
+LISTENING_LOOK_S = 20.0  # the same where the store tells of news by itself
+AGAIN_S = 10.0  # how often it is tried to listen again once the connection was lost
 WRITE_S = 1.0  # how often it writes down how far it is
 
 
@@ -50,29 +55,97 @@ class Steering(threading.Thread):
         self._store = store
         self._study_id = study_id
         self._news = threading.Condition()
+        self._ear: Ear | None = None  # where the store tells of news by itself
+        self._heard = 0  # notices
+        self._all_news = False  # whether those of slots are listened to, too
+        self._listened = Every(AGAIN_S)
+        self._asked = Every(LISTENING_LOOK_S)
+        self._carried: tuple[int, dict[str, Any]] | None = None  # a trial, and what is still to be written of it
+        self._carried_since = 0.0
         self._over = threading.Event()
         self._written: tuple[str, str | None, str | None] | None = None
         self._last = 0.0
         self._version: int | None = None
 
     def run(self) -> None:
-        while not self._over.wait(look_s(self._store)):
+        self._listen()
+        while not self._waited():
             # A store that is busy or gone for a moment is the main thread's to complain of.
             with contextlib.suppress(KdnasError):
                 self._notice_loss()
                 if self._anything_new():
                     self.look()
                 self._write()
+                self._write_carried()
+        if self._ear is not None:
+            self._ear.close()
+
+    def _waited(self) -> bool:
+        """Until the next look; whether the thread is to end."""
+        if self._ear is None:
+            if self._over.wait(look_s(self._store)):
+                return True
+            self._listen()
+            return False
+        try:
+            heard = self._ear.wait(ASK_S)
+        except StoreError:
+            self._ear.close()
+            self._ear = None
+            heard = set(News)
+        if heard:
+            with self._news:
+                self._heard += 1
+                self._news.notify_all()
+            if News.WISH in heard:
+                self._asked.now()
+        return self._over.is_set()
+
+    def _listen(self) -> None:
+        """To a store that tells of news, and again where the connection was lost."""
+        if self._store.is_sqlite or not self._listened.due():
+            return
+        with contextlib.suppress(KdnasError):
+            self._ear = Ear(self._store, self._study_id)
+            if self._all_news:
+                self._ear.listen(News.SLOT)
+            self._asked.now()
+            self._heard += 1  # what happened meanwhile was not heard
 
     def look(self) -> str:
         """What people want now. Raises StoreError where the store has gone."""
         self._store.require_there()
         wanted = studies.wanted(self._store, self._study_id)
+        self.hear(wanted)
+        return wanted
+
+    def hear(self, wanted: str) -> None:
+        """What somebody has just read that people want."""
         if wanted != self.wanted:
             with self._news:
                 self.wanted = wanted
                 self._news.notify_all()
-        return wanted
+
+    @property
+    def listening(self) -> bool:
+        """Whether the store tells of news by itself now."""
+        return self._ear is not None
+
+    def changed(self) -> object:
+        """What differs whenever the store may say something else than at the last call. Where the store tells of news
+        by itself, that costs no query."""
+        if self._ear is None:
+            return queries.changed(self._store)
+        return ("heard", self._heard)
+
+    def listen_to_slots(self) -> bool:
+        """From now on slots that end or become free are news, too; whether they were none before. For who waits."""
+        ear, known, self._all_news = self._ear, self._all_news, True
+        if ear is None or known:
+            return False
+        with contextlib.suppress(StoreError):  # a connection that is lost: the thread beside listens anew
+            ear.listen(News.SLOT)
+        return True
 
     def _notice_loss(self) -> None:
         try:
@@ -83,6 +156,8 @@ class Steering(threading.Thread):
 
     def _anything_new(self) -> bool:
         """Whether the store may say something else than at the last look: on SQLite that costs no query."""
+        if self._ear is not None:
+            return self._asked.due()
         if not self._store.is_sqlite:
             return True
         before, self._version = self._version, queries.changed(self._store)
@@ -99,10 +174,34 @@ class Steering(threading.Thread):
     def _changed_state(self, now: tuple[str, str | None, str | None]) -> bool:
         return self._written is None or self._written[0] != now[0]
 
-    def wait_for_news(self, known: str, seconds: float) -> bool:
-        """Waits until people want something else than `known`, or for so many seconds; whether they do."""
+    def carry(self, number: int, **columns: Any) -> None:
+        """What is to be written of a running trial with whatever is written of it next, or in a second by itself: most
+        phases are shorter."""
         with self._news:
-            return self._news.wait_for(lambda: self.wanted != known, seconds)
+            if self._carried is None or self._carried[0] != number:
+                self._carried, self._carried_since = (number, {}), time.monotonic()
+            self._carried[1].update(columns)
+
+    def carried(self, number: int) -> dict[str, Any]:
+        """What was carried of the trial, which the caller writes."""
+        with self._news:
+            carried, self._carried = self._carried, None
+        return carried[1] if carried is not None and carried[0] == number else {}
+
+    def _write_carried(self) -> None:
+        carried = self._carried
+        if carried is None or time.monotonic() - self._carried_since < WRITE_S:
+            return
+        with contextlib.suppress(slots.SlotTaken):  # the main thread will see it
+            slots.progress(self._store, self._study_id, carried[0], **self.carried(carried[0]))
+
+    def wait_for_news(self, known: str, seconds: float) -> bool:
+        """Waits until people want something else than `known`, the store tells of news, or for so many seconds;
+        whether people do."""
+        with self._news:
+            before = self._heard
+            self._news.wait_for(lambda: self.wanted != known or self._heard != before, seconds)
+            return self.wanted != known
 
     def log(self, level: str, line: str) -> None:
         """A line for the study's log, under this worker's number."""
@@ -121,6 +220,8 @@ class Steering(threading.Thread):
 
     def end(self) -> None:
         self._over.set()
+        if (ear := self._ear) is not None:
+            ear.wake()
         self.join()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kdnas.recipes.contract import Workbench
 from kdnas.store import ends
 from kdnas.store.database import Store
+from kdnas.store.present import Present
 from kdnas.study.space import Candidate
 from kdnas.study.time_budget import Cost, expected_s, fits, least_s
 from kdnas.system.moments import full_words
@@ -25,12 +26,13 @@ class InTime:
     def __init__(self, store: Store, study_id: int, bench: Workbench) -> None:
         self._store, self._study_id, self._bench = store, study_id, bench
         self._late: tuple[float, float | None] | None = None  # an end, and what the next trial would take
+        self._timed = False  # whether it had an end at the last look
         self.open = False  # whether the time alone limits the trials, at the last look
 
-    def over(self) -> str | None:
+    def over(self, at: Present) -> str | None:
         """Why no trial is begun any more, in words; None while one may be, and in a study without an end."""
-        end, now = ends.present(self._store, self._study_id)
-        self.open = end is not None and end.open
+        end, now = at.end, at.clock
+        self.open, self._timed = end is not None and end.open, end is not None
         if end is None:
             return None
         if self._late is None or self._late[0] != end.until:
@@ -43,6 +45,8 @@ class InTime:
 
     def require(self, candidate: Candidate) -> None:
         """Raises TooLate where a trial of the candidate is not expected to end in time."""
+        if not self._timed:
+            return
         end, now = ends.present(self._store, self._study_id)
         if end is None:
             return

@@ -6,7 +6,6 @@ ends where people stop the study. A candidate is built again where it is timed, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Aside, EvaluationError, Measure, Timed, eager
+from kdnas.search.every import Every
 from kdnas.search.heartbeat import Leave, Steering, look_s
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
@@ -78,18 +78,19 @@ class Answering:
     def __init__(self, store: Store, study_id: int, device: str, bench: Workbench, steering: Steering) -> None:
         self._requests = Requests.of(store, study_id, device)
         self._bench, self._steering = bench, steering
-        self._next = 0.0
+        self._again = Every(LOOK_S)
 
     def all_asked(self, measure: Measure, aside: Aside) -> None:
         """Answers every request that there is now. What fails is an answer, too. A worker that finds nothing to do
         comes here again and again: it looks once in `LOOK_S`."""
-        if time.monotonic() < self._next:
+        if not self._again.due():
             return
-        self._next = time.monotonic() + LOOK_S
+        before = self._steering.doing
         for key, candidate in self._requests.asked().items():
             interrupts.check()
             self._steering.doing = "timing a candidate of another worker"
             self._requests.answer(key, self._found(candidate, measure, aside))
+        self._steering.doing = before
 
     def _found(self, candidate: Candidate, measure: Measure, aside: Aside) -> dict[str, Any]:
         try:

@@ -13,8 +13,6 @@ from dataclasses import replace
 from kdnas.recipes.contract import Workbench
 from kdnas.search.block_latency import ByBlocks
 from kdnas.search.candidate import Measure
-from kdnas.store import limits as present_limits
-from kdnas.store.database import Store
 from kdnas.strategies.refused import Figures, Part, Refusal
 from kdnas.study.constraints import NONE, Limits, figures
 from kdnas.study.space import Candidate, SearchSpace
@@ -24,14 +22,13 @@ from kdnas.system.errors import UsageError
 class Present:
     """The refusal by a study's constraints of now; made anew where people have changed them."""
 
-    def __init__(self, store: Store, study_id: int, bench: Workbench, measure: Measure) -> None:
-        self._store, self._study_id, self._bench, self._measure = store, study_id, bench, measure
+    def __init__(self, bench: Workbench, measure: Measure) -> None:
+        self._bench, self._measure = bench, measure
         self._for: tuple[Limits, Limits] | None = None
         self._refusal: Refusal | None = None
 
-    def now(self) -> Refusal | None:
-        """None where nothing is refused beforehand."""
-        limits = present_limits.present(self._store, self._study_id)
+    def now(self, limits: Limits) -> Refusal | None:
+        """By these constraints; None where nothing is refused beforehand."""
         sizes, times = replace(limits.on_sizes(), reference_ms=None), limits.on_times()
         if not isinstance(self._measure, ByBlocks):
             times = NONE  # a figure of no candidate before it is measured

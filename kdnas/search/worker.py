@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import optuna
@@ -32,6 +32,7 @@ from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
 from kdnas.search.enough import Enough
+from kdnas.search.every import Every
 from kdnas.search.heartbeat import WRITE_S, Leave, Steering, look_s
 from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.latency_elsewhere import Answering, Asking
@@ -46,10 +47,11 @@ from kdnas.store.optuna_storage import (
     explained,
     optuna_storage,
     put_away,
-    set_attributes,
 )
 from kdnas.store.patience import persist
-from kdnas.store.slots import Claim, SlotTaken
+from kdnas.store.present import Present, present
+from kdnas.store.slots import Claim, Left, SlotTaken
+from kdnas.store.trial_storage import TrialStorage
 from kdnas.strategies import SpaceExhausted, candidate, sampler
 from kdnas.strategies.one_objective import Rescored
 from kdnas.strategies.pruners import SLOT, pruner
@@ -74,6 +76,9 @@ from kdnas.training.contract import Epoch
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
 
 BUILT = 0.1  # share of a trial's progress that building and timing count for
+OTHERS_S = 1.0  # how often a worker whose trials are short looks for other workers
+LISTENING_OTHERS_S = 10.0  # the same while it waits for news
+ASIDE = 50  # trials
 HOPELESS = 5  # a study whose first trials all fail ends after so many of them
 
 
@@ -92,6 +97,9 @@ class Worker:
         self.answering: Answering | None = None  # those who leave latency to this worker
         self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
+        self.others: Sequence[Any] = ()  # workers of the study, at the last look for them
+        self.look_for_others = Every(OTHERS_S)
+        self.settled = 0  # trials that the search for garbage passes over
         self.kept: dict[int, Any] = {}  # what samplers know of finished trials
 
     # ------------------------------------------------------------------------ before the first trial
@@ -134,15 +142,17 @@ class Worker:
             with memory.one_line(device):
                 self.forecast = forecasts.of_bench(self.bench, self.protocol, on_progress)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
-        patient = Patient(self.store, optuna.storages.get_storage(self.optuna))
+        self.trials = TrialStorage(self.store, self.optuna)
+        patient = Patient(self.store, self.trials)
         self.rescored = Rescored(cast(BaseStorage, patient))
-        self.refusal = refusal.Present(self.store, self.study_id, self.bench, self.measure)
+        self.refusal = refusal.Present(self.bench, self.measure)
         if not queries.study_of(self.store, self.study_id).done:
-            refusal.require_some(self.refusal.now())
+            refusal.require_some(self.refusal.now(self.look().limits))
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
         describe(self.study, self.spec, *slots.rate(self.store, self.study_id))
+        put_away(self.optuna)  # trials are read and written through the store's own connections
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
     # ------------------------------------------------------------------------ the loop
@@ -152,13 +162,13 @@ class Worker:
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         enough = Enough(self.store, self.study_id, self.spec)
-        while self.wait_while_paused():
-            seen = queries.changed(self.store)
+        while (at := self.wait_while_paused()).wanted == Wanted.RUN:
+            seen = self.steering.changed()
             if self.answering is not None:
                 self.answering.all_asked(self.protocol, self.aside)
-            if recovery.any_left(self.store, self.study_id):
+            if self.any_dead():
                 self.close_orphans()
-            if (late := self.time.over()) is not None:
+            if (late := self.time.over(at)) is not None:
                 if slots.finish_in_time(self.store, self.study_id, late):
                     self.log("info", late)
                     return
@@ -170,22 +180,23 @@ class Worker:
             try:
                 if exhausted is None and self.time.open:
                     ends.one_more(self.store, self.study_id)
-                if exhausted is None and isinstance(self.spec.strategy, LstmStrategy):
-                    refused = self.refusal.now()
-                    if refused is not None:
-                        _ = refused.allowed  # counted here, not while the store waits for the episode
-                    episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused, self.loan())
-                only = exhausted is not None or isinstance(self.spec.strategy, LstmStrategy)
+                planned = isinstance(self.spec.strategy, LstmStrategy)
+                only = exhausted is not None or planned
                 claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
+                if planned and exhausted is None and isinstance(claimed, Left) and claimed.free:
+                    self.plan_episode(at)
+                    claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
                 if isinstance(claimed, Claim):
                     self.held = claimed.slot
-                    self.run_slot(claimed)
+                    self.run_slot(claimed, at)
                     self.held = None
+                    self.set_history_aside()
                     continue
             except SlotTaken as taken:
                 if self.held is not None:  # where it is another's by now, nothing changes
                     slots.give_back(self.store, self.study_id, self.held, self.worker_id)
                 self.held = None
+                self.trials.forget_own()
                 self.log("warning", f"{taken}; going on")
                 continue
             except (SpaceExhausted, TooLate) as over:
@@ -208,36 +219,73 @@ class Worker:
                 self.steering.doing = "waiting for other workers"
             self.wait_for_others(claimed.wanted, seen)
 
-    def wait_for_others(self, wanted: str, seen: int) -> None:
+    def set_history_aside(self) -> None:
+        """From the search for garbage, once many trials have come: they stay to the end."""
+        if self.trials.known >= self.settled + ASIDE:
+            self.settled = self.trials.known
+            gc.collect()
+            gc.freeze()
+
+    def plan_episode(self, at: Present) -> None:
+        refused = self.refusal.now(at.limits)
+        if refused is not None:
+            _ = refused.allowed  # counted here, not while the store waits for the episode
+        episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused, self.loan())
+
+    def wait_for_others(self, wanted: str, seen: object) -> None:
         """Until the store says something else than it did at `seen`, a worker has died, or people want something else
         than `wanted`."""
-        others = recovery.at_work(self.store, self.study_id)
+        if self.steering.listen_to_slots():
+            return  # what happened since the claim was not heard
+        others, again = recovery.at_work(self.store, self.study_id), Every(LISTENING_OTHERS_S)
+        again.due()
         while not self.steering.wait_for_news(wanted, look_s(self.store)):
-            if queries.changed(self.store) != seen or recovery.any_dead(others):
+            if self.steering.changed() != seen or recovery.any_dead(others):
+                self.look_for_others.now()
                 return
+            if self.answering is not None:
+                self.answering.all_asked(self.protocol, self.aside)
+            if self.steering.listening and again.due():  # heartbeats of other hosts are no news
+                others = recovery.at_work(self.store, self.study_id)
+
+    def any_dead(self) -> bool:
+        """Whether a worker of the study has died by now. Those of this host show it without a query."""
+        if self.look_for_others.due():
+            self.others = recovery.at_work(self.store, self.study_id)
+        return recovery.any_dead(self.others)
 
     def close_orphans(self) -> None:
+        self.look_for_others.now()
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
             self.log("warning", f"trial {lost}: its worker died")
 
-    def wait_while_paused(self) -> bool:
-        """Returns when the study is to run: True; or to stop: False. Raises Leave where it is to be abandoned."""
+    def look(self) -> Present:
+        """The study as people want it now. Raises Leave where it was deleted, StoreError where the store was."""
+        self.store.require_there()
+        at = present(self.store, self.study_id)
+        self.steering.hear(Wanted.ABANDON if at is None else at.wanted)
+        if at is None:
+            raise Leave
+        return at
+
+    def wait_while_paused(self) -> Present:
+        """The study when it is to run or to stop. Raises Leave where it is to be abandoned."""
         while True:
             interrupts.check()
-            wanted = self.steering.look()
-            if wanted == Wanted.ABANDON:
+            at = self.look()
+            if at.wanted == Wanted.ABANDON:
                 raise Leave
-            if wanted != Wanted.PAUSE:
+            if at.wanted != Wanted.PAUSE:
                 self.steering.state = WorkerState.RUNNING
-                return wanted == Wanted.RUN
+                return at
             self.steering.state = WorkerState.PAUSED
-            self.steering.wait_for_news(wanted, 60.0)
+            self.steering.wait_for_news(at.wanted, 60.0)
 
     # ------------------------------------------------------------------------ one slot
 
-    def run_slot(self, claim: Claim) -> None:
+    def run_slot(self, claim: Claim, at: Present) -> None:
         self.steering.doing = f"choosing a candidate for slot {claim.slot}"
-        trial, chosen = self.ask(claim)
+        trial, chosen = self.ask(claim, at)
         try:
             found = self.evaluate(trial, chosen)
         except (Leave, SlotTaken, StoreError, KeyboardInterrupt):
@@ -252,18 +300,19 @@ class Worker:
         else:
             self.finish(claim.slot, trial, found)
 
-    def ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
-        """The slot's candidate, in a trial of its own. Raises SpaceExhausted, SlotTaken, TooLate."""
+    def ask(self, claim: Claim, at: Present) -> tuple[optuna.Trial, Candidate]:
+        """The slot's candidate, in a trial of its own, for the study as it is `at` the claim. Raises SpaceExhausted,
+        SlotTaken, TooLate."""
         try:
-            return self._ask(claim)
+            return self._ask(claim, at)
         except UpdateFinishedTrialError:
             # Taken for dead while it was choosing, as a machine that slept is.
             raise SlotTaken(claim.slot) from None
 
-    def _ask(self, claim: Claim) -> tuple[optuna.Trial, Candidate]:
+    def _ask(self, claim: Claim, at: Present) -> tuple[optuna.Trial, Candidate]:
         planned, taken = claim.candidate, claim.taken
-        refused = self.refusal.now()
-        self.use_present_rewards()
+        refused = self.refusal.now(at.limits)
+        self.use_present_rewards(at)
         forecast = self.forecast
         if forecast is not None:
             forecast = forecasts.by_now(forecast, self.space, self.store, self.study_id)
@@ -272,27 +321,30 @@ class Worker:
             closed = taken if refused is None else Refused(taken, refused)
             self.study.sampler = sampler(self.spec, self.space, claim.slot, closed, planned, forecast, loan, self.kept)
             self.study.pruner = pruner(self.bench.budget, claim.slot)
-            with explained(self.store):
-                trial = self.study.ask()
+            with explained(self.store), self.trials.held():
                 with self.rescored.one_look():
+                    trial = self.study.ask()
                     chosen = candidate(trial, self.space)
                 trial.set_user_attr(SLOT, claim.slot)
-            self.time.require(chosen)
-            key = self.space.key(chosen)
-            clash = slots.propose(
-                self.store,
-                self.study_id,
-                claim.slot,
-                self.worker_id,
-                trial.number,
-                chosen,
-                key,
-                config=self.bench.config(chosen),
-                origin=claim.origin or "strategy",
-                predicted=claim.predicted,
-                seed=number(self.spec.seed, Purpose.STUDENT, 0),
-                epochs=self.bench.budget.epochs,
-            )
+                self.time.require(chosen)
+                key = self.space.key(chosen)
+                clash = slots.propose(
+                    self.store,
+                    self.study_id,
+                    claim.slot,
+                    self.worker_id,
+                    trial.number,
+                    chosen,
+                    key,
+                    config=self.bench.config(chosen),
+                    origin=claim.origin or "strategy",
+                    predicted=claim.predicted,
+                    seed=number(self.spec.seed, Purpose.STUDENT, 0),
+                    epochs=self.bench.budget.epochs,
+                    beside=self.trials.write,
+                )
+                if clash is None:
+                    self.trials.written()
             if clash is None:
                 return trial, chosen
             values = None
@@ -317,7 +369,7 @@ class Worker:
             if phase == "training":
                 self.wait_before_epoch()
             if phase != "building":  # the row was made with that
-                slots.progress(self.store, self.study_id, this, phase=phase, **found)
+                self.steering.carry(this, phase=phase, **found)
 
         def on_timed(timed: Timed, parameters: int) -> None:
             found.update(progress=BUILT, parameters=parameters, **latency_columns(timed))
@@ -329,7 +381,7 @@ class Worker:
                 last_write = time.monotonic()
                 share = BUILT + (1 - BUILT) * (done + step / max(1, steps)) / epochs
                 self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}, {step}/{steps}"
-                slots.progress(self.store, self.study_id, this, progress=share)
+                slots.progress(self.store, self.study_id, this, **self.steering.carried(this) | {"progress": share})
 
         def on_epoch(epoch: Epoch, timed: Timed) -> bool:
             nonlocal done
@@ -337,13 +389,18 @@ class Worker:
             if not done:  # as built: nothing that a curve of epochs shows
                 return climb.goes_on(epoch, timed)
             share = BUILT + (1 - BUILT) * done / epochs
-            slots.epoch(self.store, self.study_id, this, curve_columns(epoch), progress=share)
-            if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
-                rewarded, _, _ = self.rewarded(epoch.score.loss, epoch.score.raw_loss, timed)
-                self.use_present_rewards()
+            with explained(self.store), self.trials.held():
+                at = self.look()
+                if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
+                    trial.report(self.rewarded(at, epoch.score.loss, epoch.score.raw_loss, timed), epoch.epoch)
+                columns = self.steering.carried(this) | {"progress": share}
+                write = self.trials.write
+                slots.epoch(self.store, self.study_id, this, curve_columns(epoch), beside=write, **columns)
+                self.trials.written()
+            if done < epochs and self.prunes:
+                self.use_present_rewards(at)
                 with explained(self.store):
-                    trial.report(rewarded, epoch.epoch)
-                    if done < epochs and trial.should_prune():
+                    if trial.should_prune():
                         return False
             go_on = climb.goes_on(epoch, timed)
             if done == epochs or not go_on:
@@ -367,16 +424,20 @@ class Worker:
         )
         return climb.measured(measured)
 
-    def use_present_rewards(self) -> None:
+    def use_present_rewards(self, at: Present) -> None:
         """From here on strategy and pruner see every trial by the study's α, β and constraints of now."""
         raw = self.spec.reward.loss == "raw"
-        self.rescored.constrain(present_limits.violations(self.store, self.study_id, raw=raw))
-        if self.spec.two_objectives:
+        if at.ever_constrained:
+            self.rescored.constrain(present_limits.violations(self.store, self.study_id, raw=raw))
+        if self.spec.two_objectives or not at.reward_changed:
             return
-        prunes = self.spec.budget.pruner != "none"
-        found = rewards.rescored(self.store, self.study_id, self.spec.reward.loss, epochs=prunes)
+        found = rewards.rescored(self.store, self.study_id, self.spec.reward.loss, epochs=self.prunes)
         if found is not None:
             self.rescored.use(found.final, found.by_epoch)
+
+    @property
+    def prunes(self) -> bool:
+        return self.spec.budget.pruner != "none" and not self.spec.two_objectives
 
     def leave_if_asked(self) -> None:
         interrupts.check()
@@ -389,20 +450,20 @@ class Worker:
         self.wait_while_paused()
         self.steering.state = WorkerState.RUNNING
 
-    def rewarded(self, loss: float, raw_loss: float, timed: Timed) -> tuple[float, float, float]:
-        """The reward, and the α and β that it was computed with: those of the study now."""
-        alpha, beta = slots.rate(self.store, self.study_id)
+    def rewarded(self, at: Present, loss: float, raw_loss: float, timed: Timed) -> float:
+        """The reward by the study's α and β of that look."""
         seen = raw_loss if self.spec.reward.loss == "raw" else loss
-        return reward(seen, timed.p50, timed.teacher_p50, alpha, beta), alpha, beta
+        return reward(seen, timed.p50, timed.teacher_p50, at.alpha, at.beta)
 
     # ------------------------------------------------------------------------ how a trial ends
 
     def finish(self, slot: int, trial: optuna.Trial, found: Measurement) -> None:
-        rewarded, alpha, beta = self.rewarded(found.loss, found.raw_loss, found.timed)
+        at = self.look()
+        rewarded = self.rewarded(at, found.loss, found.raw_loss, found.timed)
         columns = {
             "reward": rewarded,
-            "alpha": alpha,
-            "beta": beta,
+            "alpha": at.alpha,
+            "beta": at.beta,
             "loss": found.loss,
             "raw_loss": found.raw_loss,
             "parameters": found.parameters,
@@ -417,13 +478,17 @@ class Worker:
         # For those who look with Optuna's own tools.
         timed = ("latency_ms", "teacher_latency_ms", "latency_flag")
         known = {name: columns[name] for name in ("loss", *timed, "parameters", "alpha", "beta")} | {"speedup": times}
-        set_attributes(self.store, trial, known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known)
         raw = self.spec.reward.loss == "raw"
-        missed = constraint_record.record(self.store, self.study_id, trial, found, raw=raw)
-        values = None
-        if not found.pruned:
-            values = recovery.objectives(self.store, self.study_id, self.spec, columns)
-        recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
+        if at.limits and at.teacher_ms is None:  # this may be the trial that measured it
+            at = self.look()
+        with self.trials.held():
+            for name, value in (known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known).items():
+                self.trials.set_trial_user_attr(trial._trial_id, name, value)
+            missed = constraint_record.record(at.limits, self.trials, trial, found, raw=raw)
+            values = None
+            if not found.pruned:
+                values = recovery.objectives(self.store, self.study_id, self.spec, columns)
+            recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
         what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
         what += f", misses a constraint: {missed}" if missed else ""
         self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")

@@ -5,6 +5,7 @@ Everything is one short transaction that workers and other screens see at their 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from kdnas.store import study_remarks
 from kdnas.store import tables as t
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
+from kdnas.store.notices import News, channel, notify
 from kdnas.store.patience import patient
 from kdnas.study.constraints import EVENT, PART
 from kdnas.study.plain_values import unwritable
@@ -30,20 +32,27 @@ from kdnas.study.time_budget import end_of
 from kdnas.system.errors import BadOptionError, UsageError
 
 
-def bump(connection: Connection, study_id: int) -> int:
-    """The study's next revision. First statement of a writing transaction: on PostgreSQL it also makes writers of one
-    study wait for each other, so that revisions are committed in their order. Raises StoreError for a study that is
-    gone."""
-    c = t.study.c
-    new = connection.execute(
-        sa.update(t.study)
-        .where(c.study_id == study_id)
-        .values(revision=c.revision + 1, updated=time.time())
-        .returning(c.revision)
-    ).scalar_one_or_none()
+def bump(connection: Connection, study_id: int, news: News | None = None, **columns: Any) -> int:
+    """The study's next revision, and other columns of its row; those who listen are told of the news.
+
+    First statement of a writing transaction: on PostgreSQL it also makes writers of one study wait for each other, so
+    that revisions are committed in their order. Raises StoreError for a study that is gone."""
+    told = news is not None and connection.dialect.name == "postgresql"
+    given = {"of_study": study_id, "at": time.time()} | ({"channel": channel(study_id, news)} if news and told else {})
+    statement = _next_revision(told)
+    new = connection.execute(statement.values(**columns) if columns else statement, given).scalar_one_or_none()
     if new is None:
         raise StoreError("The study was deleted.", "Begin another one.")
     return int(new)
+
+
+@functools.cache
+def _next_revision(told: bool) -> Any:
+    """Made once: that takes longer than to run it. `told`: it also tells those who listen."""
+    c = t.study.c
+    notice = (sa.func.pg_notify(sa.bindparam("channel"), ""),) if told else ()
+    made = sa.update(t.study).where(c.study_id == sa.bindparam("of_study"))
+    return made.values(revision=c.revision + 1, updated=sa.bindparam("at")).returning(c.revision, *notice)
 
 
 def hold(connection: Connection, study_id: int) -> Wanted:
@@ -312,7 +321,8 @@ def recorded(connection: Connection, study_id: int, kind: str, *, last: bool = F
 
 
 def record(connection: Connection, study_id: int, kind: str, detail: Mapping[str, Any]) -> None:
-    """An entry of the study's history as part of the transaction that changes it."""
+    """An entry of the study's history as part of the transaction that changes it; its workers are told."""
     connection.execute(
         t.event.insert().values(study_id=study_id, time=time.time(), kind=kind, detail=json.dumps(dict(detail)))
     )
+    notify(connection, study_id, News.WISH)

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
-import sqlite3
+import select
 import stat
 import threading
 import time
@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from kdnas.store import addresses, migration, sides, tables
 from kdnas.store.addresses import store_url
@@ -40,6 +40,7 @@ POSTGRES: dict[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 BUSY_S = 60.0  # how long a writer waits for another one
+QUIET_S = 10.0  # a connection to a server that was not used for so long is tried before it is used again
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -52,6 +53,7 @@ class Store:
         self._secrets = addresses.secrets(url)
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
+        self._looking = engine if self.path is not None else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.read_only = read_only
         self.patience: Patience | None = None  # what becomes of those who ask while it is away
         self._file = self._identity()
@@ -87,6 +89,13 @@ class Store:
             yield connection
 
     @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """For single statements that read: as `connect`, but on a server each is a transaction of its own, which takes
+        a third of the messages."""
+        with self.explained(), interrupts.deferred(), self._looking.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def begin(self) -> Iterator[Connection]:
         """One writing transaction; on SQLite it takes the write lock at once, so that what it reads stays true."""
         if self.read_only:
@@ -101,7 +110,8 @@ class Store:
         """What the database complains of inside becomes a StoreError with the hint."""
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:  # the latter from connections that are used directly
+        except (SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
+            # The latter from connections that are used directly.
             raise self.complaint(error) from error
 
     def complaint(self, error: BaseException) -> StoreError:
@@ -211,7 +221,7 @@ def clock(connection: Connection) -> float:
 def clock_column(dialect: str) -> sa.ColumnElement[float]:
     """The same as a column, for a statement that asks for more."""
     if dialect == "sqlite":
-        return sa.bindparam("clock", callable_=time.time, type_=sa.Float, unique=True)
+        return sa.bindparam("clock", callable_=lambda: time.time(), type_=sa.Float, unique=True)
     return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 
 
@@ -400,13 +410,35 @@ def _file_lock(path: Path) -> Iterator[None]:
 def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
     options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
     try:
-        return sa.create_engine(
-            address, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={**POSTGRES, **options}
-        )
+        engine = sa.create_engine(address, pool_size=2, max_overflow=4, connect_args={**POSTGRES, **options})
     except ImportError:
         raise UsageError(
             "PostgreSQL needs a driver that is not installed.", "Run `pip install 'kdnas[postgres]'`."
         ) from None
+
+    @sa.event.listens_for(engine, "checkin")
+    def _used(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _try_first(connection: Any, record: Any, _proxy: object) -> None:
+        # To ask the server before each use takes as long as what it is used for. One that has gone has closed its side,
+        # which costs no message to see.
+        used = record.info.get("used")
+        try:
+            if used is not None and (time.monotonic() - used > QUIET_S or _has_spoken(connection)):
+                engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
+
+    return engine
+
+
+def _has_spoken(connection: Any) -> bool:
+    """Whether the server sent something that nobody asked for, such as the end of the connection."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _read_present(store: Store) -> None:

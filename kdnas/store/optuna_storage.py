@@ -1,14 +1,13 @@
 """Optuna's view of the same database: its storage with our connection settings, its errors as ours.
 
-The only module that knows how Optuna keeps its tables; what our own tables hold it neither reads nor writes.
+This and trial_storage.py alone know how Optuna keeps its tables; what our own tables hold they neither read nor write.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -19,7 +18,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.engine import Connection
 
 from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
-from kdnas.store.patience import patient, persist
+from kdnas.store.patience import persist
 from kdnas.study.spec import StudySpec
 from kdnas.system import interrupts
 
@@ -70,39 +69,6 @@ def put_away(storage: RDBStorage) -> None:
     """Closes its connections: SQLite's last one brings the log into the file."""
     storage.remove_session()
     storage.engine.dispose()
-
-
-@patient
-def set_attributes(store: Store, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
-    """User attributes that the trial does not have yet, in one transaction; Optuna takes one for each."""
-    rows = [{"id": trial._trial_id, "key": key, "value": json.dumps(value)} for key, value in values.items()]
-    with store.begin() as connection:
-        connection.execute(
-            sa.text(
-                "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
-                "ON CONFLICT DO NOTHING"
-            ),
-            rows,
-        )
-
-
-@patient
-def set_constraints(store: Store, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
-    """What `trial.set_constraint` writes, of all in one transaction; what the trial has is left as it is."""
-    rows = [
-        {"id": trial._trial_id, "key": f"{CONSTRAINT}{name}", "value": json.dumps(by)}
-        for name, by in violations.items()
-    ]
-    if not rows:
-        return
-    with store.begin() as connection:
-        connection.execute(
-            sa.text(
-                "INSERT INTO trial_system_attributes (trial_id, key, value_json) VALUES (:id, :key, :value) "
-                "ON CONFLICT DO NOTHING"
-            ),
-            rows,
-        )
 
 
 def delete_rows(connection: Connection, name: str) -> None:

@@ -35,11 +35,6 @@ TOLD: dict[str, TrialState] = {
 }
 
 
-def any_left(store: Store, study_id: int) -> bool:
-    """Whether a worker has died since the last look: cheap enough to ask before every claim."""
-    return any_dead(at_work(store, study_id))
-
-
 def any_dead(workers: Sequence[Any]) -> bool:
     """Whether one of `at_work` has died by now; asks no database."""
     return any(not _lives(row) for row in workers)
@@ -138,7 +133,7 @@ def objectives(store: Store, study_id: int, spec: StudySpec, columns: Mapping[st
 def at_work(store: Store, study_id: int) -> Sequence[Any]:
     """The rows of the study's workers that have not said that they ended."""
     w = t.worker.c
-    with store.connect() as connection:
+    with store.look() as connection:
         return connection.execute(
             sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat, *_here(connection)).where(
                 w.study_id == study_id, w.state.in_(states.AT_WORK)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from kdnas.store import changes, ends
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.notices import News
 from kdnas.store.patience import patient
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.states import SlotState, TrialState, Wanted
@@ -54,6 +56,13 @@ class Left:
     running: int  # slots that are being worked on
 
 
+Beside = Callable[[Connection], None]
+
+
+def nothing(_connection: Connection) -> None:
+    """Writes nothing."""
+
+
 @patient
 def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = False) -> Claim | Left:
     """The lowest free slot, now held by the worker; or what is left where none is free or people want no new trial.
@@ -65,12 +74,12 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
     with store.begin() as connection:
         # A worker that waits asks again and again: only what changes something counts as a revision.
         wanted = changes.hold(connection, study_id)
-        query = sa.select(t.slot).where(s.study_id == study_id, s.state == SlotState.FREE).order_by(s.slot).limit(1)
+        own = sa.and_(s.state == SlotState.RUNNING, s.worker_id == worker_id, s.trial.is_(None))
+        free = s.state == SlotState.FREE if wanted == Wanted.RUN else sa.false()
         if planned_only:
-            query = query.where(s.candidate.is_not(None))
-        row = connection.execute(query).first() if wanted == Wanted.RUN else None
-        own = sa.and_(s.study_id == study_id, s.state == SlotState.RUNNING, s.worker_id == worker_id, s.trial.is_(None))
-        row = connection.execute(sa.select(t.slot).where(own)).first() or row
+            free = sa.and_(free, s.candidate.is_not(None))
+        query = sa.select(t.slot).where(s.study_id == study_id, sa.or_(own, free))
+        row = connection.execute(query.order_by(s.state == SlotState.FREE, s.slot).limit(1)).first()
         if row is None:
             number = sa.select(sa.func.count()).where(s.study_id == study_id)
             return Left(
@@ -134,8 +143,10 @@ def taken(store: Store, study_id: int, slot: int) -> frozenset[str]:
 
 def _taken(connection: Connection, study_id: int, slot: int) -> frozenset[str]:
     s = t.slot.c
-    query = sa.select(s.candidate_key).where(s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None))
-    return frozenset(connection.execute(query).scalars())
+    # As one text: thousands of rows take longer to read than to join and to split.
+    joined = sa.func.aggregate_strings(s.candidate_key, " ")
+    query = sa.select(joined).where(s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None))
+    return frozenset((connection.execute(query).scalar_one() or "").split())
 
 
 @patient
@@ -153,22 +164,27 @@ def propose(
     predicted: float | None,
     seed: int,
     epochs: int,
+    beside: Beside = nothing,
 ) -> Clash | None:
     """Optuna's trial `number` evaluates the candidate in the slot from now on; counts an attempt.
 
-    Nothing is written, and the other slot returned, where the candidate belongs to one.
+    Nothing is written, and the other slot returned, where the candidate belongs to one. `beside` writes what else
+    belongs to the transaction.
     """
     s = t.slot.c
     with store.begin() as connection:
         revision = changes.bump(connection, study_id)
-        other = connection.execute(
-            sa.select(s.slot, s.trial, s.state).where(s.study_id == study_id, s.candidate_key == key, s.slot != slot)
-        ).first()
-        if other is not None:
-            return Clash(other.slot, other.trial, other.state)
-        held = sa.and_(s.study_id == study_id, s.slot == slot, s.state == SlotState.RUNNING, s.worker_id == worker_id)
-        if connection.execute(sa.select(s.trial).where(held)).scalar_one_or_none() == number:
-            return None  # written before; the answer got lost
+        own = sa.and_(s.slot == slot, s.state == SlotState.RUNNING, s.worker_id == worker_id)
+        held = sa.and_(s.study_id == study_id, own)
+        query = sa.select(s.slot, s.trial, s.state).where(
+            s.study_id == study_id, sa.or_(own, sa.and_(s.candidate_key == key, s.slot != slot))
+        )
+        for row in connection.execute(query):
+            if row.slot != slot:
+                return Clash(row.slot, row.trial, row.state)
+            if row.trial == number:
+                return None  # written before; the answer got lost
+        beside(connection)
         _require_held(
             connection.execute(
                 sa.update(t.slot)
@@ -250,8 +266,11 @@ def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
 
 
 @patient
-def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **columns: Any) -> None:
-    """One more finished epoch of a running trial: a point of its curve, and what it changes of the row."""
+def epoch(
+    store: Store, study_id: int, number: int, point: Mapping[str, Any], *, beside: Beside = nothing, **columns: Any
+) -> None:
+    """One more finished epoch of a running trial: a point of its curve, and what it changes of the row. `beside` writes
+    what else belongs to the transaction."""
     c = t.trial.c
     with store.begin() as connection:
         revision = changes.bump(connection, study_id)
@@ -261,10 +280,10 @@ def epoch(store: Store, study_id: int, number: int, point: Mapping[str, Any], **
             .values(revision=revision, epoch=point["epoch"], **columns)
         ).rowcount
         _require_held(changed, number)
-        p = t.curve.c
-        here = sa.and_(p.study_id == study_id, p.number == number, p.epoch == point["epoch"])
-        connection.execute(sa.delete(t.curve).where(here))  # written before, where the answer got lost
-        connection.execute(t.curve.insert().values(study_id=study_id, number=number, **point))
+        made = (sqlite if store.is_sqlite else postgresql).insert(t.curve)
+        there = made.on_conflict_do_nothing()  # written before, where the answer got lost
+        connection.execute(there.values(study_id=study_id, number=number, **point))
+        beside(connection)
 
 
 @patient
@@ -289,7 +308,10 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState
     """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
-        revision = changes.bump(connection, study_id)
+        # The first trial that was timed gives the study its one time of the teacher.
+        teacher, known = columns.get("teacher_latency_ms"), t.study.c.teacher_latency_ms
+        timed = {} if teacher is None else {"teacher_latency_ms": sa.func.coalesce(known, teacher)}
+        revision = changes.bump(connection, study_id, News.SLOT, **timed)
         mine = sa.and_(s.study_id == study_id, s.slot == slot, s.trial == number)
         if connection.execute(sa.select(s.state).where(mine)).scalar_one_or_none() == state:
             return  # written before; the answer got lost
@@ -306,13 +328,6 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState
             .where(c.study_id == study_id, c.number == number)
             .values(state=state, revision=revision, ended=time.time(), phase=None, **columns)
         )
-        teacher = columns.get("teacher_latency_ms")
-        if teacher is not None:
-            connection.execute(
-                sa.update(t.study)
-                .where(t.study.c.study_id == study_id, t.study.c.teacher_latency_ms.is_(None))
-                .values(teacher_latency_ms=teacher)
-            )
         _finish_study(connection, study_id, None)
 
 
@@ -325,7 +340,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
     """
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
-        revision = changes.bump(connection, study_id)
+        revision = changes.bump(connection, study_id, News.SLOT)
         row = connection.execute(
             sa.select(t.slot).where(
                 s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == SlotState.RUNNING
@@ -366,7 +381,7 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
     """The worker found no candidate for the slot."""
     s = t.slot.c
     with store.begin() as connection:
-        changes.bump(connection, study_id)
+        changes.bump(connection, study_id, News.SLOT)
         connection.execute(
             sa.update(t.slot)
             .where(s.study_id == study_id, s.slot == slot, s.worker_id == worker_id, s.state == SlotState.RUNNING)

@@ -13,7 +13,8 @@ from optuna.exceptions import DuplicatedStudyError
 
 from kdnas.store import changes, lending, optuna_storage, queries
 from kdnas.store import tables as t
-from kdnas.store.database import Store, clock, creation_lock
+from kdnas.store.database import Store, clock, clock_column, creation_lock
+from kdnas.store.notices import News, notify
 from kdnas.store.patience import patient
 from kdnas.study.ground import SOURCE, ground_of, require_same_ground
 from kdnas.study.loan import Lender
@@ -56,6 +57,7 @@ def delete_study(store: Store, name: str) -> None:
         )
     with store.begin() as connection:
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
+        notify(connection, row.study_id, News.WISH)
         optuna_storage.delete_rows(connection, name)
 
 
@@ -155,10 +157,11 @@ def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str 
     """The worker lives, and this is what it does."""
     with store.begin() as connection:
         changes.bump(connection, study_id)
+        now = clock_column(connection.dialect.name)
         connection.execute(
             sa.update(t.worker)
             .where(t.worker.c.worker_id == worker_id)
-            .values(heartbeat=clock(connection), state=state, doing=doing, device=device)
+            .values(heartbeat=now, state=state, doing=doing, device=device)
         )
 
 
@@ -195,7 +198,7 @@ def leave(
 @patient
 def wanted(store: Store, study_id: int) -> str:
     """What people ask of the workers now: run, pause, stop or abandon."""
-    with store.connect() as connection:
+    with store.look() as connection:
         found = connection.execute(
             sa.select(t.study.c.wanted).where(t.study.c.study_id == study_id)
         ).scalar_one_or_none()

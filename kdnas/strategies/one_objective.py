@@ -44,7 +44,7 @@ class Rescored:
     def one_look(self) -> Iterator[None]:
         """Inside, while one candidate is chosen: trials are read once, and of what a sampler notes down of its own
         trial the last is written at the end. A sampler that repeats itself is asked several times for a candidate."""
-        self._seen, self._unwritten = [], {}
+        self._seen, self._unwritten = None, {}
         try:
             yield
             for (trial_id, name), value in self._unwritten.items():
@@ -55,10 +55,12 @@ class Rescored:
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        if self._seen is None or deepcopy:
+        if self._unwritten is None or deepcopy:
             return [self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
-        if not self._seen:
-            self._seen += (self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy=False))
+        if self._seen is None:
+            reported = self._storage.get_all_trials(study_id, deepcopy=False)
+            changed = self._final or self._by_epoch or self._violations is not None
+            self._seen = list(map(self._as_now, reported)) if changed else reported
         return [trial for trial in self._seen if states is None or trial.state in states]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:

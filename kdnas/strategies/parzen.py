@@ -34,7 +34,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 Space = dict[str, BaseDistribution]
-Row = tuple[int, Any, tuple[float, ...] | None]  # a trial's number, what it is ordered by, its parameters as numbers
+# A trial's group in `_split`, its number, what orders it in its group, its parameters as numbers.
+Row = tuple[int, int, Any, tuple[float, ...] | None]
+RUNNING = 3  # the last group
 
 
 class FiniteTPESampler(TPESampler):
@@ -58,13 +60,14 @@ class FiniteTPESampler(TPESampler):
     def _modelled(self, study: Study, trial: FrozenTrial, space: Space) -> _Model:
         # Constant liar: trials that run count as bad ones.
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = [t for t in study.get_trials(deepcopy=False, states=states) if t.number != trial.number]
-        finished = sum(t.state != TrialState.RUNNING for t in trials)
+        trials = study.get_trials(deepcopy=False, states=states)
         if len(study.directions) > 1:
-            split = _split_trials(study, trials, default_gamma_multiobjective(finished))
-            below, above = ([self._row(study, t, space)[1:] for t in part] for part in split)
+            others = [t for t in trials if t.number != trial.number]
+            finished = sum(t.state != TrialState.RUNNING for t in others)
+            split = _split_trials(study, others, default_gamma_multiobjective(finished))
+            below, above = ([self._row(study, t, t.number, space) for t in part] for part in split)
         else:
-            below, above = self._split(study, trials, space, default_gamma(finished))
+            below, above = self._split(study, trials, trial.number, space)
         parameters = self._parzen_estimator_parameters
         weights = (np.ones(len(below)),) if len(study.directions) > 1 else ()
         return _Model(
@@ -74,45 +77,51 @@ class FiniteTPESampler(TPESampler):
         )
 
     def _split(
-        self, study: Study, trials: Sequence[FrozenTrial], space: Space, n_below: int
+        self, study: Study, trials: Sequence[FrozenTrial], own: int, space: Space
     ) -> tuple[list[Row], list[Row]]:
-        """The best `n_below` of the trials and the others, each by number: complete ones by value before pruned ones by
-        step before those that miss constraints; running ones are never among the best."""
+        """The best of the trials without the `own` one, and the others, by number: complete ones by value before pruned
+        ones by step before those that miss constraints; running ones are never among the best."""
         groups: tuple[list[Row], ...] = ([], [], [], [])
+        kept = self._kept
         for trial in trials:
-            group, *row = self._row(study, trial, space)
-            groups[group].append(tuple(row))
+            number = trial.number
+            known = kept.get(number)
+            if known is None or known[0] is not trial:
+                known = (trial, self._row(study, trial, number, space))
+            row = known[1]
+            groups[row[0]].append(row)
+        groups[RUNNING][:] = [row for row in groups[RUNNING] if row[1] != own]
+        n_below = default_gamma(sum(map(len, groups[:RUNNING])))
         below: list[Row] = []
-        above: list[Row] = list(groups[3])
+        above: list[Row] = list(groups[RUNNING])
         upwards = study.direction == StudyDirection.MAXIMIZE
-        for nth, group in enumerate(groups[:3]):
-            ordered = sorted(group, key=itemgetter(1), reverse=upwards and nth == 0)
+        for nth, group in enumerate(groups[:RUNNING]):
+            ordered = sorted(group, key=itemgetter(2), reverse=upwards and nth == 0)
             room = max(0, n_below - len(below))
             below += ordered[:room]
             above += ordered[room:]
-        below.sort(key=itemgetter(0))
-        above.sort(key=itemgetter(0))
+        below.sort(key=itemgetter(1))
+        above.sort(key=itemgetter(1))
         return below, above
 
-    def _row(self, study: Study, trial: FrozenTrial, space: Space) -> tuple[Any, ...]:
-        """The trial's group in `_split`, its number, what orders it there, its parameters as numbers."""
-        known = self._kept.get(trial.number)
+    def _row(self, study: Study, trial: FrozenTrial, number: int, space: Space) -> Row:
+        known = self._kept.get(number)
         if known is not None and known[0] is trial:
-            row: tuple[Any, ...] = known[1]
+            row: Row = known[1]
             return row
         values = self._get_params(trial, study)
         inside = space.keys() <= values.keys()
         numbers = tuple(one.to_internal_repr(values[name]) for name, one in space.items()) if inside else None
         if trial.state == TrialState.RUNNING:
-            return 3, trial.number, None, numbers
+            return RUNNING, number, None, numbers
         missed = _get_infeasible_trial_score(trial)
         if missed > 0:
-            row = (2, trial.number, missed, numbers)
+            row = (2, number, missed, numbers)
         elif trial.state == TrialState.COMPLETE:
-            row = (0, trial.number, trial.values[0], numbers)
+            row = (0, number, trial.values[0], numbers)
         else:
-            row = (1, trial.number, _get_pruned_trial_score(trial, study), numbers)
-        self._kept[trial.number] = (trial, row)
+            row = (1, number, _get_pruned_trial_score(trial, study), numbers)
+        self._kept[number] = (trial, row)
         return row
 
 

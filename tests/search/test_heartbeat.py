@@ -67,7 +67,7 @@ def test_a_worker_taken_for_dead_while_it_chose_ends_with_a_traceback(
     begin(fakes.spec(budget={"trials": 2}), path)
     chosen: list[int] = []
 
-    def late(worker: Worker, claim: Any) -> Any:
+    def late(worker: Worker, claim: Any, at: Any) -> Any:
         if not chosen:
             real = worker.study.ask
 
@@ -81,7 +81,7 @@ def test_a_worker_taken_for_dead_while_it_chose_ends_with_a_traceback(
 
             worker.study.ask = ask  # type: ignore[method-assign]
         chosen.append(claim.slot)
-        return asked(worker, claim)
+        return asked(worker, claim, at)
 
     asked = Worker.ask
     monkeypatch.setattr(Worker, "ask", late)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy.exc import DataError, DBAPIError, PendingRollbackError
 
 from kdnas.search import heartbeat
@@ -18,6 +17,7 @@ from kdnas.search.worker import run_worker
 from kdnas.store import database, optuna_storage, patience, queries, recovery, slots
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.database import open_reader
+from kdnas.store.trial_storage import TrialStorage
 from kdnas.study.rows import Status
 from tests import fakes
 from tests.search.deaths import told
@@ -73,9 +73,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
         (slots, "epoch"),
         (slots, "finish"),
         (recovery, "tell"),
-        (RDBStorage, "_set_trial_param"),
-        (RDBStorage, "set_trial_intermediate_value"),
-        (RDBStorage, "set_trial_state_values"),
+        (TrialStorage, "create_new_trial"),
+        (TrialStorage, "set_trial_state_values"),
     ],
 )
 def test_a_locked_file_ends_the_worker(

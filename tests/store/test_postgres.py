@@ -24,11 +24,11 @@ from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
 from kdnas.study.rows import Status
-from kdnas.system import liveness, moments
+from kdnas.system import moments
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.postgres import BINARIES, Server
-from tests.search.asked import LOOKS, Looks, long_study, looked, waited
+from tests.search.asked import long_study, waited
 from tests.store.revised import next_version, version_of
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
@@ -236,14 +236,7 @@ def test_a_database_that_is_not_there_or_not_a_store(url: str, server: Server) -
         open_store(server.url("nowhere"))
 
 
-def test_an_idle_worker_asks_once_a_second_and_reads_no_trial(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = long_study(url)
-    with open_store(url) as store:
-        asked = looked(store, monkeypatch, looks := Looks())
-    beats = asked.count("UPDATE kdnas_worker")
-    assert looks.seconds == {ASK_S} and beats == LOOKS * ASK_S / liveness.HEARTBEAT_S
-    # What people want, and with a heartbeat the server's time.
-    assert asked.count("SELECT") == LOOKS + beats and not asked.of_trials
-    asked, looks = waited(url, spec, lambda *_: None)
+def test_a_worker_that_cannot_listen_asks_more_than_once_a_second(url: str) -> None:
+    asked, looks = waited(url, long_study(url), lambda *_: None)
     assert looks.seconds == {ASK_S}
     assert asked.count("SELECT") == looks.done and not asked.of_trials

@@ -179,9 +179,9 @@ def test_living_workers_trials_are_left_alone(store: Store, study_id: int) -> No
     number = study.ask().number
     trial(store, study_id, worker(store, study_id, host="elsewhere", heartbeat=time.time()), number, 5)
     worker(store, study_id)  # another one, dead
-    assert recovery.any_left(store, study_id)
+    assert recovery.any_dead(recovery.at_work(store, study_id))
     assert close(store, study_id) == []
-    assert not recovery.any_left(store, study_id)
+    assert not recovery.any_dead(recovery.at_work(store, study_id))
     assert (states(store, study_id)[number], study.trials[number].state) == ("running", TrialState.RUNNING)
 
 
