@@ -120,7 +120,7 @@ def test_a_study_of_before_devices_were_written_down_takes_nobody(path: Path) ->
 # ---------------------------------------------------------------------------- latency left to others
 
 
-def leaving(path: Path) -> Forked:
+def leaving(place: Path | str, before_asking: Callable[[], object] = lambda: None) -> Forked:
     """A worker on a machine of another kind, which must not measure."""
 
     def work() -> int:
@@ -129,7 +129,12 @@ def leaving(path: Path) -> Forked:
         def measured_here(*_: object) -> Timed:
             raise AssertionError("it was to be left to others")
 
-        return run_worker(str(path), "fake", prepare=fakes.prepare, measure=measured_here)
+        class Bench(fakes.FakeBench):
+            def build(self, candidate: Candidate, seed: int) -> Student:
+                before_asking()
+                return super().build(candidate, seed)
+
+        return run_worker(str(place), "fake", prepare=lambda spec, *_: Bench(spec), measure=measured_here)
 
     return Forked(work)
 
