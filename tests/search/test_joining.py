@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +34,20 @@ from tests.forks import Forked
 OTHER = "cpu: a Processor of Another Kind"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of six trials, two of them done here."""
-    path = tmp_path / "kdnas.db"
+    path = tmp_path_factory.mktemp("joined") / "kdnas.db"
     work(path, 2)
     with open_store(path) as store:
         changes.set_trials(store, 1, 6)
+        store.settle()
     return path
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path / "kdnas.db"))
 
 
 def work(path: Path, trials: int) -> int:
