@@ -70,7 +70,7 @@ def killed(ground: Ground, strategy: str, where: str, workers: int, hosts: int =
             raise Lost(f"the last worker ended with {code}")
     finish(ground, place, name)
     keeps(before, place, name)
-    whole(place, name)
+    whole(place, name, elsewhere=hosts > 1)
     again = sum(begun().values()) - spec.budget.trials
     if again > deaths:
         raise Lost(f"{again} trainings were begun again after {deaths} deaths")

@@ -52,7 +52,7 @@ def test_workers_are_placed_as_nobody_asked(place: Place, quick: Quick) -> None:
 
 @pytest.mark.heavy
 def test_a_worker_that_is_killed_leaves_its_place_empty(place: Place) -> None:
-    begin(spec_from(base_values("tiny", place.spec, None), {"budget.trials": 6}), place.store)
+    begin(spec_from(base_values("tiny", place.spec, None), {"budget.trials": 2}), place.store)
     with open_store(place.store) as store:
         changes.set_wanted(store, 1, "pause")  # they wait, so that one can be met
         command = place.fork("worker", "tiny", "--workers", "2", "--until-done", "--unlike", "leave")
@@ -71,7 +71,7 @@ def test_a_worker_that_is_killed_leaves_its_place_empty(place: Place) -> None:
         assert command.returncode == 0, err
         assert err.count("A worker was killed by signal 9; another one takes its place.") == 1
         row = queries.study_row(store, "tiny")
-        assert (row.status, row.done, row.failed) == (Status.FINISHED, 6, 0)
+        assert (row.status, row.done, row.failed) == (Status.FINISHED, 2, 0)
         states = [w.state for w in queries.workers(store, 1)]
         assert sorted(states) == ["dead", "ended", "ended"]
         assert any(event.kind == joining.UNLIKE for event in queries.events(store, 1))

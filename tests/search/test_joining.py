@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +34,20 @@ from tests.forks import Forked
 OTHER = "cpu: a Processor of Another Kind"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of six trials, two of them done here."""
-    path = tmp_path / "kdnas.db"
+    path = tmp_path_factory.mktemp("joined") / "kdnas.db"
     work(path, 2)
     with open_store(path) as store:
         changes.set_trials(store, 1, 6)
+        store.settle()
     return path
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path / "kdnas.db"))
 
 
 def work(path: Path, trials: int) -> int:
@@ -120,7 +127,7 @@ def test_a_study_of_before_devices_were_written_down_takes_nobody(path: Path) ->
 # ---------------------------------------------------------------------------- latency left to others
 
 
-def leaving(path: Path) -> Forked:
+def leaving(place: Path | str, before_asking: Callable[[], object] = lambda: None) -> Forked:
     """A worker on a machine of another kind, which must not measure."""
 
     def work() -> int:
@@ -129,7 +136,12 @@ def leaving(path: Path) -> Forked:
         def measured_here(*_: object) -> Timed:
             raise AssertionError("it was to be left to others")
 
-        return run_worker(str(path), "fake", prepare=fakes.prepare, measure=measured_here)
+        class Bench(fakes.FakeBench):
+            def build(self, candidate: Candidate, seed: int) -> Student:
+                before_asking()
+                return super().build(candidate, seed)
+
+        return run_worker(str(place), "fake", prepare=lambda spec, *_: Bench(spec), measure=measured_here)
 
     return Forked(work)
 

@@ -128,7 +128,7 @@ def test_a_form_of_connection_is_not_taken_or_its_password_is_said(
         ["backup", "fake", str(out / "fake.db")],
         ["doctor", "--store"],
     ]
-    for words in [*always, *(where_it_is_known if form in ("address", "query", "PGPASSWORD") else [])]:
+    for words in [*always, *(where_it_is_known if form in ("address", "PGPASSWORD") else [])]:
         code = run(Lazy("kdnas", COMMANDS), words)
         assert code == (2 if words in always[1:] else 0), capfd.readouterr()
     said = capfd.readouterr()

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
+from kdnas.search import joining
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
@@ -27,8 +28,10 @@ from kdnas.study.rows import Status
 from kdnas.system import moments
 from kdnas.system.errors import UsageError
 from tests import fakes
+from tests.forks import Forked
 from tests.postgres import BINARIES, Server
 from tests.search.asked import long_study, waited
+from tests.search.test_joining import leaving, wait_for
 from tests.store.revised import next_version, version_of
 
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
@@ -125,6 +128,23 @@ def test_many_workers_share_one_budget_and_a_killed_one_is_made_good(url: str) -
     assert set(states) <= {"done", "lost", "reused"}
     finished = [r for r in rows if r.state == "done"]
     assert len({r.slot for r in finished}) == len({str(r.candidate) for r in finished}) == 14
+
+
+def test_a_worker_that_waits_for_others_does_not_hear_that_one_asks_for_its_latency(url: str, tmp_path: Path) -> None:
+    begin(fakes.spec(budget={"trials": 1}), url)
+    run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    with open_store(url) as store:
+        changes.set_trials(store, 1, 2)
+        joining.allow_unlike(store, 1, "leave")
+        go = tmp_path / "go"
+        other = leaving(url, before_asking=lambda: wait_for(go.exists))
+        wait_for(lambda: queries.study_row(store, "fake").running)
+        waits = Forked(lambda: run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure))
+        wait_for(lambda: any(w.doing == "waiting for other workers" for w in queries.workers(store, 1)))
+        go.touch()
+        assert [other.wait(), waits.wait()] == [0, 0]
+        [row] = [row for row in queries.trial_rows(store, 1) if row.slot == 1]
+        assert (row.state, row.latency_ms) == ("done", fakes.latency_ms(row.candidate))
 
 
 def test_many_first_starts_at_once_make_one_store(url: str) -> None:
