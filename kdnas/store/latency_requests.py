@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.notices import News
 from kdnas.store.patience import patient
 
 
@@ -70,7 +71,7 @@ def _write(store: Store, of: Requests, kind: str, key: str, found: Mapping[str, 
     c = t.latency.c
     here = sa.and_(of.where(kind), c.shape == key)
     with store.begin() as connection:
-        changes.bump(connection, of.study_id)  # whoever waits hears of it
+        changes.bump(connection, of.study_id, News.SLOT)  # whoever waits hears of it
         if connection.execute(sa.select(c.time).where(here)).first() is not None:
             if not anew:
                 return
