@@ -199,7 +199,8 @@ class SentenceEmbeddingBench(HiddenStateBench):
         if isinstance(student.body, Table):
             ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
             return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, ids))
-        states = self._full_states(student, epochs) if full else self.proxy
+        # Without an epoch the student is the search's own, and the whole training part is read for nothing.
+        states = self._full_states(student, epochs) if full and epochs else self.proxy
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
 
     def _solve_table(self, ids: Tensor, student: Student) -> None:
