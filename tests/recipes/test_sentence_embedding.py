@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ from kdnas.students.from_config import given
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import BadOptionError, UsageError
+from kdnas.teachers import embeddings_cache, encoder
 from kdnas.training.contract import Epoch, Student, Training
 from tests.encoders import WORDS, text_folder, tiny_encoder, tiny_spec
 from tests.recipes.taken_up import assert_same_within_an_epoch
 from tests.sentence_folders import laid_out, module
 
 CPU = torch.device("cpu")
+
+
+def quiet(words: str, share: float | None) -> None:
+    return None
+
+
 QUIET = Telling(lambda words, share: None)
 SMALL: Candidate = {
     "num_hidden_layers": 2,
@@ -139,6 +147,33 @@ def test_a_student_that_is_the_whole_teacher_loses_nothing_and_a_constant_one_ev
         into(student).into_weight.zero_()
         into(student).into_bias.copy_(bench.constant)
     assert bench.score(student).loss == pytest.approx(1, rel=1e-5)
+
+
+def test_the_teachers_embeddings_are_asked_for_once_and_belong_to_its_dense_layers(
+    shelf: Path,
+) -> None:
+    layout, ids = sentence_layout.Layout(), torch.arange(5, 37).view(2, 16)
+    teacher = encoder.load(spec_of(shelf).teacher, CPU)
+    made: list[float] = []
+
+    def asked(layer: sentence_layout.Dense | None, what: str = "whole") -> float:
+        own = layout if layer is None else replace(layout, steps=(layer,))
+        number = float(len(made))
+
+        def make() -> list[torch.Tensor]:
+            made.append(number)
+            return [torch.full((2, 3), number)]
+
+        return float(embeddings_cache.embeddings_of(teacher, own, ids, what, make)[0][0, 0])
+
+    one, other = (sentence_layout.Dense(torch.full((3, 32), value), None) for value in (1.0, 2.0))
+    assert [asked(None), asked(one), asked(other), asked(one, "parted")] == [0, 1, 2, 3]
+    assert [asked(None), asked(one), asked(other), asked(one, "parted")] == [0, 1, 2, 3] and len(made) == 4
+    first, second = (recipe("sentence-embedding").prepare(spec_of(shelf), CPU, quiet) for _ in range(2))
+    for ours, theirs in zip(first.lessons_of(first.proxy), second.lessons_of(second.proxy), strict=True):
+        assert torch.equal(ours.wanted, theirs.wanted) and torch.equal(ours.ids, theirs.ids)
+    first.close()
+    second.close()
 
 
 # ------------------------------------------------------------------------------------------------- learning
