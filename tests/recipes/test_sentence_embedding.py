@@ -208,8 +208,9 @@ def test_a_finished_student_is_the_one_as_built_where_no_epoch_is_better(shelf: 
     ours, theirs = (load_file(shelf / name / "model.safetensors") for name in ("bare", "harmed"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if not name.startswith("pooler."))
     assert bare["metrics"]["epochs"] == 0 and not bare["metrics"]["stopped_early"]
-    assert "As it was built, without an epoch" in (shelf / "bare" / model_folder.CARD).read_text()
-    assert "none lowered its loss" in (shelf / "harmed" / model_folder.CARD).read_text()
+    card, other = ((shelf / name / model_folder.CARD).read_text() for name in ("bare", "harmed"))
+    assert "\n- As it was built, without an epoch; seed " in card and "AdamW" not in card
+    assert "none lowered its loss" in other and "\n- AdamW" in other
 
 
 def test_a_distillation_that_was_left_after_its_first_score_goes_on_to_the_same_folder(shelf: Path) -> None:
