@@ -6,7 +6,7 @@ embeddings. Its loss is about these alone, and so a training may end with the st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_recipes import SentenceEmbeddingRecipe
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
-from kdnas.teachers import encoder
+from kdnas.teachers import embeddings_cache, encoder
 from kdnas.teachers.hidden_state_cache import HiddenStates
 from kdnas.training.contract import Score, Student, Training
 from kdnas.training.losses import embeddings
@@ -128,8 +128,7 @@ class SentenceEmbeddingBench(HiddenStateBench):
         self._taught: tuple[HiddenStates, tuple[Lesson, ...]] | None = None
         wanted = torch.cat([one.wanted for one in self.lessons_of(self.proxy)])
         self.constant = embeddings.best_constant(wanted, layout.normalised)
-        with Turn(device):
-            self._held = memory.whole(teacher_space.BATCH, device, self._held_lesson)
+        self._held = self._kept(self._held_ids, "whole", [self._held_ids], self._held_lesson)[0]
         self._require_embeddings()
 
     def _require_embeddings(self) -> None:
@@ -147,15 +146,27 @@ class SentenceEmbeddingBench(HiddenStateBench):
                 "Check its weights, and that the text is of more than one passage.",
             )
 
-    def _held_lesson(self, rows: int) -> Lesson:
+    def _kept(
+        self, ids: Tensor, what: str, parts: Sequence[Tensor], make: Callable[[int], tuple[Lesson, ...]]
+    ) -> tuple[Lesson, ...]:
+        """The lessons of the `parts` of the chunks `ids`: from the disk, or made, so many rows at a time."""
+
+        def wanted() -> list[Tensor]:
+            with Turn(self.device):
+                return [one.wanted for one in memory.whole(teacher_space.BATCH, self.device, make)]
+
+        found = embeddings_cache.embeddings_of(self.teacher, self.layout, ids, what, wanted)
+        return tuple(Lesson(part, made) for part, made in zip(parts, found, strict=True))
+
+    def _held_lesson(self, rows: int) -> tuple[Lesson, ...]:
         known = partial(self.last, self.held_out)
-        return teacher_space.lesson(self.layout, self.teacher.body, self._held_ids, known, 0, rows)
+        return (teacher_space.lesson(self.layout, self.teacher.body, self._held_ids, known, 0, rows),)
 
     def lessons_of(self, states: HiddenStates) -> tuple[Lesson, ...]:
         """What a student's layer is solved from, on the chunks of `states`; kept for the next student."""
         if self._taught is None or self._taught[0] is not states:
-            with Turn(self.device):
-                made = memory.whole(teacher_space.BATCH, self.device, partial(self._lessons, self.layout, states))
+            parts = [part for part, _ in teacher_space.parted(states.ids)]
+            made = self._kept(states.ids, "parted", parts, partial(self._lessons, self.layout, states))
             self._taught = states, made
         return self._taught[1]
 
@@ -199,7 +210,8 @@ class SentenceEmbeddingBench(HiddenStateBench):
         if isinstance(student.body, Table):
             ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
             return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, ids))
-        states = self._full_states(student, epochs) if full else self.proxy
+        # Without an epoch the student is the search's own, and the whole training part is read for nothing.
+        states = self._full_states(student, epochs) if full and epochs else self.proxy
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
 
     def _solve_table(self, ids: Tensor, student: Student) -> None:

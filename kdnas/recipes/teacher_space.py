@@ -47,14 +47,16 @@ def lesson(layout: Layout, teacher: Any, ids: Tensor, known: Known, first: int =
     return Lesson(ids, torch.cat(made))
 
 
-def lessons(layout: Layout, teacher: Any, ids: Tensor, known: Known, batch: int = BATCH) -> tuple[Lesson, ...]:
-    """What a student's layer is solved from, and what its ridge is chosen on: one chunk in five, where there are as
-    many. No student is looked at, so that all of a bench share them."""
+def parted(ids: Tensor) -> list[tuple[Tensor, int]]:
+    """The chunks that a student's layer is solved from, and those that its ridge is chosen on: one in five, where there
+    are as many; each with the place of its first."""
     fewer = len(ids) - len(ids) // LEFT
-    most = lesson(layout, teacher, ids[:fewer], known, 0, batch)
-    if fewer == len(ids):
-        return (most,)
-    return most, lesson(layout, teacher, ids[fewer:], known, fewer, batch)
+    return [(ids, 0)] if fewer == len(ids) else [(ids[:fewer], 0), (ids[fewer:], fewer)]
+
+
+def lessons(layout: Layout, teacher: Any, ids: Tensor, known: Known, batch: int = BATCH) -> tuple[Lesson, ...]:
+    """Of both parts of the chunks. No student is looked at, so that all of a bench share them."""
+    return tuple(lesson(layout, teacher, part, known, first, batch) for part, first in parted(ids))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ FOLDERS = {  # kind → the file that makes a folder of it whole, and whose time
 FILES = (
     "teacher/importance/*.safetensors",
     "teacher/moments/*.safetensors",
+    "teacher/embeddings/*.safetensors",
     "teacher/blocks/*.safetensors",
     "teacher/repeats/*.safetensors",
     "classifiers/logits/*.safetensors",

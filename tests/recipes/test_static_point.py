@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from kdnas.models.static_encoder import is_static, opened
 from kdnas.recipes import recipe
+from kdnas.recipes.spaces import encoder_students
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
@@ -25,6 +27,7 @@ from kdnas.students.static import make
 from kdnas.study import layer_words
 from kdnas.study.ranked_rows import rank
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui.widgets.trial_cells import _setting
 from tests.encoders import WORDS, text_folder, tiny_encoder, tiny_spec
@@ -145,3 +148,10 @@ def test_no_screen_shows_sizes_that_a_static_student_lacks() -> None:
     scored = rank(rows, -0.06, 0.5)
     cells = {s.row.candidate["kind"]: [_setting(key)(s) for key in ("layers", "width", "kind")] for s in scored}
     assert cells == {"encoder": ["2", "16", "encoder"], "static": ["–", "32", "static"]}
+
+
+def test_the_preset_tries_all_of_its_candidates_and_the_static_one_first() -> None:
+    spec = read_toml(Path(__file__).parents[2] / "studies" / "embeddings.toml")
+    kinds = encoder_students._kinds(spec)
+    sizes = [len(values) for name, values in spec.space.choices.items() if name != "kind"]
+    assert spec.strategy.name == "grid" and kinds[0] == "static" and spec.budget.trials == 1 + prod(sizes)
