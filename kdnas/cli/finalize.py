@@ -199,7 +199,7 @@ def _beginning(chosen: Chosen) -> Iterator[str]:
             f"{epochs} epochs take {words(chosen.expected)} at the speed of its epochs in the search; fewer are done "
             "where the loss no longer falls."
         )
-    elif chosen.kept is None and epochs:
+    elif chosen.kept is None:
         yield UNKNOWN
 
 
