@@ -47,10 +47,10 @@ def measured(blocks: Blocks, ids: Tensor, states: States, rows: int) -> Measured
     centred = blocks.layout is GPT2
     found = []
     for place in places:
-        moments = StreamMoments(centred=centred)
+        sums = StreamMoments(centred=centred)
         for part in parts_of(len(ids), rows):
-            moments.add(states(place)[part].to(device))
-        found.append(moments.mean())
+            sums.add(states(place)[part].to(device))
+        found.append(sums.mean())
     moments = torch.stack(found)
     width = moments.shape[-1]
     narrow = directions_of(moments, norm.weight, min(width, TOLD_FEATURES)).into.to(device)
@@ -130,7 +130,8 @@ def untold(states: Iterable[Tensor], ridge: float = 1e-2) -> Tensor:
     """[states, states]: of a later state's variance over tokens, the share that the best linear layer does not predict
     from an earlier one; 0 elsewhere. `states` are the states before each block and after the last, as their norms leave
     them, [tokens, features] each."""
-    rows = [one.double() - one.double().mean(0) for one in states]
+    moved = (one.cpu().double() for one in states)  # not every accelerator has float64
+    rows = [one - one.mean(0) for one in moved]
     costs = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for first, given in enumerate(rows):
         gram = given.t() @ given

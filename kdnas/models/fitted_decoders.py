@@ -206,7 +206,7 @@ class _Fit:
     def _turn(self, turn: Tensor) -> None:
         """Turn the stream by the orthogonal `turn`, which plain norms of root mean squares do not see."""
         for name, parameter in self.model.named_parameters():
-            parameter.copy_(_turned(name, parameter.double(), turn.to(parameter.device)))
+            parameter.copy_(_turned(name, parameter.cpu().double(), turn))  # not every accelerator has float64
 
     def solve_head(self) -> None:
         """The vocabulary head and the last norm, for the teacher's logits.
