@@ -131,6 +131,7 @@ def _overhead(places: list[Place], options: argparse.Namespace, figures: dict[st
                 else:
                     found = apart(workers.of_kdnas, store, 1, 0.0, place.pid)
                 cpu, database, statements = _per_trial(found)
+                say(f"  {cpu:.1f} ms, {statements:.0f} statements")
                 rows.append((place.kind, strategy, done, cpu, database if place.pid else None, statements))
                 name = f"{strategy}.{place.kind}"
                 figures[f"overhead_ms.{name}"] = cpu  # the longest history comes last
@@ -183,6 +184,7 @@ def _efficiency(places: list[Place], options: argparse.Namespace, figures: dict[
                     rate = _rate(found)
                     alone = alone or rate
                     share = rate / (count * alone)
+                    say(f"  {share:.0%} of linear, {rate * 3600:,.0f} trials an hour")
                     database = used * 1000 / (count * each) if place.pid else None
                     rows.append(
                         (

@@ -400,9 +400,10 @@ def proposal_ms(name: str) -> float:
             )
         )
     costs = []
+    kept: dict[int, Any] = {}
     for slot in range(finished, finished + (3 if name == "gp" else 10)):
         begin = time.process_time()
-        study.sampler = sampler(spec, space, slot, taken)
+        study.sampler = sampler(spec, space, slot, taken, kept=kept)
         trial = study.ask()
         candidate(trial, space)
         costs.append((time.process_time() - begin) * 1000)

@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import optuna
@@ -32,13 +32,13 @@ from kdnas.search.block_latency import of_search
 from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
 from kdnas.search.climb import Climb
 from kdnas.search.enough import Enough
-from kdnas.search.every import Every
-from kdnas.search.heartbeat import WRITE_S, Leave, Steering, look_s
+from kdnas.search.heartbeat import WRITE_S, Leave, Steering
+from kdnas.search.hindsight import Hindsight
 from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.latency_elsewhere import Answering, Asking
+from kdnas.search.others import Others
 from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
-from kdnas.store import ends, queries, recovery, rewards, slots, studies
-from kdnas.store import limits as present_limits
+from kdnas.store import ends, queries, recovery, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import (
@@ -76,9 +76,6 @@ from kdnas.training.contract import Epoch
 Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
 
 BUILT = 0.1  # share of a trial's progress that building and timing count for
-OTHERS_S = 1.0  # how often a worker whose trials are short looks for other workers
-LISTENING_OTHERS_S = 10.0  # the same while it waits for news
-ASIDE = 50  # trials
 HOPELESS = 5  # a study whose first trials all fail ends after so many of them
 
 
@@ -97,9 +94,7 @@ class Worker:
         self.answering: Answering | None = None  # those who leave latency to this worker
         self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
-        self.others: Sequence[Any] = ()  # workers of the study, at the last look for them
-        self.look_for_others = Every(OTHERS_S)
-        self.settled = 0  # trials that the search for garbage passes over
+        self.others = Others(store, study_id, steering)
         self.kept: dict[int, Any] = {}  # what samplers know of finished trials
 
     # ------------------------------------------------------------------------ before the first trial
@@ -145,6 +140,7 @@ class Worker:
         self.trials = TrialStorage(self.store, self.optuna)
         patient = Patient(self.store, self.trials)
         self.rescored = Rescored(cast(BaseStorage, patient))
+        self.hindsight = Hindsight(self.store, self.study_id, self.spec, self.rescored)
         self.refusal = refusal.Present(self.bench, self.measure)
         if not queries.study_of(self.store, self.study_id).done:
             refusal.require_some(self.refusal.now(self.look().limits))
@@ -164,16 +160,15 @@ class Worker:
         enough = Enough(self.store, self.study_id, self.spec)
         while (at := self.wait_while_paused()).wanted == Wanted.RUN:
             seen = self.steering.changed()
-            if self.answering is not None:
-                self.answering.all_asked(self.protocol, self.aside)
-            if self.any_dead():
+            self.answer_others()
+            if self.others.any_dead():
                 self.close_orphans()
             if (late := self.time.over(at)) is not None:
                 if slots.finish_in_time(self.store, self.study_id, late):
                     self.log("info", late)
                     return
                 self.steering.doing = "waiting for other workers"
-                self.wait_for_others(Wanted.RUN, seen)
+                self.others.wait(Wanted.RUN, seen, self.answer_others)
                 continue
             if exhausted is None and (exhausted := enough.said()) is not None:
                 self.log("info", exhausted)
@@ -190,7 +185,7 @@ class Worker:
                     self.held = claimed.slot
                     self.run_slot(claimed, at)
                     self.held = None
-                    self.set_history_aside()
+                    self.hindsight.set_aside(self.trials.known)
                     continue
             except SlotTaken as taken:
                 if self.held is not None:  # where it is another's by now, nothing changes
@@ -217,14 +212,7 @@ class Worker:
             if claimed.running:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
-            self.wait_for_others(claimed.wanted, seen)
-
-    def set_history_aside(self) -> None:
-        """From the search for garbage, once many trials have come: they stay to the end."""
-        if self.trials.known >= self.settled + ASIDE:
-            self.settled = self.trials.known
-            gc.collect()
-            gc.freeze()
+            self.others.wait(claimed.wanted, seen, self.answer_others)
 
     def plan_episode(self, at: Present) -> None:
         refused = self.refusal.now(at.limits)
@@ -232,30 +220,13 @@ class Worker:
             _ = refused.allowed  # counted here, not while the store waits for the episode
         episodes.plan_next(self.store, self.study_id, self.spec, self.space, refused, self.loan())
 
-    def wait_for_others(self, wanted: str, seen: object) -> None:
-        """Until the store says something else than it did at `seen`, a worker has died, or people want something else
-        than `wanted`."""
-        if self.steering.listen_to_slots():
-            return  # what happened since the claim was not heard
-        others, again = recovery.at_work(self.store, self.study_id), Every(LISTENING_OTHERS_S)
-        again.due()
-        while not self.steering.wait_for_news(wanted, look_s(self.store)):
-            if self.steering.changed() != seen or recovery.any_dead(others):
-                self.look_for_others.now()
-                return
-            if self.answering is not None:
-                self.answering.all_asked(self.protocol, self.aside)
-            if self.steering.listening and again.due():  # heartbeats of other hosts are no news
-                others = recovery.at_work(self.store, self.study_id)
-
-    def any_dead(self) -> bool:
-        """Whether a worker of the study has died by now. Those of this host show it without a query."""
-        if self.look_for_others.due():
-            self.others = recovery.at_work(self.store, self.study_id)
-        return recovery.any_dead(self.others)
+    def answer_others(self) -> None:
+        """Times what workers without the study's device ask for."""
+        if self.answering is not None:
+            self.answering.all_asked(self.protocol, self.aside)
 
     def close_orphans(self) -> None:
-        self.look_for_others.now()
+        self.others.look_again()
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
             self.log("warning", f"trial {lost}: its worker died")
 
@@ -312,7 +283,7 @@ class Worker:
     def _ask(self, claim: Claim, at: Present) -> tuple[optuna.Trial, Candidate]:
         planned, taken = claim.candidate, claim.taken
         refused = self.refusal.now(at.limits)
-        self.use_present_rewards(at)
+        self.hindsight.use(at)
         forecast = self.forecast
         if forecast is not None:
             forecast = forecasts.by_now(forecast, self.space, self.store, self.study_id)
@@ -397,8 +368,8 @@ class Worker:
                 write = self.trials.write
                 slots.epoch(self.store, self.study_id, this, curve_columns(epoch), beside=write, **columns)
                 self.trials.written()
-            if done < epochs and self.prunes:
-                self.use_present_rewards(at)
+            if done < epochs and self.hindsight.prunes:
+                self.hindsight.use(at)
                 with explained(self.store):
                     if trial.should_prune():
                         return False
@@ -423,21 +394,6 @@ class Worker:
             as_built=bool(climb.rungs),
         )
         return climb.measured(measured)
-
-    def use_present_rewards(self, at: Present) -> None:
-        """From here on strategy and pruner see every trial by the study's α, β and constraints of now."""
-        raw = self.spec.reward.loss == "raw"
-        if at.ever_constrained:
-            self.rescored.constrain(present_limits.violations(self.store, self.study_id, raw=raw))
-        if self.spec.two_objectives or not at.reward_changed:
-            return
-        found = rewards.rescored(self.store, self.study_id, self.spec.reward.loss, epochs=self.prunes)
-        if found is not None:
-            self.rescored.use(found.final, found.by_epoch)
-
-    @property
-    def prunes(self) -> bool:
-        return self.spec.budget.pruner != "none" and not self.spec.two_objectives
 
     def leave_if_asked(self) -> None:
         interrupts.check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import select
@@ -53,7 +54,6 @@ class Store:
         self._secrets = addresses.secrets(url)
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
-        self._looking = engine if self.path is not None else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.read_only = read_only
         self.patience: Patience | None = None  # what becomes of those who ask while it is away
         self._file = self._identity()
@@ -87,6 +87,10 @@ class Store:
         SQLAlchemy it may leave a transaction open, and its locks held."""
         with self.explained(), interrupts.deferred(), self.engine.connect() as connection:
             yield connection
+
+    @functools.cached_property
+    def _looking(self) -> Engine:
+        return self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextlib.contextmanager
     def look(self) -> Iterator[Connection]:

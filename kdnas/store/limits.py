@@ -4,7 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from kdnas.store import changes
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
+from kdnas.store.trial_figures import TrialFigures
 from kdnas.study.constraints import EVENT, PART, Limits, figures, limits_of
 from kdnas.study.spec_constraints import ConstraintsSpec
 
@@ -44,24 +45,37 @@ def begun_with(store: Store, study_id: int) -> ConstraintsSpec:
     return ConstraintsSpec(**(json.loads(text).get(PART) or {}))
 
 
-@patient
-def violations(store: Store, study_id: int, *, raw: bool) -> Mapping[int, Mapping[str, float]] | None:
-    """Trial number → field → by how much the finished trial misses it (`Limits.scaled`), under the constraints of now;
-    at most 0 where it keeps it. None where the study never had a constraint. `raw`: the reward sees the raw loss."""
-    c, e = t.trial.c, t.event.c
-    with store.connect() as connection:
-        limits = limits_on(connection, study_id)
+class Violations:
+    """By how much the trials of one study miss its constraints; computed anew for trials that changed, and for all once
+    the constraints did."""
+
+    def __init__(self, figures: TrialFigures, *, raw: bool) -> None:
+        """`raw`: the reward sees the raw loss."""
+        self._figures, self._raw = figures, raw
+        self._limits: Limits | None = None
+        self._known: dict[int, Mapping[str, float]] = {}
+
+    def now(self, limits: Limits, changed: Iterable[int]) -> Mapping[int, Mapping[str, float]]:
+        """Trial number → field → by how much the finished trial misses it (`Limits.scaled`); at most 0 where it keeps
+        it. Empty where nothing is constrained now. `changed`: the trials whose figures were read since the last
+        call."""
         if not limits:
-            had = sa.select(sa.literal(1)).where(e.study_id == study_id, e.kind == EVENT).limit(1)
-            return None if connection.execute(had).first() is None else {}
-        query = sa.select(
-            c.number,
-            (c.raw_loss if raw else c.loss).label("loss"),
-            c.latency_ms,
-            c.teacher_latency_ms,
-            c.parameters,
-        ).where(c.study_id == study_id, c.latency_ms > 0, c.loss.is_not(None))
-        return {row.number: limits.scaled(of_row(row, limits)) for row in connection.execute(query)}
+            self._limits, self._known = None, {}
+            return {}
+        if limits != self._limits:
+            self._limits, changed = limits, list(self._figures.rows)
+        for number in changed:
+            row = self._figures.rows[number]
+            if row.loss is not None:
+                told = figures(
+                    loss=row.raw_loss if self._raw else row.loss,
+                    latency_ms=row.latency_ms,
+                    teacher_latency_ms=row.teacher_latency_ms,
+                    parameters=row.parameters,
+                    reference_ms=limits.reference_ms,
+                )
+                self._known[number] = limits.scaled(told)
+        return self._known
 
 
 def of_row(row: Any, limits: Limits) -> dict[str, float | None]:

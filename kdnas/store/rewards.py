@@ -1,17 +1,11 @@
-"""The rewards of a study at its present α and β, where people have changed them. Plain SQL; tells Optuna nothing."""
+"""The rewards of a study at other α and β than its trials were reported with. Tells Optuna nothing."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import sqlalchemy as sa
-
-from kdnas.store import tables as t
-from kdnas.store.database import Store
-from kdnas.store.patience import patient
+from kdnas.store.trial_figures import TrialFigures
 from kdnas.study.ranking import LossKind
 from kdnas.study.reward import reward
 
@@ -24,34 +18,29 @@ class Rewards:
     by_epoch: Mapping[int, Mapping[int, float]]
 
 
-@patient
-def rescored(store: Store, study_id: int, loss: LossKind, *, epochs: bool) -> Rewards | None:
-    """Every reward at the α and β of now; None where they have never been others, so that all were reported so.
+class Rescoring:
+    """Of one study; computed anew for trials that changed, and for all once α or β did."""
 
-    The rewards of single epochs only with `epochs`: who prunes compares them.
-    """
-    c, p, s = t.trial.c, t.curve.c, t.study.c
-    with store.connect() as connection:
-        changed = sa.select(sa.literal(1)).where(t.event.c.study_id == study_id, t.event.c.kind == "reward").limit(1)
-        if connection.execute(changed).first() is None:
-            return None
-        alpha, beta = connection.execute(sa.select(s.alpha, s.beta).where(s.study_id == study_id)).one()
-        seen = c.raw_loss if loss == "raw" else c.loss
-        trials = connection.execute(
-            sa.select(c.number, seen.label("loss"), c.latency_ms, c.teacher_latency_ms).where(
-                c.study_id == study_id, c.latency_ms > 0, c.teacher_latency_ms > 0
-            )
-        ).all()
-        points: Sequence[Any] = []
-        if epochs:
-            at = p.raw_loss if loss == "raw" else p.loss
-            points = connection.execute(
-                sa.select(p.number, p.epoch, at.label("loss")).where(p.study_id == study_id)
-            ).all()
-    times = {row.number: (row.latency_ms, row.teacher_latency_ms) for row in trials}
-    by_epoch: dict[int, dict[int, float]] = defaultdict(dict)
-    for point in points:
-        if point.number in times:
-            by_epoch[point.number][point.epoch] = reward(point.loss, *times[point.number], alpha, beta)
-    final = {row.number: reward(row.loss, *times[row.number], alpha, beta) for row in trials if row.loss is not None}
-    return Rewards(final, by_epoch)
+    def __init__(self, figures: TrialFigures, loss: LossKind) -> None:
+        """Rewards of single epochs are computed where the figures have them."""
+        self._figures = figures
+        self._loss = "raw_loss" if loss == "raw" else "loss"
+        self._rate: tuple[float, float] | None = None
+        self._final: dict[int, float] = {}
+        self._by_epoch: dict[int, dict[int, float]] = {}
+
+    def now(self, alpha: float, beta: float, changed: Iterable[int]) -> Rewards:
+        """Every reward at this α and β. `changed`: the trials whose figures were read since the last call."""
+        if self._rate != (alpha, beta):
+            self._rate, changed = (alpha, beta), list(self._figures.rows)
+        for number in changed:
+            row, points = self._figures.rows[number], self._figures.epochs.get(number, {})
+            times = row.latency_ms, row.teacher_latency_ms
+            if not (row.teacher_latency_ms or 0) > 0:
+                continue
+            if (loss := getattr(row, self._loss)) is not None:
+                self._final[number] = reward(loss, *times, alpha, beta)
+            if points:
+                losses = {epoch: getattr(point, self._loss) for epoch, point in points.items()}
+                self._by_epoch[number] = {epoch: reward(loss, *times, alpha, beta) for epoch, loss in losses.items()}
+        return Rewards(self._final, self._by_epoch)

@@ -15,7 +15,9 @@ from kdnas.search.worker import run_worker
 from kdnas.store import changes, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.store.rewards import Rescoring
 from kdnas.store.studies import create_study
+from kdnas.store.trial_figures import TrialFigures
 from kdnas.study.reward import reward
 from kdnas.study.rows import TrialRow
 from kdnas.study.spec import StudySpec
@@ -95,8 +97,8 @@ def test_a_pruner_compares_epochs_at_mixed_rates(tmp_path: Path, pruner: str) ->
         rows = {row.number: row for row in queries.trial_rows(store, 1)}
         curves = queries.curves(store, 1, rows)
         storage = worker.Rescored(optuna.storages.get_storage(optuna_storage(store)))
-        found = worker.rewards.rescored(store, 1, "normalised", epochs=True)
-        assert found is not None
+        figures = TrialFigures(store, 1, epochs=True)
+        found = Rescoring(figures, "normalised").now(THEN["alpha"], THEN["beta"], figures.read())
         storage.use(found.final, found.by_epoch)
         seen = optuna.load_study(study_name="fake", storage=storage).get_trials()  # type: ignore[arg-type]
         reported = optuna.load_study(study_name="fake", storage=optuna_storage(store)).get_trials()
