@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from kdnas.models.static_encoder import is_static, opened
 from kdnas.recipes import recipe
 from kdnas.recipes.spaces import encoder_students
+from kdnas.scores.score_folder import Wanted, score
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
@@ -30,6 +31,7 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas_tui.widgets.trial_cells import _setting
+from tests.data.test_retrieval_folder import written
 from tests.encoders import WORDS, text_folder, tiny_encoder, tiny_spec
 from tests.rows import made_row
 from tests.sentence_folders import laid_out, module
@@ -106,6 +108,15 @@ def test_both_ends_of_the_front_are_of_one_study_and_the_static_one_is_what_the_
     assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
     vectors = opened(tmp_path / "student", "m").encode([" ".join(WORDS[:5]), ""])
     assert vectors[0].norm() == pytest.approx(1, abs=1e-5) and not vectors[1].any()
+    corpus = [{"_id": str(place), "text": " ".join(WORDS[place : place + 6])} for place in range(0, 40, 5)]
+    files = written(tmp_path / "files", corpus, [{"_id": "q", "text": WORDS[11]}], [("q", "10", "1")])
+    asked = Wanted(tasks=("embeddings",), data=files, device="cpu")
+    entry = score(tmp_path / "student", asked, lambda words, share: None)["embeddings"]
+    assert (
+        entry["documents"] == 8
+        and set(entry["student"]) == set(entry["teacher"])
+        and "aligned_ndcg@10" in entry["kept"]
+    )
 
 
 def test_a_static_student_is_given_to_distill_by_its_kind_alone(shelf: Path, tmp_path: Path) -> None:
