@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> Result:
         if "efficiency" in parts:
             tables.append(_efficiency(places, options, figures))
         if "storages" in parts:
-            tables.append(_storages(places, options, figures))
+            tables.append(_storages(places, figures))
     return Result(tables, figures)
 
 
@@ -231,37 +231,32 @@ def _rate(found: Marks) -> float:
 # ---------------------------------------------------------------------------- what Optuna has besides a database
 
 
-def _storages(places: list[Place], options: argparse.Namespace, figures: dict[str, float]) -> Table:
+def _storages(places: list[Place], figures: dict[str, float]) -> Table:
     rows = []
-    seconds, each = AT_HALF
-    counts = (1, 8) if options.quick else (1, 16)
     for place in places:
-        for kind in ("database", "proxy", *(("journal",) if place.server is None else ())):
+        store = place.new("s_storages")
+        workers.fill(store, workers.spec("random", 200), HISTORIES[0])
+        made = workers.in_database(store)
+        for kind in ("database", "journal" if place.server is None else "proxy"):
             if kind == "proxy" and importlib.util.find_spec("grpc") is None:
                 say("Without the package grpcio there is no proxy to measure.")
                 continue
             say(f"storages: {kind}, {place.kind}")
-            store = place.new(f"s_{kind}")
-            workers.fill(store, workers.spec("random", 200), HISTORIES[0])
-            made = workers.in_database(store)
-            if kind == "journal":
-                made = workers.in_journal(place.folder / "journal")
-                copied = workers.in_database(store)()
-                optuna.copy_study(from_study_name=workers.NAME, from_storage=copied, to_storage=made())
-            proxy = workers.behind_proxy(store) if kind == "proxy" else contextlib.nullcontext((made, None))
-            with proxy as (opened, pid):
+            opened, between = made, place.pid
+            with contextlib.ExitStack() as stack:
+                if kind == "journal":
+                    opened = workers.in_journal(place.folder / "journal")
+                    optuna.copy_study(from_study_name=workers.NAME, from_storage=made(), to_storage=opened())
+                elif kind == "proxy":
+                    opened, between = stack.enter_context(workers.behind_proxy(store))
                 random = optuna.samplers.RandomSampler
-                server = pid or place.pid
-                found = apart(workers.of_optuna, opened, 1, 0.0, server, SETTLED + COUNTED, random)
-                cpu, between, _ = _per_trial(found)
-                rates = [_rate(apart(workers.of_optuna, opened, n, seconds, None, each, random)) for n in counts]
-            share = rates[1] / (counts[1] * rates[0])
-            rows.append((kind, place.kind, cpu, between if server else None, counts[1], share))
+                found = apart(workers.of_optuna, opened, 1, 0.0, between, SETTLED + COUNTED, random)
+            cpu, other, _ = _per_trial(found)
+            rows.append((kind, place.kind, cpu, other if between else None))
             figures[f"storage_ms.{kind}.{place.kind}"] = cpu
-            figures[f"storage_efficiency.{kind}.{place.kind}"] = share
-    columns = ("storage", "over", "worker CPU ms", "server or proxy CPU ms", "workers", "of linear at 0.5 s")
+    columns = ("storage", "over", "worker CPU ms", "server or proxy CPU ms")
     notes = (
-        f"Optuna's own loop with random proposals, {HISTORIES[0]} trials in the store before.",
+        f"Optuna's own loop with random proposals, {HISTORIES[0]} trials in the store before, per trial of no work.",
         "The CPU of a proxy is its own, without the database's.",
     )
     return Table("What Optuna keeps trials in", columns, rows, notes)

@@ -137,7 +137,7 @@ class Worker:
             with memory.one_line(device):
                 self.forecast = forecasts.of_bench(self.bench, self.protocol, on_progress)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
-        self.trials = TrialStorage(self.store, self.optuna)
+        self.trials = TrialStorage(self.store, self.optuna, follow=self.spec.budget.pruner != "none")
         patient = Patient(self.store, self.trials)
         self.rescored = Rescored(cast(BaseStorage, patient))
         self.hindsight = Hindsight(self.store, self.study_id, self.spec, self.rescored)

@@ -61,9 +61,11 @@ Rows = dict[sa.Table, dict[tuple[Any, ...], dict[str, Any]]]
 class TrialStorage(_CachedStorage):
     """The storage of one worker of one study. Raises StoreError where the store complains."""
 
-    def __init__(self, store: Store, backend: RDBStorage) -> None:
+    def __init__(self, store: Store, backend: RDBStorage, *, follow: bool = True) -> None:
+        """`follow`: whether what running trials of others report matters, as it does to pruners. Without, they are read
+        once they have their parameters, and again when they have ended."""
         super().__init__(backend)
-        self._store = store
+        self._store, self._follow = store, follow
         self._own: dict[int, FrozenTrial] = {}  # running trials of this worker, by Optuna's id
         self._ended: set[int] = set()  # trials that ended here: nothing is to be read of them
         self._unwritten: Rows = {}
@@ -260,7 +262,7 @@ class TrialStorage(_CachedStorage):
             query = sa.select(c.trial_id, c.number, c.state, c.datetime_start, c.datetime_complete)
             with self._store.look() as connection:
                 rows = connection.execute(query.where(c.study_id == study_id, new).order_by(c.trial_id)).all()
-                others = [row for row in rows if row.trial_id not in self._own and row.trial_id not in self._ended]
+                others = [row for row in rows if self._to_be_read(study, row)]
                 trials = _whole(connection, others)
             self._add_trials_to_cache(study_id, trials)
             for row in rows:
@@ -269,6 +271,13 @@ class TrialStorage(_CachedStorage):
                     study.unfinished_trial_ids.discard(row.trial_id)
                 elif row.trial_id not in self._own and row.trial_id not in self._ended:
                     study.unfinished_trial_ids.add(row.trial_id)
+
+    def _to_be_read(self, study: _StudyInfo, row: Any) -> bool:
+        if row.trial_id in self._own or row.trial_id in self._ended:
+            return False
+        known = study.trials.get(row.number)
+        same = known is not None and known._trial_id == row.trial_id and known.state == row.state
+        return self._follow or not (same and known is not None and known.params)
 
 
 def _whole(connection: Connection, rows: Sequence[Any]) -> list[FrozenTrial]:

@@ -125,6 +125,23 @@ def test_what_has_ended_is_read_again(store: Store) -> None:
     assert asked.count("SELECT") == 1
 
 
+def test_a_trial_that_runs_elsewhere_is_read_again_though_nobody_prunes(store: Store) -> None:
+    mine, other = TrialStorage(store, optuna_storage(store), follow=False), ours(store)
+    running = other.create_new_trial(1)
+    assert mine.get_all_trials(1)[0].params == {}
+    with other.held():
+        other.set_trial_param(running, "inner", 5, PLACES)
+        other.set_trial_system_attr(running, "relative_params:0", "{}")
+    assert mine.get_all_trials(1)[0].params == {"inner": 5}
+    other.set_trial_intermediate_value(running, 1, 0.5)
+    with Asked().listening() as asked:
+        [seen] = mine.get_all_trials(1)
+    assert asked.count("SELECT") == 1 and not seen.intermediate_values
+    other.set_trial_state_values(running, TrialState.COMPLETE, [0.9])
+    [seen] = mine.get_all_trials(1)
+    assert (seen.state, seen.values, seen.intermediate_values) == (TrialState.COMPLETE, [0.9], {1: 0.5})
+
+
 def test_a_trial_that_somebody_else_ended_is_written_to(store: Store) -> None:
     mine = ours(store)
     trial = mine.create_new_trial(1)
