@@ -81,6 +81,7 @@ def spec_of(way: str, quick: bool, init: str | None = None, rate: float | None =
         values["training"] = {**values["training"], "learning_rate": rate}
     if quick:
         values["data"] = {**values["data"], "limit": 40, "max_held_out": 8, "batch_size": 4}
+        values["budget"] = {**values["budget"], "proxy_fraction": 1.0}  # else too little to fit students on
         values["recipe"] |= {"new_tokens": 8} if way.startswith("policy") else {"top_k": 32}
     return from_values(values)
 
@@ -258,11 +259,13 @@ def _result(found: dict[str, Found], floor: float, facts: dict[str, Any], seeds:
         [
             f"Held-out perplexity: teacher {facts['teacher_perplexity']:.1f}, word counts "
             f"{facts['unigram_perplexity']:.0f}, the student before training {facts['start_perplexity']:.0f}.",
-            f"Floor: the student's own forward, backward and step on the same tokens, {floor * 1000:.0f} CPU ms.",
+            f"Floor: the student's own forward, backward and step on the same tokens, {floor * 1000:.0f} CPU ms."
+            if found
+            else "No step was made, and no floor timed.",
             f"Median of {seeds} seed(s) by perplexity; {facts['threads']} threads.",
         ],
     )
-    figures = {"floor_ms": floor * 1000, "start_perplexity": facts["start_perplexity"]}
+    figures = {"start_perplexity": facts["start_perplexity"], **({"floor_ms": floor * 1000} if found else {})}
     for name, one in found.items():
         figures[f"perplexity.{name}"] = one.perplexity
         figures[f"rouge_l.{name}"] = one.rouge_l

@@ -44,7 +44,8 @@ class FittedDecoderStudents:
                 'Give more text or a larger budget.proxy_fraction, or take recipe.init = "inherit".',
             )
         self._states = decoder_states.states_of(teacher, self.ids, on_progress, what)
-        self._blocks = Blocks(teacher.model, self.ids[:1])
+        with Turn(teacher.device):
+            self._blocks = Blocks(teacher.model, self.ids[:1])
         self._orders: dict[int, Tensor] = {}
         self._measured = Measured(**self._once("measured", self._measure))
 
