@@ -177,7 +177,7 @@ def test_a_step_on_own_text_is_the_divergence_of_what_was_written(place: Path) -
     m = (p + q) / 2
     each = 0.5 * (p * (p / m).log() + q * (q / m).log()).sum(-1)
     wanted = 0.5 * 4 * (each * own.real).sum() / own.real.sum()  # weight · T² · mean of what was written
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     assert training.tokens(rows) == int(own.real.sum())
 
 

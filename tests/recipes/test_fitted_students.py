@@ -139,7 +139,8 @@ def test_sliced_students_are_scored_before_they_learn_too(make: Any) -> None:
 
 
 def test_fresh_students_and_other_recipes_are_not_scored_before_they_learn(places: Path) -> None:
-    for given in ({"name": "hidden-state", "init": "random"}, {"name": "causal-divergence"}, {"name": "lora"}):
+    sliced = {"name": "causal-divergence", "init": "inherit"}
+    for given in ({"name": "hidden-state", "init": "random"}, sliced, {"name": "lora"}):
         with pytest.raises(BadOptionError, match=r"budget\.epochs is 0, which scores students before they learn"):
             tiny_spec(places / "bert", places / "text", recipe=given, budget={"epochs": 0})
 
