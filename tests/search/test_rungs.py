@@ -104,7 +104,10 @@ def test_without_a_reward_those_that_few_dominate_go_on() -> None:
         ({"budget": {"epochs": 2, "rungs": [0.0]}}, "rungs are shares of more than 0 and at most 1"),
         ({"budget": {"epochs": 1, "rungs": [0.5, 0.5]}}, "2 rungs need as many epochs, and epochs is 1"),
         ({"budget": {"epochs": 4, "rungs": [0.5], "pruner": "asha"}}, "set pruner to none (it is asha)"),
-        ({"recipe": {"name": "causal-divergence", "init": "inherit"}}, "those of this recipe begin with nothing to score"),
+        (
+            {"recipe": {"name": "causal-divergence", "init": "inherit"}},
+            "those of this recipe begin with nothing to score",
+        ),
         ({"recipe": {"name": "hidden-state", "init": "random"}}, "init fitted or inherit"),
     ],
 )
