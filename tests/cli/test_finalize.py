@@ -55,7 +55,7 @@ def test_a_study_becomes_a_model_with_scores_and_a_report(place: Place, quick: Q
             ("evaluate", "done", best["number"]),
         ]
         assert rows[0].result["metrics"]["loss"] == made.data["metrics"]["loss"]
-        assert len(rows[0].result["curve"]) == 2
+        assert [point["epoch"] for point in rows[0].result["curve"]] == [0, 1, 2]
         assert rows[1].result["tasks"]["sst2"]["kept"] == results["tasks"]["sst2"]["kept"]
         states = {(worker.task, worker.state) for worker in queries.workers(store, study_id)}
         assert {("finalize", "ended"), ("evaluate", "ended")} <= states

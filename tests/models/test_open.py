@@ -255,7 +255,7 @@ def test_labels_named_in_one_table_alone_are_named_in_both(tmp_path: Path) -> No
 
 
 def test_families_that_no_recipe_takes_are_named_with_those_that_it_does(tmp_path: Path) -> None:
-    for kind in ("deberta-v2", "modernbert", "mpnet", "t5", "opt", "gpt_neox", "qwen3"):
+    for kind in ("deberta-v2", "modernbert", "mpnet", "t5", "opt", "gpt_neox", "qwen3_moe"):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(UsageError, match=f"'{kind}'.*electra"):
