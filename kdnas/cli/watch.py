@@ -45,7 +45,9 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
     revision = -1
     with _Line(console, first) as line:
         while True:
-            over = all(process.poll() is not None for process in processes)  # before the look, so that it is the last
+            # Before the look, so that it is the last. Each one is asked, since a killed one may be replaced just then.
+            codes = [process.poll() for process in processes]
+            over = None not in codes
             row = queries.study_row(store, name)
             for said in queries.logs(store, row.study_id, log_id):
                 log_id = said.log_id

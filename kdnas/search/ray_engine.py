@@ -7,6 +7,7 @@ dies, and an actor replaces a worker that is killed. Needs the extra `ray`; noth
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -212,7 +213,7 @@ def _ray(where: str, address: str | None, cores: int) -> Iterator[Any]:
     more = {**more, "_temp_dir": folder} if own else {}
     try:
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **more)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **more)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UsageError(
                 f"Ray cannot be used at {address or 'this machine'}: {first_line(error)}.",

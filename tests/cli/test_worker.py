@@ -64,7 +64,8 @@ def test_a_worker_that_is_killed_leaves_its_place_empty(place: Place) -> None:
                 time.sleep(0.05)
             return rows
 
-        os.kill(until(2, "paused")[0].pid, signal.SIGKILL)
+        last = max(until(2, "paused"), key=lambda row: row.pid)  # the one that is not watched first
+        os.kill(last.pid, signal.SIGKILL)
         until(3, "paused")
         changes.set_wanted(store, 1, "run")
         _, err = command.communicate()
