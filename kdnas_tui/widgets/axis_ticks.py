@@ -8,6 +8,9 @@ from typing import Any
 
 from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
 
+SAME = 1e-9  # of the larger end
+LEAST = 1e-12  # below it all is nothing
+
 
 def part(low: float, high: float, times: int, middle: float | None) -> tuple[float, float]:
     """The axis from `low` to `high`, halved so many times around `middle` or its own; never beyond its ends."""
@@ -18,10 +21,11 @@ def part(low: float, high: float, times: int, middle: float | None) -> tuple[flo
 
 
 def outward(low: float, high: float) -> tuple[float, float]:
-    """The ends moved out to round numbers, with some air: one more point seldom moves the axes."""
-    span = high - low
-    if not span > 0:
-        span = abs(high) * 0.1 or 0.1
+    """The ends moved out to round numbers, with some air: one more point seldom moves the axes. Ends that only their
+    last digits tell apart count as one."""
+    span, size = high - low, max(abs(low), abs(high))
+    if not span > max(SAME * size, LEAST):
+        span = 0.1 * size if size > LEAST else 0.1
     step = round_step(span / 20)
     return floor((low - span * 0.02) / step) * step, ceil((high + span * 0.02) / step) * step
 

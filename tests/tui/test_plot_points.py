@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kdnas.study.trial_columns import Board
@@ -85,6 +85,8 @@ FIGURES = st.one_of(
 
 
 @settings(max_examples=40, deadline=None)
+@example(figures=[(1.0, 0.0), (1.0, 5e-324)], log=False)
+@example(figures=[(1e5, 3.0), (1e5 + 1e-10, 3.0 - 4e-16)], log=True)
 @given(FIGURES, st.booleans())
 def test_every_point_of_the_front_plot_is_drawn_or_counted(figures: list[tuple[float, float]], log: bool) -> None:
     plot = ParetoPlot(period=0)
