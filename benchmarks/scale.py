@@ -29,7 +29,7 @@ import optuna
 from benchmarks import scale_workers as workers
 from benchmarks.report import Result, Table, run, say
 from benchmarks.scale_workers import Marks, apart
-from tests.postgres import BINARIES, Server
+from tests.postgres import BINARIES, Server, running
 
 PARTS = ("overhead", "efficiency", "storages")
 STRATEGIES = ("random", "tpe", "gp", "auto", "lstm")
@@ -96,16 +96,11 @@ def _places(scratch: Path, on: str | None) -> Iterator[list[Place]]:
     if "postgres" not in kinds or not BINARIES:
         yield places
         return
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
-        server.start()
+    with running() as server:
         server.sql("ALTER SYSTEM SET max_connections = 2000")
         server.stop()
         server.start()
-        try:
-            yield [*places, Place("postgres", scratch, server)]
-        finally:
-            server.stop()
+        yield [*places, Place("postgres", scratch, server)]
 
 
 # ---------------------------------------------------------------------------- what one worker costs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,18 @@ from typing import Any
 _PLACES = os.pathsep.join([os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
 INITDB, POSTGRES = shutil.which("initdb", path=_PLACES), shutil.which("postgres", path=_PLACES)
 BINARIES = INITDB is not None and POSTGRES is not None
+
+
+@contextlib.contextmanager
+def running(password: str | None = None) -> Iterator[Server]:
+    """A server in a folder of its own, which its account may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), password)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 class Server:

@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.cli.conftest import Place, Quick
-from tests.postgres import BINARIES, Server
+from tests.postgres import BINARIES, Server, running
 
 ROOT = Path(__file__).parents[2]
 STORE = "postgresql+psycopg://me@h/d"
@@ -47,11 +46,8 @@ done
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as name:
-        server = Server(Path(name))
-        server.start()
+    with running() as server:
         yield server
-        server.stop()
 
 
 # ---------------------------------------------------------------------------- what is written

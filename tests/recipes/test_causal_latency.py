@@ -21,14 +21,7 @@ from kdnas.study.spec_differences import differences
 from kdnas.study.timed_words import in_words
 from kdnas.system.errors import BadOptionError
 from tests.recipes import tiny_causal
-
-SMALL = {
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "hidden_act": "silu",
-    "head_size": 8,
-}
+from tests.recipes.tiny_causal import SMALL_LLAMA
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +68,9 @@ def test_the_reward_sees_what_was_asked_for_and_the_other_stands_beside_it(
     seen: dict[str, tuple[float, float, dict[str, float]]] = {}
     with open_store(f"sqlite:///{tmp_path / 'one.db'}", create=True) as store:  # in which figures are remembered
         for what, bench in benches.items():
-            student = bench.build(SMALL, 0)
-            timed = latency_protocol(store)(bench, student, SMALL)
-            seen[what] = timed.p50, timed.teacher_p50, dict(further_passes(store)(bench, student, SMALL))
+            student = bench.build(SMALL_LLAMA, 0)
+            timed = latency_protocol(store)(bench, student, SMALL_LLAMA)
+            seen[what] = timed.p50, timed.teacher_p50, dict(further_passes(store)(bench, student, SMALL_LLAMA))
             own = bench.timed_first if what == "first" else bench.timed_token
             assert timed.p50 == pytest.approx(work(own(student)) / 1e6)
             assert timed.teacher_p50 == pytest.approx(work(own(None)) / 1e6)
@@ -88,7 +81,7 @@ def test_the_reward_sees_what_was_asked_for_and_the_other_stands_beside_it(
 
 
 def test_keys_of_earlier_figures_stay(benches: dict[str, CausalBench]) -> None:
-    one, other = (benches[what].shape_key(SMALL) for what in ("first", "token"))
+    one, other = (benches[what].shape_key(SMALL_LLAMA) for what in ("first", "token"))
     assert one != other and "what" not in one
     specs = [bench.spec.latency for bench in benches.values()]
     assert latency.protocol_key(specs[0]) == latency.protocol_key(specs[1])

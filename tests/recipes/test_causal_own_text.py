@@ -22,15 +22,9 @@ from kdnas.teachers.causal import load
 from kdnas.training.contract import Student, Training
 from tests.recipes import tiny_causal
 from tests.recipes.taken_up import assert_same_within_an_epoch
+from tests.recipes.tiny_causal import SMALL_LLAMA
 
 POLICY = {"name": "causal-policy-gradient", "prompt_tokens": 6, "new_tokens": 5}
-SMALL = {
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "hidden_act": "silu",
-    "head_size": 8,
-}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +110,7 @@ def test_one_generation_serves_as_many_steps_as_asked(place: Path, monkeypatch: 
         return inner(*given, **more)
 
     monkeypatch.setattr(causal_policy_gradient, "sample", counted)
-    training = made.training(made.build(SMALL, 1), epochs=2, seed=1)
+    training = made.training(made.build(SMALL_LLAMA, 1), epochs=2, seed=1)
     steps: list[int] = []
     for _ in range(2):
         training.run_epoch(lambda step, count: steps.append(count))
@@ -130,7 +124,7 @@ def test_samples_that_are_reused_are_taken_up_again(place: Path, tmp_path: Path)
     made = bench(place, {**POLICY, "reuse": 50})  # left and taken up between two uses
 
     def begin() -> tuple[Student, Training]:
-        student = made.build(SMALL, seed=3)
+        student = made.build(SMALL_LLAMA, seed=3)
         return student, made.training(student, epochs=2, seed=3)
 
     assert_same_within_an_epoch(begin, tmp_path / "kept")
@@ -154,7 +148,7 @@ OWN = {"name": "causal-divergence", "on_policy": 1.0, "prompt_tokens": 6, "diver
 
 def divergence_training(place: Path, how: dict[str, Any], epochs: int = 1, seed: int = 1) -> DivergenceTraining:
     made = bench(place, how)
-    training = made.training(made.build(SMALL, 1), epochs=epochs, seed=seed)
+    training = made.training(made.build(SMALL_LLAMA, 1), epochs=epochs, seed=seed)
     assert isinstance(training, DivergenceTraining)
     return training
 
@@ -214,7 +208,7 @@ def test_own_text_serves_several_steps_and_is_taken_up_again(
     monkeypatch.setattr(causal_divergence, "sample", counted)
 
     def begin() -> tuple[Student, Training]:
-        student = made.build(SMALL, seed=3)
+        student = made.build(SMALL_LLAMA, seed=3)
         return student, made.training(student, epochs=2, seed=3)
 
     assert_same_within_an_epoch(begin, tmp_path / "kept")
@@ -223,7 +217,7 @@ def test_own_text_serves_several_steps_and_is_taken_up_again(
 
 def test_students_learn_from_their_own_text(place: Path) -> None:
     made = bench(place, {**OWN, "init": "random"})
-    student = made.build(SMALL, 1)
+    student = made.build(SMALL_LLAMA, 1)
     before = made.score(student).loss
     training = made.training(student, epochs=3, seed=1)
     assert [training.run_epoch().score.loss for _ in range(3)][-1] < before

@@ -27,6 +27,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
     },
 }
+SMALL_LLAMA = {  # a candidate
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_act": "silu",
+    "head_size": 8,
+}
 SIZES["mistral"] = {**SIZES["llama"], "sliding_window": 8}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from kdnas.store.notices import Ear, News
 from kdnas.study.states import Wanted
 from kdnas.system import liveness
 from tests import fakes
-from tests.postgres import BINARIES, Server
+from tests.postgres import BINARIES, Server, running
 from tests.search.asked import Asked, Looks, long_study, steered
 
 LONG = 60.0  # seconds; nothing here takes as long unless it is broken
@@ -29,11 +28,8 @@ needs_server = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this ma
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as name:
-        server = Server(Path(name))
-        server.start()
+    with running() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

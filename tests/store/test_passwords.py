@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -24,7 +23,7 @@ from kdnas.store.database import Store, open_store
 from kdnas.system import liveness
 from kdnas.system.errors import UsageError
 from tests import fakes
-from tests.postgres import BINARIES, Server
+from tests.postgres import BINARIES, Server, running
 from tests.tui.driving import app_on, driven, opened, text_of, until
 
 PASSWORD = "SECRET@/?&x"  # as it is, and the part of it that no quoting changes
@@ -35,14 +34,11 @@ pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this mach
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as name:
-        server = Server(Path(name), PASSWORD)
-        server.start()
+    with running(PASSWORD) as server:
         server.sql("CREATE DATABASE studies")
         begin(fakes.spec(budget={"trials": 2}), whole(server))
         run_worker(whole(server), "fake", prepare=fakes.prepare, measure=fakes.measure)
         yield server
-        server.stop()
 
 
 def whole(server: Server) -> str:

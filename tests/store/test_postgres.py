@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from kdnas.system import moments
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.forks import Forked
-from tests.postgres import BINARIES, Server
+from tests.postgres import BINARIES, Server, running
 from tests.search.asked import long_study, waited
 from tests.search.test_joining import leaving, wait_for
 from tests.store.revised import next_version, version_of
@@ -39,11 +38,8 @@ pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this mach
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as name:
-        server = Server(Path(name))
-        server.start()
+    with running() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture
