@@ -99,7 +99,10 @@ def _settings(board: Board) -> list[Column]:
     spoken_for |= of_layers.keys()
     others = [key for key in board.dimensions() if key in varying and key not in spoken_for]
     for place, key in enumerate(others):
-        columns.append(Column(key, key, min(16, max(5, len(key))), 12 + place, _setting(key)))
+        says = [key, *(clean(value) for value in board.dimensions()[key].values if isinstance(value, str))]
+        # Without its kind, a static student's row would say nothing of what it is.
+        leaves = 7 if key == layer_words.KIND else 12 + place
+        columns.append(Column(key, key, min(16, max(5, *map(len, says))), leaves, _setting(key)))
     return columns
 
 

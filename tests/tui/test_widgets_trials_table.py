@@ -463,3 +463,13 @@ def test_a_spread_is_never_said_to_be_nothing(latency: float, half: float, shown
     row = made_row(0, latency_ms=latency, latency_low_ms=latency - half, latency_high_ms=latency + half)
     column = next(column for column in columns_of(board_of([row])) if column.key == "half")
     assert column.text(board_of([row]).at(0)) == shown and len(shown) <= column.width
+
+
+def test_a_word_that_tells_candidates_apart_is_not_cut() -> None:
+    rows = [
+        made_row(0, candidate={"num_hidden_layers": 2, "hidden_size": 64, "kind": "encoder"}),
+        made_row(1, candidate={"num_hidden_layers": 2, "hidden_size": 64, "kind": "static"}),
+    ]
+    board = board_of(rows)
+    column = next(column for column in columns_of(board) if column.key == "kind")
+    assert [column.text(board.at(place)) for place in (0, 1)] == ["encoder", "static"] and column.width == 7
