@@ -93,8 +93,8 @@ def cut(
         share = min(data.held_out, 0.5)
         raise UsageError(
             f"The data set {documents.name!r} is too small: {total:,} tokens in {len(documents.texts):,} documents.",
-            f"Chunks of {data.length} need some {ceil(body / share):,} tokens (one to score, the rest to train), "
-            "in at least two documents; give more text or lower data.length.",
+            f"Chunks of {data.length} need some {ceil(body / share):,} tokens (one to score, the rest to train); "
+            "give more text or lower data.length.",
         )
     if data.limit is not None:
         count = max(1, min(len(scoring), round(data.limit * data.held_out), data.limit - 1, data.max_held_out))

@@ -18,6 +18,7 @@ from kdnas.system.seeds import Split, split
 
 def by_tokens(lengths: np.ndarray, documents: Documents, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """(held-out, training) row numbers: whole groups, drawn until the held-out part has its share of the tokens."""
+    require_two(documents)
     units = _units(documents)
     count = int(units.max()) + 1 if len(units) else 0
     weight = np.bincount(units, weights=lengths, minlength=count)
@@ -25,6 +26,18 @@ def by_tokens(lengths: np.ndarray, documents: Documents, held_out: float) -> tup
     shuffled = split(Split.DOCUMENTS).permutation(len(units))
     held = chosen[units] if count else np.zeros(0, dtype=bool)
     return shuffled[held[shuffled]], shuffled[~held[shuffled]]
+
+
+def require_two(documents: Documents) -> None:
+    """Raise UsageError for text of which nothing can be held out: one text, one group, or the same text again."""
+    units = _units(documents)
+    tied = _tied(units, documents)
+    if len(units) and (int(units.max()) == 0 or (tied is not None and len(tied[0]) == len(tied))):
+        one = "one text" if len(units) == 1 else "one text or group again and again"
+        raise UsageError(
+            f"The data set {documents.name!r} is {one}, and a student is scored on texts that it does not learn.",
+            "Give at least two texts: rows of a table, files of a folder, or lines of a text file.",
+        )
 
 
 def by_label(documents: Documents, labels: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:

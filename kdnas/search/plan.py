@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kdnas.data import documents as reading
+from kdnas.data.splits import require_two
 from kdnas.measuring.devices import resolve_device
 from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
@@ -171,6 +172,8 @@ def _tokens(spec: StudySpec) -> tuple[int | None, tuple[str, ...]]:
     classes = isinstance(spec.recipe, ClassifierRecipe)
     pairs = isinstance(spec.recipe, CausalRecipe) and spec.data.label_column is not None
     documents = reading.read(spec.data, labelled=classes, summaries=pairs)
+    if not classes:
+        require_two(documents)
     tokens = round(sum(map(len, documents.texts)) / CHARACTERS_PER_TOKEN)
     if limited is None and tokens < 2 * spec.data.length:
         raise UsageError(

@@ -165,7 +165,7 @@ def test_a_recipe_that_needs_labels_says_so(tmp_path: Path) -> None:
         reading.read(spec("sotu"), labelled=True)
 
 
-@pytest.mark.parametrize("documents", [["waa wab"] * 3, [" ".join(WORDS * 20)]])
+@pytest.mark.parametrize("documents", [["waa wab", "wab waa", "waa"], [" ".join(WORDS * 20), "waa"]])
 def test_too_little_text_says_how_much_is_needed(tmp_path: Path, tokenizer: Any, documents: list[str]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in documents))

@@ -240,3 +240,24 @@ def test_the_only_row_of_a_class_is_trained_on_and_a_class_of_two_is_scored_too(
     assert labels[held].tolist().count(1) == 0 and labels[train].tolist().count(1) == 1
     assert labels[held].tolist().count(2) == 1 and labels[train].tolist().count(2) == 1
     assert labels[held].tolist().count(0) == 4
+
+
+@pytest.mark.parametrize(
+    ("texts", "groups", "named"),
+    [
+        (["only one"], None, "one text"),
+        (["the same", "The  same"], None, "again and again"),
+        (["one", "two"], ["film", "film"], "again and again"),
+    ],
+)
+def test_text_of_which_nothing_can_be_held_out_is_refused(texts: list[str], groups: Any, named: str) -> None:
+    with pytest.raises(UsageError, match=f"'d' is .*{named}"):
+        splits.by_tokens(np.full(len(texts), 9), made(texts, groups=groups), 0.1)
+    splits.require_two(made([*texts, "another"], groups=None if groups is None else [*groups, "other film"]))
+
+
+def test_the_plan_refuses_the_one_text_that_the_search_would(tmp_path: Path) -> None:
+    one = put(tmp_path, "one.txt", " ".join(long_texts(40)))
+    with pytest.raises(UsageError, match="at least two texts"):
+        data, timed = {"source": str(one), "length": 16}, {"length": 16}
+        plan(from_values({"teacher": {"model": str(tiny_encoder(tmp_path))}, "data": data, "latency": timed}))
