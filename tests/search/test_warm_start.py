@@ -170,7 +170,7 @@ def test_another_teacher_is_refused_where_it_is_named_and_else_left_alone(path: 
 
 
 def test_studies_that_time_different_things_lend_each_other_nothing(path: Path) -> None:
-    causal = {"recipe": {"name": "causal-divergence"}}
+    causal: dict[str, Any] = {"recipe": {"name": "causal-divergence"}}
     work(path, fakes.spec("passes", budget={"trials": 7}, **causal))
     tokens = borrower(**causal, latency={"what": "token"})
     work(path, tokens)

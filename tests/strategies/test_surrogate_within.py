@@ -1,5 +1,5 @@
-"""What a candidate is worth to `surrogate`: those that are unlikely to keep constraints come last, once trials have shown
-where the bounds are, and the slow end of a front counts before anything there was tried."""
+"""What candidates are worth to `surrogate`: those unlikely to keep constraints come last, once trials have shown where
+the bounds are, and the slow end of a front counts before anything there was tried."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_a_front_is_looked_for_beyond_the_slowest_that_was_tried() -> None:
     by_time = sorted(SPACE.candidates(), key=lambda c: measured(SPACE, c)[1])
     tried = by_time[: len(by_time) // 2 : 12]
     for one in tried:
-        known = {"params": parameters(SPACE, one), "distributions": distributions(SPACE)}
-        study.add_trial(optuna.trial.create_trial(values=measured(SPACE, one), **known))
+        params, values = parameters(SPACE, one), measured(SPACE, one)
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions(SPACE), values=values))
     study.sampler = sampler(spec, SPACE, len(tried), {SPACE.key(c) for c in tried})
     loss, latency = measured(SPACE, candidate(study.ask(), SPACE))
     losses, latencies = zip(*(measured(SPACE, c) for c in tried), strict=True)
