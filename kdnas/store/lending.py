@@ -18,6 +18,7 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.limits import limits_on
 from kdnas.store.patience import patient
+from kdnas.study import timed_words
 from kdnas.study.ground import ground_of
 from kdnas.study.loan import AUTO, EVENT, FEWEST, LENDERS, NOBODY, STUDIES, Lender, LentTrial, Loan, some, within
 from kdnas.study.ranked_rows import rank_of
@@ -96,6 +97,9 @@ def _other(row: StudyRow, spec: StudySpec) -> str:
         return f"its recipe is {recipe}, and this one's {spec.recipe.name}"
     if row.spec.get("space", {}).get("variants") or spec.space.variants:
         return "a comparison of variants has no sizes in common with another study"
+    theirs = timed_words.what(row.spec.get("latency", {}))
+    if theirs != spec.latency.what:
+        return f"it times another thing (latency.what is {theirs}, and this one's {spec.latency.what})"
     return ""
 
 

@@ -99,16 +99,18 @@ class SurrogateSampler(WholeSampler):
     def _for_the_front(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> np.ndarray:
         qualities = np.log([quality(t.values[0]) for t in known])
         latencies = np.log([max(t.values[1], LEAST) for t in known])
-        drawn = []
+        drawn, slowest = [], float(np.exp(latencies).max())
         for of, figures in ((QUALITY, qualities), (LATENCY, latencies)):
             found = rows.model(partial(self._fitted, places, of=of), figures).predict(rows.free)
+            if of == LATENCY:
+                slowest = max(slowest, float(np.exp(found.mean.max())))
             drawn.append(np.exp(found.mean[:, None] + found.deviation[:, None] * self.rng.standard_normal(DRAWS)))
         chance, met = self._feasible(places, rows, known)
         if not met.any():
             return chance
         losses, times = 1 - np.exp(qualities), np.exp(latencies)
-        reference = (1.0, float(times.max()))
-        gained = area_gained(losses[met], times[met], 1 - drawn[0], drawn[1], reference).mean(1)
+        # A candidate that may be slower than all before it is worth its low loss, too.
+        gained = area_gained(losses[met], times[met], 1 - drawn[0], drawn[1], (1.0, slowest)).mean(1)
         return within(chance, gained, len(known))
 
     def _feasible(self, places: Places, rows: _Rows, known: Sequence[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:

@@ -169,6 +169,18 @@ def test_another_teacher_is_refused_where_it_is_named_and_else_left_alone(path: 
     assert not loan(path, "borrower") and len(rows(path, "borrower")) == 6
 
 
+def test_studies_that_time_different_things_lend_each_other_nothing(path: Path) -> None:
+    causal: dict[str, Any] = {"recipe": {"name": "causal-divergence"}}
+    work(path, fakes.spec("passes", budget={"trials": 7}, **causal))
+    tokens = borrower(**causal, latency={"what": "token"})
+    work(path, tokens)
+    assert not loan(path, "borrower")
+    named = tokens.model_copy(update={"name": "named", "like": "passes"})
+    assert "it times another thing (latency.what is first, and this one's token)" in refused(path, named)
+    work(path, borrower(**causal, reward={"alpha": -0.2}, budget={"epochs": 1}).model_copy(update={"name": "again"}))
+    assert str(loan(path, "again")) == "7 trials of passes"
+
+
 @pytest.mark.parametrize(
     ("name", "why"), [("nobody", "there is no such study in this store"), ("empty", "it has no finished trials")]
 )

@@ -1,4 +1,5 @@
-"""Candidates that are unlikely to keep constraints come last, once trials have shown where the bounds are."""
+"""What candidates are worth to `surrogate`: those unlikely to keep constraints come last, once trials have shown where
+the bounds are, and the slow end of a front counts before anything there was tried."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import optuna
 import pytest
 
 from kdnas.strategies import candidate, directions, sampler
+from kdnas.strategies.optuna_space import distributions, parameters
 from kdnas.strategies.surrogate import STEADY, within
 from kdnas.study.spec import from_values
 from tests.strategies.loop import SPACE, measured
@@ -56,3 +58,18 @@ def test_of_two_constraints_both_are_kept_after_the_first_twenty(two: bool) -> N
         kept.append(max(violations.values()) <= 0)
         study.tell(trial, [loss, latency] if two else 1 - loss)
     assert sum(kept[20:]) >= 0.9 * len(kept[20:])
+
+
+def test_a_front_is_looked_for_beyond_the_slowest_that_was_tried() -> None:
+    """Of the slower half nothing has been tried; its candidates have the lowest losses."""
+    spec = from_values({"strategy": {"name": "surrogate", "two_objectives": True}})
+    study = optuna.create_study(directions=directions(spec))
+    by_time = sorted(SPACE.candidates(), key=lambda c: measured(SPACE, c)[1])
+    tried = by_time[: len(by_time) // 2 : 12]
+    for one in tried:
+        params, values = parameters(SPACE, one), measured(SPACE, one)
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions(SPACE), values=values))
+    study.sampler = sampler(spec, SPACE, len(tried), {SPACE.key(c) for c in tried})
+    loss, latency = measured(SPACE, candidate(study.ask(), SPACE))
+    losses, latencies = zip(*(measured(SPACE, c) for c in tried), strict=True)
+    assert loss < min(losses) and latency > max(latencies)
