@@ -93,7 +93,7 @@ class Server:
                 time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """"Fast" by default: connections are ended."""
+        """ "Fast" by default: connections are ended."""
         if self.process is not None:
             self.process.send_signal(how)
             self.process.wait()
