@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -102,7 +103,8 @@ def in_keyring(server: Server, folder: Path, patch: pytest.MonkeyPatch) -> str:
         def get_password(self, service: str, username: str) -> str | None:
             return PASSWORD if (service, username) == ("kdnas", bare(server)) else None
 
-    keyring_password._kept.cache_clear()
+    # What other tests were answered is forgotten, and so is this afterwards.
+    patch.setattr(keyring_password, "_kept", functools.cache(keyring_password._kept.__wrapped__))
     patch.setattr(keyring.core, "_keyring_backend", Kept())
     return bare(server)
 
