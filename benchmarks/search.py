@@ -99,6 +99,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--constraint", action="store_true", help="searches under a constraint known after a trial")
     parts.add_argument("--advice", action="store_true", help="searches that end when the advice says so")
     parts.add_argument("--warm", action="store_true", help="searches that another study of the same teacher lends to")
+    parts.add_argument("--parallel", action="store_true", help="searches with 1, 4 and 16 trials in flight")
     parser.add_argument("--lender", type=Path, metavar="FILE", help="with --warm: the table that lends")
     parser.add_argument("--workers", type=int, default=1, help="trials in flight (1)")
     parser.add_argument("--untimed", action="store_true", help="do not time proposals")
@@ -106,7 +107,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(chosen: argparse.Namespace) -> Result:
-    if part := next((name for name in ("fronts", "constraint", "advice", "warm") if getattr(chosen, name)), None):
+    parts = ("fronts", "constraint", "advice", "warm", "parallel")
+    if part := next((name for name in parts if getattr(chosen, name)), None):
         return _part(part, chosen)
     names = chosen.only or [*STRATEGIES, *BASELINES]
     unknown = [name for name in names if name not in STRATEGIES and name not in BASELINES]
@@ -136,7 +138,8 @@ def measure(chosen: argparse.Namespace) -> Result:
 
 def _part(part: str, chosen: argparse.Namespace) -> Result:
     """A part of this benchmark with a file and strategies of its own."""
-    module = importlib.import_module({"fronts": "benchmarks.search_front"}.get(part, f"benchmarks.search_{part}"))
+    files = {"fronts": "search_front", "parallel": "search_workers"}
+    module = importlib.import_module(f"benchmarks.{files.get(part, f'search_{part}')}")
     names = chosen.only or [*module.STRATEGIES]
     if unknown := [name for name in names if name not in module.STRATEGIES]:
         raise SystemExit(f"{unknown[0]!r} has no part in --{part}. Known: {', '.join(module.STRATEGIES)}.")
@@ -285,6 +288,8 @@ def strategy_loop(
     for slot in range(space.size):
         planned = initial[slot] if slot < len(initial) else None
         if plans is not None:
+            while begun and plans.waits(slot):
+                yield ended(*begun.popleft())
             try:
                 planned = plans.candidate(slot)
             except SpaceExhausted:
@@ -310,6 +315,11 @@ class Episodes:
         self.planned = dict(enumerate(enqueued))
         self.history: list[Any] = []
         self.state: bytes | None = None
+
+    def waits(self, slot: int) -> bool:
+        """Whether the slot's episode is planned once every slot before it has ended, and not yet."""
+        options: Any = self.spec.strategy
+        return slot not in self.planned and slot % options.samples == 0
 
     def candidate(self, slot: int) -> Candidate:
         from kdnas.strategies import SpaceExhausted, lstm

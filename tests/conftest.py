@@ -10,6 +10,7 @@ import gc
 import itertools
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.outside import Outside
+from tests.postgres import BOTH, EmptyStore, Server, running
 
 # A busy machine is slow to make inputs; that is no fault of what is tested.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -87,23 +89,24 @@ def _migrations_read_once() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _statements_compiled_once() -> Iterator[None]:
     """Each of a test's stores has engines of its own, which compile the same statements anew: a third of what a search
-    of a few trials takes. All of SQLite's are alike, and share what they have compiled."""
+    of a few trials takes. All of SQLite's are alike, and all of PostgreSQL's, and share what they have compiled."""
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
     from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
     from sqlalchemy.engine import Engine
     from sqlalchemy.util import LRUCache
 
-    begin, known = Engine.__init__, LRUCache(5_000)
+    begin, known = Engine.__init__, {kind: LRUCache(5_000) for kind in (SQLiteDialect_pysqlite, PGDialect_psycopg)}
 
     def sharing(engine: Any, *given: Any, **named: Any) -> None:
         begin(engine, *given, **named)
-        if type(engine.dialect) is SQLiteDialect_pysqlite:
-            engine._compiled_cache = known
+        if type(engine.dialect) in known:
+            engine._compiled_cache = known[type(engine.dialect)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "__init__", sharing)
-        # A statement is looked up by its dialect, among others.
-        patch.setattr(SQLiteDialect_pysqlite, "__hash__", lambda _: hash(SQLiteDialect_pysqlite))
-        patch.setattr(SQLiteDialect_pysqlite, "__eq__", lambda one, other: type(one) is type(other))
+        for kind in known:  # a statement is looked up by its dialect, among others
+            patch.setattr(kind, "__hash__", lambda one: hash(type(one)))
+            patch.setattr(kind, "__eq__", lambda one, other: type(one) is type(other))
         yield
 
 
@@ -175,3 +178,33 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_store(path, create=True) as opened:
         optuna_storage(opened).engine.dispose()
     return path
+
+
+@pytest.fixture(scope="session")
+def whole_server() -> Iterator[Server]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(whole_server: Server) -> Iterator[Server]:
+    """The one PostgreSQL server of this process's tests. A test may stop it."""
+    yield whole_server
+    if whole_server.process is None:
+        whole_server.start()
+
+
+@pytest.fixture(scope="session")
+def empty_store(whole_server: Server) -> EmptyStore:
+    return EmptyStore(whole_server)
+
+
+@pytest.fixture(params=BOTH)
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a store without studies, on each kind of database in turn."""
+    if request.param == "sqlite":
+        yield str(shutil.copy(request.getfixturevalue("empty"), tmp_path / "kdnas.db"))
+        return
+    store: EmptyStore = request.getfixturevalue("empty_store")
+    with store.lent() as url:
+        yield url

@@ -24,6 +24,7 @@ LITTLE_SPACE = 2 * 1024**3  # bytes below which a study may not get through
 CLIPBOARDS = ("iTerm.app", "WezTerm", "ghostty", "kitty", "Alacritty", "contour", "rio", "vscode", "WarpTerminal")
 EXTRAS = {  # extra of pyproject.toml → what it is for, and the packages that it brings
     "postgres": ("several machines on one store", ("psycopg",)),
+    "keyring": ("the store's password in a keyring", ("keyring",)),
     "gpu": ("GPU use on the screen", ("nvidia-ml-py",)),
     "causal": ("causal models, ROUGE", ("gguf", "accelerate", "rouge-score")),
     "classify": ("Word2Vec for rnn-hybrid", ("gensim",)),

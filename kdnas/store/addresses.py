@@ -29,11 +29,7 @@ def store_url(given: str | Path) -> URL:
                 "The storage's address is mistyped.",
                 "Give sqlite:///PATH or postgresql://USER@HOST/DATABASE; a path that looks like this begins with ./",
             )
-        try:
-            path = Path(text).expanduser().absolute()
-        except (RuntimeError, ValueError):  # somebody who is not known here, or no name at all
-            raise UsageError("The storage's address is in a home folder that is not there.", "Give a path.") from None
-        return URL.create("sqlite", database=str(path))
+        return _file(text)
     try:
         text.encode()  # a shell passes bytes on that are no text
         url = sa.make_url(text)
@@ -77,7 +73,15 @@ def _sqlite(url: URL) -> URL:
             f"The storage's address has settings: {', '.join(sorted(url.query))}.",
             "Leave off what comes after the question mark; kdnas has its own.",
         )
-    return URL.create("sqlite", database=str(Path(url.database).expanduser().absolute()))
+    return _file(url.database)
+
+
+def _file(given: str) -> URL:
+    try:
+        path = Path(given).expanduser().absolute()
+    except (RuntimeError, ValueError):  # somebody who is not known here, or no name at all
+        raise UsageError("The storage's address is in a home folder that is not there.", "Give a path.") from None
+    return URL.create("sqlite", database=str(path))
 
 
 def shown(url: URL) -> str:

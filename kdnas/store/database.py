@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
-from kdnas.store import addresses, migration, sides, tables
+from kdnas.store import addresses, keyring_password, migration, sides, tables
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
@@ -48,9 +48,10 @@ _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 class Store:
     """An open store. `url` may hold a password: show `place` instead."""
 
-    def __init__(self, url: URL, engine: Engine, read_only: bool) -> None:
+    def __init__(self, url: URL, engine: Engine, read_only: bool, given: URL | None = None) -> None:
+        """`given` is the address as people know it, where `url` has more."""
         self.url = url.render_as_string(hide_password=False)
-        self.place = addresses.shown(url)
+        self.place = addresses.shown(given or url)
         self._secrets = addresses.secrets(url)
         self.path = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
         self.engine = engine
@@ -171,7 +172,7 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
     address = store_url(url)
     if address.get_backend_name() == "sqlite":
         return _open_sqlite(address, create)
-    store = Store(address, _postgres_engine(address), read_only=False)
+    store = _postgres_store(address, read_only=False)
     with _closing_on_error(store):
         with store.connect() as connection:
             known = sa.inspect(connection).has_table("kdnas_meta")
@@ -189,7 +190,7 @@ def open_reader(url: str | Path) -> Store:
     """The store for reading only: nothing done with it can change a byte. Raises UsageError as `open_store` does."""
     address = store_url(url)
     if address.get_backend_name() != "sqlite":
-        store = Store(address, _postgres_engine(address, read_only=True), read_only=True)
+        store = _postgres_store(address, read_only=True)
         with _closing_on_error(store):
             with store.connect() as connection:
                 known = sa.inspect(connection).has_table("kdnas_meta")
@@ -409,6 +410,11 @@ def _file_lock(path: Path) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------- both
+
+
+def _postgres_store(given: URL, *, read_only: bool) -> Store:
+    address = keyring_password.completed(given)
+    return Store(address, _postgres_engine(address, read_only=read_only), read_only, given)
 
 
 def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:

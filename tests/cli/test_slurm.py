@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.cli.conftest import Place, Quick
-from tests.postgres import BINARIES, Server, running
+from tests.postgres import BINARIES, Server
 
 ROOT = Path(__file__).parents[2]
 STORE = "postgresql+psycopg://me@h/d"
@@ -42,12 +41,6 @@ for index in $(seq "${array%-*}" "${array#*-}"); do
     SLURM_CPUS_PER_TASK=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$1") /bin/bash "$1"
 done
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running() as server:
-        yield server
 
 
 # ---------------------------------------------------------------------------- what is written

@@ -19,28 +19,21 @@ from kdnas.store.notices import Ear, News
 from kdnas.study.states import Wanted
 from kdnas.system import liveness
 from tests import fakes
-from tests.postgres import BINARIES, Server, running
+from tests.postgres import BOTH, EmptyStore, needs_server
 from tests.search.asked import Asked, Looks, long_study, steered
 
 LONG = 60.0  # seconds; nothing here takes as long unless it is broken
-needs_server = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running() as server:
-        yield server
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a new store: of the kind that the test is for, PostgreSQL where it says nothing."""
     if getattr(request, "param", "postgres") == "sqlite":
-        return str(tmp_path / "kdnas.db")
-    server: Server = request.getfixturevalue("server")
-    database = f"d{abs(hash(request.node.name)) % 10**9}"
-    server.sql(f"CREATE DATABASE {database}")
-    return server.url(database)
+        yield str(tmp_path / "kdnas.db")
+        return
+    store: EmptyStore = request.getfixturevalue("empty_store")
+    with store.lent() as url:
+        yield url
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "LISTENING_LOOK_S", 3600.0)
 
 
-@pytest.mark.parametrize("place", ["sqlite", pytest.param("postgres", marks=needs_server)], indirect=True)
+@pytest.mark.parametrize("place", BOTH, indirect=True)
 @pytest.mark.parametrize("wish", [Wanted.PAUSE, Wanted.STOP, Wanted.ABANDON])
 def test_a_wish_is_not_heard(place: str, wish: Wanted, seldom: None) -> None:
     begin(fakes.spec(), place)

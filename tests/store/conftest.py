@@ -1,8 +1,7 @@
-"""A new store, and a study begun in it."""
+"""A store without studies, and a study begun in it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path, empty: Path) -> Iterator[Store]:
-    shutil.copy(empty, path)
-    with open_store(path) as opened:
+def store(address: str) -> Iterator[Store]:
+    with open_store(address) as opened:
         yield opened
 
 

@@ -64,5 +64,8 @@ def test_what_a_driver_says_of_an_address_holds_no_secret() -> None:
 def test_a_sqlite_address_with_a_host_drops_it() -> None:
     with pytest.raises(UsageError, match="has a host"):
         store_url("sqlite://HOST/x")
+    for given in ("~nobody-of-that-name/x", "sqlite:///~nobody-of-that-name/x"):
+        with pytest.raises(UsageError, match="home folder that is not there"):
+            store_url(given)
     with pytest.raises(UsageError, match="has settings: mode"):
         store_url("sqlite:///x?mode=ro")

@@ -11,7 +11,8 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store.check import check
-from kdnas.store.database import open_reader
+from kdnas.store.copies import copy
+from kdnas.store.database import open_reader, open_store
 from tests import fakes
 
 
@@ -23,13 +24,32 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def found(path: Path) -> list[tuple[str, str]]:
-    with open_reader(path) as store:
+@pytest.fixture
+def filled(ran: Path, address: str) -> str:
+    with open_reader(ran) as source, open_store(address) as target:
+        copy(source, target)
+    return address
+
+
+def found(place: str | Path) -> list[tuple[str, str]]:
+    with open_reader(place) as store:
         return [(one.state, one.what) for one in check(store)]
 
 
-def test_a_whole_store(ran: Path) -> None:
-    assert found(ran) == [("whole", f"{ran}, every page and key"), ("whole", "fake: 3 of 3 trials, finished")]
+def damaged(place: str, change: str) -> None:
+    """As another program would, which keeps to no keys of a file."""
+    if "://" in place:
+        with open_store(place) as store, store.begin() as connection:
+            connection.exec_driver_sql(f"{change} CASCADE" if change.startswith("DROP") else change)
+        return
+    with sqlite3.connect(place) as connection:
+        connection.execute(change)
+    connection.close()
+
+
+def test_a_whole_store(filled: str) -> None:
+    of_the_file = [] if "://" in filled else [("whole", f"{filled}, every page and key")]
+    assert found(filled) == [*of_the_file, ("whole", "fake: 3 of 3 trials, finished")]
 
 
 @pytest.mark.parametrize(
@@ -49,16 +69,18 @@ def test_a_whole_store(ran: Path) -> None:
         ("UPDATE studies SET study_name = 'x'", "damaged", "fake: Optuna's tables do not know it"),
         ("DROP TABLE trials", "damaged", "fake: Optuna's tables are gone"),
         ("DROP TABLE kdnas_log", "damaged", "tables are missing: kdnas_log"),
-        ("DELETE FROM kdnas_study", "damaged", ""),
     ],
 )
-def test_a_store_that_is_not(change: str, state: str, what: str, ran: Path, tmp_path: Path) -> None:
-    path = tmp_path / "kdnas.db"
-    shutil.copy(ran, path)
-    with sqlite3.connect(path) as connection:
-        connection.execute(change)
-    connection.close()
-    assert [said for kind, said in found(path) if kind == state and said.startswith(what)]
+def test_a_store_that_is_not(change: str, state: str, what: str, filled: str) -> None:
+    damaged(filled, change)
+    assert [said for kind, said in found(filled) if kind == state and said.startswith(what)]
+
+
+def test_rows_of_no_study(ran: Path, tmp_path: Path) -> None:
+    """A server's keys are always kept to; a file's only by programs that ask for it."""
+    path = Path(shutil.copy(ran, tmp_path / "kdnas.db"))
+    damaged(str(path), "DELETE FROM kdnas_study")
+    assert found(path)[0][0] == "damaged"
 
 
 def test_a_page_overwritten(ran: Path, tmp_path: Path) -> None:

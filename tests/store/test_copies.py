@@ -25,22 +25,22 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("strategy", SPECS)
-def test_a_copy_of_a_running_study_goes_on_otherwise(strategy: str, path: Path, empty: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_running_study_goes_on_otherwise(strategy: str, address: str, empty: Path, tmp_path: Path) -> None:
     backup, other = tmp_path / "backup.db", tmp_path / "other.db"
     spec = fakes.spec(strategy=SPECS[strategy], budget={"trials": 8, "epochs": 1})
-    for place in (path, backup, other):
+    for place in (backup, other):
         shutil.copy(empty, place)
     begun: list[Any] = []
 
     def trouble(candidate: Any) -> None:
         begun.append(candidate)
         if len(begun) == 6:
-            with open_store(path) as running, open_store(backup) as target:
+            with open_store(address) as running, open_store(backup) as target:
                 changes.set_remark(running, 1, 2, marked=True, tags=["good"])
                 assert copy(running, target) == ["fake"]
 
-    begin(spec, path)
-    assert run_worker(str(path), "fake", prepare=lambda s, *_: fakes.FakeBench(s, trouble), measure=fakes.measure) == 0
+    begin(spec, address)
+    assert run_worker(address, "fake", prepare=lambda s, *_: fakes.FakeBench(s, trouble), measure=fakes.measure) == 0
     # Brought back beside another study, so that every number is another one.
     begin(fakes.spec("before", budget={"trials": 2}), other)
     run_worker(str(other), "before", prepare=fakes.prepare, measure=fakes.measure)
@@ -50,13 +50,13 @@ def test_a_copy_of_a_running_study_goes_on_otherwise(strategy: str, path: Path, 
         copy(source, target, ["fake"])
         study_id = queries.study_row(target, "fake").study_id
     assert run_worker(str(other), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
-    assert told(other, study_id) == told(path)
+    assert told(other, study_id) == told(address)
     with open_reader(other) as store:
         assert queries.study_row(store, "before").done == 2
         rows = {row.number: row for row in queries.trial_rows(store, study_id)}
         assert (rows[2].marked, rows[2].tags) == (True, ("good",))
         assert len(queries.logs(store, study_id)) > 8
-        with pytest.raises(UsageError, match=r"There is a study 'fake' in .* already"), open_store(path) as target:
+        with pytest.raises(UsageError, match=r"There is a study 'fake' in .* already"), open_store(address) as target:
             copy(store, target)
 
 

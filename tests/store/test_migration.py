@@ -12,21 +12,26 @@ from alembic.script import ScriptDirectory
 
 from kdnas.search.worker import run_worker
 from kdnas.store import migration, queries, tables
+from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import enter, leave
 from kdnas.system.errors import UsageError
 from tests import fakes
-from tests.search.test_earlier_stores import EARLIER
+from tests.search.test_earlier_stores import EARLIER, on_any_device
 from tests.store.revised import next_version, version_of
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def earlier(address: str, tmp_path: Path) -> str:
     """A store of version 1, in the midst of a study whose worker was killed."""
-    path = tmp_path / "kdnas.db"
+    path = Path(tmp_path / "earlier.db" if "://" in address else address)
     path.write_bytes(gzip.decompress((EARLIER / "half-finished-lstm.db.gz").read_bytes()))
     path.chmod(0o600)
-    return path
+    if "://" in address:  # whose tables are of version 1 too
+        with open_reader(path) as source, open_store(address) as target:
+            copy(source, target)
+    on_any_device(address)
+    return address
 
 
 def test_every_version_has_its_revision_and_the_last_one_is_ours() -> None:
@@ -36,67 +41,70 @@ def test_every_version_has_its_revision_and_the_last_one_is_ours() -> None:
 
 
 def test_an_earlier_store_does_not_go_on_or_loses_something(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    earlier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_reader(path) as store:
+    with open_reader(earlier) as store:
         assert version_of(store) == ("1", False, False)
         before = queries.trial_rows(store, 1)
     next_version(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="written by an older kdnas, and is only read here"):
-        open_reader(path)
-    with open_store(path) as store:
+        open_reader(earlier)
+    with open_store(earlier) as store:
         assert version_of(store) == ("2", True, True)
         assert queries.trial_rows(store, 1) == before
         with store.connect() as connection:
             assert connection.exec_driver_sql("SELECT DISTINCT rack FROM kdnas_worker").scalar_one() == "first"
             noted = connection.exec_driver_sql(f"SELECT version_num FROM {migration.VERSION_TABLE}").scalar_one()
             assert noted == "2"
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
-    assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
-    with open_reader(path) as store:
+            if store.is_sqlite:
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+    assert run_worker(earlier, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    with open_reader(earlier) as store:
         done = [row for row in queries.trial_rows(store, 1) if row.state == "done"]
     found = [{"slot": r.slot, "candidate": dict(r.candidate), "loss": r.loss, "reward": r.reward} for r in done]
     assert found == json.loads((EARLIER / "half-finished-lstm.json").read_text())
     monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)  # the kdnas of before meets it
     for opened in (open_store, open_reader):
         with pytest.raises(UsageError, match=r"written by a newer kdnas .its version is 2, this one knows 1"):
-            opened(path)
+            opened(earlier)
 
 
-def test_a_migration_that_fails_leaves_half_of_it(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_half_of_it(
+    earlier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     next_version(tmp_path, monkeypatch, "op.execute('SELECT * FROM nowhere')")
     with pytest.raises(UsageError, match="nowhere"):
-        open_store(path)
+        open_store(earlier)
     monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
-    with open_reader(path) as store:
+    with open_reader(earlier) as store:
         assert version_of(store) == ("1", False, False)
     next_version(tmp_path, monkeypatch)
-    with open_store(path) as store:
+    with open_store(earlier) as store:
         assert version_of(store) == ("2", True, True)
 
 
 def test_several_that_open_an_earlier_store_at_once_migrate_it_twice(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    earlier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     next_version(tmp_path, monkeypatch)
 
     def opened(_: int) -> tuple[str, bool, bool]:
-        with open_store(path) as store:
+        with open_store(earlier) as store:
             return version_of(store)
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(opened, range(4))) == {("2", True, True)}
 
 
-def test_tables_change_under_a_worker(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_store(path) as store:
+def test_tables_change_under_a_worker(earlier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(earlier) as store:
         worker = enter(store, 1, lock=None, device=None, task="search")
         next_version(tmp_path, monkeypatch)
         with pytest.raises(UsageError, match=r"older kdnas, 1 worker\(s\) of which may still be at work"):
-            open_store(path)
+            open_store(earlier)
         assert version_of(store) == ("1", False, False)
         leave(store, 1, worker, device=None, error=None)
-    with open_store(path) as store:
+    with open_store(earlier) as store:
         assert version_of(store) == ("2", True, True)
 
 

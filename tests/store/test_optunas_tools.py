@@ -16,18 +16,23 @@ import pytest
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from tests import fakes
+from tests.postgres import BOTH, Server
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=BOTH)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a store with a study by the LSTM controller, lost and reused trials or none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNAS_STATE", str(tmp_path_factory.mktemp("state")))
-        path = tmp_path_factory.mktemp("store") / "kdnas.db"
+        place = f"sqlite:///{tmp_path_factory.mktemp('store') / 'kdnas.db'}"
+        if request.param == "postgres":
+            server: Server = request.getfixturevalue("whole_server")
+            server.sql("CREATE DATABASE tools")
+            place = server.url("tools").replace("postgresql:", "postgresql+psycopg:")  # what Optuna's tools want
         strategy = {"name": "lstm", "episodes": 2, "samples": 3, "pool": 20}
-        begin(fakes.spec(strategy=strategy, budget={"trials": 6, "epochs": 3, "pruner": "asha"}), path)
-        run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure)
-    return f"sqlite:///{path}"
+        begin(fakes.spec(strategy=strategy, budget={"trials": 6, "epochs": 3, "pruner": "asha"}), place)
+        run_worker(place, "fake", prepare=fakes.prepare, measure=fakes.measure)
+    return place
 
 
 def test_its_command_line_lists_studies_and_trials(finished: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from kdnas.cli.frame import Lazy, place, run
 from kdnas.search.begin import begin
 from kdnas.search.launch import start_workers
 from kdnas.search.worker import run_worker
-from kdnas.store import queries, studies
+from kdnas.store import keyring_password, queries, studies
 from kdnas.store.command_line import without_passwords
 from kdnas.store.database import Store, open_store
 from kdnas.system import liveness
@@ -92,6 +93,22 @@ def in_address_of_service(server: Server, folder: Path, patch: pytest.MonkeyPatc
     return "postgresql:///?service=kdnas"
 
 
+def in_keyring(server: Server, folder: Path, patch: pytest.MonkeyPatch) -> str:
+    keyring = pytest.importorskip("keyring")
+
+    class Kept(keyring.backend.KeyringBackend):  # type: ignore[misc, name-defined]
+        priority = 1
+        set_password = None
+
+        def get_password(self, service: str, username: str) -> str | None:
+            return PASSWORD if (service, username) == ("kdnas", bare(server)) else None
+
+    # What other tests were answered is forgotten, and so is this afterwards.
+    patch.setattr(keyring_password, "_kept", functools.cache(keyring_password._kept.__wrapped__))
+    patch.setattr(keyring.core, "_keyring_backend", Kept())
+    return bare(server)
+
+
 Form = Callable[[Server, Path, pytest.MonkeyPatch], str]
 FORMS: dict[str, Form] = {
     "address": lambda server, *_: whole(server),
@@ -101,6 +118,7 @@ FORMS: dict[str, Form] = {
     ".pgpass": in_home,
     "PGSERVICE": by_service,
     "service": in_address_of_service,
+    "keyring": in_keyring,
 }
 
 

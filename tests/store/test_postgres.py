@@ -1,4 +1,4 @@
-"""The same code on PostgreSQL: a private server of the test's own, on loopback, in a folder that goes with it."""
+"""What is of PostgreSQL alone, and whole searches there; most tests of the store run on both kinds (`address`)."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ from kdnas.system import moments
 from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.forks import Forked
-from tests.postgres import BINARIES, Server, running
+from tests.postgres import EmptyStore, Server, needs_server
 from tests.search.asked import long_study, waited
 from tests.search.test_joining import leaving, wait_for
 from tests.store.revised import next_version, version_of
 
-pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL on this machine")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running() as server:
-        yield server
+pytestmark = needs_server
 
 
 @pytest.fixture
-def url(server: Server, request: pytest.FixtureRequest) -> str:
-    database = f"d{abs(hash(request.node.name)) % 10**9}"
-    server.sql(f"CREATE DATABASE {database}")
-    return server.url(database)
+def url(empty_store: EmptyStore) -> Iterator[str]:
+    with empty_store.lent() as url:
+        yield url
+
+
+@pytest.fixture
+def bare(server: Server) -> Iterator[str]:
+    """The address of a database without tables."""
+    server.sql("CREATE DATABASE bare")
+    yield server.url("bare")
+    server.sql("DROP DATABASE bare WITH (FORCE)")
 
 
 def told(url: str) -> list[tuple[Any, ...]]:
@@ -143,9 +144,9 @@ def test_a_worker_that_waits_for_others_does_not_hear_that_one_asks_for_its_late
         assert (row.state, row.latency_ms) == ("done", fakes.latency_ms(row.candidate))
 
 
-def test_many_first_starts_at_once_make_one_store(url: str) -> None:
+def test_many_first_starts_at_once_make_one_store(bare: str) -> None:
     def start(n: int) -> int:
-        with open_store(url, create=True) as store:
+        with open_store(bare, create=True) as store:
             return create_study(store, fakes.spec(f"study-{n % 2}"))
 
     with ThreadPoolExecutor(4) as pool:
@@ -245,9 +246,9 @@ def test_a_reader_sees_changes_and_cannot_write(url: str) -> None:
             connection.exec_driver_sql("DELETE FROM kdnas_log")
 
 
-def test_a_database_that_is_not_there_or_not_a_store(url: str, server: Server) -> None:
+def test_a_database_that_is_not_there_or_not_a_store(bare: str, server: Server) -> None:
     with pytest.raises(UsageError, match="There is no store at"):
-        open_store(url)
+        open_store(bare)
     with pytest.raises(UsageError, match="nowhere"):
         open_store(server.url("nowhere"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ OWN = ("candidate", "config", "extra")
 STORED = {c.name for c in t.trial.c} & {f.name for f in fields(type(made_row()))} - set(OWN)
 
 
-def filled(folder: Path, rows: list[Any], configs: list[str | None]) -> tuple[Store, int]:
-    store = open_store(f"sqlite:///{folder / 'kdnas.db'}", create=True)
+def filled(address: str, rows: list[Any], configs: list[str | None]) -> tuple[Store, int]:
+    store = open_store(address)
     study_id = create_study(store, StudySpec(name="some"))
     values = []
     for row, config in zip(rows, configs, strict=True):
@@ -50,7 +49,7 @@ BASE = {"output": False, "id2label": {"0": "A, B", "1": "C"}, "label2id": {"A, B
         "none": None, "list": [1, 2], "hidden_act": "gelu", "model_type": "bert", "last": True}  # fmt: skip
 
 
-def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
+def test_a_study_reads_the_same_by_rows_and_by_columns(address, monkeypatch):
     monkeypatch.setattr(read_columns, "_BATCH", 16)  # so that there are several
     rows = made_rows(60)
     configs: list[str | None] = [json.dumps({**BASE, **row.config}) for row in rows]
@@ -58,7 +57,7 @@ def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
     configs[20] = json.dumps({"another": "family", "with": {"other": "keys"}})
     configs[33] = json.dumps({**BASE, "id2label": {"0": "Z", "1": "C"}})
     configs[34] = json.dumps({**BASE, "eps": 1, "none": "now some", "last": False})
-    store, study_id = filled(tmp_path, rows, configs)
+    store, study_id = filled(address, rows, configs)
     with store, store.begin() as connection:
         for seed in (1, 2):
             again = {"number": 4, "seed": seed, "loss": 0.3, "raw_loss": 0.1, "latency_ms": 4.0}
@@ -76,10 +75,10 @@ def test_a_study_reads_the_same_by_rows_and_by_columns(tmp_path, monkeypatch):
             assert type(value) is type(plain.row(place).config[key])
 
 
-def test_a_sketch_ranks_lists_and_plots_the_same_and_has_the_best_whole(tmp_path, monkeypatch):
+def test_a_sketch_ranks_lists_and_plots_the_same_and_has_the_best_whole(address, monkeypatch):
     monkeypatch.setattr(read_columns, "_LOOKED_AT", 5)
     rows = made_rows(60)
-    store, study_id = filled(tmp_path, rows, [json.dumps(row.config) for row in rows])
+    store, study_id = filled(address, rows, [json.dumps(row.config) for row in rows])
     with store:
         sketch, whole = sketch_board(store, study_id, -0.06, 0.6), read_board(store, study_id, -0.06, 0.6)
     assert (sketch.whole, whole.whole) == (False, True)
@@ -94,8 +93,8 @@ def test_a_sketch_ranks_lists_and_plots_the_same_and_has_the_best_whole(tmp_path
     assert sketch.best(6)[5].row.config == {} != whole.best(6)[5].row.config
 
 
-def test_an_empty_study_is_an_empty_board(tmp_path):
-    with open_store(f"sqlite:///{tmp_path / 'kdnas.db'}", create=True) as store:
+def test_an_empty_study_is_an_empty_board(address):
+    with open_store(address) as store:
         board = read_board(store, create_study(store, StudySpec(name="none")), -0.06, 0.6)
     assert len(board) == 0 and board.revision == -1
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from kdnas.store import queries, recording
-from kdnas.store.database import open_reader, open_store
+from kdnas.store.database import Store, open_reader, open_store
 from kdnas.study.rows import Status
 from kdnas.system.errors import UsageError
 from tests.tui.filled import study
 
 
-def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
-    with open_store(tmp_path / "k.db", create=True) as store:
+def test_what_is_read_back_is_what_was_written(store: Store, tmp_path: Path) -> None:
+    with store:
         study_id = study(store, "minilm", worker="running")
         recording.write(store, "minilm", tmp_path / "kept")
         before = queries.trial_rows(store, study_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,9 +29,9 @@ KINDS = CategoricalDistribution(("gelu", "relu"))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    begin(fakes.spec(), tmp_path / "kdnas.db")
-    with open_store(tmp_path / "kdnas.db") as store:
+def store(address: str) -> Iterator[Store]:
+    begin(fakes.spec(), address)
+    with open_store(address) as store:
         yield store
 
 
@@ -213,9 +212,9 @@ def test_a_trial_of_a_deleted_study_ends_in_a_traceback(store: Store) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def test_figures_that_did_not_change_are_read_again(tmp_path: Path) -> None:
-    long_study(tmp_path / "long.db")
-    with open_store(tmp_path / "long.db") as store:
+def test_figures_that_did_not_change_are_read_again(address: str) -> None:
+    long_study(address)
+    with open_store(address) as store:
         figures = TrialFigures(store, 1, epochs=True)
         assert len(figures.read()) == len(figures.rows) == 300
         assert figures.read() == []
