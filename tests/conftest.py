@@ -6,12 +6,15 @@ threads of tiny models cost more in waiting than they compute. Child processes i
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import itertools
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -108,6 +111,42 @@ def _statements_compiled_once() -> Iterator[None]:
             patch.setattr(kind, "__hash__", lambda one: hash(type(one)))
             patch.setattr(kind, "__eq__", lambda one, other: type(one) is type(other))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test cuts the power, and what a killed process has written is there at once; to have each commit and file on
+    the disk took ten milliseconds and more."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    from kdnas.store import database, optuna_storage
+
+    settings_of = database.on_sqlite_connect
+
+    def unsynced(connection: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):  # whoever asks next is told what is wrong with the file
+            connection.execute("PRAGMA synchronous=OFF").close()
+
+    @functools.wraps(settings_of)
+    def settled(connection: Any, *given: Any) -> None:
+        settings_of(connection, *given)
+        unsynced(connection)
+
+    def connected(dialect: Any, _record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+        if dialect.name != "sqlite" or "mode=ro" in str(given[0]):
+            return None
+        connection = dialect.connect(*given, **named)
+        unsynced(connection)
+        return connection
+
+    event.listen(Engine, "do_connect", connected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(database, "on_sqlite_connect", settled)
+        patch.setattr(optuna_storage, "on_sqlite_connect", settled)
+        yield
+    event.remove(Engine, "do_connect", connected)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.torture.faults import Ground, Lost
 from kdnas.recipes.contract import Workbench
 from kdnas.search.begin import begin
-from kdnas.search.worker import Prepare, run_worker
+from kdnas.search.set_up import Prepare
+from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.check import check
 from kdnas.store.database import open_reader

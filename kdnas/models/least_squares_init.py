@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from kdnas.models.encoders import EncoderCut, Family, sliced
+from kdnas.models.encoder_cut import EncoderCut, sliced
+from kdnas.models.encoders import Family
 from kdnas.models.kept_results import KeptResults
 
 TOKENS = 16_384  # most tokens that anything is solved on
@@ -196,7 +197,7 @@ Prediction = tuple[Tensor, Tensor]
 def taken_over(
     weights: Mapping[str, Tensor], cut: EncoderCut, found: Moments, known: KeptResults[Prediction] | None = None
 ) -> dict[str, Tensor]:
-    """The student's weights as `encoders.sliced` gives them, the neurons by the moments' order; what read the cut
+    """The student's weights as `encoder_cut.sliced` gives them, the neurons by the moments' order; what read the cut
     hidden dimensions and heads reads their prediction from the kept ones. `known` keeps predictions of one teacher."""
     known = KeptResults(0) if known is None else known
     places = torch.argsort(found.order, dim=1)

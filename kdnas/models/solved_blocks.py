@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdnas.models.encoders import EncoderCut, Family
+from kdnas.models.encoder_cut import EncoderCut
+from kdnas.models.encoders import Family
 from kdnas.models.kept_results import KeptResults
 from kdnas.system.errors import KdnasError
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from kdnas.measuring.device_lock import Turn
-from kdnas.models import block_scores, encoders, least_squares_init
-from kdnas.models.encoders import EncoderCut, Importance, LayerSizes, Sizes
+from kdnas.models import block_scores, encoder_cut, encoders, least_squares_init
+from kdnas.models.encoder_cut import EncoderCut, Importance
+from kdnas.models.encoders import LayerSizes, Sizes
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.spaces.encoder import sizes_of
 from kdnas.study.space import SearchSpace
@@ -160,7 +161,7 @@ class BlockLibrary:
             mean, covariance = last.mean(0), torch.cov(last.t(), correction=0)
             found = []
             for width in widths:
-                kept = encoders.best(self._importance.width, width)
+                kept = encoder_cut.best(self._importance.width, width)
                 given, offset = least_squares_init.predicted(covariance, mean, kept)
                 left = last - last[:, kept] @ given.t() - offset
                 found.append(left.var(0, correction=0).sum() / covariance.diagonal().sum())

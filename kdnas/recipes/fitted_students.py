@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdnas.models import encoders, least_squares_init, solved_blocks
-from kdnas.models.encoders import EncoderCut
+from kdnas.models.encoder_cut import EncoderCut
 from kdnas.models.kept_results import KeptResults
 from kdnas.models.least_squares_init import Prediction
 from kdnas.models.solved_blocks import Gram, Listen

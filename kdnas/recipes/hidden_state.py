@@ -24,6 +24,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import classifier_head, encoders, least_squares_init, sentence_layout, solved_blocks
 from kdnas.models import open as opening
+from kdnas.models.encoder_cut import EncoderCut, best, sliced
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.models.sentence_encoder import with_length
@@ -218,9 +219,9 @@ class HiddenStateBench(Workbench):
 
     def _cut_out(self, values: dict[str, Any], sizes: Sizes, aids: Projections) -> torch.nn.Module:
         sources = CUTS[self._cut](sizes.layers, self.own.layers)
-        cut = encoders.EncoderCut(self.family, self.teacher.config, sizes, self._importance, sources)
+        cut = EncoderCut(self.family, self.teacher.config, sizes, self._importance, sources)
         if self.fitted is None:
-            return encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
+            return encoders.inherit(values, sliced(self._weights, cut), self._buffers).to(self.device)
         fitted = self.fitted
 
         def solved(rows: int) -> torch.nn.Module:
@@ -243,8 +244,8 @@ class HiddenStateBench(Workbench):
     def _both_states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states of the teacher and of a student that is all of it, on the first chunks."""
         values = encoders.config_values(self.family, self.teacher.config, self.own)
-        cut = encoders.EncoderCut(self.family, self.teacher.config, self.own, self._importance, range(self.own.layers))
-        whole = encoders.inherit(values, encoders.sliced(self._weights, cut), self._buffers).to(self.device)
+        cut = EncoderCut(self.family, self.teacher.config, self.own, self._importance, range(self.own.layers))
+        whole = encoders.inherit(values, sliced(self._weights, cut), self._buffers).to(self.device)
         ids = self._proxy_ids[:CHECKED]
         return full_cut.last_state(self.teacher.body, ids), full_cut.last_state(whole, ids)
 
@@ -458,7 +459,7 @@ class HiddenStateBench(Workbench):
         A slice; a fitted student's reads that state as the student's own projection gives it, rather than the
         dimensions that were kept as they are.
         """
-        kept = encoders.best(self._importance.width, width)
+        kept = best(self._importance.width, width)
         weight, bias = weight[kept], bias[kept]
         if self._init != "fitted":
             return weight[:, kept], bias

@@ -13,8 +13,8 @@ from kdnas.measuring import memory
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import EvaluationError, Measure, Timed, evaluate
 from kdnas.search.heartbeat import Steering, at_work
+from kdnas.search.set_up import Prepare, place, recipe_of
 from kdnas.search.timing import latency_protocol
-from kdnas.search.worker import Prepare, place, recipe_of
 from kdnas.store import changes, queries, repeats, studies
 from kdnas.store.database import Store, open_store
 from kdnas.study.ranked_rows import rank_of

@@ -1,4 +1,4 @@
-"""The loop of a search: claim a slot, ask the strategy, evaluate, write down, tell; until the budget is spent.
+"""The loop of a search: claim a slot, ask the strategy, have its candidate evaluated; until the budget is spent.
 
 Any number of these processes serve one study, on any machine that reaches its store; people steer them through rows
 of the store. Knows no screen, and prints nothing but a last line about what went wrong.
@@ -9,13 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
-import os
 import platform
 import sys
-import time
-import traceback
-from collections.abc import Callable
 from typing import Any, cast
 
 import optuna
@@ -25,19 +20,19 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from kdnas.measuring import devices, latency, memory
-from kdnas.measuring.devices import resolve_device, set_up_torch
-from kdnas.recipes.contract import Workbench
-from kdnas.search import constraint_record, episodes, forecasts, heartbeat, joining, placing, refusal, warm_start
+from kdnas.search import episodes, forecasts, heartbeat, joining, refusal, warm_start
 from kdnas.search.block_latency import of_search
-from kdnas.search.candidate import EvaluationError, Measure, Measurement, Timed, evaluate
-from kdnas.search.climb import Climb
+from kdnas.search.candidate import Measure
 from kdnas.search.enough import Enough
-from kdnas.search.heartbeat import WRITE_S, Leave, Steering
+from kdnas.search.heartbeat import Leave, Steering
 from kdnas.search.hindsight import Hindsight
 from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.latency_elsewhere import Answering, Asking
 from kdnas.search.others import Others
-from kdnas.search.timing import curve_columns, further_passes, latency_columns, latency_protocol, latency_words
+from kdnas.search.set_up import Prepare, place, recipe_of
+from kdnas.search.timing import further_passes, latency_protocol
+from kdnas.search.trial_run import TrialRuns
+from kdnas.search.wishes import Wishes
 from kdnas.store import ends, queries, recovery, slots, studies
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
@@ -49,7 +44,7 @@ from kdnas.store.optuna_storage import (
     put_away,
 )
 from kdnas.store.patience import persist
-from kdnas.store.present import Present, present
+from kdnas.store.present import Present
 from kdnas.store.slots import Claim, Left, SlotTaken
 from kdnas.store.trial_storage import TrialStorage
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -58,25 +53,17 @@ from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.strategies.refused import Refused
 from kdnas.study import short_text
 from kdnas.study.forecast import Forecast
-from kdnas.study.reward import reward
-from kdnas.study.rows import RUNG
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_strategies import LstmStrategy
-from kdnas.study.states import SlotState, Wanted, WorkerState
+from kdnas.study.states import SlotState, Wanted
 from kdnas.system import interrupts, process
 from kdnas.system.errors import KdnasError
 from kdnas.system.paths import default_storage
-from kdnas.system.progress import Note, Once, Progress
+from kdnas.system.progress import Note, Once
 from kdnas.system.seeds import Purpose, number
 from kdnas.system.text import clean
 from kdnas.system.versions import versions
-from kdnas.training.contract import Epoch
-
-Prepare = Callable[[StudySpec, torch.device, Progress], Workbench]
-
-BUILT = 0.1  # share of a trial's progress that building and timing count for
-HOPELESS = 5  # a study whose first trials all fail ends after so many of them
 
 
 class Worker:
@@ -88,6 +75,7 @@ class Worker:
         self.spec = spec
         self.steering = steering
         self.worker_id = steering.worker_id
+        self.wishes = Wishes(store, study_id, steering)
         self.log = steering.log
         self.protocol, self.measure = measure, of_search(spec, measure)
         self.aside = further_passes(store)
@@ -143,11 +131,24 @@ class Worker:
         self.hindsight = Hindsight(self.store, self.study_id, self.spec, self.rescored)
         self.refusal = refusal.Present(self.bench, self.measure)
         if not queries.study_of(self.store, self.study_id).done:
-            refusal.require_some(self.refusal.now(self.look().limits))
+            refusal.require_some(self.refusal.now(self.wishes.look().limits))
         with explained(self.store):
             name = self.rescored.get_study_name_from_id(self.study_id)
             self.study = optuna.load_study(study_name=name, storage=cast(BaseStorage, self.rescored))
         describe(self.study, self.spec, *slots.rate(self.store, self.study_id))
+        self.runs = TrialRuns(
+            self.store,
+            self.study_id,
+            self.spec,
+            self.steering,
+            self.wishes,
+            self.bench,
+            self.measure,
+            self.aside,
+            self.study,
+            self.trials,
+            self.hindsight,
+        )
         put_away(self.optuna)  # trials are read and written through the store's own connections
         gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
@@ -158,7 +159,7 @@ class Worker:
         self.close_orphans()
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         enough = Enough(self.store, self.study_id, self.spec)
-        while (at := self.wait_while_paused()).wanted == Wanted.RUN:
+        while (at := self.wishes.wait_while_paused()).wanted == Wanted.RUN:
             seen = self.steering.changed()
             self.answer_others()
             if self.others.any_dead():
@@ -230,46 +231,12 @@ class Worker:
         for lost in recovery.close(self.store, self.study, self.study_id, self.spec):
             self.log("warning", f"trial {lost}: its worker died")
 
-    def look(self) -> Present:
-        """The study as people want it now. Raises Leave where it was deleted, StoreError where the store was."""
-        self.store.require_there()
-        at = present(self.store, self.study_id)
-        self.steering.hear(Wanted.ABANDON if at is None else at.wanted)
-        if at is None:
-            raise Leave
-        return at
-
-    def wait_while_paused(self) -> Present:
-        """The study when it is to run or to stop. Raises Leave where it is to be abandoned."""
-        while True:
-            interrupts.check()
-            at = self.look()
-            if at.wanted == Wanted.ABANDON:
-                raise Leave
-            if at.wanted != Wanted.PAUSE:
-                self.steering.state = WorkerState.RUNNING
-                return at
-            self.steering.state = WorkerState.PAUSED
-            self.steering.wait_for_news(at.wanted, 60.0)
-
     # ------------------------------------------------------------------------ one slot
 
     def run_slot(self, claim: Claim, at: Present) -> None:
         self.steering.doing = f"choosing a candidate for slot {claim.slot}"
         trial, chosen = self.ask(claim, at)
-        try:
-            found = self.evaluate(trial, chosen)
-        except (Leave, SlotTaken, StoreError, KeyboardInterrupt):
-            raise
-        except EvaluationError as error:
-            self.fail(claim.slot, trial.number, str(error))
-        except Exception as error:
-            self.log("debug", traceback.format_exc())
-            first = (str(error).strip().splitlines() or [""])[0]
-            line = str(error) if isinstance(error, KdnasError) else f"{type(error).__name__}: {first}"
-            self.fail(claim.slot, trial.number, line)
-        else:
-            self.finish(claim.slot, trial, found)
+        self.runs.run(claim.slot, trial, chosen)
 
     def ask(self, claim: Claim, at: Present) -> tuple[optuna.Trial, Candidate]:
         """The slot's candidate, in a trial of its own, for the study as it is `at` the claim. Raises SpaceExhausted,
@@ -327,140 +294,6 @@ class Worker:
             recovery.tell(self.store, self.study, trial.number, state, values)
             planned, taken = None, slots.taken(self.store, self.study_id, claim.slot) | {key}
 
-    def evaluate(self, trial: optuna.Trial, chosen: Candidate) -> Measurement:
-        this, epochs = trial.number, self.bench.budget.epochs
-        climb = Climb(self.store, self.study_id, self.spec, self.bench, chosen)
-        last_write = time.monotonic()
-        done = 0
-        found: dict[str, Any] = {}  # written with the next phase
-
-        def on_phase(phase: str) -> None:
-            self.leave_if_asked()
-            self.steering.doing = f"trial {this}: {phase}"
-            if phase == "training":
-                self.wait_before_epoch()
-            if phase != "building":  # the row was made with that
-                self.steering.carry(this, phase=phase, **found)
-
-        def on_timed(timed: Timed, parameters: int) -> None:
-            found.update(progress=BUILT, parameters=parameters, **latency_columns(timed))
-
-        def on_step(step: int, steps: int) -> None:
-            nonlocal last_write
-            self.leave_if_asked()
-            if time.monotonic() - last_write >= WRITE_S:
-                last_write = time.monotonic()
-                share = BUILT + (1 - BUILT) * (done + step / max(1, steps)) / epochs
-                self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}, {step}/{steps}"
-                slots.progress(self.store, self.study_id, this, **self.steering.carried(this) | {"progress": share})
-
-        def on_epoch(epoch: Epoch, timed: Timed) -> bool:
-            nonlocal done
-            done = epoch.epoch
-            if not done:  # as built: nothing that a curve of epochs shows
-                return climb.goes_on(epoch, timed)
-            share = BUILT + (1 - BUILT) * done / epochs
-            with explained(self.store), self.trials.held():
-                at = self.look()
-                if not self.spec.two_objectives:  # Optuna prunes, and draws, a single objective only
-                    trial.report(self.rewarded(at, epoch.score.loss, epoch.score.raw_loss, timed), epoch.epoch)
-                columns = self.steering.carried(this) | {"progress": share}
-                write = self.trials.write
-                slots.epoch(self.store, self.study_id, this, curve_columns(epoch), beside=write, **columns)
-                self.trials.written()
-            if done < epochs and self.hindsight.prunes:
-                self.hindsight.use(at)
-                with explained(self.store):
-                    if trial.should_prune():
-                        return False
-            go_on = climb.goes_on(epoch, timed)
-            if done == epochs or not go_on:
-                return go_on
-            self.steering.doing = f"trial {this}: epoch {done + 1}/{epochs}"
-            self.wait_before_epoch()
-            return True
-
-        measured = evaluate(
-            self.bench,
-            chosen,
-            self.measure,
-            seed=number(self.spec.seed, Purpose.STUDENT, 0),  # one for all candidates, so that chance is shared
-            epochs=epochs,
-            on_phase=on_phase,
-            on_timed=on_timed,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            aside=self.aside,
-            as_built=bool(climb.rungs),
-        )
-        return climb.measured(measured)
-
-    def leave_if_asked(self) -> None:
-        interrupts.check()
-        self.steering.leave_what_is_gone()
-        if self.steering.wanted == Wanted.ABANDON:
-            raise Leave
-
-    def wait_before_epoch(self) -> None:
-        """Where the study is paused: hold the training in memory until it goes on. A stop lets the trial end."""
-        self.wait_while_paused()
-        self.steering.state = WorkerState.RUNNING
-
-    def rewarded(self, at: Present, loss: float, raw_loss: float, timed: Timed) -> float:
-        """The reward by the study's α and β of that look."""
-        seen = raw_loss if self.spec.reward.loss == "raw" else loss
-        return reward(seen, timed.p50, timed.teacher_p50, at.alpha, at.beta)
-
-    # ------------------------------------------------------------------------ how a trial ends
-
-    def finish(self, slot: int, trial: optuna.Trial, found: Measurement) -> None:
-        at = self.look()
-        rewarded = self.rewarded(at, found.loss, found.raw_loss, found.timed)
-        columns = {
-            "reward": rewarded,
-            "alpha": at.alpha,
-            "beta": at.beta,
-            "loss": found.loss,
-            "raw_loss": found.raw_loss,
-            "parameters": found.parameters,
-            "memory_mib": found.memory_mib,
-            "extra": json.dumps(dict(found.extra)),
-            "epoch": found.epoch,
-            **latency_columns(found.timed),
-        }
-        state = SlotState.PRUNED if found.pruned else SlotState.DONE
-        slots.finish(self.store, self.study_id, slot, trial.number, state, **columns)
-        times = found.timed.teacher_p50 / found.timed.p50
-        # For those who look with Optuna's own tools.
-        timed = ("latency_ms", "teacher_latency_ms", "latency_flag")
-        known = {name: columns[name] for name in ("loss", *timed, "parameters", "alpha", "beta")} | {"speedup": times}
-        raw = self.spec.reward.loss == "raw"
-        if at.limits and at.teacher_ms is None:  # this may be the trial that measured it
-            at = self.look()
-        with self.trials.held():
-            for name, value in (known | {RUNG: found.extra[RUNG]} if RUNG in found.extra else known).items():
-                self.trials.set_trial_user_attr(trial._trial_id, name, value)
-            missed = constraint_record.record(at.limits, self.trials, trial, found, raw=raw)
-            values = None
-            if not found.pruned:
-                values = recovery.objectives(self.store, self.study_id, self.spec, columns)
-            recovery.tell(self.store, self.study, trial.number, recovery.TOLD[state], values)
-        what = f"reward {rewarded:.4f}, loss {found.loss:.4f}, {latency_words(found.timed)}"
-        what += f", misses a constraint: {missed}" if missed else ""
-        self.log("info", f"trial {trial.number}: {'pruned at ' if found.pruned else ''}{what}")
-        if missed and (warning := constraint_record.none_keeps(self.store, self.study_id)) is not None:
-            self.log("warning", warning)
-
-    def fail(self, slot: int, number: int, error: str) -> None:
-        interrupts.check()
-        slots.finish(self.store, self.study_id, slot, number, SlotState.FAILED, error=error)
-        recovery.tell(self.store, self.study, number, TrialState.FAIL, None)
-        self.log("error", f"trial {number}: failed: {error}")
-        row = queries.study_of(self.store, self.study_id)
-        if row.failed == row.done and row.failed >= (HOPELESS if row.open else min(HOPELESS, row.trials)):
-            which = "" if row.done == row.trials else "of the first "
-            raise KdnasError(f"All {which}{row.failed} trials failed, the last one so: {error}")
-
     def close(self) -> None:
         """Frees the slot that is still held, and ends its trial, without counting an attempt."""
         self.steering.calm()
@@ -508,25 +341,6 @@ def run_worker(
         except KeyboardInterrupt:
             return 130
         return 0
-
-
-def place(steering: Steering, name: str) -> torch.device:
-    """Sets torch and Optuna up in this process and finds the device that a spec names; others see which. Of several
-    GPUs a worker takes the least used one. Raises UsageError for a device that is not there."""
-    placing.keep_to_own_cores()
-    set_up_torch()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    device = resolve_device(name)
-    steering.device = f"{device} {torch.cuda.get_device_name(device)}"[:80] if device.type == "cuda" else str(device)
-    steering.log("info", f"worker {steering.worker_id} on {steering.device}, process {os.getpid()}")
-    return device
-
-
-def recipe_of(spec: StudySpec) -> Prepare:
-    """What loads the bench of the spec's recipe."""
-    from kdnas import recipes
-
-    return recipes.recipe_of(spec).prepare
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,32 +1,24 @@
-"""All trials of one study as columns: what screens rank, filter, sort and plot a hundred thousand of.
+"""All trials of one study as columns that are ranked: what screens filter, sort and plot a hundred thousand of.
 
-A trial takes some 300 bytes here and 2.5 KiB as a TrialRow; a TrialRow is made again for the few that are looked at.
-Takes rows as they change; reads no store and draws nothing.
+Takes rows as they change, and makes a TrialRow again for the few that are looked at; the arrays themselves are
+trial_arrays.py's. Reads no store and draws nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
-from kdnas.study import filter as language
 from kdnas.study import filter_masks
 from kdnas.study.columns import (
-    ABSENT,
-    NONE,
     CodedColumn,
     Columns,
-    Same,
-    as_floats,
     as_ints,
     by_key,
-    grown,
     least,
-    nothing,
     whole_column,
 )
 from kdnas.study.constraints import NONE as NO_LIMITS
@@ -46,12 +38,13 @@ from kdnas.study.ranking import (
     stand,
 )
 from kdnas.study.reference_time import factors
-from kdnas.study.rows import RUNG, TrialRow
+from kdnas.study.rows import TrialRow
 from kdnas.study.states import TrialState
-from kdnas.study.trial_fields import BY_KEY, CODED, FLOATS, INTS, LATENCIES, MAPPINGS, RANKING, SMALL
+from kdnas.study.trial_arrays import TrialArrays
+from kdnas.study.trial_fields import BY_KEY, CODED, FLOATS, INTS, LATENCIES, RANKING
 
 
-class Board:
+class Board(TrialArrays):
     """The trials of one study, ranked for one α and β. Rows are put in and replaced by trial number."""
 
     def __init__(
@@ -63,39 +56,15 @@ class Board:
         *,
         whole: bool = True,
     ) -> None:
+        super().__init__()
         self.alpha = alpha
         self.beta = beta
         self.loss = loss
         self.limits = limits
         self.whole = whole  # else only what ranks, lists and plots the trials is here
-        self.revision = -1  # the latest that was put in: ask the store for what is newer
-        self.changes = 0  # how often something was put in
-        self._n = 0
-        self._capacity = 256
-        self._columns: dict[str, np.ndarray] = {
-            **{name: nothing(self._capacity) for name in FLOATS},
-            **{name: np.empty(self._capacity, dtype=np.int32 if name in SMALL else np.int64) for name in INTS},
-        }
-        self._coded = {name: CodedColumn(self._capacity) for name in CODED}
-        self._mappings: dict[str, dict[str, CodedColumn]] = {name: {} for name in MAPPINGS}
-        self._extra: dict[str, np.ndarray] = {}
-        self._place = np.full(self._capacity, -1, dtype=np.int64)  # trial number → place
         self._standing: Standing | None = None
         self._used: np.ndarray | None = None  # what `losses` found, until rows change
         self._order = KeptOrder()
-
-    def __len__(self) -> int:
-        return self._n
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Trial numbers by place, int [n]."""
-        return self._columns["number"][: self._n]
-
-    def reserve(self, count: int) -> None:
-        """Make room for so many trials at once, with some to come."""
-        if count > self._capacity:
-            self._grow(count + count // 16)
 
     def update(self, rows: Sequence[TrialRow]) -> None:
         """Put in new rows and replace those of the same number."""
@@ -120,30 +89,7 @@ class Board:
         places = self._places_for(numbers)
         old = places[places < known]
         before = None if self._standing is None else self._ranked_by(old)
-        for name in FLOATS:
-            figures = whole_column(trials.fields[name], len(places), as_floats)
-            if not self._columns[name].flags.writeable:
-                if np.isnan(figures).all():
-                    continue
-                self._columns[name] = self._columns[name].copy()
-            self._columns[name][places] = figures
-        for name in INTS:
-            column = self._columns[name]
-            values = whole_column(trials.fields[name], len(places), as_ints)
-            column[places] = np.where(values == NONE, least(column), values)
-        for name in CODED:
-            self._coded[name].put(places, trials.fields[name])
-        for name, by_name in (("candidate", trials.candidate), ("config", trials.config)):
-            columns = self._mappings[name]
-            for key in dict.fromkeys((*columns, *by_name)):
-                if key not in columns:
-                    columns[key] = CodedColumn(self._capacity)
-                columns[key].put(places, by_name.get(key, Same(ABSENT)))
-        for key in dict.fromkeys((*self._extra, *trials.extra)):
-            column = self._extra.setdefault(key, np.full(self._capacity, np.nan))
-            column[places] = whole_column(trials.extra.get(key, Same(None)), len(places), as_floats)
-        self.revision = max(self.revision, int(self._columns["revision"][places].max()))
-        self.changes += 1
+        self._write(places, trials)
         self._used = None
         if self._standing is None or before is None:
             return
@@ -230,90 +176,11 @@ class Board:
             self.limits.reference_ms,
         )
 
-    def row(self, place: int) -> TrialRow:
-        """The row as it was put in."""
-        values: dict[str, Any] = {}
-        for name in FLOATS:
-            value = float(self._columns[name][place])
-            values[name] = None if value != value else value
-        for name in INTS:
-            whole = int(self._columns[name][place])
-            values[name] = None if whole == least(self._columns[name]) else whole
-        for name in CODED:
-            values[name] = self._coded[name].get(place)
-        for name in MAPPINGS:
-            found = ((key, column.get(place)) for key, column in self._mappings[name].items())
-            values[name] = {key: value for key, value in found if value is not ABSENT}
-        figures = ((key, float(column[place])) for key, column in self._extra.items())
-        values["extra"] = {key: figure for key, figure in figures if figure == figure}  # NaN is not given
-        return TrialRow(**values)
-
-    def keys(self) -> frozenset[str]:
-        """Every candidate key, configuration key and recipe's figure, for `kdnas.study.filter.parse`."""
-        return frozenset().union(*self._mappings.values(), self._extra)
-
-    def dimensions(self) -> Mapping[str, CodedColumn]:
-        """What the candidates hold, by dimension in the space's order."""
-        return self._mappings["candidate"]
-
-    def varying_keys(self) -> set[str]:
-        """Candidate and configuration keys that have had more than one value."""
-        return {key for columns in self._mappings.values() for key, column in columns.items() if len(column.values) > 2}
-
-    def ended(self) -> np.ndarray:
-        """When each trial ended, UTC seconds, NaN while it runs; float [n]."""
-        return self._columns["ended"][: self._n]
-
-    def started(self) -> np.ndarray:
-        """When each trial began, UTC seconds; float [n]."""
-        return self._columns["started"][: self._n]
-
-    def began(self) -> float:
-        """When the first trial began, UTC seconds."""
-        return float(self._columns["started"][: self._n].min()) if self._n else 0.0
-
-    def rungs(self) -> np.ndarray:
-        """The rung that each trial reached, NaN where none; float [n]."""
-        return self._extra[RUNG][: self._n] if RUNG in self._extra else np.full(self._n, np.nan)
-
     def behind(self) -> np.ndarray:
         """Which trials are done and stayed on a lower rung than others, so that they have no rank; bool [n]."""
         standing = self.standing
         done = self._coded["state"].where(self._n, lambda state: state == TrialState.DONE)
         return done & (standing.rank == 0) & ~np.isnan(standing.reward)
-
-    def told(self) -> np.ndarray:
-        """The reward that each trial was told with, at the α and β of then, NaN where none; float [n]."""
-        return self._columns["reward"][: self._n]
-
-    def running(self) -> list[int]:
-        """Numbers of the trials that run."""
-        found: list[int] = self.numbers[self.runs()].tolist()
-        return found
-
-    def runs(self) -> np.ndarray:
-        """Which trials run, bool [n]."""
-        return self._coded["state"].where(self._n, lambda state: state == TrialState.RUNNING)
-
-    def evaluated(self) -> np.ndarray:
-        """Which trials were evaluated here until they had a result, bool [n]."""
-        return self._coded["state"].where(self._n, lambda state: state in (TrialState.DONE, TrialState.PRUNED))
-
-    def states(self) -> frozenset[str]:
-        """The states that trials have had."""
-        return frozenset(self._coded["state"].values[1:])
-
-    def flags(self) -> frozenset[str]:
-        """Why latencies have been doubtful."""
-        return frozenset(filter(None, self._coded["latency_flag"].values[1:]))
-
-    def marked(self) -> np.ndarray:
-        """Which trials are marked, bool [n]."""
-        return self._coded["marked"].where(self._n, bool)
-
-    def tagged(self) -> bool:
-        """Whether any trial has a tag."""
-        return any(self._coded["tags"].values[1:])
 
     def column(self, key: str) -> np.ndarray:
         """Floats [n] of a key of the filter language, in its order where it is text; missing values are NaN."""
@@ -356,24 +223,6 @@ class Board:
         measured, reference = self._columns[name][: self._n], self.limits.reference_ms
         return measured * factors(self._columns["teacher_latency_ms"][: self._n], reference) if reference else measured
 
-    def coded(self, field: str) -> CodedColumn | None:
-        """The values of a row's field that has few different ones; None for a field of numbers."""
-        return self._coded.get(field)
-
-    def keyed(self, key: str) -> Iterable[CodedColumn | np.ndarray]:
-        """What candidates, configurations and figures hold under a key or its short name; the first one counts."""
-        for name in language.ALIASES.get(key, (key,)):
-            for columns in self._mappings.values():
-                if name in columns:
-                    yield columns[name]
-            if name in self._extra:
-                yield self._extra[name][: self._n]
-
-    def words(self) -> Iterable[CodedColumn]:
-        """Everything that candidates and configurations hold."""
-        for columns in self._mappings.values():
-            yield from columns.values()
-
     def order(self, key: str, *, descending: bool = False, mask: np.ndarray | None = None) -> np.ndarray:
         """Places (where the mask is) sorted by a key, missing values last, equal ones by trial number; int [m]."""
         values, numbers = self.column(key), self.numbers
@@ -388,11 +237,6 @@ class Board:
     def mask(self, chosen: Filter) -> np.ndarray:
         """Which trials pass, bool [n]."""
         return filter_masks.mask(chosen, self)
-
-    def _scored(self, places: np.ndarray) -> np.ndarray:
-        """Which of these have a result, bool [m]."""
-        state = self._coded["state"]
-        return np.array([value in SCORED_STATES for value in state.values], dtype=bool)[state.codes[places]]
 
     def _ranked_by(self, places: np.ndarray) -> _RankedBy:
         """What decides on the ranking of these, and what else of them is told by place; without results, nothing."""
@@ -442,27 +286,6 @@ class Board:
                 parameters=self.column("params"),
             ),
         )
-
-    def _places_for(self, numbers: np.ndarray) -> np.ndarray:
-        highest = int(numbers.max())
-        if highest >= len(self._place):
-            self._place = grown(self._place, max(highest + 1, 2 * len(self._place)), fill=-1)
-        places = self._place[numbers]
-        new = np.flatnonzero(places < 0)
-        places[new] = np.arange(self._n, self._n + len(new))
-        self._place[numbers] = places
-        self._n += len(new)
-        if self._n > self._capacity:
-            self._grow(max(self._n, 2 * self._capacity))
-        return places
-
-    def _grow(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._columns = {name: grown(column, capacity) for name, column in self._columns.items()}
-        self._extra = {key: grown(column, capacity, fill=np.nan) for key, column in self._extra.items()}
-        for columns in (self._coded, *self._mappings.values()):
-            for column in columns.values():
-                column.codes = grown(column.codes, capacity, fill=0)
 
 
 @dataclass(frozen=True)

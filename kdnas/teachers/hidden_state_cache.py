@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts, numerics, synchronise
-from kdnas.models.encoders import Importance, importance
+from kdnas.models.encoder_cut import Importance, importance
 from kdnas.models.least_squares_init import watched
 from kdnas.system import disk_cache
 from kdnas.system.errors import UsageError

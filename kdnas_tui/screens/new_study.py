@@ -18,39 +18,29 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from kdnas.study import spec_flags
-from kdnas.study.constraints import PART
-from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.reward import exchange
 from kdnas.study.spec import StudySpec, from_values
-from kdnas.study.spec_end import moment_of
 from kdnas.study.spec_toml import to_toml
-from kdnas.system.errors import BadOptionError, KdnasError, UsageError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import presets
 from kdnas_tui import words, workers
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.later import later
+from kdnas_tui.screens import form_reading
 from kdnas_tui.screens.ask import Answer, Ask
 from kdnas_tui.screens.frame import Frame, bindings, writes
 from kdnas_tui.screens.spec_fields import (
     ENTRIES,
-    FIELDS,
-    TEXTS,
     asset_of,
-    bounds_of,
-    check_value,
     choices,
-    entry_of,
     figures,
     first_comment,
     form_values,
     id_of,
     number,
-    plain_fault,
     plan_words,
     preset_values,
-    split_settings,
-    time_of,
 )
 from kdnas_tui.widgets.act_button import ActButton
 from kdnas_tui.widgets.field import Field
@@ -165,57 +155,13 @@ class NewStudyScreen(Frame):
     def _field(self, name: str) -> Input:
         return self.query_one(f"#{id_of(name)}", Input)
 
-    def _pairs(self) -> list[tuple[str, Any]]:
-        """What the form says, field by field. Faults of reading go to `_faults`."""
-        pairs: list[tuple[str, Any]] = []
-        for entry in ENTRIES:
-            text = self._field(entry.field).value.strip()
-            if entry.field in ("more", PART):
-                try:
-                    pairs += bounds_of(text) if entry.field == PART else map(spec_flags.assigned, split_settings(text))
-                except UsageError as error:
-                    self._faults[entry.field] = str(error)
-            elif entry.field == "time":
-                pairs += time_of(text)
-            elif entry.field == "budget.trials" and not text and self._field("time").value.strip():
-                continue
-            elif entry.field == "workers":
-                if text != workers.GPUS and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
-                    self._faults["workers"] = f"{text!r} workers cannot be started. Give 1 to 256, or gpus."
-            elif entry.field == "data.text_column" and not text:
-                continue
-            else:
-                pairs.append((entry.field, text if entry.field in TEXTS else number(text)))
-        return pairs
+    def _texts(self) -> dict[str, str]:
+        return {entry.field: self._field(entry.field).value.strip() for entry in ENTRIES}
 
     def _check(self) -> None:
         """Read the form, show every fault under its field, and ask for a new plan where it makes a spec."""
-        self._faults = {}
-        pairs = self._pairs()
-        for field, value in pairs:
-            try:
-                check_value(field, value)
-            except KdnasError as error:
-                if field.startswith(f"{PART}."):
-                    self._faults.setdefault(PART, str(error).replace(f"{PART}.", ""))
-                if (place := entry_of(field)) != "more":
-                    self._faults.setdefault(place, plain_fault(FIELDS[place].label, field, error))
-        name = self._field("name").value.strip()
-        if name in self._taken:
-            self._faults.setdefault("name", f"There is a study {name} already. Choose another name, or open it.")
-        like = self._field("like").value.strip()
-        if self._taken and like not in (*self._taken, AUTO, NOBODY):
-            self._faults.setdefault("like", f"There is no study {like!r} in this store. F2 lists those that there are.")
-        self.spec = None
-        if not self._faults:
-            try:
-                spec = from_values(spec_flags.overlay({}, pairs))
-                moment_of(spec.budget, self.desk.clock())
-                self.spec = spec
-            except BadOptionError as error:
-                self._faults[entry_of(error.field)] = str(error)
-            except (KdnasError, TypeError, AttributeError) as error:
-                self._faults["more"] = str(error)
+        read = form_reading.read(self._texts(), self._taken, self.desk.clock())
+        self.spec, self._faults = read.spec, read.faults
         for entry in ENTRIES:
             hint = self.query_one(f"#{id_of(entry.field)}-hint", Static)
             fault = self._faults.get(entry.field, "")
@@ -456,6 +402,7 @@ class NewStudyScreen(Frame):
             self._to_fault()
             return
         self._starting = True
+        self.give_up_asking()  # a plan loads what the search loads, which would begin the later for it
         self.query_one(ActButton).busy("Starting …")
         self._begin(spec, self._field("workers").value.strip())
 
@@ -473,3 +420,6 @@ class NewStudyScreen(Frame):
         self._starting = False
         self.query_one(ActButton).ready()
         self.desk.fault(error)
+        if self._planning:
+            self._plan_for = ""
+            self._ask_plan_later()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from kdnas.models import encoders
+from kdnas.models import encoder_cut, encoders
 from kdnas.models.block_scores import RIDGE, unexplained
-from kdnas.models.encoders import FAMILIES, EncoderCut, Sizes
+from kdnas.models.encoder_cut import EncoderCut
+from kdnas.models.encoders import FAMILIES, Sizes
 from kdnas.system.errors import KdnasError
 from tests.encoders import VOCABULARY, tiny_encoder
 
@@ -26,10 +27,10 @@ def opened(folder: Path, family: str) -> tuple[Any, EncoderCut, torch.nn.Module]
     teacher = AutoModel.from_pretrained(tiny_encoder(folder, family)).eval()
     own = FAMILIES[family]
     sizes = Sizes(1, 16, 2, 64, "gelu")
-    cut = EncoderCut(own, teacher.config, sizes, encoders.importance(teacher, own, IDS), [1])
+    cut = EncoderCut(own, teacher.config, sizes, encoder_cut.importance(teacher, own, IDS), [1])
     values = encoders.config_values(own, teacher.config, sizes)
     named = dict(teacher.named_buffers())
-    body = encoders.inherit(values, encoders.sliced(teacher.state_dict(), cut), named)
+    body = encoders.inherit(values, encoder_cut.sliced(teacher.state_dict(), cut), named)
     return teacher, cut, body.eval()
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from kdnas.models import encoders
-from kdnas.models.encoders import EncoderCut, Importance, Sizes, attention_rows, best, sliced
+from kdnas.models.encoder_cut import EncoderCut, Importance, attention_rows, best, sliced
+from kdnas.models.encoders import Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from tests.encoders import FAMILIES
 

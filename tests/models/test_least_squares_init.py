@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from kdnas.models import encoders, least_squares_init
-from kdnas.models.encoders import EncoderCut, Family, Sizes
+from kdnas.models import encoder_cut, encoders, least_squares_init
+from kdnas.models.encoder_cut import EncoderCut
+from kdnas.models.encoders import Family, Sizes
 from kdnas.models.kept_results import KeptResults
 from kdnas.models.layer_choice import spread
 from kdnas.models.least_squares_init import (
@@ -145,7 +146,7 @@ def test_the_order_is_the_loudest_first_where_nothing_varies_together() -> None:
 
 def cut_of(body: Any, own: Family, sizes: Sizes) -> EncoderCut:
     sources = spread(sizes.layers, own.sizes(body.config).layers)
-    return EncoderCut(own, body.config, sizes, encoders.importance(body, own, IDS), sources)
+    return EncoderCut(own, body.config, sizes, encoder_cut.importance(body, own, IDS), sources)
 
 
 def buffers(body: Any) -> dict[str, Tensor]:
@@ -173,13 +174,13 @@ def test_where_nothing_is_cut_the_fitted_student_is_the_teacher(family: str, tmp
         torch.testing.assert_close(torch.cat(given[layer]), states, rtol=1e-4, atol=1e-5)
 
 
-def kept_parts(cut: EncoderCut, found: Moments) -> list[encoders.KeptParts]:
+def kept_parts(cut: EncoderCut, found: Moments) -> list[encoder_cut.KeptParts]:
     """Of each layer; the neurons are the first of the moments' order."""
     made = []
     for parts in cut.layers():
         order = found.order[0 if cut.family.shared_layers else parts.source]
         neurons = order[: cut.sizes.inner].sort().values
-        made.append(encoders.KeptParts(parts.index, parts.source, parts.logits, parts.context, neurons))
+        made.append(encoder_cut.KeptParts(parts.index, parts.source, parts.logits, parts.context, neurons))
     return made
 
 
@@ -345,7 +346,7 @@ def test_no_small_change_of_a_solved_weight_lowers_the_samples_error(family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_importance_is_what_its_definition_says(family: str, tmp_path: Path) -> None:
     body, own = opened(tmp_path, family)
-    found = encoders.importance(body, own, IDS)
+    found = encoder_cut.importance(body, own, IDS)
     with torch.no_grad():
         states = body(input_ids=IDS, output_hidden_states=True).hidden_states[1:]
     variances = torch.stack([state.double().flatten(0, 1).var(0, correction=0) for state in states])

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from kdnas.models import encoders
-from kdnas.models.encoders import PER_LAYER, LayerSizes, Sizes, position_offset, sliced
+from kdnas.models.encoder_cut import sliced
+from kdnas.models.encoders import PER_LAYER, LayerSizes, Sizes, position_offset
 from tests.encoders import FAMILIES
 from tests.models.test_encoder_cut import cut_of
 

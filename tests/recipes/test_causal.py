@@ -18,7 +18,7 @@ from kdnas.recipes.causal import CausalBench, CausalTraining
 from kdnas.recipes.causal_divergence import Cached, CausalDivergenceBench, Live
 from kdnas.recipes.causal_policy_gradient import advantages, frequency, long_term, policy_loss, sameness
 from kdnas.recipes.own_text import sample
-from kdnas.search.worker import latency_protocol
+from kdnas.search.timing import latency_protocol
 from kdnas.store.database import open_store
 from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec, from_values

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from kdnas.models import encoders, least_squares_init
+from kdnas.models import encoder_cut, encoders, least_squares_init
 from kdnas.models.encoders import Sizes
 from kdnas.models.layer_choice import last, uniform
 from kdnas.recipes import hidden_state, hidden_state_training, recipe
@@ -292,7 +292,7 @@ def test_solved_blocks_give_more_of_the_teachers_last_state(make: Any, family: s
     bench = make(family, **FITTED)
     sizes = Sizes(3, 24, 3, 24, bench.own.act)
     sources = hidden_state.CUTS["spread"](3, 4)
-    cut = encoders.EncoderCut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
+    cut = encoder_cut.EncoderCut(bench.family, bench.teacher.config, sizes, bench._importance, sources)
     values = bench.config({**THIN, "hidden_act": bench.own.act})
     weights = least_squares_init.taken_over(bench._weights, cut, bench.fitted.moments)
     unsolved = encoders.inherit(values, weights, bench._buffers)
@@ -321,7 +321,7 @@ def test_a_fitted_students_pooler_reads_the_teachers_last_state(make: Any, famil
         bench.save(student, tmp_path / init)
         theirs = AutoModel.from_pretrained(bench.teacher.folder).eval()
         with torch.inference_mode():
-            wanted = theirs(input_ids=ids).pooler_output[:, encoders.best(bench._importance.width, 24)]
+            wanted = theirs(input_ids=ids).pooler_output[:, encoder_cut.best(bench._importance.width, 24)]
             ours = AutoModel.from_pretrained(tmp_path / init).eval()(input_ids=ids).pooler_output
         error[init] = float((ours - wanted).square().mean() / wanted.var(0).mean())
     assert error["fitted"] < 0.8 * error["inherit"], error
@@ -346,23 +346,23 @@ def test_importance_ranks_what_was_made_loud(make: Any, places: Path, tmp_path: 
         layer.attention.output.dense.weight[:, 16:24] *= 50  # head 2 of 4
     model.save_pretrained(folder)
     loaded = encoder.load(tiny_spec(folder, places / "text").teacher, CPU)
-    found = encoders.importance(
+    found = encoder_cut.importance(
         loaded.body, loaded.family, torch.randint(5, 60, (8, 16), generator=torch.Generator().manual_seed(0))
     )
-    assert {4, 9} <= set(encoders.best(found.width, 8).tolist())
-    assert 7 in encoders.best(found.inner[1], 1)
-    assert encoders.best(found.value[1].norm(dim=1), 1).tolist() == [2]
+    assert {4, 9} <= set(encoder_cut.best(found.width, 8).tolist())
+    assert 7 in encoder_cut.best(found.inner[1], 1)
+    assert encoder_cut.best(found.value[1].norm(dim=1), 1).tolist() == [2]
 
 
 def test_heads_are_taken_whole_narrowed_or_cut_anew() -> None:
     query = torch.tensor([[1.0, 2, 3, 4], [4, 3, 2, 1], [1, 1, 1, 1]])
     value = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2], [9, 1, 1, 8]])
-    taken = encoders.attention_rows(query, value, 2, 4)  # the two best heads, as they are
+    taken = encoder_cut.attention_rows(query, value, 2, 4)  # the two best heads, as they are
     assert [t.tolist() for t in taken] == [[4, 5, 6, 7, 8, 9, 10, 11]] * 2
-    narrow = encoders.attention_rows(query, value, 3, 2)  # each head's two best dimensions
+    narrow = encoder_cut.attention_rows(query, value, 3, 2)  # each head's two best dimensions
     assert [t.tolist() for t in narrow] == [[2, 3, 4, 5, 8, 9], [0, 1, 4, 5, 8, 11]]
     for heads, size in ((1, 8), (6, 2), (2, 6)):  # wider or more heads than the teacher's
-        rows, _ = encoders.attention_rows(query, value, heads, size)
+        rows, _ = encoder_cut.attention_rows(query, value, heads, size)
         assert len(rows) == heads * size == len(set(rows.tolist()))
 
 

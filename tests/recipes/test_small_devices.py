@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from kdnas.data.labelled import Examples
 from kdnas.measuring import device_lock
-from kdnas.models import classifier_head, decoders, encoders, least_squares_init
+from kdnas.models import classifier_head, decoders, encoder_cut, encoders, least_squares_init
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.study.space import Candidate
@@ -175,9 +175,9 @@ class NoFloat64(TorchFunctionMode):
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_encoders_are_weighed_without_float64_on_the_device(tmp_path: Path, family: str) -> None:
     teacher = encoder.load(TeacherSpec(model=str(tiny_encoder(tmp_path / "m", family))), CPU)  # type: ignore[call-arg]
-    plain = encoders.importance(teacher.body, teacher.family, ids())
+    plain = encoder_cut.importance(teacher.body, teacher.family, ids())
     with NoFloat64():
-        weighed = encoders.importance(teacher.body, teacher.family, ids())
+        weighed = encoder_cut.importance(teacher.body, teacher.family, ids())
         least_squares_init.moments(teacher.body, teacher.family, ids())
     close(plain.tensors(), weighed.tensors())
 

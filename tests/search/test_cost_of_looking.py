@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdnas.search import worker
+from kdnas.search import trial_run, worker
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import LOOK_S, WRITE_S
 from kdnas.search.worker import Worker, run_worker
@@ -83,7 +83,7 @@ def test_a_worker_that_trains_writes_once_a_second(path: Path, monkeypatch: pyte
     spec = fakes.spec(budget={"trials": 1, "epochs": 1})
     begin(spec, path)
     clock = Looks()
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(trial_run, "time", clock)
     monkeypatch.setattr(fakes, "STEPS", steps)
     asked = Asked()
 
@@ -143,7 +143,7 @@ def test_a_trial_writes_each_epoch_once_and_costs_what_the_first_one_did(
 
     real = Worker.run_slot
     monkeypatch.setattr(Worker, "run_slot", counted)
-    monkeypatch.setattr(worker, "time", Looks())  # so that no write is due for the time
+    monkeypatch.setattr(trial_run, "time", Looks())  # so that no write is due for the time
     begin(fakes.spec(budget={"trials": 6, "epochs": 2}), path)
     with asked.listening():
         assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0

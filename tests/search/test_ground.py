@@ -13,7 +13,8 @@ import torch
 from kdnas.recipes.contract import Workbench
 from kdnas.search.begin import begin
 from kdnas.search.recheck import recheck
-from kdnas.search.worker import Prepare, run_worker
+from kdnas.search.set_up import Prepare
+from kdnas.search.worker import run_worker
 from kdnas.store import queries, repeats
 from kdnas.store import tables as t
 from kdnas.store.database import open_reader, open_store

@@ -15,7 +15,8 @@ import torch
 
 from kdnas.recipes.contract import Workbench
 from kdnas.search.begin import begin
-from kdnas.search.worker import Prepare, Worker, run_worker
+from kdnas.search.set_up import Prepare
+from kdnas.search.worker import Worker, run_worker
 from kdnas.store import ends, queries, slots, studies, study_figures
 from kdnas.store.database import open_store
 from kdnas.study.rows import Status, StudyRow, TrialRow

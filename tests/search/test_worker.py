@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 from kdnas.recipes.contract import Student, Workbench
 from kdnas.search.begin import begin
 from kdnas.search.recheck import recheck
-from kdnas.search.worker import Prepare, run_worker
+from kdnas.search.set_up import Prepare
+from kdnas.search.worker import run_worker
 from kdnas.store import changes, queries
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import optuna_storage

@@ -18,6 +18,7 @@ import pytest
 
 from kdnas.store import changes, queries
 from kdnas.store import database as opening
+from kdnas.store import optuna_storage as optunas
 from kdnas.store import tables as t
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError
@@ -37,7 +38,10 @@ def test_a_new_store_is_its_owners_alone_and_marked(path: Path) -> None:
         assert version == str(t.SCHEMA_VERSION)
 
 
-def test_writers_use_wal_normal_and_foreign_keys_on_both_sides(path: Path) -> None:
+def test_writers_use_wal_normal_and_foreign_keys_on_both_sides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = opening.on_sqlite_connect.__wrapped__  # type: ignore[attr-defined] # tests do not wait for the disk
+    for module in (opening, optunas):
+        monkeypatch.setattr(module, "on_sqlite_connect", own)
     with open_store(path, create=True) as store:
         create_study(store, fakes.spec())
         for engine in (store.engine, optuna_storage(store).engine):

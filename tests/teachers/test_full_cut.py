@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas.models import decoders, encoders
+from kdnas.models import decoders, encoder_cut
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.recipes.spaces.decoder import space_of
@@ -76,7 +76,7 @@ def test_what_enters_the_first_layer_is_the_teachers_at_every_width(width: int, 
         sizes = {"num_hidden_layers": 2, "hidden_size": width, "num_attention_heads": width // 8}
         job = given(spec, {**sizes, "intermediate_size": 64, "hidden_act": "gelu"})
         student = bench.build({**job.candidate}, 0).body
-        kept = encoders.best(bench._importance.width, width)
+        kept = encoder_cut.best(bench._importance.width, width)
         with torch.no_grad():
             first, wanted = (
                 m(input_ids=bench._held_ids[:4], output_hidden_states=True).hidden_states[0]

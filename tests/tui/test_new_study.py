@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from kdnas.study.spec_flags import assigned, overlay
 from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
+from kdnas_tui import workers
+from kdnas_tui.screens import new_study
 from kdnas_tui.screens.ask import Ask
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.spec_fields import form_values, number, plan_words, preset_values, split_settings
@@ -127,6 +131,30 @@ async def test_the_command_shown_begins_the_same_study(pilot: Pilot[str], three_
         "--storage", str(three_studies), "--workers", "gpus",
     ]  # fmt: skip
     assert "10 times faster is worth 0.295 of loss" in text_of(pilot.app)
+
+
+async def test_no_plan_is_asked_for_while_the_study_begins_and_one_is_where_that_failed(
+    pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, asked, go_on = form(pilot), list[str](), threading.Event()
+
+    def begin(*_: object) -> None:
+        go_on.wait()
+        raise UsageError("no room")
+
+    monkeypatch.setattr(workers, "begin", begin)
+    monkeypatch.setattr(new_study, "PLAN_AFTER_S", 0.2)
+    monkeypatch.setattr(found, "_ask_plan", asked.append)
+    found.query_one("#f-name", Input).value = "mine"
+    await until(pilot, lambda: found.spec is not None and found.spec.name == "mine", "the form makes a spec")
+    found._start()
+    before = len(asked)
+    try:
+        await asyncio.sleep(0.3)
+        assert len(asked) == before
+    finally:
+        go_on.set()
+    await until(pilot, lambda: len(asked) > before, "the plan is asked for again")
 
 
 async def test_choices_that_ship_are_listed_and_taken(pilot: Pilot[str]) -> None:
