@@ -13,8 +13,8 @@ EXPLORING = 0.4  # share of the budget that the rounds have which decide; the la
 RULE = (
     "Successive halving: each round's share is divided equally among the members in it. After it the better half by "
     "task score goes on, rounded up, ties in the order of the spec. The rounds together have 2/5 of the budget, the "
-    "last stage the rest. What a member doesn't use, since it failed or ran out of candidates, is divided among those that "
-    "go on."
+    "last stage the rest. What a member doesn't use, since it failed or ran out of candidates, is divided among those "
+    "that go on."
 )
 
 
@@ -26,7 +26,7 @@ def rounds(members: int) -> int:
 def least(members: int) -> int:
     """The fewest trials with which every member has a first share of one."""
     trials = math.ceil(rounds(members) * members / EXPLORING)
-    while share(trials, 0.0, 0, members, members) < 1:
+    while not whole(share(trials, 0.0, 0, members, members)):
         trials += 1
     return trials
 
@@ -34,8 +34,7 @@ def least(members: int) -> int:
 def share(budget: float, spent: float, stage: int, members: int, alive: int) -> float:
     """What each of the `alive` members may spend in a stage, 0 to `rounds(members)`, the last of which decides nothing.
 
-    `spent` is what all members spent in earlier stages, so that what nobody used is shared out again. Trials are the
-    whole part of it.
+    `spent` is what all members spent in earlier stages, so that what nobody used is shared out again.
     """
     number = rounds(members)
     left = budget - spent
@@ -44,8 +43,13 @@ def share(budget: float, spent: float, stage: int, members: int, alive: int) -> 
     if stage >= number:
         return left / alive
     each = EXPLORING / number
-    whole = 1 - each * stage  # of the budget, what stages from this one on have
-    return left * each / whole / alive
+    rest = 1 - each * stage  # of the budget, what stages from this one on have
+    return left * each / rest / alive
+
+
+def whole(share: float) -> int:
+    """The trials of a share."""
+    return math.floor(share + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,11 @@ def test_a_store_of_before_campaigns_holds_none_and_knows_its_studies_no_more(pa
         )
         assert [member.study for member in campaigns.begin_campaign(store, spec, "/c").members] == ["c-a", "c-b"]
         assert [row.name for row in queries.study_rows(store)] == ["fake"]
-        look = sa.inspect(store.connect().engine)
+        with store.connect() as connection:
+            look = sa.inspect(connection)
+            there = {name: look.get_columns(name) for name in look.get_table_names()}
         for table in (t for t in tables.metadata.tables.values() if t.name.startswith("kdnas_campaign")):
-            assert [c["name"] for c in look.get_columns(table.name)] == [c.name for c in table.columns]
+            assert [c["name"] for c in there[table.name]] == [c.name for c in table.columns]
 
 
 def test_a_new_store_has_a_version_that_it_is_not_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
