@@ -144,6 +144,20 @@ def _alive(row: Row[Any], now: float) -> bool:
 # ---------------------------------------------------------------------------- beginning
 
 
+def draft(spec: CampaignSpec, folder: str) -> CampaignRow:
+    """The campaign as it would begin, in no store."""
+    names = list(spec.members)
+    values = spec.model_dump(mode="json")
+    members = tuple(
+        MemberRow(place, name, study_name(spec.name, name), None, MemberState.WAITING, 0, 0.0, "", "", "", None)
+        for place, name in enumerate(names)
+    )
+    return CampaignRow(
+        0, spec.name, values, CampaignStatus.NEW, 0, halving.rounds(len(names)), "", "", folder, members, (), (), {},
+        0.0, 0.0, None, 0, None, None,
+    )  # fmt: skip
+
+
 @patient
 def begin_campaign(store: Store, spec: CampaignSpec, folder: str) -> CampaignRow:
     """The campaign, created or taken up. Raises UsageError, with what differs, where one of that name was begun with

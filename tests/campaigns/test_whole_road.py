@@ -1,0 +1,76 @@
+"""A campaign of three families of random weights over one CSV, from the command to the table: with real parts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdnas.students import model_folder
+from tests.cli.conftest import Place, place, shelf  # noqa: F401
+from tests.encoders import WORDS, tiny_encoder
+
+SPEC = """
+name = "three"
+device = "cpu"
+[task]
+source = 'rows.csv'
+label_column = "label"
+length = 16
+max_held_out = 24
+[budget]
+trials = 15
+[scoring]
+epochs = 0
+[latency]
+length = 16
+precision = 0.5
+max_seconds = 0.02
+[study]
+budget = {epochs = 1, short_text = "train"}
+data = {batch_size = 8, max_held_out = 8}
+strategy = {name = "random"}
+full = {epochs = 0}
+[members.albert]
+teacher = {model = 'albert'}
+[members.roberta]
+teacher = {model = 'roberta'}
+[members.bert]
+teacher = {model = 'bert'}
+"""
+
+
+@pytest.mark.heavy
+def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa: F811
+    for family in ("albert", "roberta", "bert"):
+        tiny_encoder(place.folder / family, family)
+    rng = np.random.default_rng(0)
+    with (place.folder / "rows.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for nth in range(240):
+            words = WORDS[:32] if nth % 2 else WORDS[32:]
+            rows.writerow([" ".join(rng.choice(words, 10)), "high" if nth % 2 else "low"])
+    (place.folder / "three.toml").write_text(SPEC)
+    said = place.forked("campaign", "three.toml", "--json")
+    assert said.code == 0, said.err
+    assert "disk      at most" in said.err
+    row = json.loads(said.out)
+    table = row["result"]["rows"]
+    students = [one for one in table if one["kind"] == "student"]
+    assert {one["member"] for one in students} == {"albert", "roberta", "bert"}
+    assert sum(one["kind"] == "teacher" for one in table) == 3
+    assert all(0.5 < one["score"] <= 1 and one["latency_ms"] > 0 and one["parameters"] > 0 for one in table)
+    assert [one["rank"] for one in students] == [1, 2, 3]
+    assert row["result"]["winner"] == students[0]["member"] and any(one["front"] for one in table)
+    assert row["result"]["task"] == {**row["result"]["task"], "train": 192, "held_out": 24, "test": 24}
+    granted = {member["name"]: member["granted"] for member in row["members"]}
+    assert sorted(granted.values()) == [1, 2, 12]
+    folder = Path(students[0]["folder"])
+    assert model_folder.read_facts(folder)["campaign"]["rank"] == 1
+    assert "number 1 of 3" in (folder / model_folder.CARD).read_text()
+    shown = place.forked("campaign", "three", "--status")
+    assert shown.code == 0 and "wins" in shown.out and "teacher bert" in shown.out
