@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -43,6 +43,7 @@ def campaign(
     CAMPAIGN-MEMBER. Ctrl-C ends its workers; what is finished is kept, and the same command goes on.
     """
     where = frame.place(storage)
+    campaign = _shipped(where, campaign)
     if status:
         show(_known(where, _name(campaign)), as_json)
         return 0
@@ -50,6 +51,23 @@ def campaign(
     if only_plan:
         return 0
     return _run(where, row, workers, as_json)
+
+
+def _shipped(where: str, given: str) -> str:
+    """The file of a campaign that ships, where one is named that the store has not."""
+    from kdnas.store import campaigns
+    from kdnas.store.addresses import may_be_there
+    from kdnas.store.database import open_reader
+    from kdnas.system import paths
+
+    path = paths.shipped_campaigns().get(given)
+    if path is None:
+        return given
+    if may_be_there(where):
+        with open_reader(where) as store:
+            if campaigns.find_campaign(store, given) is not None:
+                return given
+    return str(path)
 
 
 def _name(given: str) -> str:
@@ -126,7 +144,7 @@ def _run(where: str, row: CampaignRow, workers: int, as_json: bool) -> int:
 
 def show(row: CampaignRow, as_json: bool) -> None:
     """A campaign as data or as tables."""
-    from kdnas.study.campaign_words import cells, columns, head, member_cells
+    from kdnas.study.campaign_words import cells, columns, head, member_cells, values
 
     if as_json:
         frame.print_json(values(row))
@@ -142,11 +160,3 @@ def show(row: CampaignRow, as_json: bool) -> None:
         frame.line(str(row.result["verdict"]))
     if row.ending and not row.result:
         frame.say(row.ending)
-
-
-def values(row: CampaignRow) -> dict[str, Any]:
-    """A campaign as plain values."""
-    from dataclasses import asdict
-
-    told = asdict(row)
-    return {name: told[name] for name in told if name not in ("campaign_id", "revision")}

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from kdnas import __version__
 from kdnas.study.campaign_rows import CampaignRow
+from kdnas.system.errors import UsageError
+from kdnas.system.text import markdown
+
+FORMAT = "kdnas-campaign"
+VERSION = 1
 
 MEMBER_COLUMNS = ("member", "state", "teacher", "recipe", "share", "held-out score", "why")
 
@@ -75,3 +85,31 @@ def _remark(one: Mapping[str, Any]) -> str | None:
 
 def _number(value: Any, form: str) -> str | None:
     return None if value is None else form.format(value)
+
+
+def values(row: CampaignRow) -> dict[str, Any]:
+    """A campaign as plain values."""
+    told = asdict(row)
+    return {name: told[name] for name in told if name not in ("campaign_id", "revision")}
+
+
+def rendered(row: CampaignRow, style: str) -> str:
+    """The final table as a file: JSON with all that is known, CSV, or Markdown. Raises UsageError before its end."""
+    if not row.result:
+        raise UsageError(f"The campaign {row.name} has no table yet.", f"Let it end: kdnas campaign {row.name}")
+    rows = row.result["rows"]
+    if style == "json":
+        body = {"format": FORMAT, "version": VERSION, "kdnas": __version__, "campaign": values(row)}
+        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if style == "csv":
+        out = io.StringIO()
+        lines = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(rows)
+        return out.getvalue()
+    names = columns(row)
+    lines_of: list[list[object]] = [[*names], ["---"] * len(names), *cells(row)]
+    shown = [["–" if cell is None else str(cell) for cell in line] for line in lines_of]
+    escaped = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return f"{table}\n{markdown(str(row.result['verdict']))}\n"

@@ -72,5 +72,10 @@ def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa:
     folder = Path(students[0]["folder"])
     assert model_folder.read_facts(folder)["campaign"]["rank"] == 1
     assert "number 1 of 3" in (folder / model_folder.CARD).read_text()
+    exported = place.forked("export", "three", "--format", "csv")
+    assert [one["name"] for one in csv.DictReader(exported.out.splitlines())] == [one["name"] for one in table]
+    assert place.forked("report", "three", "-o", "three.html").code == 0
+    page = (place.folder / "three.html").read_text()
+    assert "<svg" in page and str(row["result"]["verdict"]) in page and "Successive halving" in page
     shown = place.forked("campaign", "three", "--status")
     assert shown.code == 0 and "wins" in shown.out and "teacher bert" in shown.out
