@@ -114,15 +114,16 @@ def _teachers(students: list[Model], device: torch.device, beat: Beat) -> list[M
         if student.folder is None:
             continue
         facts = model_folder.read_facts(student.folder)
+        taught = " (taught)" if facts["spec"]["recipe"]["name"] == "rnn-hybrid" else ""
+        name = f"{Path(facts['spec']['teacher']['model']).name}{taught}"
+        if any(other.name == name for other in found.values()):
+            name = f"{name} of {student.name}"
         try:
             folder = teacher_of(None, facts, device, telling(beat, f"the teacher of {student.name}"))
-        except KdnasError:
+        except KdnasError as error:
+            found[Path(name)] = Model(name, TEACHER, student.member, reason=str(error))
             continue
         if folder is not None and folder not in found:
-            taught = " (taught)" if facts["spec"]["recipe"]["name"] == "rnn-hybrid" else ""
-            name = f"{Path(facts['spec']['teacher']['model']).name}{taught}"
-            if any(other.name == name for other in found.values()):
-                name = f"{name} of {student.name}"
             found[folder] = Model(name, TEACHER, student.member, folder=folder)
     return list(found.values())
 

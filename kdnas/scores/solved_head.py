@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdnas.data import hub
 from kdnas.data.task_rows import Part
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import as_studies
@@ -64,6 +65,7 @@ class _Features:
     def __init__(self, folder: Path, length: int, device: torch.device) -> None:
         import kdnas.models.recurrent  # noqa: F401, registers its classes
 
+        hub.quiet()
         self._device, self._folder = device, folder
         self._sentences = None
         if (folder / "modules.json").is_file():

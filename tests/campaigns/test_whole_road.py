@@ -31,7 +31,7 @@ precision = 0.5
 max_seconds = 0.02
 [study]
 budget = {epochs = 1, short_text = "train"}
-data = {batch_size = 8, max_held_out = 8}
+data = {batch_size = 8}
 strategy = {name = "random"}
 full = {epochs = 0}
 [members.albert]
@@ -40,6 +40,8 @@ teacher = {model = 'albert'}
 teacher = {model = 'roberta'}
 [members.bert]
 teacher = {model = 'bert'}
+recipe = {name = "rnn-hybrid", embeddings = "teacher", teacher_epochs = 1}
+full = {epochs = 1}
 """
 
 
@@ -62,9 +64,11 @@ def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa:
     table = row["result"]["rows"]
     students = [one for one in table if one["kind"] == "student"]
     assert {one["member"] for one in students} == {"albert", "roberta", "bert"}
-    assert sum(one["kind"] == "teacher" for one in table) == 3
+    assert sum(one["kind"] == "teacher" for one in table) == 3, table
     assert all(0.5 < one["score"] <= 1 and one["latency_ms"] > 0 and one["parameters"] > 0 for one in table)
     assert [one["rank"] for one in students] == [1, 2, 3]
+    heads = {one["name"] for one in table if one["own_head"] is not None}
+    assert heads == {"bert", "bert (taught)"}  # what classifies is scored by its own head, too
     assert row["result"]["winner"] == students[0]["member"] and any(one["front"] for one in table)
     assert row["result"]["task"] == {**row["result"]["task"], "train": 192, "held_out": 24, "test": 24}
     granted = {member["name"]: member["granted"] for member in row["members"]}
@@ -78,4 +82,4 @@ def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa:
     page = (place.folder / "three.html").read_text()
     assert "<svg" in page and str(row["result"]["verdict"]) in page and "Successive halving" in page
     shown = place.forked("campaign", "three", "--status")
-    assert shown.code == 0 and "wins" in shown.out and "teacher bert" in shown.out
+    assert shown.code == 0 and "wins" in shown.out and "teacher bert (taught)" in shown.out
