@@ -69,8 +69,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], limits: Limits, examples: int) ->
     second = order[1]
     lost = first["score"] - second["score"]
     quick = first["latency_ms"] / second["latency_ms"]
-    speed = f"{quick:.2f} times as fast" if quick >= 1 else f"{1 / quick:.2f} times as slow"
-    said += f" The runner-up {second['member']} gives {100 * lost:.1f} points less and is {speed}."
+    speed = f"is {quick:.2f} times as fast" if quick >= 1 else f"takes {1 / quick:.2f} times as long"
+    said += f" The runner-up {second['member']} scores {100 * lost:.1f} points less and {speed}."
     if lost < 2 * error(first["score"], second["score"], examples):
         said += f" On {examples:,} rows a difference of that size may be chance."
     return said

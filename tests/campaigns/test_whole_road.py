@@ -40,7 +40,7 @@ teacher = {model = 'albert'}
 teacher = {model = 'roberta'}
 [members.bert]
 teacher = {model = 'bert'}
-recipe = {name = "rnn-hybrid", embeddings = "teacher", teacher_epochs = 1}
+recipe = {name = "rnn-hybrid", embeddings = "teacher", teacher_epochs = 6, teacher_rate = 5e-3}
 full = {epochs = 1}
 """
 
