@@ -54,7 +54,7 @@ def ranked(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[dict[str, 
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], limits: Limits, examples: int) -> str:
-    """Who wins, and what the runner-up would give; where nobody keeps the constraints, the nearest."""
+    """Who wins, and what the runner-up would give; where nobody keeps the constraints, what the best misses."""
     order = [row for row in rows if row.get("rank") is not None]
     if not order:
         near = [row for row in rows if row["kind"] == STUDENT and row.get("misses")]
