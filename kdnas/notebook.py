@@ -24,13 +24,13 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_flags import ENDS, overlay
 from kdnas.study.spec_toml import read_values
 from kdnas.system import paths
-from kdnas.system.errors import KdnasError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Study", "begin_study", "load_student", "open_study"]
+__all__ = ["Study", "begin_study", "campaign_table", "load_student", "open_study"]
 
 LOOK_S = 0.5  # between two looks at the store
 PATIENCE_S = 30.0  # for workers to end properly after an interrupt
@@ -171,3 +171,19 @@ def _end(started: list[Started]) -> None:
     for one in started:
         if one.process.poll() is None:
             one.process.kill()
+
+
+def campaign_table(name: str, storage: str | None = None) -> pandas.DataFrame:
+    """The final table of a campaign as a pandas DataFrame, as `kdnas campaign NAME --json` has it under `result`.
+
+    Raises UsageError for a campaign that there is not, or that has not ended.
+    """
+    import pandas
+
+    from kdnas.store import campaigns
+
+    with open_reader(storage or paths.default_storage()) as store:
+        row = campaigns.campaign_row(store, name)
+    if not row.result:
+        raise UsageError(f"The campaign {name} has no table yet.", f"Let it end: kdnas campaign {name}")
+    return pandas.DataFrame(row.result["rows"])

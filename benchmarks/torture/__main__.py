@@ -16,10 +16,22 @@ from typing import Any
 
 import optuna
 
-from benchmarks.torture import clocks, deaths, disk, hostile, memory, numbers, outages, phases, stores, terminals
+from benchmarks.torture import (
+    campaigns,
+    clocks,
+    deaths,
+    disk,
+    hostile,
+    memory,
+    numbers,
+    outages,
+    phases,
+    stores,
+    terminals,
+)
 from benchmarks.torture.faults import Fault, Kit, Tally, attempted
 
-KINDS = (deaths, phases, stores, outages, disk, terminals, hostile, numbers, memory, clocks)
+KINDS = (deaths, campaigns, phases, stores, outages, disk, terminals, hostile, numbers, memory, clocks)
 FAULTS: list[Fault] = [fault for kind in KINDS for fault in kind.FAULTS]
 
 
@@ -45,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     tallies = tried(chosen, asked.seed, asked.minutes * 60, times)
     minutes = (time.monotonic() - began) / 60
     print("\n".join(table(tallies)))
-    deaths_tried = sum(tally.tried for tally in tallies if tally.fault.kind in ("deaths", "phases"))
+    deaths_tried = sum(tally.tried for tally in tallies if tally.fault.kind in ("deaths", "phases", "campaigns"))
     lost = sum(len(tally.lost) for tally in tallies)
     print(f"{deaths_tried} deaths, {sum(t.attempts for t in tallies)} attempts in {minutes:.1f} minutes, {lost} lost")
     if asked.json is not None:

@@ -15,6 +15,7 @@ from kdnas.system import process
 COMMANDS: dict[str, tuple[str, str]] = {  # name → (module:command, what it does); shown in this order
     "search": ("kdnas.cli.search:search", "Begin or resume a study and run it here"),
     "plan": ("kdnas.cli.search:plan", "Say what a search would do, without running it"),
+    "campaign": ("kdnas.cli.campaign:campaign", "Compare teachers and recipes on one task, with one budget"),
     "studies": ("kdnas.cli.studies:studies", "List the studies of the store"),
     "show": ("kdnas.cli.studies:show", "Show a study and its trials"),
     "compare": ("kdnas.cli.compare:compare", "Compare studies: fronts, histories and settings"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from kdnas.cli import frame
 from kdnas.cli.filtering import parsed
 from kdnas.cli.tables import ranked
 from kdnas.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdnas.study.campaign_rows import CampaignRow
 
 
 @click.command()
@@ -29,14 +33,20 @@ def export(
     style: str | None,
     storage: str | None,
 ) -> None:
-    """Write the best candidates of STUDY, ranked by its present α and β."""
-    from kdnas.store import queries
+    """Write the best candidates of STUDY, ranked by its present α and β; of a campaign its final table."""
+    from kdnas.store import campaigns, queries
     from kdnas.store.database import open_reader
     from kdnas.study import export as files
     from kdnas.system.files import write_atomically
 
     chosen_style = files.style_of(output, style)
     with open_reader(frame.place(storage)) as store:
+        campaign = None if queries.find_study(store, study) else campaigns.find_campaign(store, study)
+        if campaign is not None:
+            if top is not None or text is not None or pareto:
+                raise UsageError("--top, --filter and --pareto are for trials.", "Name a member's study.")
+            _write_campaign(campaign, chosen_style, output)
+            return
         row = queries.study_row(store, study)
         scored = ranked(store, row)
         chosen = files.select(scored, top=top, pareto=pareto, only=parsed(text, scored))
@@ -50,6 +60,18 @@ def export(
     lower = sum(s.behind for s in scored)
     more = f" {lower} more stayed on lower rungs and have no rank." if lower else ""
     frame.say(f"Wrote {len(chosen)} candidate(s) of {row.name} to {output}.{more}")
+
+
+def _write_campaign(campaign: CampaignRow, style: str, output: Path | None) -> None:
+    from kdnas.study.campaign_words import rendered
+    from kdnas.system.files import write_atomically
+
+    text = rendered(campaign, style)
+    if output is None:
+        frame.data(text)
+        return
+    write_atomically(output, text)
+    frame.say(f"Wrote the table of the campaign {campaign.name} to {output}.")
 
 
 @click.command("import")

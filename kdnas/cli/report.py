@@ -21,11 +21,20 @@ from kdnas.cli import frame
 )
 @frame.storage
 def report(study: str, output: Path, storage: str | None) -> None:
-    """Write STUDY as a page: the picture of the search, the best candidates, the protocol, the provenance."""
+    """Write STUDY as a page: the picture of the search, the best candidates, the protocol, the provenance.
+
+    The name of a campaign gives its page: every model's score against its latency, and each decision.
+    """
+    from kdnas.reports import campaign_report
     from kdnas.reports import report as pages
+    from kdnas.store import campaigns, queries
     from kdnas.store.database import open_reader
 
     with open_reader(frame.place(storage)) as store:
-        content = pages.gather(store, study)
-    for path in pages.write(content, output):
+        campaign = None if queries.find_study(store, study) else campaigns.find_campaign(store, study)
+        if campaign is None:
+            written = pages.write(pages.gather(store, study), output)
+        else:
+            written = campaign_report.write(campaign, output)
+    for path in written:
         frame.data(f"{path}\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,31 @@ def importance(shares: Sequence[tuple[str, float]]) -> Figure:
         names = [name for name, _ in reversed(shares)]
         axes.barh(names, [share for _, share in reversed(shares)], color=STRONG, height=0.6)
         axes.set_xlim(0, 1)
+    return figure
+
+
+def campaign(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Task score against latency of a campaign's final table, the larger the model the larger its dot; the front over
+    all members is drawn."""
+    there = [row for row in rows if row["score"] is not None and row["latency_ms"] is not None]
+    most = max((row["size_mib"] for row in there), default=1.0) or 1.0
+    with _figure("latency, ms (log)", "task score") as (figure, axes):
+        for kind, colour, label in (("student", STRONG, "students"), ("teacher", WARM, "teachers")):
+            of = [row for row in there if row["kind"] == kind]
+            if of:
+                sizes = [24 + 160 * row["size_mib"] / most for row in of]
+                at = [row["latency_ms"] for row in of], [row["score"] for row in of]
+                axes.scatter(*at, s=sizes, color=colour, alpha=0.75, linewidths=0, label=label)
+        front = sorted((row["latency_ms"], row["score"]) for row in there if row["front"])
+        if front:
+            axes.plot(*zip(*front, strict=True), color=QUIET, linewidth=1.2, drawstyle="steps-post", label="front")
+        for row in there:
+            at_row = (row["latency_ms"], row["score"])
+            axes.annotate(row["name"], at_row, xytext=(6, 5), textcoords="offset points", fontsize=8)
+        if there:
+            axes.set_xscale("log")
+            _plain_log_ticks(axes)
+            axes.legend(fontsize=8)
     return figure
 
 

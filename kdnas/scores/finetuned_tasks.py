@@ -75,6 +75,20 @@ def evaluate(
     }
 
 
+def score_on(
+    folder: Path,
+    task: Task,
+    splits: Mapping[str, Split],
+    protocol: FineTuning,
+    device: torch.device,
+    on_progress: Progress,
+) -> dict[str, Any]:
+    """One model on a task whose examples are given: `score`, the median over the seeds, and what `evaluate` has of it.
+    Cached as there. Raises UsageError for a folder that is no model, and for one without the head that it needs."""
+    shares = _Shares(on_progress, len(_seeds(protocol)))
+    return _runs(folder.name, _fingerprint(folder), folder, task, splits, protocol, device, shares)
+
+
 # ---------------------------------------------------------------------------- the parts of an evaluation
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
 from kdnas.data import hub
@@ -11,6 +14,7 @@ from kdnas.measuring.passes import Once, one_pass
 from kdnas.study.spec import LatencySpec
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
 
 
 @as_studies()
@@ -24,6 +28,22 @@ def measure_model(
     once, parameters = _model_pass(model, settings, device)
     other = _model_pass(against, settings, device)[0] if against is not None else None
     return measure(once, other, settings, device), parameters
+
+
+@as_studies()
+def measure_beside(
+    models: Sequence[str], reference: str, settings: LatencySpec, device: torch.device, on_progress: Progress
+) -> list[tuple[Measured, int]]:
+    """Several models by one protocol in one process, each interleaved with the same reference, with its parameters. All
+    are told for the first reading of the reference, so that they compare. Raises UsageError."""
+    beside = _model_pass(reference, settings, device)[0]
+    found: list[tuple[Measured, int]] = []
+    for nth, model in enumerate(models):
+        on_progress(f"timing {Path(model).name}", nth / len(models))
+        once, parameters = _model_pass(model, settings, device)
+        measured = measure(once, beside, settings, device)
+        found.append((measured.scaled(found[0][0].teacher_p50) if found else measured, parameters))
+    return found
 
 
 def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tuple[Once, int]:

@@ -74,7 +74,7 @@ def score(model: Path, wanted: Wanted, on_progress: Progress, storage: str | Non
     if not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Make it first, or name another --output.")
     device = resolve_device(wanted.device)
-    teacher = None if wanted.tasks == (LABELS,) else _teacher(wanted.teacher, facts, device, on_progress)
+    teacher = None if wanted.tasks == (LABELS,) else teacher_of(wanted.teacher, facts, device, on_progress)
     asks_perplexity = PERPLEXITY in wanted.tasks
     own_share = 1.0 if not asks_perplexity else 0.85 if tasks else 0.0
 
@@ -128,7 +128,7 @@ def _check_embeddings(wanted: Wanted) -> None:
             raise UsageError(f"{flag} and --data both say what embeddings are scored on.", "Give one of them.")
 
 
-def _teacher(
+def teacher_of(
     asked: str | None, facts: dict[str, Any] | None, device: torch.device, on_progress: Progress
 ) -> Path | None:
     """The folder to stand beside: the one asked for, else what taught the student: the study's checkpoint, or the
@@ -149,6 +149,15 @@ def _teacher(
     assert isinstance(bench, ClassifierBench)
     bench.close()
     return bench.teacher_folder
+
+
+def taught_by(model: Path) -> list[Path]:
+    """The folder that the teacher of a finished student lies in, for what it says of its own training; none where it is
+    no folder on this machine."""
+    if not (model / folders.FACTS).is_file():
+        return []
+    place = Path(folders.read_facts(model)["spec"]["teacher"]["model"]).expanduser()
+    return [place] if place.is_dir() else []
 
 
 def _rows(wanted: Wanted, facts: dict[str, Any] | None) -> DataSpec | None:

@@ -26,6 +26,7 @@ from kdnas.system.errors import UsageError
 from kdnas.system.paths import PACKAGE
 
 FORMAT = "kdnas-recording"
+VERSION = 1  # of the tables below as they are recorded; campaigns, which came later, are in none of them
 SPEC, ROWS = "study.toml", "measurements.jsonl"
 # What a screen shows; the controller's weights and locks of processes long gone stay behind.
 TABLES = (t.study, t.slot, t.trial, t.curve, t.repeat, t.remark, t.worker, t.episode, t.event, t.log, t.run)
@@ -37,7 +38,7 @@ def write(store: Store, name: str, folder: Path) -> None:
     study = queries.study_row(store, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(to_toml(from_store(study.spec)), encoding="utf-8")
-    lines = [json.dumps({"format": FORMAT, "version": t.SCHEMA_VERSION, "kdnas": __version__, "study": name})]
+    lines = [json.dumps({"format": FORMAT, "version": VERSION, "kdnas": __version__, "study": name})]
     with store.connect() as connection:
         for table in TABLES:
             kept = [c for c in table.columns if f"{table.name}.{c.name}" not in LEFT_OUT]
@@ -62,9 +63,9 @@ def read(folder: Path, store: Store) -> str:
         head, rows = {}, []
     if not sound:
         raise UsageError(f"{folder} holds no recording of a study.", "Give the folder that a recording was written to.")
-    if head["version"] != t.SCHEMA_VERSION:
+    if head["version"] != VERSION:
         raise UsageError(
-            f"The recording in {folder} has version {head['version']}, this kdnas reads {t.SCHEMA_VERSION}.",
+            f"The recording in {folder} has version {head['version']}, this kdnas reads {VERSION}.",
             "Use the kdnas that wrote it, or record the study again.",
         )
     with store.begin() as connection:

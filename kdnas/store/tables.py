@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x6B644E41  # "kdNA", SQLite's mark of whose file this is
 
 metadata = MetaData()
@@ -237,4 +237,70 @@ run = Table(  # a long job on one candidate or folder: full KD, task scores
     Column("started", Float, nullable=False),
     Column("ended", Float),
     Column("worker_id", Integer),
+)
+
+
+# ---------------------------------------------------------------------------- campaigns (since version 2)
+
+
+def _of_campaign(*, primary: bool = True) -> Column[int]:
+    key = ForeignKey("kdnas_campaign.campaign_id", ondelete="CASCADE")
+    return Column("campaign_id", Integer, key, primary_key=primary, nullable=False)
+
+
+campaign = Table(
+    "kdnas_campaign",
+    metadata,
+    Column("campaign_id", Integer, primary_key=True),
+    Column("name", String(40), nullable=False, unique=True),
+    Column("spec", Text, nullable=False),  # JSON of CampaignSpec
+    Column("state", String(12), nullable=False),  # new | running | stopped | finished | failed
+    Column("stage", Integer, nullable=False),  # 0 … rounds
+    Column("doing", Text),
+    Column("ending", Text),
+    Column("folder", Text, nullable=False),  # of its models
+    Column("result", Text),  # JSON of the final table
+    Column("host", String(255)),  # of the coordinator
+    Column("pid", Integer),
+    Column("lock", Text),  # path of the file that it holds an exclusive flock on
+    Column("heartbeat", Float),
+    Column("created", Float, nullable=False),
+    Column("updated", Float, nullable=False),
+    Column("finished", Float),
+    Column("revision", Integer, nullable=False),
+)
+
+campaign_member = Table(
+    "kdnas_campaign_member",
+    metadata,
+    _of_campaign(),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(40), nullable=False),
+    Column("study", String(80), nullable=False),  # the name of its study
+    Column("study_id", Integer),  # known once it has begun; it may be deleted by itself
+    Column("state", String(12), nullable=False),  # waiting | searching | searched | going on | out | failed
+    Column("stage", Integer, nullable=False),  # in which it last had a share
+    Column("granted", Float, nullable=False),  # trials, or hours: all shares so far
+    Column("reason", Text),
+)
+
+campaign_score = Table(
+    "kdnas_campaign_score",
+    metadata,
+    _of_campaign(),
+    Column("stage", Integer, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),  # of the member
+    Column("trial", Integer, primary_key=True, autoincrement=False),
+    Column("score", Float, nullable=False),
+    Column("facts", Text, nullable=False),  # JSON: seed, epochs, examples
+    Column("time", Float, nullable=False),
+)
+
+campaign_decision = Table(
+    "kdnas_campaign_decision",
+    metadata,
+    _of_campaign(),
+    Column("stage", Integer, primary_key=True, autoincrement=False),
+    Column("facts", Text, nullable=False),  # JSON: rule, constants, scores, who goes on, who is out and why
+    Column("time", Float, nullable=False),
 )

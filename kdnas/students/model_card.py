@@ -131,6 +131,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         latency={"flag": None, **facts["latency"]},
         metrics=facts["metrics"],
         constraints=_constraints(facts),
+        campaign=facts.get("campaign"),
         protocol=spec["latency"],
         timed=timed_words.in_words(spec["latency"]),
         usage=Markdown("\n".join(_usage(facts))),

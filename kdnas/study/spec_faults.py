@@ -51,8 +51,9 @@ def explain(error: ValidationError, spec: type[BaseModel], names: Mapping[str, M
         return BadOptionError(f"{field}.name", f"There is no {field} {tag!r}.", nearest(tag, names[field]))
     if kind == "value_error":
         subject = "The spec:" if field == "spec" else f"{field} = {_short(given)}:"
-        return BadOptionError(field, subject, f"{context['error']}.")
-    if given is None:
+        said = str(context["error"])
+        return BadOptionError(field, subject, said if said.endswith("?") else f"{said}.")
+    if given is None or kind == "missing":
         problem = f"{field} is not given, and it cannot be left out."
     elif kind in _NO_TABLE:
         problem = f"{field} = {_short(given)} is no table of settings."

@@ -11,6 +11,7 @@ import platformdirs
 from kdnas.system.errors import UsageError, nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
+CAMPAIGNS = "campaign-"  # how the names of campaigns that ship begin
 
 
 def cache_folder() -> Path:
@@ -52,7 +53,16 @@ def default_storage() -> str:
 
 
 def presets() -> dict[str, Path]:
-    """The specs that ship: name → TOML file."""
+    """The specs of studies that ship: name → TOML file."""
+    return {name: path for name, path in _shipped_specs().items() if not name.startswith(CAMPAIGNS)}
+
+
+def shipped_campaigns() -> dict[str, Path]:
+    """The campaigns that ship: name → TOML file."""
+    return {name: path for name, path in _shipped_specs().items() if name.startswith(CAMPAIGNS)}
+
+
+def _shipped_specs() -> dict[str, Path]:
     folder = PACKAGE / "presets"
     if not folder.is_dir():
         folder = PACKAGE.parent / "studies"

@@ -12,12 +12,14 @@ from kdnas.store import migration, tables
 from kdnas.store.database import Store
 
 OURS = migration.REVISIONS
+LAST = tables.SCHEMA_VERSION
+NEXT = LAST + 1
 REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "2"
-down_revision = "1"
+revision = "{next}"
+down_revision = "{last}"
 
 
 def upgrade() -> None:
@@ -29,17 +31,18 @@ def upgrade() -> None:
 
 
 def next_version(folder: Path, patch: pytest.MonkeyPatch, then: str = "") -> None:
-    """From here on this kdnas is of version 2. `then` is the last statement of its revision."""
+    """From here on this kdnas is of the version NEXT. `then` is the last statement of its revision."""
     revisions = folder / "revisions"
     shutil.rmtree(revisions, ignore_errors=True)
     shutil.copytree(OURS, revisions, ignore=shutil.ignore_patterns("__pycache__"))
-    (revisions / "version_2.py").write_text(REVISION.format(then=then))
+    made = REVISION.format(then=then, next=NEXT, last=LAST)
+    (revisions / f"version_{NEXT}.py").write_text(made)
     patch.setattr(migration, "REVISIONS", revisions)
-    patch.setattr(tables, "SCHEMA_VERSION", 2)
+    patch.setattr(tables, "SCHEMA_VERSION", NEXT)
 
 
 def version_of(store: Store) -> tuple[str, bool, bool]:
-    """What the store says, and whether it has the column and the table of version 2."""
+    """What the store says, and whether it has the column and the table of NEXT."""
     with store.connect() as connection:
         query = sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version")
         look = sa.inspect(connection)
