@@ -143,12 +143,24 @@ def rescore(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @frame.storage
 def delete(study: str, yes: bool, storage: str | None) -> None:
-    """Remove STUDY with all its trials from the store. This cannot be undone."""
+    """Remove STUDY with all its trials from the store. This cannot be undone.
+
+    A campaign's name removes its shares, scores and table; the studies of its members stay.
+    """
     import sys
 
+    from kdnas.store import campaigns
     from kdnas.store.studies import delete_study
 
     with open_store(frame.place(storage)) as store:
+        if queries.find_study(store, study) is None and campaigns.find_campaign(store, study) is not None:
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise UsageError(f"Deleting {study} needs a yes.", "Give --yes.")
+                click.confirm(f"Delete the campaign {study}? The studies of its members stay.", abort=True, err=True)
+            campaigns.delete_campaign(store, study)
+            frame.say(f"Deleted the campaign {study}; the studies of its members stay.")
+            return
         row = queries.study_row(store, study)
         if row.workers:
             raise UsageError(f"{study} has {row.workers} worker(s) at work.", f"Stop it first: kdnas stop {study}")

@@ -34,6 +34,8 @@ _LIVING = "a campaign's coordinator"
 def campaign_rows(store: Store) -> list[CampaignRow]:
     """Every campaign, the one that changed last first."""
     with store.connect() as connection:
+        if not _are_known(store, connection):
+            return []
         query = sa.select(t.campaign).order_by(t.campaign.c.updated.desc(), t.campaign.c.campaign_id)
         now = clock(connection)
         return [_read(connection, row, now) for row in connection.execute(query).all()]
@@ -43,6 +45,8 @@ def campaign_rows(store: Store) -> list[CampaignRow]:
 def find_campaign(store: Store, name: str) -> CampaignRow | None:
     """One campaign; None where there is none of that name."""
     with store.connect() as connection:
+        if not _are_known(store, connection):
+            return None
         row = connection.execute(sa.select(t.campaign).where(t.campaign.c.name == name)).first()
         return None if row is None else _read(connection, row, clock(connection))
 
@@ -63,8 +67,13 @@ def campaign_of_study(store: Store, study: str) -> tuple[str, str] | None:
     m, c = t.campaign_member.c, t.campaign.c
     query = sa.select(c.name, m.name).join(t.campaign, c.campaign_id == m.campaign_id).where(m.study == study)
     with store.connect() as connection:
-        row = connection.execute(query).first()
+        row = connection.execute(query).first() if _are_known(store, connection) else None
         return None if row is None else (row[0], row[1])
+
+
+def _are_known(store: Store, connection: Connection) -> bool:
+    """Whether the store has the tables of campaigns; one of version 1 that is only read has not."""
+    return not store.read_only or sa.inspect(connection).has_table(t.campaign.name)
 
 
 def _read(connection: Connection, row: Row[Any], now: float) -> CampaignRow:

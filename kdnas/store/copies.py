@@ -31,8 +31,8 @@ OURS = (t.slot, t.trial, t.curve, t.repeat, t.remark, t.episode, t.event, t.log,
 
 
 def copy(source: Store, target: Store, names: Sequence[str] | None = None) -> list[str]:
-    """The names of the studies that were copied: those of `names`, or all. Raises UsageError, and copies nothing, where
-    the source has one not or the target has one already."""
+    """The names of the studies that were copied: those of `names`, or all. A campaign comes with the studies of its
+    members. Raises UsageError, and copies nothing, where the source has one not or the target has one already."""
     put_away(optuna_storage(target))
     with source.connect() as reading, target.begin() as writing:
         if not source.is_sqlite:
@@ -48,6 +48,7 @@ def copy(source: Store, target: Store, names: Sequence[str] | None = None) -> li
                 raise UsageError(f"There is a study {name!r} in {target.place} already.", "Rename or delete it first.")
         for name in chosen:
             _copy_study(reading, writing, name)
+        _copy_campaigns(reading, writing, target.place, set(chosen), names is None)
         _copy_latencies(reading, writing)
     return chosen
 
@@ -80,6 +81,34 @@ def _copy_study(reading: Connection, writing: Connection, name: str) -> None:
     # A distillation or an evaluation that runs there does not run here.
     here = sa.and_(t.run.c.study_id == new, t.run.c.state == RunState.RUNNING)
     writing.execute(sa.update(t.run).where(here).values(state=RunState.FAILED, error="It ran when this was copied."))
+
+
+def _copy_campaigns(reading: Connection, writing: Connection, place: str, studies: set[str], every: bool) -> None:
+    """Campaigns of which `studies` has all that have begun, or every one. In the copy nobody runs them."""
+    if not sa.inspect(reading).has_table(t.campaign.name):  # a store of before there were any
+        return
+    taken = set(writing.execute(sa.select(t.campaign.c.name)).scalars())
+    ids: Mapping[str, int] = {
+        row.name: row.study_id for row in writing.execute(sa.select(t.study.c.name, t.study.c.study_id))
+    }
+    m = t.campaign_member.c
+    for own in reading.execute(sa.select(t.campaign).order_by(t.campaign.c.campaign_id)).all():
+        of = reading.execute(sa.select(t.campaign_member).where(m.campaign_id == own.campaign_id)).all()
+        begun = {member.study for member in of if member.study_id is not None}
+        if not every and not (begun and begun <= studies):
+            continue
+        if own.name in taken:
+            raise UsageError(f"There is a campaign {own.name!r} in {place} already.", "Delete it first.")
+        values = {**own._mapping, "host": None, "pid": None, "lock": None}
+        del values["campaign_id"]
+        made = t.campaign.insert().values(**values).returning(t.campaign.c.campaign_id)
+        new = writing.execute(made).scalar_one()
+        for member in of:
+            known = ids.get(member.study) if member.study_id is not None else None
+            row = {**member._mapping, "campaign_id": new, "study_id": known}
+            writing.execute(t.campaign_member.insert().values(**row))
+        for table in (t.campaign_score, t.campaign_decision):
+            _copy_rows(reading, writing, table, table.c.campaign_id == own.campaign_id, {"campaign_id": new})
 
 
 def _copy_rows(

@@ -196,14 +196,14 @@ def open_reader(url: str | Path) -> Store:
                 known = sa.inspect(connection).has_table("kdnas_meta")
             if not known:
                 raise _no_store(store.place)
-            _read_present(store)
+            _require_readable(store)
         return store
     path = _path(address)
     _require_database(path)
     store = Store(address, _sqlite_engine(path, mode="ro"), read_only=True)
     try:
         _check_ours(store)
-        _read_present(store)
+        _require_readable(store)
     except UsageError as error:
         store.close()
         # A file in WAL mode needs its shared-memory file; where the folder forbids one, nobody can write either.
@@ -212,7 +212,7 @@ def open_reader(url: str | Path) -> Store:
         store = Store(address, _sqlite_engine(path, mode="ro", immutable=True), read_only=True)
         with _closing_on_error(store):
             _check_ours(store)
-            _read_present(store)
+            _require_readable(store)
     return store
 
 
@@ -451,16 +451,20 @@ def _has_spoken(connection: Any) -> bool:
     return bool(poll.poll(0))
 
 
-def _read_present(store: Store) -> None:
-    """Raises UsageError for tables of any other version than this kdnas's."""
-    if _is_older(store):
+def _require_readable(store: Store) -> None:
+    """Raises UsageError for tables of a version that this kdnas cannot read as they are."""
+    if _version(store) < tables.READABLE_SINCE:
         raise migration.older(store.place)
 
 
 def _is_older(store: Store) -> bool:
     """Whether its tables are of an earlier version. Raises UsageError for a newer one."""
+    return _version(store) < tables.SCHEMA_VERSION
+
+
+def _version(store: Store) -> int:
     with store.connect() as connection:
-        return migration.is_older(connection, store.place)
+        return migration.version_of(connection, store.place)
 
 
 def _bring_up(store: Store) -> None:

@@ -24,9 +24,8 @@ VERSION_TABLE = "kdnas_alembic_version"
 _KEY = "schema_version"
 
 
-def is_older(connection: Connection, place: str) -> bool:
-    """Whether the store's tables are of an earlier version than this kdnas's. Raises UsageError for a newer one, and
-    where there are none."""
+def version_of(connection: Connection, place: str) -> int:
+    """The version of the store's tables. Raises UsageError for a newer one than ours, and for none."""
     if not sa.inspect(connection).has_table("kdnas_meta"):
         raise UsageError(f"The store {place} has lost its tables.", "Restore a copy of it.")
     query = sa.select(tables.meta.c.value).where(tables.meta.c.key == _KEY)
@@ -37,7 +36,7 @@ def is_older(connection: Connection, place: str) -> bool:
             f"this one knows {tables.SCHEMA_VERSION}).",
             "Update kdnas.",
         )
-    return int(found) < tables.SCHEMA_VERSION
+    return int(found)
 
 
 def older(place: str) -> UsageError:
@@ -62,7 +61,7 @@ def bring_up(connection: Connection, place: str, now: float) -> None:
     Raises UsageError while workers are at work: they are of the older version, and would meet tables that they do not
     know.
     """
-    if not is_older(connection, place):
+    if version_of(connection, place) == tables.SCHEMA_VERSION:
         return  # another process was faster
     w = tables.worker.c
     query = sa.select(sa.func.count()).where(w.state.in_(AT_WORK), w.heartbeat > now - STALE_S)

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 2
+READABLE_SINCE = 1  # the earliest version that is read as it is: those since then have only added tables
 APPLICATION_ID = 0x6B644E41  # "kdNA", SQLite's mark of whose file this is
 
 metadata = MetaData()

@@ -39,6 +39,7 @@ def next_version(folder: Path, patch: pytest.MonkeyPatch, then: str = "") -> Non
     (revisions / f"version_{NEXT}.py").write_text(made)
     patch.setattr(migration, "REVISIONS", revisions)
     patch.setattr(tables, "SCHEMA_VERSION", NEXT)
+    patch.setattr(tables, "READABLE_SINCE", NEXT)
 
 
 def version_of(store: Store) -> tuple[str, bool, bool]:

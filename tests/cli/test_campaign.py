@@ -1,0 +1,21 @@
+"""kdnas delete of a campaign."""
+
+from __future__ import annotations
+
+from kdnas.search.begin import begin
+from kdnas.store import campaigns, queries
+from kdnas.store.database import open_store
+from tests import fakes
+from tests.campaigns import formulas
+from tests.cli.conftest import Place, Quick
+
+
+def test_a_campaign_is_deleted_with_its_studies_or_not_at_all(place: Place, quick: Quick) -> None:
+    with open_store(place.store, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10, ("poor", "good")), "/nowhere")
+    begin(fakes.spec("c-poor"), place.store)
+    assert "needs a yes" in quick("delete", "c").line
+    assert "the studies of its members stay" in quick("delete", "c", "--yes").err
+    with open_store(place.store) as store:
+        assert campaigns.campaign_rows(store) == [] and [row.name for row in queries.study_rows(store)] == ["c-poor"]
+    assert "no study 'c'" in quick("delete", "c", "--yes").line
