@@ -138,8 +138,8 @@ def test_tokens_and_not_documents_make_the_share() -> None:
         assert total >= share * lengths.sum() and total - lengths[held].max() < share * lengths.sum()
     none, nothing = splits.by_tokens(np.zeros(0, dtype=np.int64), made([]), 0.5)
     assert none.tolist() == nothing.tolist() == []
-    held, train = splits.by_tokens(np.array([7]), made(["t"]), 0.5)
-    assert (held.tolist(), train.tolist()) == ([], [0])
+    with pytest.raises(UsageError, match="is one text"):
+        splits.by_tokens(np.array([7]), made(["t"]), 0.5)
 
 
 # ---------------------------------------------------------------- classes

@@ -60,7 +60,8 @@ def test_the_solution_is_that_of_float64_whatever_the_neurons_are(change: Any) -
     y = x @ drawn(200, 5, seed=2) * 0.2 + drawn(len(x), 5, seed=3)
     weight, bias = equations(x, y, HELD)
     wanted, shift = least(x, y, HELD)
-    torch.testing.assert_close(weight, wanted, rtol=1e-3, atol=1e-4)
+    # Targets of up to 400, in float32: the last digits of the weights differ from one processor to another.
+    torch.testing.assert_close(weight, wanted, rtol=1e-3, atol=4e-4)
     torch.testing.assert_close(x @ weight.T + bias, x @ wanted.T + shift, rtol=1e-3, atol=1e-3)
 
 

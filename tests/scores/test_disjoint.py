@@ -157,8 +157,8 @@ def test_the_teacher_beside_a_student_of_hidden_states_is_the_studys_checkpoint_
     tiny_folder(tmp_path / "base")
     tiny_folder(tmp_path / "taught", seed=5)
     facts = {"spec": spec.model_dump(mode="json")}
-    assert score_folder._teacher(None, facts, CPU, quiet) == tmp_path / "taught"
-    assert score_folder._teacher(str(tmp_path / "base"), facts, CPU, quiet) == tmp_path / "base"
+    assert score_folder.teacher_of(None, facts, CPU, quiet) == tmp_path / "taught"
+    assert score_folder.teacher_of(str(tmp_path / "base"), facts, CPU, quiet) == tmp_path / "base"
 
 
 def test_rows_of_a_csv_that_a_student_was_trained_on_are_not_scored_and_are_counted(

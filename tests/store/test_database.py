@@ -138,7 +138,7 @@ def test_a_newer_version_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE kdnas_meta SET value = '99' WHERE key = 'schema_version'")
     connection.close()
-    refused(path, "written by a newer kdnas .its version is 99, this one knows 1.* Update kdnas")
+    refused(path, rf"written by a newer kdnas .its version is 99, this one knows {t.SCHEMA_VERSION}.* Update kdnas")
 
 
 def test_an_optuna_that_is_newer_is_named(path: Path) -> None:

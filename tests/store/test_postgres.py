@@ -31,7 +31,7 @@ from tests.forks import Forked
 from tests.postgres import EmptyStore, Server, needs_server
 from tests.search.asked import long_study, waited
 from tests.search.test_joining import leaving, wait_for
-from tests.store.revised import next_version, version_of
+from tests.store.revised import LAST, NEXT, next_version, version_of
 
 pytestmark = needs_server
 
@@ -215,12 +215,13 @@ def test_a_store_of_an_earlier_version_does_not_go_on(
     next_version(tmp_path, monkeypatch, "op.execute('SELECT * FROM nowhere')")
     with pytest.raises(UsageError, match="nowhere"):
         open_store(url)
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
+    for name in ("SCHEMA_VERSION", "READABLE_SINCE"):
+        monkeypatch.setattr(tables, name, LAST)
     with open_reader(url) as store:
-        assert version_of(store) == ("1", False, False)
+        assert version_of(store) == (str(LAST), False, False)
     next_version(tmp_path, monkeypatch)
     with open_store(url) as store:
-        assert version_of(store) == ("2", True, True)
+        assert version_of(store) == (str(NEXT), True, True)
     assert run_worker(url, "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
     assert len(told(url)) == 4
 

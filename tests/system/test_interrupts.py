@@ -140,7 +140,9 @@ def test_what_else_is_dropped_goes_where_it_went_before(monkeypatch: pytest.Monk
     assert seen == ["of its own"] and sys.unraisablehook is hook
 
 
-def test_all_is_as_before_afterwards() -> None:
+def test_all_is_as_before_afterwards(request: pytest.FixtureRequest) -> None:
+    outside = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, outside))
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     with interruptible():
         assert signal.getsignal(signal.SIGHUP) != before[2]
