@@ -6,8 +6,9 @@ Fetches what ships; starts nothing and writes no row.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdnas.campaigns.scoring import member_spec, rows_of
@@ -18,6 +19,7 @@ from kdnas.study.campaign_spec import campaign_from
 from kdnas.study.constraints import BYTES_PER_PARAMETER
 from kdnas.system import paths
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.time_left import duration
 
 MIB = 2**20
 
@@ -35,29 +37,31 @@ class Needs:
         """In words."""
         caches, models = f"{self.cache_bytes / MIB:,.0f} MiB", f"{self.model_bytes / MIB:,.0f} MiB"
         said = f"disk      at most {caches} of caches, and {models} of models in {row.folder}"
-        return [said, *(f"member    {name} cannot begin: {why}" for name, why in self.faults.items())]
+        time = [] if self.seconds is None else [f"time      about {duration(self.seconds)} of searches by one worker"]
+        return [said, *time, *(f"member    {name} cannot begin: {why}" for name, why in self.faults.items())]
 
 
 def of(row: CampaignRow, say: Callable[[str], None]) -> Needs:
-    """Raises UsageError where the task cannot be read, no two members can begin, or the disk has too little room."""
+    """Raises UsageError where the task cannot be read, no member can begin, or the disk has too little room."""
     spec = campaign_from(row.spec)
     fetch(spec.member(next(iter(spec.members))), lambda words, _: say(words))
     rows_of(spec.task)
     caches, models, seconds, faults = 0, 0, 0.0, {}
     known = True
-    for member in row.members:
-        try:
-            own = member_spec(row, member.name)
-            fetch(own, lambda words, _: say(words))
-            made = plan(own)
-        except KdnasError as error:
-            faults[member.name] = str(error)
-            continue
-        caches += made.cache_bytes or 0
-        count = made.teacher.get("parameters")
-        models += 2 * BYTES_PER_PARAMETER * count if isinstance(count, int) else 0  # of a round, and in full
-        known = known and made.seconds_per_trial is not None
-        seconds += made.seconds_per_trial or 0.0
+    with tempfile.TemporaryDirectory() as aside:  # the campaign's own folder stays empty until it begins
+        for member in row.members:
+            try:
+                own = member_spec(replace(row, folder=aside), member.name)
+                fetch(own, lambda words, _: say(words))
+                made = plan(own)
+            except KdnasError as error:
+                faults[member.name] = str(error)
+                continue
+            caches += made.cache_bytes or 0
+            count = made.teacher.get("parameters")
+            models += 2 * BYTES_PER_PARAMETER * count if isinstance(count, int) else 0  # of a round, and in full
+            known = known and made.seconds_per_trial is not None
+            seconds += made.seconds_per_trial or 0.0
     if len(row.members) - len(faults) < 1:
         name, why = next(iter(faults.items()))
         raise UsageError(f"No member of the campaign {row.name} can begin. {name}: {why}")

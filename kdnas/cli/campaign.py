@@ -55,19 +55,22 @@ def campaign(
 
 def _shipped(where: str, given: str) -> str:
     """The file of a campaign that ships, where one is named that the store has not."""
-    from kdnas.store import campaigns
-    from kdnas.store.addresses import may_be_there
-    from kdnas.store.database import open_reader
     from kdnas.system import paths
 
     path = paths.shipped_campaigns().get(given)
-    if path is None:
-        return given
-    if may_be_there(where):
-        with open_reader(where) as store:
-            if campaigns.find_campaign(store, given) is not None:
-                return given
-    return str(path)
+    return given if path is None or _found(where, given) is not None else str(path)
+
+
+def _found(where: str, name: str) -> CampaignRow | None:
+    """A campaign of the store; None where it has none of that name, or there is no file yet."""
+    from kdnas.store import campaigns
+    from kdnas.store.addresses import may_be_there
+    from kdnas.store.database import open_store
+
+    if not may_be_there(where):
+        return None
+    with open_store(where, create=True) as store:  # a database on a server may be empty
+        return campaigns.find_campaign(store, name)
 
 
 def _name(given: str) -> str:
@@ -101,24 +104,24 @@ def _begun(where: str, given: str, output: Path | None, only_plan: bool) -> Camp
     from kdnas.study.campaign_spec import read_campaign
 
     spec = read_campaign(Path(given))
-    with open_store(where, create=True) as store:
-        known = campaigns.find_campaign(store, spec.name)
-        if known is not None:
-            campaigns.require_same(known, spec)
-            _same_folder(known, output)
-            if not only_plan:
-                return known
-        folder = (output or Path("campaigns") / spec.name).absolute()
-        if known is None and folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"The folder {folder} is not empty.", "Name another one with --output.")
-        row = known or campaigns.draft(spec, str(folder))
-        for line in needs.of(row, frame.say).lines(row):
-            frame.say(line)
-        if only_plan:
-            return row
-        row = campaigns.begin_campaign(store, spec, str(folder))
-        assert row.status is CampaignStatus.NEW
+    known = _found(where, spec.name)
+    if known is not None:
+        campaigns.require_same(known, spec)
+        _same_folder(known, output)
+        if not only_plan:
+            return known
+    folder = (output or Path("campaigns") / spec.name).absolute()
+    if known is None and folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"The folder {folder} is not empty.", "Name another one with --output.")
+    row = known or campaigns.draft(spec, str(folder))
+    for line in needs.of(row, frame.say).lines(row):
+        frame.say(line)
+    if only_plan:
         return row
+    with open_store(where, create=True) as store:  # not before: what is refused leaves no store behind
+        row = campaigns.begin_campaign(store, spec, str(folder))
+    assert row.status is CampaignStatus.NEW
+    return row
 
 
 def _same_folder(row: CampaignRow, output: Path | None) -> None:

@@ -57,6 +57,8 @@ def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa:
             words = WORDS[:32] if nth % 2 else WORDS[32:]
             rows.writerow([" ".join(rng.choice(words, 10)), "high" if nth % 2 else "low"])
     (place.folder / "three.toml").write_text(SPEC)
+    assert place.forked("campaign", "three.toml", "--plan").code == 0
+    assert not (place.folder / "campaigns").exists()  # which would keep the campaign from beginning
     said = place.forked("campaign", "three.toml", "--json")
     assert said.code == 0, said.err
     assert "disk      at most" in said.err

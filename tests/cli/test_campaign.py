@@ -19,3 +19,11 @@ def test_a_campaign_is_deleted_with_its_studies_or_not_at_all(place: Place, quic
     with open_store(place.store) as store:
         assert campaigns.campaign_rows(store) == [] and [row.name for row in queries.study_rows(store)] == ["c-poor"]
     assert "no study 'c'" in quick("delete", "c", "--yes").line
+
+
+def test_a_campaign_that_is_refused_leaves_a_store_behind(place: Place, quick: Quick) -> None:
+    (place.folder / "c.toml").write_text(
+        'name = "c"\n[task]\nsource = "nowhere.csv"\n[budget]\ntrials = 10\n[members.a]\n[members.b]\n'
+    )
+    assert "There is no data at 'nowhere.csv'" in quick("campaign", "c.toml", "--storage", "new.db").line
+    assert not (place.folder / "new.db").exists() and not (place.folder / "campaigns").exists()
