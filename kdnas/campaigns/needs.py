@@ -65,7 +65,8 @@ def of(row: CampaignRow, say: Callable[[str], None]) -> Needs:
     if len(row.members) - len(faults) < 1:
         name, why = next(iter(faults.items()))
         raise UsageError(f"No member of the campaign {row.name} can begin. {name}: {why}")
-    needs = Needs(caches, models, seconds / len(row.members) * row.budget if known and not row.timed else None, faults)
+    each = seconds / (len(row.members) - len(faults))
+    needs = Needs(caches, models, each * row.budget if known and not row.timed else None, faults)
     _require_room(paths.cache_folder(), needs.cache_bytes + SPARE_BYTES)
     _require_room(Path(row.folder), needs.model_bytes + SPARE_BYTES)
     return needs
