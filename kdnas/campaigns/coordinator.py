@@ -319,7 +319,8 @@ class _Coordinator:
             **_episode(row),
         }
         campaigns.decide(self.store, self.campaign_id, stage, facts, decision.going, decision.out)
-        self.tell(f"after round {stage + 1}: {', '.join(decision.going)} goes on" + _why(decision.out))
+        verb = "goes" if len(decision.going) == 1 else "go"
+        self.tell(f"after round {stage + 1}: {', '.join(decision.going)} {verb} on" + _why(decision.out))
 
 
 def _without_end(budget: Mapping[str, Any]) -> dict[str, Any]:
