@@ -22,6 +22,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from kdnas.store.database import Store
+
 
 class Forked:
     """A process that runs `work`, as `subprocess.Popen` would tell of it; its code is what `work` returns."""
@@ -30,10 +32,13 @@ class Forked:
         self.returncode: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
+        stores = let_go_of_stores()
         self.pid = os.fork()
         if self.pid == 0:
             code = 70
             try:
+                for store in stores:
+                    store.close()
                 code = work()
             except SystemExit as ended:
                 if isinstance(ended.code, str):
@@ -73,6 +78,19 @@ class Forked:
         pid, status = os.waitpid(self.pid, options)
         self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
+
+
+def let_go_of_stores() -> list[Store]:
+    """Closes what this process has open of stores and does not use now; what a child must close of the rest.
+
+    SQLite counts a file's connections within a process, and its locks are the process's: a child that inherits an open
+    connection believes that it holds locks which only its parent has. Once the parent is dead, the next process to
+    close the file takes itself for the last one and removes the log that the child still writes to.
+    """
+    stores = [found for found in gc.get_objects() if isinstance(found, Store)]
+    for store in stores:
+        store.engine.dispose()
+    return [store for store in stores if store._watch is not None]
 
 
 class Command(Forked):

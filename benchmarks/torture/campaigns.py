@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 from benchmarks.torture.faults import Fault, Ground, Lost
 from kdnas.campaigns.coordinator import run
@@ -25,7 +24,11 @@ def killed(ground: Ground, most: int = DEATHS) -> int:
     spec = formulas.spec(40, ("poor", "good", "worst", "fair"), ground.seed)
     whole, _ = _campaign(ground, ground.folder / "whole", spec, 0)
     broken, deaths = _campaign(ground, ground.folder / "broken", spec, most)
-    if told(broken) != told(whole):
+    decided = [
+        formulas.told(str(ground.folder / part / "studies.db"), row)
+        for part, row in (("broken", broken), ("whole", whole))
+    ]
+    if decided[0] != decided[1]:
         raise Lost("the campaign decided otherwise")
     if broken.result != whole.result:
         raise Lost("the campaign has another table")
@@ -75,13 +78,6 @@ def _struck(ground: Ground, place: str, coordinator: Forked) -> int:
     except ProcessLookupError:  # it had just ended
         return 0
     return 1
-
-
-def told(row: CampaignRow) -> list[Any]:
-    """All that a campaign decided, without its times."""
-    parts = ("scores", "going", "out", "best", "global_best", "previous_best", "spent")
-    scores = [[score.stage, score.member, score.trial, score.score] for score in row.scores]
-    return [*scores, *({part: decision.facts[part] for part in parts} for decision in row.decisions)]
 
 
 FAULTS = [Fault("campaigns", "a coordinator or a worker is killed", killed, share=0.5)]

@@ -15,6 +15,7 @@ from typing import Any
 from kdnas.campaigns.contract import Beat, Hands
 from kdnas.campaigns.coordinator import best_feasible, run
 from kdnas.search.worker import run_worker
+from kdnas.store import queries
 from kdnas.store.database import open_store
 from kdnas.study.campaign_rows import CampaignRow
 from kdnas.study.campaign_spec import CampaignSpec, campaign_from
@@ -82,6 +83,26 @@ def hands(storage: str, start: Any = Here, note: Path | None = None) -> Hands:
         return {"rows": rows, "winner": winner, "verdict": f"{winner} wins."}
 
     return Hands(member_spec, lambda study: [start(storage, study)], score, finish)
+
+
+def told(storage: str, row: CampaignRow) -> list[Any]:
+    """All that a campaign decided, without its times, and by slots: a trial that died keeps its number, and the one in
+    its place has the next."""
+    slots: dict[tuple[str, int], int | None] = {}
+    with open_store(storage) as store:
+        for member in row.members:
+            study = queries.study_row(store, member.study)
+            slots |= {(member.name, trial.number): trial.slot for trial in queries.trial_rows(store, study.study_id)}
+
+    def by_slot(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            plain = {key: by_slot(part) for key, part in value.items()}
+            return {**plain, "trial": slots[value["member"], value["trial"]]} if "trial" in value else plain
+        return value
+
+    parts = ("scores", "going", "out", "best", "global_best", "previous_best", "spent")
+    scores = [[score.stage, score.member, slots[score.member, score.trial], score.score] for score in row.scores]
+    return [*scores, *({part: by_slot(decision.facts[part]) for part in parts} for decision in row.decisions)]
 
 
 def forked(storage: str, study: str) -> Forked:
