@@ -120,9 +120,9 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    from kdnas.store import database, optuna_storage
+    from kdnas.store import sqlite_file
 
-    settings_of = database.on_sqlite_connect
+    settings_of = sqlite_file.on_connect
 
     def unsynced(connection: Any) -> None:
         with contextlib.suppress(sqlite3.Error):  # whoever asks next is told what is wrong with the file
@@ -143,8 +143,7 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
     event.listen(Engine, "do_connect", connected)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(database, "on_sqlite_connect", settled)
-        patch.setattr(optuna_storage, "on_sqlite_connect", settled)
+        patch.setattr(sqlite_file, "on_connect", settled)
         yield
     event.remove(Engine, "do_connect", connected)
 

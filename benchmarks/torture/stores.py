@@ -24,7 +24,7 @@ from benchmarks.torture.searches import (
     working,
 )
 from kdnas.search.begin import begin
-from kdnas.store import optuna_storage, queries
+from kdnas.store import queries
 from kdnas.store.database import open_reader, open_store
 
 EARLIER = Path(__file__).parents[2] / "tests" / "search" / "earlier" / "half-finished-lstm.db.gz"
@@ -101,9 +101,9 @@ def locked(ground: Ground, seconds: float = 3.0) -> int:
     begin(spec, path)
 
     def impatient() -> int:
-        from kdnas.store import database
+        from kdnas.store import sqlite_file
 
-        database.BUSY_S = optuna_storage.BUSY_S = 0.2  # a writer's wait, so that each of several ends in vain
+        sqlite_file.BUSY_S = 0.2  # a writer's wait, so that each of several ends in vain
         return working(path)()
 
     process = ground.fork(impatient)

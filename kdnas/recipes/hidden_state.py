@@ -22,9 +22,8 @@ from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import classifier_head, encoders, least_squares_init, sentence_layout, solved_blocks
-from kdnas.models import open as opening
-from kdnas.models.encoder_cut import EncoderCut, best, sliced
+from kdnas.models import encoders, sentence_layout, solved_blocks
+from kdnas.models.encoder_cut import EncoderCut, sliced
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.models.sentence_encoder import with_length
@@ -32,6 +31,7 @@ from kdnas.models.sentence_layout import Layout
 from kdnas.recipes import latency_tokens, layer_proposals, teacher_space
 from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Around, BlockTime, Description, Proposal, Recipe, Workbench
+from kdnas.recipes.encoder_folder import EncoderFolder
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
 from kdnas.recipes.spaces import encoder_layers
@@ -154,6 +154,7 @@ class HiddenStateBench(Workbench):
         self._buffers = {
             name: buffer.cpu() for name, buffer in self.teacher.body.named_buffers() if name not in self._weights
         }
+        self._folder = EncoderFolder(spec.teacher, self.teacher, self._importance.width, self._init == "fitted")
         if self._init != "random":
             full_cut.require_repeated(self.teacher.name, self.teacher.fingerprint, device, self._both_states)
         statistics = self.proxy.statistics
@@ -361,55 +362,10 @@ class HiddenStateBench(Workbench):
             return Student(encoders.build_body(encoders.configure(self.config(candidate))).to(self.device))
 
     def save(self, student: Student, folder: Path) -> None:
-        """The body, with the pooler that AutoModel's class expects, and the tokenizer; with a head, of a teacher that
-        classifies."""
-        folder.mkdir(parents=True, exist_ok=True)
-        body = student.body
-        config = encoders.configure(self.family_values(body))
-        config.architectures = [type(body).__name__]
-        if self.family.sizes(config).each:
-            config.auto_map = encoders.carry_code(config, folder)
-        config.dtype = torch.float32
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in body.state_dict().items()}
-        taken_over = partial(self._taken_over, projections(student), self.family.sizes(config).width)
-        if self.family.pooler is not None:
-            weight, bias = self._pooler(taken_over, self.family.sizes(config).width)
-            weights[f"{self.family.pooler}.weight"] = weight.contiguous()
-            weights[f"{self.family.pooler}.bias"] = bias.contiguous()
-        whole = self._classifier()
-        if whole is not None:
-            ids = torch.from_numpy(self.chunks.train)
-
-            def solved(rows: int) -> Any:
-                return classifier_head.classifier(whole, self.family, config, weights, taken_over, ids, rows)
-
-            with Turn(self.device):
-                made = memory.whole(classifier_head.BATCH, self.device, solved)
-            weights = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
-        config.save_pretrained(folder)
-        from safetensors.torch import save_file
-
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        self.teacher.tokenizer.save_pretrained(folder)
-
-    def _classifier(self) -> Any | None:
-        return encoder.classifier_of(self.teacher, opening.locate(self.spec.teacher))
+        self._folder.save(student.body, projections(student), torch.from_numpy(self.chunks.train), folder)
 
     def finished(self, student: Student, folder: Path, on_progress: Progress) -> dict[str, Any]:
-        """`head`, of a teacher that classifies: its labels, and the share of held-out chunks on which the two agree."""
-        whole = self._classifier()
-        if whole is None:
-            return {}
-        on_progress("scoring its head", None)
-        made = classifier_head.opened(folder, self.device)
-        labels = [str(whole.config.id2label[place]) for place in range(whole.config.num_labels)]
-
-        def agreement(rows: int) -> float:
-            return classifier_head.agreement(made, whole, self._held_ids, rows)
-
-        with Turn(self.device):
-            share = memory.whole(classifier_head.BATCH, self.device, agreement)
-        return {"head": {"labels": labels, "agreement": share}}
+        return self._folder.finished(self._held_ids, folder, on_progress)
 
     def sentence_layout(self) -> Layout | None:
         found = sentence_layout.read(self.teacher.folder, self.teacher.name)
@@ -440,34 +396,6 @@ class HiddenStateBench(Workbench):
     def last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
         """The teacher's last states of the chunks at `places`."""
         return states.batch(places, [self.own.layers - 1])[0]
-
-    def _pooler(self, taken_over: classifier_head.TakenOver, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight [width, width] and bias of the student's pooler: the teacher's where there is one, else a fixed random
-        one."""
-        own = {name.removeprefix(f"{self.family.pooler}."): t.cpu() for name, t in self.teacher.pooler.items()}
-        if own:
-            return taken_over(own["weight"], own["bias"])
-        drawn = torch.Generator().manual_seed(seeds.fixed_number(seeds.Fixed.POOLER))
-        return torch.randn(width, width, generator=drawn) * 0.02, torch.zeros(width)
-
-    @torch.no_grad()
-    def _taken_over(
-        self, aids: Projections, width: int, weight: torch.Tensor, bias: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A layer that reads the teacher's last state, cut to the student's width.
-
-        A slice; a fitted student's reads that state as the student's own projection gives it, rather than the
-        dimensions that were kept as they are.
-        """
-        kept = best(self._importance.width, width)
-        weight, bias = weight[kept], bias[kept]
-        if self._init != "fitted":
-            return weight[:, kept], bias
-        given, offset = (part[-1][..., self.own.width :].cpu() for part in (aids.weight, aids.bias))
-        return least_squares_init.reading(weight, bias, given.t(), offset)
-
-    def family_values(self, body: torch.nn.Module) -> dict[str, Any]:
-        return encoders.config_values(self.family, self.teacher.config, self.family.sizes(body.config))  # type: ignore[arg-type]
 
     def provenance(self) -> dict[str, Any]:
         proxy = int(self.chunks.proxy.size)

@@ -7,12 +7,8 @@ version, and turns what a database can complain of into one line with the hint. 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import hashlib
 import os
-import select
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -21,27 +17,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from kdnas.store import addresses, keyring_password, migration, sides, tables
+from kdnas.store import addresses, keyring_password, migration, postgres_engine, sides, sqlite_file, tables
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
-from kdnas.system import interrupts, locks
+from kdnas.system import interrupts
 from kdnas.system.errors import UsageError
-from kdnas.system.paths import private_folder, state_folder
 
-# A server that nobody can reach any more is noticed within half a minute, in the middle of a statement too.
-POSTGRES: dict[str, Any] = {
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-    "tcp_user_timeout": 30_000,
-}
-BUSY_S = 60.0  # how long a writer waits for another one
-QUIET_S = 10.0  # a connection to a server that was not used for so long is tried before it is used again
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -178,7 +163,7 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
             known = sa.inspect(connection).has_table("kdnas_meta")
         if not known:
             if not create:
-                raise _no_store(store.place)
+                raise sqlite_file.no_store(store.place)
             with creation_lock(store), store.begin() as connection:
                 migration.make_tables(connection)
         if _is_older(store):
@@ -195,12 +180,12 @@ def open_reader(url: str | Path) -> Store:
             with store.connect() as connection:
                 known = sa.inspect(connection).has_table("kdnas_meta")
             if not known:
-                raise _no_store(store.place)
+                raise sqlite_file.no_store(store.place)
             _require_readable(store)
         return store
-    path = _path(address)
-    _require_database(path)
-    store = Store(address, _sqlite_engine(path, mode="ro"), read_only=True)
+    path = sqlite_file.path_of(address)
+    sqlite_file.require_database(path)
+    store = Store(address, sqlite_file.engine_of(path, mode="ro"), read_only=True)
     try:
         _check_ours(store)
         _require_readable(store)
@@ -209,7 +194,7 @@ def open_reader(url: str | Path) -> Store:
         # A file in WAL mode needs its shared-memory file; where the folder forbids one, nobody can write either.
         if os.access(path.parent, os.W_OK) or not isinstance(error.__cause__, DBAPIError):
             raise
-        store = Store(address, _sqlite_engine(path, mode="ro", immutable=True), read_only=True)
+        store = Store(address, sqlite_file.engine_of(path, mode="ro", immutable=True), read_only=True)
         with _closing_on_error(store):
             _check_ours(store)
             _require_readable(store)
@@ -234,7 +219,7 @@ def clock_column(dialect: str) -> sa.ColumnElement[float]:
 def creation_lock(store: Store) -> Iterator[None]:
     """Held by whoever makes tables, so that processes that start at the same moment wait for each other."""
     if store.path is not None:
-        with _file_lock(store.path):
+        with sqlite_file.file_lock(store.path):
             yield
     else:
         with store.connect() as connection:
@@ -245,31 +230,15 @@ def creation_lock(store: Store) -> Iterator[None]:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _CREATION_LOCK})
 
 
-def on_sqlite_connect(connection: Any, _record: object = None) -> None:
-    """Settings of every SQLite connection that may write, Optuna's included."""
-    cursor = connection.cursor()
-    mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
-    if mode != "wal":
-        mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-    if mode != "wal":
-        raise UsageError(
-            f"The store's file system allows only the journal mode {mode!r}; workers would block each other.",
-            "Put the store on a local disk, or use PostgreSQL.",
-        )
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
 # ---------------------------------------------------------------------------- SQLite
 
 
 def _open_sqlite(address: URL, create: bool) -> Store:
-    path = _path(address)
+    path = sqlite_file.path_of(address)
     made = False
     if not path.exists():
         if not create:
-            raise _no_store(path)
+            raise sqlite_file.no_store(path)
         refuse_network_folder(path.parent)
         sides.require_own(path)
         try:
@@ -278,22 +247,22 @@ def _open_sqlite(address: URL, create: bool) -> Store:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
                 made = True
         except OSError as error:
-            raise _cannot_open(path, error) from None
+            raise sqlite_file.cannot_open(path, error) from None
     if create and path.is_file() and path.stat().st_size == 0:
-        with _file_lock(path):
+        with sqlite_file.file_lock(path):
             if path.is_file() and path.stat().st_size == 0:
                 try:
                     refuse_network_folder(path.parent)
                     sides.require_own(path)
-                    _fill_new_file(path)
+                    sqlite_file.fill_new_file(path)
                 except BaseException:
                     if made:  # no empty store stays behind
                         path.unlink(missing_ok=True)
                     raise
-    _require_database(path)
+    sqlite_file.require_database(path)
     sides.require_own(path)
     # Looked at through a connection that cannot write, so that another program's file stays as it is.
-    with Store(address, _sqlite_engine(path, mode="ro"), read_only=True) as look:
+    with Store(address, sqlite_file.engine_of(path, mode="ro"), read_only=True) as look:
         _check_ours(look)
         older = _is_older(look)
     refuse_network_folder(path.parent)
@@ -302,86 +271,13 @@ def _open_sqlite(address: URL, create: bool) -> Store:
             f"The store {path} may only be read by you.",
             "Ask its owner for the right to write, or give another --storage.",
         )
-    store = Store(address, _sqlite_engine(path, mode="rw"), read_only=False)
+    store = Store(address, sqlite_file.engine_of(path, mode="rw"), read_only=False)
     with _closing_on_error(store):
         with store.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
         if older:
             _bring_up(store)
     return store
-
-
-def _fill_new_file(path: Path) -> None:
-    """Our mark and our tables in one transaction of the default journal, so that they are in the file itself."""
-    engine = _sqlite_engine(path, mode="new")
-    try:
-        with engine.connect() as connection:
-            connection.execution_options(kdnas_immediate=True)
-            with connection.begin():
-                connection.exec_driver_sql(f"PRAGMA application_id={tables.APPLICATION_ID}")
-                migration.make_tables(connection)
-            # Now, while nobody else has it open: later on this needs the file alone. See on_sqlite_connect.
-            connection.connection.cursor().execute("PRAGMA journal_mode=WAL").close()
-    except SQLAlchemyError as error:
-        with contextlib.suppress(OSError):
-            os.truncate(path, 0)  # it was empty before
-        raise explain(error, str(path)) from error
-    finally:
-        engine.dispose()
-
-
-def _sqlite_engine(path: Path, *, mode: str, immutable: bool = False) -> Engine:
-    """`mode`: ro to read, rw to write, new for the first transaction of an empty file."""
-    query = {"mode": "ro" if mode == "ro" else "rw", "uri": "true"} | ({"immutable": "1"} if immutable else {})
-    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    engine = sa.create_engine(
-        URL.create("sqlite", database=f"file:{quoted}", query=query), connect_args={"timeout": BUSY_S}
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _settings(connection: Any, record: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        if mode == "rw":
-            on_sqlite_connect(connection, record)
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("kdnas_immediate", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    return engine
-
-
-def _path(address: URL) -> Path:
-    return Path(str(address.database))
-
-
-def _no_store(place: str | Path) -> UsageError:
-    return UsageError(f"There is no store at {place}.", "Begin a study with `kdnas search`, or give another --storage.")
-
-
-def _cannot_open(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"The store {path} cannot be opened: {error.strerror}.", "Give a --storage in a folder where you may write."
-    )
-
-
-def _require_database(path: Path) -> None:
-    """A file that is there, can be read and is not empty. Whether it is a database, SQLite says itself: to open and
-    close the file here would take away the locks that SQLite holds on it in this process (so POSIX wants it), and
-    another process would then put the log aside under a reader that never hears of it."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise _no_store(path) from None
-    except OSError as error:
-        raise _cannot_open(path, error) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"The store {path} is not a file.", "Give the path of a kdnas store.")
-    if not os.access(path, os.R_OK):
-        raise _cannot_open(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-    if not found.st_size:
-        raise UsageError(f"The store {path} is empty.", "Begin a study there with `kdnas search`.")
 
 
 def _check_ours(store: Store) -> None:
@@ -393,62 +289,12 @@ def _check_ours(store: Store) -> None:
         )
 
 
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    folder = state_folder() / "locks"
-    try:
-        private_folder(folder)
-        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
-        file = locks.opened(folder / name)
-    except OSError as error:
-        raise _cannot_open(folder, error) from None
-    try:
-        locks.take(file)
-        yield
-    finally:
-        os.close(file)
-
-
 # ---------------------------------------------------------------------------- both
 
 
 def _postgres_store(given: URL, *, read_only: bool) -> Store:
     address = keyring_password.completed(given)
-    return Store(address, _postgres_engine(address, read_only=read_only), read_only, given)
-
-
-def _postgres_engine(address: URL, *, read_only: bool = False) -> Engine:
-    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
-    try:
-        engine = sa.create_engine(address, pool_size=2, max_overflow=4, connect_args={**POSTGRES, **options})
-    except ImportError:
-        raise UsageError(
-            "PostgreSQL needs a driver that is not installed.", "Run `pip install 'kdnas[postgres]'`."
-        ) from None
-
-    @sa.event.listens_for(engine, "checkin")
-    def _used(_connection: Any, record: Any) -> None:
-        record.info["used"] = time.monotonic()
-
-    @sa.event.listens_for(engine, "checkout")
-    def _try_first(connection: Any, record: Any, _proxy: object) -> None:
-        # To ask the server before each use takes as long as what it is used for. One that has gone has closed its side,
-        # which costs no message to see.
-        used = record.info.get("used")
-        try:
-            if used is not None and (time.monotonic() - used > QUIET_S or _has_spoken(connection)):
-                engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error
-
-    return engine
-
-
-def _has_spoken(connection: Any) -> bool:
-    """Whether the server sent something that nobody asked for, such as the end of the connection."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return Store(address, postgres_engine.engine_of(address, read_only=read_only), read_only, given)
 
 
 def _require_readable(store: Store) -> None:

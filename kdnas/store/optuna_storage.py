@@ -17,7 +17,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from sqlalchemy.engine import Connection
 
-from kdnas.store.database import BUSY_S, POSTGRES, Store, creation_lock, on_sqlite_connect
+from kdnas.store import postgres_engine, sqlite_file
+from kdnas.store.database import Store, creation_lock
 from kdnas.store.patience import persist
 from kdnas.study.spec import StudySpec
 from kdnas.system import interrupts
@@ -154,9 +155,12 @@ def _open(store: Store, *, make_tables: bool) -> RDBStorage:
     url = store.url.replace("{", "{{").replace("}", "}}")
     settings: dict[str, object]
     if store.is_sqlite:
-        settings = {"connect_args": {"timeout": BUSY_S}, "pool_events": [(on_sqlite_connect, "connect")]}
+        settings = {
+            "connect_args": {"timeout": sqlite_file.BUSY_S},
+            "pool_events": [(sqlite_file.on_connect, "connect")],
+        }
     else:
-        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": POSTGRES}
+        settings = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2, "connect_args": postgres_engine.SETTINGS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(url, engine_kwargs=settings, skip_table_creation=not make_tables)

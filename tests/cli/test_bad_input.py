@@ -239,8 +239,7 @@ def test_storage_of_a_newer_version(quick: Quick, place: Place, unharmed: Path) 
 
 
 def test_storage_that_is_locked(quick: Quick, place: Place, unharmed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdnas.store.database.BUSY_S", 0.2)
-    monkeypatch.setattr("kdnas.store.optuna_storage.BUSY_S", 0.2)
+    monkeypatch.setattr("kdnas.store.sqlite_file.BUSY_S", 0.2)
     with sqlite3.connect(unharmed, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         refused(quick("search", "bad", "--spec", str(place.spec)), "is locked by another program", "Close")

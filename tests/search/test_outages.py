@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, PendingRollbackError
 from kdnas.search import heartbeat
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
-from kdnas.store import database, optuna_storage, patience, queries, recovery, slots
+from kdnas.store import patience, queries, recovery, slots, sqlite_file
 from kdnas.store.complaints import StoreError, explain
 from kdnas.store.database import open_reader
 from kdnas.store.trial_storage import TrialStorage
@@ -31,8 +31,7 @@ class Lock:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.pauses: list[float] = []
-        monkeypatch.setattr(database, "BUSY_S", 0.02)
-        monkeypatch.setattr(optuna_storage, "BUSY_S", 0.02)
+        monkeypatch.setattr(sqlite_file, "BUSY_S", 0.02)
         monkeypatch.setattr(patience, "pause", self.pause)
 
     def take(self) -> None:

@@ -16,9 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kdnas.store import changes, queries
-from kdnas.store import database as opening
-from kdnas.store import optuna_storage as optunas
+from kdnas.store import changes, queries, sqlite_file
 from kdnas.store import tables as t
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError
@@ -39,9 +37,8 @@ def test_a_new_store_is_its_owners_alone_and_marked(path: Path) -> None:
 
 
 def test_writers_use_wal_normal_and_foreign_keys_on_both_sides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = opening.on_sqlite_connect.__wrapped__  # type: ignore[attr-defined] # tests do not wait for the disk
-    for module in (opening, optunas):
-        monkeypatch.setattr(module, "on_sqlite_connect", own)
+    own = sqlite_file.on_connect.__wrapped__  # type: ignore[attr-defined] # tests do not wait for the disk
+    monkeypatch.setattr(sqlite_file, "on_connect", own)
     with open_store(path, create=True) as store:
         create_study(store, fakes.spec())
         for engine in (store.engine, optuna_storage(store).engine):
@@ -169,7 +166,7 @@ def test_a_damaged_file_is_told_from_others(path: Path) -> None:
 
 def test_a_locked_store_says_so_and_is_unharmed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path, 10)
-    monkeypatch.setattr(opening, "BUSY_S", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.05)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:

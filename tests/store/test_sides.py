@@ -80,7 +80,7 @@ def test_a_store_that_cannot_be_made_leaves_no_empty_file(path: Path, monkeypatc
     def full(path: Path) -> None:
         raise UsageError("The disk is full.")
 
-    monkeypatch.setattr("kdnas.store.database._fill_new_file", full)
+    monkeypatch.setattr("kdnas.store.sqlite_file.fill_new_file", full)
     with pytest.raises(UsageError, match="full"):
         open_store(path, create=True)
     assert not path.exists()
