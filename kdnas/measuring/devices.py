@@ -169,9 +169,9 @@ def let_go(device: torch.device) -> None:
 
 def set_up_torch() -> None:
     """Threads as the environment says, else all cores; results that a seed repeats."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(int(threads) if threads.isdigit() and int(threads) else cores)
+    torch.set_num_threads(int(asked) if asked.isdigit() and int(asked) else cores)
     torch.set_deterministic_debug_mode("warn")  # the plain function imports the whole compiler first, for a second
     # Deterministic torch would fill every new tensor, also in timed passes; nothing here reads one before.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -180,10 +180,21 @@ def set_up_torch() -> None:
 
 
 @contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Inside, torch's operations on the CPU take so many threads; as many as before where that is None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def as_studies() -> Iterator[None]:
     """Inside, torch is set up as in a study's process; afterwards it is as it was: for what programs of other people
     call, too."""
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    count, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     with warnings.catch_warnings():
@@ -191,7 +202,7 @@ def as_studies() -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(count)
             torch.set_deterministic_debug_mode(mode)
             torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
             if workspace is None:

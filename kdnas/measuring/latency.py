@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from kdnas.measuring import devices
 from kdnas.measuring.clocks import Crowd, Pass, clock_of
 from kdnas.measuring.device_lock import device_lock
-from kdnas.measuring.devices import device_name
 from kdnas.measuring.passes import Once, captured
 from kdnas.study.spec import LatencySpec
 
@@ -98,12 +98,13 @@ def measure(
     With `shape`, `lookup` and `remember`, a shape measured before on this device by this protocol is not measured
     again; flagged figures are not remembered. With `teacher_shape` figures are scaled to the teacher's first reading.
     """
-    where, protocol = device_name(device), protocol_key(settings, device)
+    where, protocol = devices.device_name(device), protocol_key(settings, device)
     if shape is not None and lookup is not None:
         found = lookup(where, protocol, _key(shape))
         if found is not None:
             return _read(found)
-    with device_lock(device), _threads(settings.threads, device), _no_collection():
+    count = settings.threads if device.type == "cpu" else None
+    with device_lock(device), devices.threads(count), _no_collection():
         measured = _measure(student, teacher, settings, device)
         if measured.flag is not None and measured.contended > CONTENDED:
             again = _measure(student, teacher, settings, device)
@@ -281,17 +282,6 @@ def _warm(student: Once, teacher: Once | None, clock: Callable[[Once], Pass], se
             if abs(later - earlier) <= SETTLED * earlier or time.perf_counter() > until:
                 break
             earlier = later
-
-
-@contextlib.contextmanager
-def _threads(count: int, device: torch.device) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

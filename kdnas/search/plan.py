@@ -16,7 +16,7 @@ import torch
 
 from kdnas.data import documents as reading
 from kdnas.data.splits import require_two
-from kdnas.measuring.devices import resolve_device
+from kdnas.measuring import devices
 from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
@@ -73,7 +73,7 @@ def plan(
     """Raises UsageError for whatever would keep the study from beginning: teacher, data, space, device, a time in which
     not one trial would end. `measured` is what trials like these took; without it that is estimated. `now`: UTC
     seconds."""
-    device = resolve_device(spec.device)
+    device = devices.resolve_device(spec.device)
     described = recipe_of(spec).describe(spec)
     notes = list(described.notes)
     size = described.space.size
@@ -196,12 +196,14 @@ def _seconds(budget: BudgetSpec, described: Description, proxy: int, held: int, 
 
 
 def _flops_per_second(device: torch.device) -> float:
-    """Of a large matrix product in fp32, the best of a few."""
-    n = 512 if device.type == "cpu" else 4096
-    a = torch.linspace(-1, 1, n * n, device=device).view(n, n)
-    best = float("inf")
-    for _ in range(8):
-        began = time.perf_counter()
-        float((a @ a)[0, 0])  # reading a value waits for the device
-        best = min(best, time.perf_counter() - began)
-    return 2 * n**3 / best
+    """Of matrix products in fp32, the best of many. On a CPU they are small ones of one thread, times the threads: some
+    of them nobody interrupts, however busy the machine is."""
+    n, products = (256, 100) if device.type == "cpu" else (4096, 8)
+    with devices.threads(1):
+        a = torch.linspace(-1, 1, n * n, device=device).view(n, n)
+        best = float("inf")
+        for _ in range(products):
+            began = time.perf_counter()
+            float((a @ a)[0, 0])  # reading a value waits for the device
+            best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best * (torch.get_num_threads() if device.type == "cpu" else 1)
