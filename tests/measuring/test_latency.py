@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas.measuring import latency
+from kdnas.measuring import devices, latency
 from kdnas.measuring.clocks import Pass
 from kdnas.measuring.device_lock import Turn, device_lock
 from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
@@ -319,7 +319,7 @@ def test_a_remembered_figure_with_parts_that_are_no_more_is_read() -> None:
     old = {**vars(fixed(None)()), "graph_p50": None, "teacher_graph_p50": None}
     for name in ("way", "eager_p50", "teacher_eager_p50"):
         del old[name]
-    shapes.remember(latency.device_name(CPU), latency.protocol_key(QUICK), latency._key("s"), old)
+    shapes.remember(devices.device_name(CPU), latency.protocol_key(QUICK), latency._key("s"), old)
     assert measure(work(8), work(8), QUICK, CPU, **keep) == fixed(None)()
 
 
