@@ -117,6 +117,7 @@ def measure(chosen: argparse.Namespace) -> Result:
             row = campaign(folder, seed, trials)
             singles = alone(folder, row, trials // 3)
         first = row.result["rows"][0]
+        say(f"seed {seed}: the campaign's winner {first['member']} has {first['score']:.4f}")
         best = max(singles, key=lambda name: singles[name])
         figures |= {f"campaign_{seed}": first["score"], f"best_alone_{seed}": singles[best]}
         rows.append((seed, first["member"], 100 * first["score"], best, 100 * singles[best]))
