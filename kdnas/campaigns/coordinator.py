@@ -23,7 +23,10 @@ from kdnas.study.campaign_spec import campaign_from
 from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import Status, StudyRow
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_differences import differences
 from kdnas.study.states import TrialState, Wanted
+from kdnas.study.time_budget import EVENT as TIME_SET
 from kdnas.system import interrupts, liveness
 from kdnas.system.errors import KdnasError
 
@@ -98,31 +101,64 @@ class _Coordinator:
     # ------------------------------------------------------------------------ stages
 
     def run(self) -> CampaignRow:
-        for stage in range(self.rounds + 1):
-            self._stage(stage)
+        for stage in range(self.rounds):
+            self._round(stage)
+        self._last()
         self._beaten = 0.0
         self.beat("the ending")
         result = self.hands.finish(self.row, self.beat)
         campaigns.finish(self.store, self.campaign_id, result, str(result["verdict"]))
         return self.row
 
-    def _stage(self, stage: int) -> None:
-        row = self.row
-        if stage < self.rounds and any(decision.stage == stage for decision in row.decisions):
-            return
-        members = self._granted(row, stage)
-        for member in members:
+    def _spend(self, stage: int) -> list[MemberRow]:
+        """The members of a stage spend their shares; those of them that have not failed."""
+        for member in self._granted(self.row, stage):
             if member.state is MemberState.SEARCHING:
-                self._searched(member, stage)
-        if stage == self.rounds:
+                self._searched(member)
+        return [member for member in self._in_stage(stage) if member.state is MemberState.SEARCHED]
+
+    def _round(self, stage: int) -> None:
+        if any(decision.stage == stage for decision in self.row.decisions):
             return
-        alive = [member for member in self._in_stage(stage) if member.state is MemberState.SEARCHED]
+        alive = self._spend(stage)
         if not alive:
             reasons = "; ".join(f"{m.name}: {m.reason.rstrip('.')}" for m in self.row.members)
             raise KdnasError(f"No member of the campaign {self.name} can go on: {reasons}.", "Fix them and go on.")
         for member in alive:
             self._scored(member, stage)
         self._decide(stage, alive)
+
+    def _last(self) -> None:
+        """The stage that decides nothing; where its member fails, its runner-up has a stage of its own after it."""
+        stage = self.rounds
+        while not self._spend(stage) and self._replaced(stage):
+            stage += 1
+
+    def _replaced(self, stage: int) -> bool:
+        """Whether somebody has what the failed members of a last stage left, which is recorded as a decision."""
+        row = self.row
+        if any(decision.stage == stage for decision in row.decisions):
+            return True
+        last = next(decision for decision in row.decisions if decision.stage == self.rounds - 1)
+        failed = [member for member in row.members if member.state is MemberState.FAILED]
+        name = halving.successor(last.facts["scores"], [member.name for member in failed])
+        if name is None:
+            self.tell("the last stage's member has failed, and nobody is left to have its share")
+            return False
+        facts = {
+            "rule": halving.RULE,
+            "constants": last.facts["constants"],
+            "seed": self.spec.seed,
+            "scoring": self.spec.scoring.model_dump(),
+            "scores": last.facts["scores"],
+            "going": [name],
+            "out": {member.name: member.reason for member in failed if member.stage == stage},
+            "spent": {member.name: self._spent(member) for member in row.members},
+            **_episode(row),
+        }
+        campaigns.decide(self.store, self.campaign_id, stage, facts, [name], {})
+        self.tell(f"{name} has what is left, in place of {_names([m for m in failed if m.stage == stage])}")
+        return True
 
     def _granted(self, row: CampaignRow, stage: int) -> list[MemberRow]:
         """The members of a stage, with what they may have spent at its end."""
@@ -133,12 +169,13 @@ class _Coordinator:
             each = halving.share(row.budget, sum(spent.values()), stage, len(row.members), len(going))
             part = each if row.timed else halving.whole(each)
             shares = {m.name: spent[m.name] + part for m in going}
-            if not row.timed and stage == self.rounds and going:  # what no share of a whole trial is left of
+            if not row.timed and stage >= self.rounds and going:  # what no share of a whole trial is left of
                 shares[going[0].name] += row.budget - sum(spent.values()) - part * len(going)
             campaigns.grant(self.store, self.campaign_id, stage, shares)
             if going:
                 unit = "h" if row.timed else "trials"
-                self.tell(f"stage {stage + 1} of {self.rounds + 1}: {part:.3g} {unit} for each of {_names(going)}")
+                last = max(stage, self.rounds) + 1
+                self.tell(f"stage {stage + 1} of {last}: {part:.3g} {unit} for each of {_names(going)}")
         return self._in_stage(stage)
 
     def _alive(self, row: CampaignRow, stage: int) -> list[MemberRow]:
@@ -152,15 +189,15 @@ class _Coordinator:
         return [m for m in self.row.members if m.stage == stage and m.state is not MemberState.WAITING]
 
     def _spent(self, member: MemberRow) -> float:
-        """Trials that have ended; of a campaign of hours what was granted, where the member has not failed of it."""
+        """Trials that have ended; of a campaign of hours what was granted, which one that fails gives back in part."""
         if self.spec.budget.trials is None:
-            return 0.0 if member.state is MemberState.FAILED else member.granted
+            return member.granted
         study = queries.find_study(self.store, member.study)
         return 0.0 if study is None else float(study.done)
 
     # ------------------------------------------------------------------------ one member
 
-    def _searched(self, member: MemberRow, stage: int) -> None:
+    def _searched(self, member: MemberRow) -> None:
         """Its study has spent its share; or it has failed, which is recorded."""
         try:
             row = self._begun(member)
@@ -180,13 +217,28 @@ class _Coordinator:
 
     def _fail(self, member: MemberRow, why: str) -> None:
         self.tell(f"{member.name} has failed, and its share is for the others: {why}")
-        campaigns.set_member(self.store, self.campaign_id, member.name, MemberState.FAILED, reason=why)
+        campaigns.set_member(
+            self.store, self.campaign_id, member.name, MemberState.FAILED, reason=why, granted=self._used(member)
+        )
+
+    def _used(self, member: MemberRow) -> float | None:
+        """Of a campaign of hours, those that a member has had so far; None of one of trials."""
+        if self.spec.budget.trials is not None:
+            return None
+        row = queries.find_study(self.store, member.study)
+        if row is None or row.until is None:
+            return self._granted_before(member)
+        left = max(0.0, row.until - ends.now(self.store)) / 3600
+        return max(self._granted_before(member), member.granted - left)
 
     def _begun(self, member: MemberRow) -> StudyRow:
         """The member's study, wanted to run, with its whole grant as its budget."""
         row = queries.find_study(self.store, member.study)
-        if row is None:
+        if row is None or member.study_id is None:
             spec = self.hands.member(self.row, member.name)
+            if row is not None:
+                _require_own(row, spec, self.name)
+        if row is None:
             hours = self.spec.budget.trials is None
             budget: dict[str, Any] = {"hours": member.granted} if hours else {"trials": int(member.granted)}
             given = {**spec.model_dump(mode="json"), "budget": {**_without_end(spec.budget.model_dump()), **budget}}
@@ -199,9 +251,11 @@ class _Coordinator:
         return queries.study_of(self.store, row.study_id)
 
     def _more_time(self, member: MemberRow, row: StudyRow) -> None:
-        """Its share of this stage's hours from now on, once: an end after the last decision is of this stage."""
+        """Its share of this stage's hours from now on, once: an end that was set after the last decision is of this
+        stage."""
         decided = max((d.time for d in self.row.decisions), default=0.0)
-        if row.until is None or (decided and row.until <= decided):
+        times = [event.time for event in queries.events(self.store, row.study_id) if event.kind == TIME_SET]
+        if row.until is None or max(times, default=0.0) <= decided:
             share = member.granted - self._granted_before(member)
             ends.set_end(self.store, row.study_id, ends.now(self.store) + share * 3600)
 
@@ -321,6 +375,16 @@ class _Coordinator:
         campaigns.decide(self.store, self.campaign_id, stage, facts, decision.going, decision.out)
         verb = "goes" if len(decision.going) == 1 else "go"
         self.tell(f"after round {stage + 1}: {', '.join(decision.going)} {verb} on" + _why(decision.out))
+
+
+def _require_own(row: StudyRow, spec: StudySpec, name: str) -> None:
+    """Raises StoppedError where somebody else began a study under a member's name."""
+    differing = differences(from_values(row.spec), spec)
+    if differing:
+        raise StoppedError(
+            f"The study {row.name} is not what the campaign {name} would begin: {next(iter(differing))} differs.",
+            "Rename or delete that study, and the same command goes on.",
+        )
 
 
 def _without_end(budget: Mapping[str, Any]) -> dict[str, Any]:

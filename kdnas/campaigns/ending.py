@@ -26,20 +26,24 @@ from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.model_latency import measure_beside
 from kdnas.scores.score_folder import teacher_of
 from kdnas.scores.solved_head import solved_scores
-from kdnas.store.database import open_store
+from kdnas.store import queries
+from kdnas.store.database import Store, open_store
 from kdnas.students import model_folder
 from kdnas.students.distil import Telling
 from kdnas.students.finalize import finalize
-from kdnas.study.campaign_rows import CampaignRow, MemberRow
+from kdnas.study.campaign_rows import CampaignRow, MemberRow, MemberState
 from kdnas.study.campaign_spec import CampaignSpec
-from kdnas.study.campaign_table import STUDENT, TEACHER, ranked, verdict, with_front
-from kdnas.study.constraints import limits_of, size_mib
+from kdnas.study.campaign_table import STUDENT, TEACHER, of_last_stage, ranked, verdict, with_front
+from kdnas.study.constraints import limits_of, of_study, size_mib
+from kdnas.study.ranked_rows import missed, rank_of
 from kdnas.system.errors import KdnasError, UsageError
+
+TIMING = "timing"  # in the folder of the rounds' students: that the models have begun to be timed
 
 
 @dataclass(frozen=True)
 class Model:
-    """One row to be: a folder, whose it is, and why it has no figures."""
+    """One row to be: a folder, whose it is, and why it has no figures: a reason, or the constraints that it misses."""
 
     name: str
     kind: str
@@ -48,6 +52,7 @@ class Model:
     folder: Path | None = None
     parameters: int | None = None
     reason: str = ""
+    misses: str = ""
 
 
 def finish(storage: str, campaign: CampaignRow, beat: Beat) -> dict[str, Any]:
@@ -60,6 +65,7 @@ def finish(storage: str, campaign: CampaignRow, beat: Beat) -> dict[str, Any]:
     teachers = _teachers(students, device, beat)
     scored = [_scored(model, spec, rows, device, beat) for model in (*students, *teachers)]
     there = [model for model, row in zip((*students, *teachers), scored, strict=True) if row["score"] is not None]
+    timed = _told_of_timing(campaign, len(there))
     reference = next((m for m in there if m.kind == TEACHER), next(iter(there), None))
     table = _timed(scored, there, reference, spec, device, beat)
     reference_ms = next((row["latency_ms"] for row in table if reference and row["name"] == reference.name), None)
@@ -80,7 +86,8 @@ def finish(storage: str, campaign: CampaignRow, beat: Beat) -> dict[str, Any]:
         },
         "winner": next(iter(order), None),
         "runner_up": next(iter(order[1:]), None),
-        "verdict": verdict(table, limits, len(rows.test)),
+        "verdict": " ".join(filter(None, (verdict(table, limits, len(rows.test)), of_last_stage(campaign)))),
+        "timed": timed,
         "constraints": str(limits),
         "device": device_name(device),
     }
@@ -94,8 +101,8 @@ def _finalized(storage: str, campaign: CampaignRow, member: MemberRow, rows: Tas
     row = Model(member.name, STUDENT, member)
     with open_store(storage) as store:
         best = best_feasible(store, member.study, 1)
-    if not best:
-        return replace(row, reason=member.reason or "no student keeps its constraints")
+        if not best:
+            return _without_student(store, row)
     row = replace(row, trial=best[0].number)
     folder = Path(campaign.folder) / member.name
     progress = telling(beat, member.name)
@@ -105,6 +112,26 @@ def _finalized(storage: str, campaign: CampaignRow, member: MemberRow, rows: Tas
     except KdnasError as error:
         return replace(row, reason=str(error))
     return replace(row, folder=folder, parameters=int(facts["parameters"]))
+
+
+def _without_student(store: Store, row: Model) -> Model:
+    """The row of a member none of whose students keeps its constraints: its best one, and what that misses."""
+    study = queries.find_study(store, row.member.study)
+    found = [] if study is None else rank_of(study, queries.trial_rows(store, study.study_id))
+    first = next((one for one in found if one.rank is not None), None)
+    if study is None or first is None:
+        return replace(row, reason=row.member.reason or "it has no finished trial")
+    return replace(row, trial=first.number, misses=missed(first, of_study(study)))
+
+
+def _told_of_timing(campaign: CampaignRow, models: int) -> str:
+    """That all models are timed in one go, and whether an earlier go was cut off, of which nothing is kept."""
+    mark = Path(campaign.folder) / ROUNDS / TIMING
+    again = mark.exists()
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    said = f"All {models} models were timed{' again' if again else ''} in one go."
+    return f"{said} An earlier one was cut off, and nothing of it is kept." if again else said
 
 
 def _teachers(students: list[Model], device: torch.device, beat: Beat) -> list[Model]:
@@ -147,7 +174,8 @@ def _scored(model: Model, spec: CampaignSpec, rows: TaskRows, device: torch.devi
         "size_mib": None,
         "folder": None if model.folder is None else str(model.folder),
         "state": str(model.member.state),
-        "reason": model.reason,
+        "reason": model.reason or (model.member.reason if model.member.state is MemberState.FAILED else ""),
+        "misses": model.misses,
     }
     if model.folder is None:
         return row

@@ -40,7 +40,8 @@ def member_spec(campaign: CampaignRow, name: str) -> StudySpec:
     path = Path(campaign.folder) / TEXTS
     if not path.is_file():
         task_rows.write_texts(rows_of(spec.task).train, path)
-    return spec.member(name, path)
+    own = spec.member(name, path)
+    return own.model_copy(update={"name": campaign.member(name).study})  # which may have been renamed
 
 
 def round_score(
@@ -51,6 +52,7 @@ def round_score(
     from kdnas.measuring.devices import resolve_device
     from kdnas.scores.solved_head import solved_scores
     from kdnas.students.distil import Telling
+    from kdnas.students.extras import Extras
     from kdnas.students.finalize import finalize
 
     spec = spec_of(campaign)
@@ -59,7 +61,8 @@ def round_score(
     folder = Path(campaign.folder) / ROUNDS / f"{member}-{trial}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     progress = telling(beat, f"{member}: trial {trial}")
-    finalize(storage, own.name, folder, Telling(progress), trial=trial, full={"epochs": epochs})
+    brief = Extras(figures=False)
+    finalize(storage, own.name, folder, Telling(progress), trial=trial, full={"epochs": epochs}, extras=brief)
     rows = rows_of(spec.task)
     require_unseen(rows, folder, progress)
     device = resolve_device(spec.device)

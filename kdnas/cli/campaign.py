@@ -142,7 +142,7 @@ def _run(where: str, row: CampaignRow, workers: int, as_json: bool) -> int:
             frame.say(f"Stopped; what was finished is kept. Go on with: kdnas campaign {row.name}")
             return frame.INTERRUPTED
     show(row, as_json)
-    return 0
+    return 0 if row.result.get("winner") else 1  # a table, and nobody in it that keeps the constraints
 
 
 def show(row: CampaignRow, as_json: bool) -> None:
@@ -161,5 +161,6 @@ def show(row: CampaignRow, as_json: bool) -> None:
         frame.table(columns(row), cells(row))
         frame.line()
         frame.line(str(row.result["verdict"]))
+        frame.line(str(row.result.get("timed", "")))
     if row.ending and not row.result:
         frame.say(row.ending)

@@ -81,6 +81,7 @@ def _write_campaign(campaign: CampaignRow, style: str, output: Path | None) -> N
 @frame.storage
 def import_(file: Path, name: str | None, trials: int | None, storage: str | None) -> None:
     """Begin a study from an exported JSON FILE, with its candidates evaluated first; `kdnas search` runs it."""
+    from kdnas.store import campaign_studies
     from kdnas.store.database import open_store
     from kdnas.store.studies import create_study
     from kdnas.study import export as files
@@ -100,5 +101,7 @@ def import_(file: Path, name: str | None, trials: int | None, storage: str | Non
         frame.say(f"The time of {spec.name} is left behind; give --hours or --until to the search to have one.")
     wanted = from_values(overlay(spec.model_dump(mode="json"), given))
     with open_store(frame.place(storage), create=True) as store:
+        with store.begin() as connection:
+            campaign_studies.require_free(connection, wanted.name)
         create_study(store, wanted, enqueue=[entry["candidate"] for entry in body["candidates"]])
     frame.say(f"Began {wanted.name} with {count} candidate(s) first. Run it with: kdnas search {wanted.name}")

@@ -63,7 +63,8 @@ def _values(row: CampaignRow) -> dict[str, Any]:
         (
             "Latency",
             f"{latency['length']} tokens, batch {latency['batch_size']}, {latency['threads']} thread(s), on "
-            f"{row.result['device']}; all in one process, in turn with {row.result['reference']}",
+            f"{row.result['device']}; all in one process, in turn with {row.result['reference']}. "
+            f"{row.result.get('timed', '')}",
         ),
         ("Score", "accuracy on the test part; a logistic regression on what the model gives, which stays as it is"),
         ("Seed", str(row.spec["seed"])),

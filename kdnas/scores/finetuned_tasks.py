@@ -6,8 +6,6 @@ off goes on where it was, and a teacher is fine-tuned once for all its students.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +19,10 @@ from kdnas.data.glue import Seen, Split, Task
 from kdnas.models import lora_adapters, static_encoder
 from kdnas.models.open import files_fingerprint
 from kdnas.scores.finetuning import FineTuning, score_once
+from kdnas.scores.kept_scores import kept
 from kdnas.scores.results import FORMAT, VERSION, share_of_teacher
 from kdnas.scores.training_texts import seen_by
 from kdnas.students.model_folder import require_model
-from kdnas.system import disk_cache, paths
-from kdnas.system.files import write_atomically
 from kdnas.system.progress import Note, Progress
 from kdnas.system.versions import versions
 
@@ -191,24 +188,11 @@ def _cached(
         "device": device.type,
         **versions_that_count,
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:40]
-    path = paths.cache_folder() / "scores" / f"{key}.json"
-    try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["outcome"]
-    except (OSError, ValueError, KeyError):
-        pass
-    else:
-        disk_cache.used(path)
-        return before
-    began = time.monotonic()
-    metrics = score_once(folder, task, splits, seed, protocol, device, step)
-    outcome = {
-        "seed": seed,
-        "score": statistics.fmean(metrics.values()),
-        "metrics": metrics,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"identity": identity, "outcome": outcome}, indent=1))
-    disk_cache.trim()
-    return outcome
+
+    def fine_tuned() -> dict[str, Any]:
+        began = time.monotonic()
+        metrics = score_once(folder, task, splits, seed, protocol, device, step)
+        score = statistics.fmean(metrics.values())
+        return {"seed": seed, "score": score, "metrics": metrics, "seconds": round(time.monotonic() - began, 1)}
+
+    return kept(identity, fine_tuned)

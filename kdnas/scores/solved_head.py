@@ -6,6 +6,8 @@ its attention sums up, of a sentence encoder its embedding. Each feature is stan
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,15 @@ from kdnas.measuring.devices import as_studies
 from kdnas.models import open as opening
 from kdnas.models import sentence_encoder
 from kdnas.models.tokenizer import open_tokenizer
+from kdnas.scores.kept_scores import kept
 from kdnas.scores.linear_probe import probed
 from kdnas.system.errors import UsageError
+from kdnas.system.folders import MODEL_FACTS
 from kdnas.system.progress import Progress
+from kdnas.system.versions import versions
 
 BATCH = 64
+TOLD = (MODEL_FACTS, "README.md", "results.json")  # which change while the model stays
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,45 @@ def solved_scores(
     folder: Path, train: Part, parts: Sequence[Part], length: int, device: torch.device, on_progress: Progress
 ) -> list[Scored]:
     """Scores on each of `parts` with a head that was solved on `train`: logistic regression, scikit-learn's L2 penalty
-    (C = 1). Texts are cut at `length` tokens, or where the model's own limit is lower. Raises UsageError for folders
-    that cannot be opened, and for values that are not finite."""
-    on_progress(f"{folder.name} reads {len(train) + sum(map(len, parts)):,} texts of the task", None)
-    features = _Features(folder, length, device)
-    fitted = features.of(train.texts)
-    mean, spread = fitted.mean(0), fitted.std(0).clamp_min(1e-6)
-    scores = []
-    for part in parts:
-        found = probed((fitted - mean) / spread, train.labels, (features.of(part.texts) - mean) / spread, part.labels)
-        scores.append(Scored(found["probe_accuracy"], found["probe_macro_f1"], len(part)))
-    return scores
+    (C = 1). Texts are cut at `length` tokens, or where the model's own limit is lower. Kept on the disk: the same model
+    reads the same rows once. Raises UsageError for folders that cannot be opened, and for values that are not finite.
+    """
+    identity = {
+        "solved_head": 1,
+        "model": _fingerprint(folder),
+        "rows": [_rows(part) for part in (train, *parts)],
+        "length": length,
+        "device": device.type,
+        **{name: versions().get(name) for name in ("torch", "transformers")},
+    }
+
+    def solved() -> dict[str, Any]:
+        on_progress(f"{folder.name} reads {len(train) + sum(map(len, parts)):,} texts of the task", None)
+        features = _Features(folder, length, device)
+        fitted = features.of(train.texts)
+        mean, spread = fitted.mean(0), fitted.std(0).clamp_min(1e-6)
+        scores = []
+        for part in parts:
+            given = (features.of(part.texts) - mean) / spread
+            found = probed((fitted - mean) / spread, train.labels, given, part.labels)
+            scores.append(Scored(found["probe_accuracy"], found["probe_macro_f1"], len(part)).values())
+        return {"scores": scores}
+
+    return [Scored(**one) for one in kept(identity, solved)["scores"]]
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of all files of a model folder and of those below it, without what is only told of the model."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in TOLD):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _rows(part: Part) -> str:
+    return hashlib.sha256(json.dumps([part.texts, part.labels]).encode()).hexdigest()
 
 
 class _Features:

@@ -102,7 +102,7 @@ def _read(connection: Connection, row: Row[Any], now: float) -> CampaignRow:
         campaign_id=mine,
         name=row.name,
         spec=spec,
-        status=_status(row, now),
+        status=status_of(row, now),
         stage=row.stage,
         rounds=halving.rounds(len(names)),
         doing=row.doing or "",
@@ -138,7 +138,7 @@ def _member(row: Row[Any], spec: Mapping[str, Any], best: float | None) -> Membe
     )
 
 
-def _status(row: Row[Any], now: float) -> CampaignStatus:
+def status_of(row: Row[Any], now: float) -> CampaignStatus:
     if row.state != CampaignStatus.RUNNING:
         return CampaignStatus(row.state)
     return CampaignStatus.RUNNING if _alive(row, now) else CampaignStatus.DEAD
@@ -250,7 +250,7 @@ def require_same(row: CampaignRow, spec: CampaignSpec) -> None:
 def take(store: Store, campaign_id: int, lock: str) -> None:
     """This process coordinates the campaign from now on. Raises UsageError while another one lives."""
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         row = connection.execute(sa.select(t.campaign).where(t.campaign.c.campaign_id == campaign_id)).one()
         now = clock(connection)
         if row.state == CampaignStatus.RUNNING and row.lock != lock and _alive(row, now):
@@ -274,7 +274,7 @@ def take(store: Store, campaign_id: int, lock: str) -> None:
 def beat(store: Store, campaign_id: int, doing: str) -> None:
     """The coordinator lives, and this is what it is at."""
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         _set(connection, campaign_id, heartbeat=clock(connection), doing=doing)
 
 
@@ -282,7 +282,7 @@ def beat(store: Store, campaign_id: int, doing: str) -> None:
 def leave(store: Store, campaign_id: int, state: CampaignStatus, ending: str) -> None:
     """The coordinator ends: the campaign is stopped or has failed."""
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         _set(connection, campaign_id, state=state, ending=ending, doing=None, lock=None, pid=None, host=None)
 
 
@@ -292,7 +292,7 @@ def grant(store: Store, campaign_id: int, stage: int, shares: Mapping[str, float
     stays as it is."""
     m = t.campaign_member.c
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         _set(connection, campaign_id, stage=stage)
         for name, granted in shares.items():
             waiting = sa.or_(m.stage < stage, m.state == MemberState.WAITING)
@@ -305,13 +305,20 @@ def grant(store: Store, campaign_id: int, stage: int, shares: Mapping[str, float
 
 @patient
 def set_member(
-    store: Store, campaign_id: int, name: str, state: MemberState, *, reason: str = "", study_id: int | None = None
+    store: Store,
+    campaign_id: int,
+    name: str,
+    state: MemberState,
+    *,
+    reason: str = "",
+    study_id: int | None = None,
+    granted: float | None = None,
 ) -> None:
-    """Where a member stands now."""
+    """Where a member stands now; `granted` corrects what it had, where it gave some of it back."""
     m = t.campaign_member.c
-    more = {} if study_id is None else {"study_id": study_id}
+    more = {name: value for name, value in (("study_id", study_id), ("granted", granted)) if value is not None}
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         connection.execute(
             sa.update(t.campaign_member)
             .where(m.campaign_id == campaign_id, m.name == name)
@@ -326,7 +333,7 @@ def add_score(
     """A student's score in a round; one that is there already stays."""
     s = t.campaign_score.c
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         there = sa.select(s.score).where(
             s.campaign_id == campaign_id, s.stage == stage, s.place == place, s.trial == trial
         )
@@ -352,7 +359,7 @@ def decide(
     """A round's decision with all that it stands on, and what becomes of the members, in one transaction."""
     m, d = t.campaign_member.c, t.campaign_decision.c
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         there = sa.select(d.stage).where(d.campaign_id == campaign_id, d.stage == stage)
         if connection.execute(there).first() is not None:
             return
@@ -372,7 +379,7 @@ def decide(
 def finish(store: Store, campaign_id: int, result: Mapping[str, Any], ending: str) -> None:
     """The campaign has its table."""
     with store.begin() as connection:
-        _bump(connection, campaign_id)
+        bump(connection, campaign_id)
         _set(
             connection,
             campaign_id,
@@ -404,7 +411,7 @@ def _of(connection: Connection, campaign_id: int, name: str, **columns: Any) -> 
     connection.execute(sa.update(t.campaign_member).where(mine).values(**columns))
 
 
-def _bump(connection: Connection, campaign_id: int) -> int:
+def bump(connection: Connection, campaign_id: int) -> int:
     """The campaign's next revision: the first statement of a transaction, so that writers wait for each other. Raises
     UsageError for a campaign that is gone."""
     c = t.campaign.c

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from kdnas.store import study_remarks
+from kdnas.store import campaign_studies, study_remarks
 from kdnas.store import tables as t
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
@@ -268,7 +268,8 @@ def require_tag(word: str) -> None:
 
 
 def rename(store: Store, study_id: int, name: str) -> None:
-    """Another name for the study, in our tables and in Optuna's. Raises UsageError where it is taken or not plain."""
+    """Another name for the study, in our tables and in Optuna's; a campaign that it is a member of follows. Raises
+    UsageError where the name is taken or not plain, and while that campaign runs."""
     if not NAME.fullmatch(name):
         raise BadOptionError(
             "name",
@@ -279,6 +280,9 @@ def rename(store: Store, study_id: int, name: str) -> None:
         bump(connection, study_id)
         c = t.study.c
         row = connection.execute(sa.select(c.name, c.spec).where(c.study_id == study_id)).one()
+        if name == row.name:
+            return
+        campaign_studies.follow(connection, study_id, name)
         spec = json.loads(row.spec) | {"name": name}
         try:
             connection.execute(

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy.engine import Connection
 
+from kdnas.store import campaign_studies
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.optuna_storage import optuna_storage, put_away
@@ -46,9 +47,11 @@ def copy(source: Store, target: Store, names: Sequence[str] | None = None) -> li
                 raise UsageError(f"There is no study {name!r} in {source.place}.", nearest(name, there))
             if name in taken:
                 raise UsageError(f"There is a study {name!r} in {target.place} already.", "Rename or delete it first.")
+        in_use = campaign_studies.names_in_use(writing)
         for name in chosen:
             _copy_study(reading, writing, name)
         _copy_campaigns(reading, writing, target.place, set(chosen), names is None)
+        campaign_studies.require_none_of(chosen, in_use)
         _copy_latencies(reading, writing)
     return chosen
 

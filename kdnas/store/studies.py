@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 
-from kdnas.store import changes, lending, optuna_storage, queries
+from kdnas.store import campaign_studies, changes, lending, optuna_storage, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store, clock, clock_column, creation_lock
 from kdnas.store.notices import News, notify
@@ -48,7 +48,7 @@ def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] 
 
 def delete_study(store: Store, name: str) -> None:
     """Removes a study with all its trials from Optuna's tables and ours, in one transaction. Raises UsageError while a
-    worker lives."""
+    worker lives, and for a member of a campaign that has not ended."""
     row = queries.study_row(store, name)
     if row.workers:
         raise UsageError(
@@ -56,6 +56,7 @@ def delete_study(store: Store, name: str) -> None:
             f"Stop it first: kdnas stop {name}.",
         )
     with store.begin() as connection:
+        campaign_studies.require_dispensable(connection, row.study_id)
         connection.execute(sa.delete(t.study).where(t.study.c.study_id == row.study_id))
         notify(connection, row.study_id, News.WISH)
         optuna_storage.delete_rows(connection, name)

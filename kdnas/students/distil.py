@@ -239,7 +239,7 @@ def _distil(
             facts |= extras.merged(work)
             facts |= saved_as(work)
             facts |= bench.lay_out(student, work, layout, course.tell) if layout is not None else {}
-            facts |= bench.finished(student, work, course.tell)
+            facts |= bench.finished(student, work, course.tell) if extras.figures else {}
             course.until(1.0)
             facts |= extras.exported(work, job.spec.latency, course.tell)
             facts = model_folder.stamp(facts)

@@ -36,12 +36,14 @@ TRANSFORMERS, SENTENCES = LIBRARIES = ("transformers", "sentence-transformers")
 @dataclass(frozen=True)
 class Extras:
     """What is wanted. `merge`: the student's adapter added to its base; None does so where the base was cut. `library`:
-    which one the folder is for, of `LIBRARIES`; None: sentence-transformers where the teacher is of that."""
+    which one the folder is for, of `LIBRARIES`; None: sentence-transformers where the teacher is of that. `figures`:
+    what its recipe tells of a finished student, which a folder that is scored and removed can do without."""
 
     onnx: bool = False
     push: str | None = None
     merge: bool | None = None
     library: str | None = None
+    figures: bool = True
 
     def check(self, spec: StudySpec, candidate: Candidate | None = None) -> None:
         """Raise UsageError, before anything is trained, for what cannot be of this candidate, where one is given."""

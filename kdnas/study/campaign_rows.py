@@ -62,7 +62,11 @@ class ScoreRow:
 @dataclass(frozen=True)
 class DecisionRow:
     """What was decided after a round. `facts`: rule, constants, scores, going, out {member: why}, spent {member: …},
-    global_best and previous_best {member, trial, score, stage}, best {member: {trial, score, stage}}."""
+    global_best and previous_best {member, trial, score, stage}, best {member: {trial, score, stage}}.
+
+    From stage `rounds` on it says who takes the place of a member that failed in the stage; its scores are those of the
+    last round.
+    """
 
     stage: int
     facts: Mapping[str, Any]
@@ -78,14 +82,16 @@ class CampaignRow:
     latency_ms, speedup (over the reference), flag, parameters, size_mib, folder, front (bool), rank (students that keep
     the constraints, from 1, else None), misses (words, empty where it keeps them), state (of its member), reason};
     reference (name of the teacher that latencies are told for), reference_ms, task {source, train, held_out, test,
-    classes}, winner (name or None), runner_up (name or None), verdict (a sentence), constraints (words), device.
+    classes}, winner (name or None), runner_up (name or None), verdict (sentences), timed (that all were timed in one
+    go), constraints (words), device. A row without a score says what it misses, or why it has none in `reason`; so does
+    that of a member that failed after it had a student.
     """
 
     campaign_id: int
     name: str
     spec: Mapping[str, Any]  # CampaignSpec as plain values
     status: CampaignStatus
-    stage: int  # 0 … rounds; rounds is the last, which decides nothing
+    stage: int  # 0 … rounds, the last; where its member failed, one more for each that took its place
     rounds: int
     doing: str  # what its coordinator is at, in words
     ending: str  # why it ended or stopped, in words; empty before

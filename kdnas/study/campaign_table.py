@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdnas.study.campaign_rows import CampaignRow, MemberState
 from kdnas.study.constraints import Limits, figures
 
 STUDENT, TEACHER = "student", "teacher"
@@ -60,7 +61,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], limits: Limits, examples: int) ->
         near = [row for row in rows if row["kind"] == STUDENT and row.get("misses")]
         if not near:
             return "No student could be scored and timed."
-        return f"No student keeps {limits}. {near[0]['member']} has {near[0]['misses']}."
+        had = "; ".join(f"{row['member']} has {row['misses']}" for row in near)
+        return f"No student keeps {limits or 'the constraints of its member'}. The best ones: {had}."
     first = order[0]
     under = f" under {limits}" if limits else ""
     said = f"{first['member']} wins{under}: {_told(first)}."
@@ -74,6 +76,19 @@ def verdict(rows: Sequence[Mapping[str, Any]], limits: Limits, examples: int) ->
     if lost < 2 * error(first["score"], second["score"], examples):
         said += f" On {examples:,} rows a difference of that size may be chance."
     return said
+
+
+def of_last_stage(row: CampaignRow) -> str:
+    """Who failed in the last stage and who had what was left; empty where nobody did."""
+    said = []
+    for member in sorted(row.members, key=lambda member: member.stage):
+        if member.state is not MemberState.FAILED or member.stage < row.rounds:
+            continue
+        heir = next((one.facts["going"][0] for one in row.decisions if one.stage == member.stage), None)
+        beside = any(m.stage == member.stage and m.state is MemberState.SEARCHED for m in row.members)
+        left = "nobody was left to take its place" if heir is None else f"{heir} had what was left"
+        said.append(f"{member.name} failed in the last stage" + ("." if beside else f", and {left}."))
+    return " ".join(said)
 
 
 def error(one: float, other: float, examples: int) -> float:

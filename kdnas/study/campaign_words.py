@@ -24,7 +24,7 @@ def head(row: CampaignRow) -> list[str]:
     """What it is and where it stands."""
     asked = row.spec
     unit = "hours" if row.timed else "trials"
-    where = f"stage {row.stage + 1} of {row.rounds + 1}" + (f", {row.doing}" if row.doing else "")
+    where = f"stage {row.stage + 1} of {max(row.stage, row.rounds) + 1}" + (f", {row.doing}" if row.doing else "")
     return [
         f"{row.name}: {row.status}" + ("" if row.finished is not None else f", {where}"),
         f"task {asked['task']['source']}, {row.budget:g} {unit} for {len(row.members)} members, models in {row.folder}",
@@ -112,4 +112,5 @@ def rendered(row: CampaignRow, style: str) -> str:
     shown = [["–" if cell is None else str(cell) for cell in line] for line in lines_of]
     escaped = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-    return f"{table}\n{markdown(str(row.result['verdict']))}\n"
+    said = [row.result["verdict"], row.result.get("timed")]
+    return f"{table}\n{markdown(' '.join(str(words) for words in said if words))}\n"

@@ -14,7 +14,7 @@ RULE = (
     "Successive halving: each round's share is divided equally among the members in it. After it the better half by "
     "task score goes on, rounded up, ties in the order of the spec. The rounds together have 2/5 of the budget, the "
     "last stage the rest. What a member doesn't use, since it failed or ran out of candidates, is divided among those "
-    "that go on."
+    "that go on. Where the last stage's member fails, the best of those that lost the round before has what is left."
 )
 
 
@@ -83,3 +83,10 @@ def decide(scores: Mapping[str, float | None], failed: Sequence[str] = ()) -> De
                 else f"{mine:.4f} on the task; the best has {best:.4f}, and {len(going)} of {len(scores)} go on"
             )
     return Decision(tuple(going), out)
+
+
+def successor(scores: Mapping[str, float | None], failed: Sequence[str]) -> str | None:
+    """Who has what is left once all that the last round let go on have failed: the best of that round that has a score
+    and has not failed itself. `scores` of the round, in the order of the spec; None where nobody is left."""
+    left = [name for name, score in scores.items() if score is not None and name not in failed]
+    return max(left, key=lambda name: scores[name] or 0.0, default=None)

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,35 @@ def test_a_share_buys_more_alone_than_in_a_campaign(tmp_path: Path, seed: int) -
     assert row.result["rows"][0]["score"] >= max(best)
 
 
+def of_three(hands: Hands) -> Hands:
+    """Hands of members that have three candidates each, so that hours end with them."""
+
+    def member(campaign: CampaignRow, name: str) -> Any:
+        few = {"num_attention_heads": (2,), "intermediate_size": (128,), "hidden_act": ("gelu",)}
+        choices = {"num_hidden_layers": (1, 2, 3), **few}
+        spec = hands.member(campaign, name)
+        return spec.model_copy(update={"space": spec.space.model_copy(update={"choices": choices})})
+
+    return replace(hands, member=member)
+
+
+def test_a_campaign_of_hours_gives_out_more_than_it_has(address: str) -> None:
+    row = finished(address, formulas.spec(10, budget={"hours": 1}), of_three(formulas.hands(address)))
+    assert row.timed and row.decisions[0].facts["going"] == ["good"] and row.result["winner"] == "good"
+    assert row.member("poor").granted == pytest.approx(0.2) and row.member("good").granted == pytest.approx(0.8)
+    with open_store(address) as store:
+        ends = {study.name: study.until for study in queries.study_rows(store)}
+    assert ends["c-good"] == pytest.approx(row.decisions[0].time + 0.6 * 3600, abs=600)
+
+
+def test_hours_that_a_failed_member_did_not_use_are_lost(storage: str) -> None:
+    begun(storage, formulas.spec(10, budget={"hours": 1}))
+    row = run(storage, "c", of_three(broken(storage, {"good"})), lambda line: None)
+    assert row.decisions[1].facts["going"] == ["poor"]
+    assert row.member("good").granted == pytest.approx(0.2, abs=0.1)  # its last stage took no time
+    assert row.member("poor").granted + row.member("good").granted == pytest.approx(1)
+
+
 def test_what_was_decided_and_why_is_not_written_down(storage: str) -> None:
     row = finished(storage, formulas.spec(40, ("poor", "good", "worst", "fair")))
     first, second = row.decisions
@@ -91,6 +121,40 @@ def test_one_member_that_fails_stops_the_others(storage: str) -> None:
     assert "There is no model 'poor'" in row.member("poor").reason
     with open_store(storage) as store:
         assert queries.study_row(store, "c-good").done == 10  # the other's share, too
+
+
+def broken(storage: str, names: set[str]) -> Hands:
+    """Hands with which members of these names cannot go on once the rounds are over."""
+    own = formulas.hands(storage)
+
+    def start(study: str) -> Any:
+        with open_store(storage) as store:
+            row = campaigns.campaign_row(store, "c")
+        if len(row.decisions) >= row.rounds and study.removeprefix("c-") in names:
+            raise UsageError("Its text is gone.", "Bring it back.")
+        return own.start(study)
+
+    return replace(own, start=start)
+
+
+def test_what_the_last_member_leaves_is_spent_by_nobody(storage: str) -> None:
+    heard: list[str] = []
+    begun(storage, formulas.spec(20, ("poor", "good", "fair")))
+    run(storage, "c", broken(storage, {"good"}), heard.append)
+    with open_store(storage) as store:
+        row = campaigns.campaign_row(store, "c")
+        spent = {study.name: study.done for study in queries.study_rows(store)}
+    assert row.decisions[1].facts["going"] == ["good"] and row.decisions[2].facts["going"] == ["fair"]
+    assert row.decisions[2].facts["out"] == {"good": "Its text is gone. Bring it back."}
+    assert row.member("good").state is MemberState.FAILED and row.member("fair").state is MemberState.SEARCHED
+    assert sum(spent.values()) == 20 and spent["c-fair"] > spent["c-good"]
+    assert any("fair has what is left, in place of good" in line for line in heard)
+
+
+def test_a_campaign_whose_last_members_all_fail_never_ends(storage: str) -> None:
+    row = finished(storage, formulas.spec(10), broken(storage, {"good", "poor"}))
+    assert row.status is CampaignStatus.FINISHED and len(row.decisions) == 2  # what the rounds reached stays
+    assert {one["member"] for one in row.result["rows"]} == {"good", "poor"}
 
 
 def test_a_campaign_of_which_every_member_fails_has_a_winner(storage: str) -> None:

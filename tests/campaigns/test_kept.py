@@ -1,19 +1,23 @@
-"""A campaign that a backup leaves behind, or brings where there is one."""
+"""A campaign that a backup leaves behind or brings where there is one, or that loses the study of a member."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kdnas.campaigns.contract import Beat
 from kdnas.campaigns.coordinator import run
 from kdnas.search.begin import begin
-from kdnas.store import campaigns, queries
+from kdnas.store import campaigns, changes, queries
 from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
-from kdnas.study.campaign_rows import CampaignRow
-from kdnas.system.errors import UsageError
+from kdnas.store.studies import delete_study
+from kdnas.study.campaign_rows import CampaignRow, CampaignStatus
+from kdnas.study.campaign_spec import CampaignSpec
+from kdnas.system.errors import KdnasError, UsageError
 from tests import fakes
 from tests.campaigns import formulas
 
@@ -45,3 +49,72 @@ def test_a_backup_leaves_a_campaign_behind(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"There is a campaign 'c' in .* already"):
             copy(source, target)
         assert queries.study_rows(target) == []
+
+
+def halted(storage: str, spec: CampaignSpec) -> list[str]:
+    """The names of the members' studies of a campaign whose coordinator was killed once all had begun."""
+    with open_store(storage, create=True) as store:
+        campaigns.begin_campaign(store, spec, "/nowhere")
+    own = formulas.hands(storage)
+
+    def score(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(storage, "c", replace(own, score=score), lambda line: None)
+    with open_reader(storage) as store:
+        return [study.name for study in queries.study_rows(store)]
+
+
+def test_a_member_that_is_renamed_is_searched_twice(address: str) -> None:
+    assert sorted(halted(address, formulas.spec(10))) == ["c-good", "c-poor"]
+    with open_store(address) as store:
+        changes.rename(store, queries.study_row(store, "c-good").study_id, "better")
+        assert campaigns.campaign_of_study(store, "better") == ("c", "good")
+    row = run(address, "c", formulas.hands(address), lambda line: None)
+    assert row.result["winner"] == "good"
+    with open_reader(address) as store:
+        assert {study.name: study.done for study in queries.study_rows(store)} == {"c-poor": 2, "better": 8}
+
+
+def test_a_member_is_renamed_deleted_or_replaced_under_its_campaign(tmp_path: Path) -> None:
+    storage, other = str(tmp_path / "own.db"), str(tmp_path / "other.db")
+    own = formulas.hands(storage)
+    with open_store(storage, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10), "/nowhere")
+    begin(fakes.spec("mine", seed=7), storage)
+    begin(fakes.spec("c-poor"), other)
+    with open_store(storage) as store:  # none of these is a member, and each would be taken for one
+        with pytest.raises(UsageError, match="'c-poor' is that of a member of the campaign 'c'"):
+            changes.rename(store, queries.study_row(store, "mine").study_id, "c-poor")
+        with open_reader(other) as source, pytest.raises(UsageError, match="is that of a member of the campaign 'c'"):
+            copy(source, store)
+    tried = []
+
+    def score(campaign: CampaignRow, name: str, number: int, beat: Beat) -> Any:
+        with open_store(storage) as store:
+            study = queries.study_row(store, "c-poor")
+            with pytest.raises(UsageError, match="which has not ended"):
+                delete_study(store, "c-poor")
+            with pytest.raises(UsageError, match="which runs now"):
+                changes.rename(store, study.study_id, "worse")
+        tried.append(name)
+        return own.score(campaign, name, number, beat)
+
+    row = run(storage, "c", replace(own, score=score), lambda line: None)
+    assert row.result["winner"] == "good" and tried == ["poor", "good"]
+    with open_store(storage) as store:
+        delete_study(store, "c-poor")  # the table stays
+
+
+def test_a_study_of_somebody_else_is_taken_for_a_member(tmp_path: Path) -> None:
+    storage = str(tmp_path / "own.db")
+    with open_store(storage, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10), "/nowhere")
+    begin(fakes.spec("c-poor", seed=7), storage)
+    with pytest.raises(KdnasError, match="c-poor is not what the campaign c would begin: like differs"):
+        run(storage, "c", formulas.hands(storage), lambda line: None)
+    with open_store(storage) as store:
+        assert campaigns.campaign_row(store, "c").status is CampaignStatus.STOPPED
+        changes.rename(store, queries.study_row(store, "c-poor").study_id, "mine")
+    assert run(storage, "c", formulas.hands(storage), lambda line: None).result["winner"] == "good"

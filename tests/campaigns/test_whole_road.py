@@ -6,12 +6,12 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kdnas.students import model_folder
+from tests.campaigns import two_classes
 from tests.cli.conftest import Place, place, shelf  # noqa: F401
-from tests.encoders import WORDS, tiny_encoder
+from tests.encoders import tiny_encoder
 
 SPEC = """
 name = "three"
@@ -49,19 +49,14 @@ full = {epochs = 1}
 def test_three_families_do_not_come_to_one_table(place: Place) -> None:  # noqa: F811
     for family in ("albert", "roberta", "bert"):
         tiny_encoder(place.folder / family, family)
-    rng = np.random.default_rng(0)
-    with (place.folder / "rows.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label"])
-        for nth in range(240):
-            words = WORDS[:32] if nth % 2 else WORDS[32:]
-            rows.writerow([" ".join(rng.choice(words, 10)), "high" if nth % 2 else "low"])
+    two_classes.write(place.folder / "rows.csv")
     (place.folder / "three.toml").write_text(SPEC)
     assert place.forked("campaign", "three.toml", "--plan").code == 0
     assert not (place.folder / "campaigns").exists()  # which would keep the campaign from beginning
     said = place.forked("campaign", "three.toml", "--json")
     assert said.code == 0, said.err
     assert "disk      at most" in said.err
+    assert json.loads(said.out)["result"]["timed"] == "All 6 models were timed in one go."
     row = json.loads(said.out)
     table = row["result"]["rows"]
     students = [one for one in table if one["kind"] == "student"]

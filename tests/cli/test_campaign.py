@@ -27,3 +27,14 @@ def test_a_campaign_that_is_refused_leaves_a_store_behind(place: Place, quick: Q
     )
     assert "There is no data at 'nowhere.csv'" in quick("campaign", "c.toml", "--storage", "new.db").line
     assert not (place.folder / "new.db").exists() and not (place.folder / "campaigns").exists()
+
+
+def test_an_import_takes_the_name_of_a_member(place: Place, quick: Quick) -> None:
+    with open_store(place.store, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10, ("poor", "good")), "/nowhere")
+    begin(fakes.spec("mine"), place.store)
+    formulas.Here(place.store, "mine")
+    assert quick("export", "mine", "--output", "mine.json").code == 0
+    assert "is that of a member of the campaign 'c'" in quick("import", "mine.json", "--name", "c-poor").line
+    with open_store(place.store) as store:
+        assert [row.name for row in queries.study_rows(store)] == ["mine"]
