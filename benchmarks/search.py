@@ -81,7 +81,7 @@ class Replay:
     """One search on the table."""
 
     reached: int | None  # evaluations until a candidate within the goal; None where the limit came first
-    regrets: tuple[float, ...]  # at each of AT, in achievable ranges
+    regrets: tuple[float, ...]  # at each of the evaluations asked for, in achievable ranges
     best: tuple[float, ...]  # regret after each evaluation
 
 
@@ -203,8 +203,10 @@ def _replay_job(path: Path, workers: int, job: tuple[str, str, int]) -> Replay:
     return replay(name, load(path), ALPHAS[kind], seed, workers)
 
 
-def replay(name: str, recorded: Recorded, alpha: float, seed: int, workers: int = 1) -> Replay:
-    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of AT."""
+def replay(
+    name: str, recorded: Recorded, alpha: float, seed: int, workers: int = 1, *, regrets_at: Sequence[int] = AT
+) -> Replay:
+    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of `regrets_at`."""
     rewards = recorded.rewards(alpha)
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
     space = recorded.space
@@ -221,9 +223,9 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int, workers: int 
         if reached is None and regret <= GOAL:
             reached = len(regrets)
         # With the best of the table found, nothing can change any more.
-        if len(regrets) >= limit or regrets[-1] == 0 or (reached is not None and len(regrets) >= AT[-1]):
+        if len(regrets) >= limit or regrets[-1] == 0 or (reached is not None and len(regrets) >= max(regrets_at, default=0)):
             break
-    at = tuple(regrets[min(n, len(regrets)) - 1] for n in AT)
+    at = tuple(regrets[min(n, len(regrets)) - 1] for n in regrets_at)
     return Replay(reached, at, tuple(regrets[: AT[-1]]))
 
 

@@ -26,7 +26,7 @@ def _job(table: Path, job: tuple[str, int, str, int]) -> tuple[int | None, int]:
     """Evaluations until a candidate within the goal, and how many count where there was none."""
     name, workers, kind, seed = job
     recorded = load(table)
-    found = replay(name, recorded, ALPHAS[kind], seed, workers).reached
+    found = replay(name, recorded, ALPHAS[kind], seed, workers, regrets_at=()).reached
     return found, LIMITS.get(name, recorded.space.size)
 
 

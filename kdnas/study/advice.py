@@ -2,8 +2,8 @@
 
 A surrogate of the rewards (kdnas.study.surrogate) says of every candidate that nobody has evaluated what its reward may
 be; draws of these, the most promising candidates of each as many as there are trials to come, say what the best of them
-would gain. Under constraints only those draws count that keep them, by a surrogate of each. Advises and does nothing.
-Pure numpy: loads neither torch nor Optuna.
+would gain. Under constraints only those draws count that keep them, by a surrogate of each, and it is said when no
+candidate that is left is likely to. Advises and does nothing. Pure numpy: loads neither torch nor Optuna.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdnas.study.expected_gain import chance_below, expected_improvement
+from kdnas.study.expected_gain import LIKELY, chance_to_keep, expected_improvement
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.surrogate import Places, Prediction, Surrogate
 from kdnas.system import seeds
@@ -28,22 +28,34 @@ DONE = 0.001  # of the best reward: an expected gain below it is not worth going
 
 @dataclass(frozen=True)
 class Advice:
-    """The gain in reward that is expected of the next `trials`, after so many `finished` ones."""
+    """The gain in reward that is expected of the next `trials`, after so many `finished` ones.
+
+    `likeliest` is the highest chance of a candidate that is left to keep all constraints; None without constraints, and
+    where not all candidates of the space were looked at."""
 
     gain: float
     trials: int
     best: float
     finished: int = SETTLED
+    likeliest: float | None = None
+
+    @property
+    def unlikely(self) -> bool:
+        """Whether no candidate that is left is likely to keep the constraints."""
+        return self.finished >= SETTLED and self.likeliest is not None and self.likeliest < LIKELY
 
     @property
     def done(self) -> bool:
-        """Whether going on is expected to bring next to nothing."""
+        """Whether going on is expected to bring next to nothing, or nothing that is likely to keep the constraints."""
         enough = self.finished >= SETTLED or not self.trials
-        return enough and self.gain < DONE * abs(self.best)
+        return self.unlikely or (enough and self.gain < DONE * abs(self.best))
 
     def __str__(self) -> str:
         if not self.trials:
             return "Every candidate of the space has been evaluated."
+        if self.unlikely:
+            told = f"No candidate left is likely to keep the constraints ({_percent(self.likeliest)})."
+            return f"{told} Going on is hardly worth it."
         many = "the next trial is" if self.trials == 1 else f"the next {self.trials} trials are"
         gain = f"{self.gain:.1g}" if self.gain >= 5e-5 else "less than 0.0001"
         told = f"{many[0].upper()}{many[1:]} expected to gain {gain} (best {self.best:.4f})."
@@ -79,21 +91,22 @@ def advice(
         Surrogate(places, done, np.asarray([one[field] for one in violations])).predict(free)
         for field in (violations[0] if violations else ())
     ]
+    chances = chance_to_keep(missed, len(pool))
     # Those that a search would take next.
-    next_ones = _promising(found, missed, np.log(best))[:following]
+    next_ones = _promising(found, chances if missed else None, np.log(best))[:following]
     rng = seeds.fixed(seeds.Fixed.GAINS)
     drawn = np.exp(np.minimum(_drawn(found, next_ones, rng), np.log(10 * best)))
     for one in missed:
         drawn[_drawn(one, next_ones, rng) > 0] = 0.0
-    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best, len(rewards))
+    likeliest = float(chances.max()) if missed and _whole(space) else None
+    return Advice(float(np.maximum(drawn.max(1) - best, 0).mean()), following, best, len(rewards), likeliest)
 
 
-def _promising(found: Prediction, missed: Sequence[Prediction], best: float) -> np.ndarray:
-    """The places of all candidates, those first whose reward may be the highest; under constraints those that may
-    gain most and keep them."""
-    if not missed:
+def _promising(found: Prediction, chances: np.ndarray | None, best: float) -> np.ndarray:
+    """The places of all candidates, those first whose reward may be the highest; under constraints, which they keep with
+    these chances, those that may gain most and keep them."""
+    if chances is None:
         return np.argsort(-(found.mean + found.deviation))
-    chances = np.prod([chance_below(one, 0.0) for one in missed], axis=0)
     return np.argsort(-chances * expected_improvement(found, best), kind="stable")
 
 
@@ -102,8 +115,19 @@ def _drawn(found: Prediction, places: np.ndarray, rng: np.random.Generator) -> n
     return found.mean[places] + found.deviation[places] * rng.standard_normal((DRAWS, len(places)))
 
 
+def _percent(chance: float | None) -> str:
+    """A chance as people read it; one that rounds to 0 % is not called impossible."""
+    assert chance is not None
+    return f"{100 * chance:.0f} % at most" if chance >= 0.005 else "less than 1 %"
+
+
+def _whole(space: SearchSpace) -> bool:
+    """Whether all candidates of the space are looked at."""
+    return space.product_size <= POOL
+
+
 def _pool(space: SearchSpace) -> list[Candidate]:
-    if space.product_size <= POOL:
+    if _whole(space):
         return list(space.candidates())
     rng = seeds.fixed(seeds.Fixed.GAINS)
     found = {space.key(c): c for c in (space.sample(rng) for _ in range(POOL))}
