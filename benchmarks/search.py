@@ -223,7 +223,11 @@ def replay(
         if reached is None and regret <= GOAL:
             reached = len(regrets)
         # With the best of the table found, nothing can change any more.
-        if len(regrets) >= limit or regrets[-1] == 0 or (reached is not None and len(regrets) >= max(regrets_at, default=0)):
+        if (
+            len(regrets) >= limit
+            or regrets[-1] == 0
+            or (reached is not None and len(regrets) >= max(regrets_at, default=0))
+        ):
             break
     at = tuple(regrets[min(n, len(regrets)) - 1] for n in regrets_at)
     return Replay(reached, at, tuple(regrets[: AT[-1]]))

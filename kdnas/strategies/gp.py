@@ -2,7 +2,8 @@
 its acquisition is maximised over free candidates only.
 
 Each proposal fits the process anew, so its cost grows with the trials: about a second at 100 of them, which is
-why the spec allows it budgets up to 200 only. Pruned and failed trials are not seen.
+why the spec allows it budgets up to 200 only. Pruned and failed trials are not seen. Several workers begin more
+candidates before the first have ended: once as many have begun as are random, two results are enough.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import GpStrategy
 
 POOL = 2048  # candidates among which the acquisition is maximised; smaller spaces are seen whole
+FEWEST = 2  # finished trials of which there is a process
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
 
 
@@ -34,7 +36,10 @@ class FiniteGPSampler(GPSampler):
     """Optuna's sampler on a finite space: its continuous optimiser would return to evaluated points."""
 
     def __init__(self, asked: Asked[GpStrategy]) -> None:
-        super().__init__(seed=asked.seed, n_startup_trials=asked.options.startup, warn_independent_sampling=False)
+        startup = asked.options.startup
+        begun = len(set(asked.taken))  # without what constraints refuse
+        finished = startup if begun < startup else min(startup, FEWEST)
+        super().__init__(seed=asked.seed, n_startup_trials=finished, warn_independent_sampling=False)
         self.space = asked.space
         self.taken = asked.taken
         self.candidate_rng = asked.rng

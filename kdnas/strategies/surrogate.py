@@ -2,8 +2,9 @@
 
 The logarithm of the reward is nearly a sum of effects of single dimensions, which `kdnas.study.surrogate` learns from a
 dozen trials. For the front, loss and latency have a model each. What other workers are at is drawn as it may come out,
-for the front counted as if it came out as predicted, so that two of them look in different places. Pruned trials count with the reward at which they were
-stopped; failed ones are not seen. The models are made anew for each slot, from finished trials alone.
+so that two of them look in different places; for the front it counts as if it came out as predicted. Pruned trials
+count with the reward at which they were stopped; failed ones are not seen. The models are made anew for each slot, from
+finished trials alone.
 """
 
 from __future__ import annotations
@@ -156,16 +157,20 @@ class SurrogateSampler(WholeSampler):
         return list(found.values())
 
     def _far_from_all(self) -> Candidate:
-        """The first at random, the next ones far from all that are taken: corners of the space, then its inside."""
+        """The first at random, the next ones far from all that are taken: corners of the space, then its inside. What
+        several workers begin past the start, before there are two results, is at its ends, too."""
         if not set(self.taken):
             return draw(self.space, self.rng, self.taken)
         pool = self._pool((), (StudyDirection.MAXIMIZE,))
         taken = [self.space.from_ordinal(int(key)) for key in sorted(self.taken, key=int)]
-        points = Places(self.space, [*taken, *pool]).apart()
+        places = Places(self.space, [*taken, *pool])
+        points = places.apart()
         there, free = points[: len(taken)], points[len(taken) :]
         nearest = np.full(len(free), np.inf)
         for one in there:
             nearest = np.minimum(nearest, ((free - one) ** 2).sum(1))
+        if len(taken) >= self.startup:
+            nearest += places.at_ends()[len(taken) :]
         return pool[int(np.argmax(nearest + 1e-9 * self.rng.random(len(pool))))]
 
 

@@ -9,7 +9,8 @@ candidate that is left is likely to. Advises and does nothing. Pure numpy: loads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ NEXT = 20  # trials of which the gain is told
 POOL = 4096  # candidates that are looked at; smaller spaces are seen whole
 DRAWS = 256
 DONE = 0.001  # of the best reward: an expected gain below it is not worth going on for
+EVEN = 0.5  # where none that is left keeps the constraints with such a chance, going on is not worth it either
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,35 @@ class Advice:
     @property
     def unlikely(self) -> bool:
         """Whether no candidate that is left is likely to keep the constraints."""
-        return self.finished >= SETTLED and self.likeliest is not None and self.likeliest < LIKELY
+        return self._below(LIKELY)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether every candidate that is left is more likely to miss a constraint than to keep them all."""
+        return self._below(EVEN)
+
+    def _below(self, chance: float) -> bool:
+        return self.finished >= SETTLED and self.likeliest is not None and self.likeliest < chance
 
     @property
     def done(self) -> bool:
-        """Whether going on is expected to bring next to nothing, or nothing that is likely to keep the constraints."""
+        """Whether going on is expected to bring next to nothing, or what would rather miss a constraint."""
         enough = self.finished >= SETTLED or not self.trials
-        return self.unlikely or (enough and self.gain < DONE * abs(self.best))
+        return self.doubtful or (enough and self.gain < DONE * abs(self.best))
+
+    def values(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {**asdict(self), "done": self.done, "words": str(self)}
 
     def __str__(self) -> str:
         if not self.trials:
             return "Every candidate of the space has been evaluated."
-        if self.unlikely:
-            told = f"No candidate left is likely to keep the constraints ({_percent(self.likeliest)})."
-            return f"{told} Going on is hardly worth it."
         many = "the next trial is" if self.trials == 1 else f"the next {self.trials} trials are"
         gain = f"{self.gain:.1g}" if self.gain >= 5e-5 else "less than 0.0001"
         told = f"{many[0].upper()}{many[1:]} expected to gain {gain} (best {self.best:.4f})."
+        if self.unlikely:
+            unlikely = f"No candidate left is likely to keep the constraints ({_percent(self.likeliest)})."
+            told = unlikely if self.doubtful else f"{unlikely} {told}"
         return f"{told} Going on is hardly worth it." if self.done else told
 
 
@@ -103,8 +117,8 @@ def advice(
 
 
 def _promising(found: Prediction, chances: np.ndarray | None, best: float) -> np.ndarray:
-    """The places of all candidates, those first whose reward may be the highest; under constraints, which they keep with
-    these chances, those that may gain most and keep them."""
+    """The places of all candidates, those first whose reward may be the highest; under constraints those that may gain
+    most and keep them, by these chances."""
     if chances is None:
         return np.argsort(-(found.mean + found.deviation))
     return np.argsort(-chances * expected_improvement(found, best), kind="stable")

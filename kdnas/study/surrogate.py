@@ -70,6 +70,14 @@ class Places:
             columns.append(UNLIKE * (self.points[:, [d]] == np.arange(self.choices[d])))
         return np.concatenate(columns, axis=1)
 
+    def at_ends(self) -> np.ndarray:
+        """1 where all sizes are the largest or all the smallest, 0 where they are in the middle or even out: float
+        [candidates]. At these ends loss and latency are as extreme as a space has them."""
+        sizes = self.points[:, self.ordered & (self.choices > 1)]
+        if not sizes.shape[1]:
+            return np.zeros(len(sizes))
+        return np.abs(2 * sizes.mean(1) - 1)
+
 
 def _places(dimension: Dimension) -> np.ndarray:
     count = len(dimension.choices)

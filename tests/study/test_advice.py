@@ -107,6 +107,11 @@ def test_of_a_large_space_a_part_is_looked_at_always_the_same() -> None:
             Advice(0.0021, 20, 0.8, likeliest=0.004),
             "No candidate left is likely to keep the constraints (less than 1 %). Going on is hardly worth it.",
         ),
+        (
+            Advice(0.0021, 20, 0.8, likeliest=0.79),
+            "No candidate left is likely to keep the constraints (79 % at most). "
+            "The next 20 trials are expected to gain 0.002 (best 0.8000).",
+        ),
         (Advice(0.0021, 20, 0.8, likeliest=0.8), "The next 20 trials are expected to gain 0.002 (best 0.8000)."),
         (
             Advice(0.0021, 20, 0.8, SETTLED - 1, likeliest=0.1),
@@ -147,7 +152,15 @@ def test_the_likeliest_is_of_the_candidates_that_are_left() -> None:
     missed = [{"max_latency_ms": float(np.log(float(c["layers"]) / 2.5))} for c in all_few]  # type: ignore[arg-type]
     none = advice(SPACE, known, all_few, violations=missed)
     assert none is not None and none.likeliest is not None and none.likeliest < 0.3
-    assert none.finished >= SETTLED and none.unlikely and none.done
+    assert none.finished >= SETTLED and none.unlikely and none.doubtful and none.done
+
+
+@pytest.mark.parametrize(("chance", "unlikely", "done"), [(0.8, False, False), (0.5, True, False), (0.49, True, True)])
+def test_it_is_done_where_all_that_is_left_would_rather_miss_a_constraint(
+    chance: float, unlikely: bool, done: bool
+) -> None:
+    told, early = Advice(0.1, 20, 0.8, SETTLED, chance), Advice(0.1, 20, 0.8, SETTLED - 1, chance)
+    assert (told.unlikely, told.done) == (unlikely, done) and not early.unlikely and not early.done
 
 
 def test_nothing_is_called_likely_without_constraints_or_where_not_all_candidates_were_looked_at(

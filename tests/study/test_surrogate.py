@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdnas.study.expected_gain import area_gained, chance_below, chance_to_keep, expected_improvement, improvement_beside
+from kdnas.study.expected_gain import (
+    area_gained,
+    chance_below,
+    chance_to_keep,
+    expected_improvement,
+    improvement_beside,
+)
 from kdnas.study.hypervolume import hypervolume
 from kdnas.study.space import Dimension, SearchSpace
 from kdnas.study.surrogate import Places, Prediction, Surrogate
