@@ -204,9 +204,17 @@ def _replay_job(path: Path, workers: int, job: tuple[str, str, int]) -> Replay:
 
 
 def replay(
-    name: str, recorded: Recorded, alpha: float, seed: int, workers: int = 1, *, regrets_at: Sequence[int] = AT
+    name: str,
+    recorded: Recorded,
+    alpha: float,
+    seed: int,
+    workers: int = 1,
+    *,
+    at_once: int = 0,
+    regrets_at: Sequence[int] = AT,
 ) -> Replay:
-    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of `regrets_at`."""
+    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of `regrets_at`. Of
+    strategies of kdnas the first `at_once` candidates are begun before any ends."""
     rewards = recorded.rewards(alpha)
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
     space = recorded.space
@@ -217,7 +225,7 @@ def replay(
     limit = LIMITS.get(name, space.size)
     regrets: list[float] = []
     reached = None
-    for value in _search(name, recorded, evaluate, initial, seed, workers):
+    for value in _search(name, recorded, evaluate, initial, seed, workers, at_once):
         regret = (best - value) / scale
         regrets.append(min(regret, regrets[-1]) if regrets else regret)
         if reached is None and regret <= GOAL:
@@ -245,7 +253,13 @@ def evaluate_from(recorded: Recorded, rewards: np.ndarray) -> Evaluate:
 
 
 def _search(
-    name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int, workers: int
+    name: str,
+    recorded: Recorded,
+    evaluate: Evaluate,
+    initial: Sequence[Candidate],
+    seed: int,
+    workers: int,
+    at_once: int,
 ) -> Iterator[float]:
     """The rewards of one search, in the order of its evaluations."""
     if name == "local_search":
@@ -257,7 +271,7 @@ def _search(
     spec = from_values(
         {"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": min(recorded.space.size, GP_TRIALS)}}
     )
-    return strategy_loop(spec, recorded.space, evaluate, initial, workers=workers)
+    return strategy_loop(spec, recorded.space, evaluate, initial, workers=workers, at_once=at_once)
 
 
 def strategy_loop(
@@ -267,11 +281,13 @@ def strategy_loop(
     initial: Sequence[Candidate],
     *,
     workers: int = 1,
+    at_once: int = 0,
     violations: Violations | None = None,
     loan: Loan | None = None,
 ) -> Iterator[float]:
     """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another. With
-    several workers as many trials are in flight, and end in the order in which they began."""
+    several workers as many trials are in flight, and end in the order in which they began; of the first `at_once` none
+    ends before all have begun."""
     import optuna
 
     from kdnas.strategies import SpaceExhausted, candidate, directions, sampler
@@ -292,6 +308,8 @@ def strategy_loop(
         return value
 
     for slot in range(space.size):
+        while len(begun) >= (workers if slot >= at_once else at_once):
+            yield ended(*begun.popleft())
         planned = initial[slot] if slot < len(initial) else None
         if plans is not None:
             while begun and plans.waits(slot):
@@ -305,8 +323,6 @@ def strategy_loop(
         chosen = candidate(trial, space)
         taken.add(space.key(chosen))
         begun.append((trial, slot, chosen))
-        if len(begun) == workers:
-            yield ended(*begun.popleft())
     while begun:
         yield ended(*begun.popleft())
 

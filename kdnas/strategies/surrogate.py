@@ -18,8 +18,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.strategies.asked import Asked
+from kdnas.strategies.far_apart import POOL, far_from_all, pool
 from kdnas.strategies.optuna_space import from_parameters
-from kdnas.strategies.without_replacement import WholeSampler, draw
+from kdnas.strategies.without_replacement import WholeSampler
 from kdnas.study.expected_gain import (
     LIKELY,
     area_gained,
@@ -33,7 +34,6 @@ from kdnas.study.spec_strategies import SurrogateStrategy
 from kdnas.study.surrogate import Places, Surrogate
 from kdnas.study.transfer import Transfer
 
-POOL = 4096  # candidates that are compared; smaller spaces are seen whole
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
 OUTCOMES = 32  # draws of what comes of the trials of other workers
 DRAWS = 64  # of loss and latency, by which a candidate's share of the front is told
@@ -64,15 +64,15 @@ class SurrogateSampler(WholeSampler):
             return self._far_from_all()
         others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         pending = [t for t in others if t.number != trial.number and t.params]
-        pool = self._pool(known, study.directions)
+        free = self._pool(known, study.directions)
         evaluated = [from_parameters(self.space, t.params) for t in [*known, *pending]]
-        places = Places(self.space, [*evaluated, *pool, *self._further()])
-        rows = _Rows(len(known), len(pending), len(pool))
+        places = Places(self.space, [*evaluated, *free, *self._further()])
+        rows = _Rows(len(known), len(pending), len(free))
         if len(study.directions) > 1:
             worth = self._for_the_front(places, rows, known)
         else:
             worth = self._for_the_reward(places, rows, known, study.directions[0])
-        return pool[int(np.argmax(worth))]
+        return free[int(np.argmax(worth))]
 
     # ------------------------------------------------------------------------ what a warm start does otherwise
 
@@ -147,31 +147,20 @@ class SurrogateSampler(WholeSampler):
     # ------------------------------------------------------------------------ which candidates are looked at
 
     def _pool(self, known: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[Candidate]:
+        found = pool(self.space, self.rng, self.taken)
         if self.space.product_size <= POOL:
-            return [c for c in self.space.candidates() if self.space.key(c) not in self.taken]
-        found = {self.space.key(c): c for c in (draw(self.space, self.rng, self.taken) for _ in range(POOL))}
+            return found
+        keyed = {self.space.key(c): c for c in found}
         sign = 1 if directions[0] == StudyDirection.MINIMIZE else -1
         for leader in sorted(known, key=lambda t: sign * t.values[0])[:LEADERS]:
             near = self.space.neighbours(from_parameters(self.space, leader.params))
-            found |= {self.space.key(c): c for c in near if self.space.key(c) not in self.taken}
-        return list(found.values())
+            keyed |= {self.space.key(c): c for c in near if self.space.key(c) not in self.taken}
+        return list(keyed.values())
 
     def _far_from_all(self) -> Candidate:
-        """The first at random, the next ones far from all that are taken: corners of the space, then its inside. What
-        several workers begin past the start, before there are two results, is at its ends, too."""
-        if not set(self.taken):
-            return draw(self.space, self.rng, self.taken)
-        pool = self._pool((), (StudyDirection.MAXIMIZE,))
-        taken = [self.space.from_ordinal(int(key)) for key in sorted(self.taken, key=int)]
-        places = Places(self.space, [*taken, *pool])
-        points = places.apart()
-        there, free = points[: len(taken)], points[len(taken) :]
-        nearest = np.full(len(free), np.inf)
-        for one in there:
-            nearest = np.minimum(nearest, ((free - one) ** 2).sum(1))
-        if len(taken) >= self.startup:
-            nearest += places.at_ends()[len(taken) :]
-        return pool[int(np.argmax(nearest + 1e-9 * self.rng.random(len(pool))))]
+        """What several workers begin past the start, before there are two results, is at the ends, too."""
+        past_start = len(set(self.taken)) >= self.startup
+        return far_from_all(self.space, self.rng, self.taken, at_ends=past_start)
 
 
 def within(chance: np.ndarray, gain: np.ndarray, trials: int) -> np.ndarray:
