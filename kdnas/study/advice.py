@@ -71,7 +71,7 @@ class Advice:
         gain = f"{self.gain:.1g}" if self.gain >= 5e-5 else "less than 0.0001"
         told = f"{many[0].upper()}{many[1:]} expected to gain {gain} (best {self.best:.4f})."
         if self.unlikely:
-            unlikely = f"No candidate left is likely to keep the constraints ({_percent(self.likeliest)})."
+            unlikely = f"No candidate left is likely feasible ({_percent(self.likeliest)})."
             told = unlikely if self.doubtful else f"{unlikely} {told}"
         return f"{told} Going on is hardly worth it." if self.done else told
 

@@ -42,7 +42,7 @@ def test_where_nothing_left_is_likely_to_keep_the_constraints_it_is_said_with_th
     told = quick("show", "bound", "--json").data["advice"]
     assert 0 <= told["likeliest"] < 0.8 and told["done"] and told["trials"] == 20
     said = quick("show", "bound")
-    assert told["words"].startswith("No candidate left is likely to keep the constraints (")
+    assert told["words"].startswith("No candidate left is likely feasible (")
     assert told["words"] in said.err and "expected to gain" not in said.err
 
 

@@ -101,15 +101,15 @@ def test_of_a_large_space_a_part_is_looked_at_always_the_same() -> None:
         (Advice(0.0, 0, 0.8), "Every candidate of the space has been evaluated."),
         (
             Advice(0.0021, 20, 0.8, likeliest=0.34),
-            "No candidate left is likely to keep the constraints (34 % at most). Going on is hardly worth it.",
+            "No candidate left is likely feasible (34 % at most). Going on is hardly worth it.",
         ),
         (
             Advice(0.0021, 20, 0.8, likeliest=0.004),
-            "No candidate left is likely to keep the constraints (less than 1 %). Going on is hardly worth it.",
+            "No candidate left is likely feasible (less than 1 %). Going on is hardly worth it.",
         ),
         (
             Advice(0.0021, 20, 0.8, likeliest=0.79),
-            "No candidate left is likely to keep the constraints (79 % at most). "
+            "No candidate left is likely feasible (79 % at most). "
             "The next 20 trials are expected to gain 0.002 (best 0.8000).",
         ),
         (Advice(0.0021, 20, 0.8, likeliest=0.8), "The next 20 trials are expected to gain 0.002 (best 0.8000)."),
