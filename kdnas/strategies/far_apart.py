@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.strategies.asked import Asked
-from kdnas.strategies.without_replacement import Unseen, draw
+from kdnas.strategies.without_replacement import Unseen, draw, exhausted
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.surrogate import Places
 
@@ -35,11 +35,14 @@ def far_from_all(
     space: SearchSpace, rng: np.random.Generator, taken: Collection[str], *, at_ends: bool = False
 ) -> Candidate:
     """The first at random, the next ones far from all that are taken: corners of the space, then its inside. With
-    `at_ends` it is rather where all sizes are large or all small, since loss and latency are extreme there."""
+    `at_ends` it is rather where all sizes are large or all small, since loss and latency are extreme there. Raises
+    SpaceExhausted when nothing is left."""
     known = set(taken)  # without what constraints refuse
     if not known:
         return draw(space, rng, taken)
     free = pool(space, rng, taken)
+    if not free:
+        raise exhausted(space, taken)
     places = Places(space, [*map(space.from_ordinal, sorted(map(int, known))), *free])
     points = places.apart()
     there, here = points[: len(known)], points[len(known) :]

@@ -8,9 +8,11 @@ import numpy as np
 import optuna
 import pytest
 
-from kdnas.strategies import candidate, parameters, sampler
+from kdnas.strategies import SpaceExhausted, candidate, parameters, sampler
+from kdnas.strategies.far_apart import far_from_all
 from kdnas.strategies.optuna_space import distributions
 from kdnas.study.space import Candidate
+from kdnas.study.surrogate import Places
 from tests.strategies.loop import SPACE, measured, spec
 
 EVERY = list(SPACE.candidates())
@@ -37,7 +39,7 @@ def proposals(
     return found
 
 
-@pytest.mark.parametrize(("finished", "running", "modelled"), [(2, 8, True), (1, 9, False), (2, 7, False)])
+@pytest.mark.parametrize(("finished", "running", "modelled"), [(2, 8, True), (2, 7, False)])
 def test_gp_models_two_results_once_as_many_have_begun_as_are_random(
     finished: int, running: int, modelled: bool
 ) -> None:
@@ -69,3 +71,24 @@ def test_what_begins_before_there_are_two_results_is_far_from_all_others_and_at_
     smallest, largest = [0, 0, 0], [len(d.choices) - 1 for d in SPACE.dimensions[:3]]
     assert smallest in sizes[:7] and largest in sizes[:7]
     assert len({SPACE.key(one) for one in begun}) == 16
+
+
+@pytest.mark.parametrize(("strategy", "finished"), [("tpe", 0), ("tpe", 4), ("gp", 0), ("gp", 1)])
+def test_past_its_random_candidates_a_strategy_with_too_few_results_looks_far_from_all_others(
+    strategy: str, finished: int
+) -> None:
+    """Ten have begun. The next one is as far from all of them as any candidate, or at an end of all sizes."""
+    (chosen,) = proposals(strategy, finished, BEGUN[finished:10], range(10, 11))
+    places = Places(SPACE, [*BEGUN[:10], *EVERY])
+    points = places.apart()
+    nearest = ((points[10:, None] - points[None, :10]) ** 2).sum(2).min(1)
+    worth = nearest + places.at_ends()[10:]
+    assert worth[EVERY.index(chosen)] == pytest.approx(worth.max())
+    tenth = proposals(strategy, finished, BEGUN[finished:9], range(9, 15))
+    assert len({SPACE.key(one) for one in tenth}) > 3  # at random
+
+
+def test_where_all_that_is_left_is_taken_the_space_is_exhausted() -> None:
+    taken = {SPACE.key(one) for one in EVERY}
+    with pytest.raises(SpaceExhausted, match="All 360 candidates"):
+        far_from_all(SPACE, np.random.default_rng(0), taken)
