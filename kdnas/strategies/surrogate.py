@@ -97,12 +97,12 @@ class SurrogateSampler(WholeSampler):
         if direction == StudyDirection.MINIMIZE:
             values = -values
         figures = np.log(np.maximum(values, LEAST)) if (values > 0).all() else values
+        fit = partial(self._fitted, places, of=REWARD)
+        model = fit(rows.known, figures)
         chance, of_pending, met = self._feasible(places, rows, known)
         if not met.any():
             return chance
         best = float(figures[met].max())
-        fit = partial(self._fitted, places, of=REWARD)
-        model = fit(rows.known, figures)
         if len(rows.pending) and isinstance(model, Surrogate):
             normal = self.rng.standard_normal((OUTCOMES, len(rows.pending)))
             gain = improvement_beside(model, rows.pending, rows.free, best, of_pending >= LIKELY, normal)
