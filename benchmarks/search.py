@@ -81,7 +81,7 @@ class Replay:
     """One search on the table."""
 
     reached: int | None  # evaluations until a candidate within the goal; None where the limit came first
-    regrets: tuple[float, ...]  # at each of AT, in achievable ranges
+    regrets: tuple[float, ...]  # at each of the evaluations asked for, in achievable ranges
     best: tuple[float, ...]  # regret after each evaluation
 
 
@@ -203,8 +203,18 @@ def _replay_job(path: Path, workers: int, job: tuple[str, str, int]) -> Replay:
     return replay(name, load(path), ALPHAS[kind], seed, workers)
 
 
-def replay(name: str, recorded: Recorded, alpha: float, seed: int, workers: int = 1) -> Replay:
-    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of AT."""
+def replay(
+    name: str,
+    recorded: Recorded,
+    alpha: float,
+    seed: int,
+    workers: int = 1,
+    *,
+    at_once: int = 0,
+    regrets_at: Sequence[int] = AT,
+) -> Replay:
+    """One search from `INITIAL` candidates of the seed: to the goal, and at least to the last of `regrets_at`. Of
+    strategies of kdnas the first `at_once` candidates are begun before any ends."""
     rewards = recorded.rewards(alpha)
     best, scale = rewards.max(), rewards.max() - np.median(rewards)
     space = recorded.space
@@ -215,15 +225,19 @@ def replay(name: str, recorded: Recorded, alpha: float, seed: int, workers: int 
     limit = LIMITS.get(name, space.size)
     regrets: list[float] = []
     reached = None
-    for value in _search(name, recorded, evaluate, initial, seed, workers):
+    for value in _search(name, recorded, evaluate, initial, seed, workers, at_once):
         regret = (best - value) / scale
         regrets.append(min(regret, regrets[-1]) if regrets else regret)
         if reached is None and regret <= GOAL:
             reached = len(regrets)
         # With the best of the table found, nothing can change any more.
-        if len(regrets) >= limit or regrets[-1] == 0 or (reached is not None and len(regrets) >= AT[-1]):
+        if (
+            len(regrets) >= limit
+            or regrets[-1] == 0
+            or (reached is not None and len(regrets) >= max(regrets_at, default=0))
+        ):
             break
-    at = tuple(regrets[min(n, len(regrets)) - 1] for n in AT)
+    at = tuple(regrets[min(n, len(regrets)) - 1] for n in regrets_at)
     return Replay(reached, at, tuple(regrets[: AT[-1]]))
 
 
@@ -239,7 +253,13 @@ def evaluate_from(recorded: Recorded, rewards: np.ndarray) -> Evaluate:
 
 
 def _search(
-    name: str, recorded: Recorded, evaluate: Evaluate, initial: Sequence[Candidate], seed: int, workers: int
+    name: str,
+    recorded: Recorded,
+    evaluate: Evaluate,
+    initial: Sequence[Candidate],
+    seed: int,
+    workers: int,
+    at_once: int,
 ) -> Iterator[float]:
     """The rewards of one search, in the order of its evaluations."""
     if name == "local_search":
@@ -251,7 +271,7 @@ def _search(
     spec = from_values(
         {"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": min(recorded.space.size, GP_TRIALS)}}
     )
-    return strategy_loop(spec, recorded.space, evaluate, initial, workers=workers)
+    return strategy_loop(spec, recorded.space, evaluate, initial, workers=workers, at_once=at_once)
 
 
 def strategy_loop(
@@ -261,11 +281,13 @@ def strategy_loop(
     initial: Sequence[Candidate],
     *,
     workers: int = 1,
+    at_once: int = 0,
     violations: Violations | None = None,
     loan: Loan | None = None,
 ) -> Iterator[float]:
     """The loop of a worker on an in-memory storage: the initial candidates enqueued, then one slot after another. With
-    several workers as many trials are in flight, and end in the order in which they began."""
+    several workers as many trials are in flight, and end in the order in which they began; of the first `at_once` none
+    ends before all have begun."""
     import optuna
 
     from kdnas.strategies import SpaceExhausted, candidate, directions, sampler
@@ -286,6 +308,8 @@ def strategy_loop(
         return value
 
     for slot in range(space.size):
+        while len(begun) >= (workers if slot >= at_once else at_once):
+            yield ended(*begun.popleft())
         planned = initial[slot] if slot < len(initial) else None
         if plans is not None:
             while begun and plans.waits(slot):
@@ -299,8 +323,6 @@ def strategy_loop(
         chosen = candidate(trial, space)
         taken.add(space.key(chosen))
         begun.append((trial, slot, chosen))
-        if len(begun) == workers:
-            yield ended(*begun.popleft())
     while begun:
         yield ended(*begun.popleft())
 

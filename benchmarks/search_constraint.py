@@ -16,7 +16,9 @@ import numpy as np
 
 from benchmarks.report import Result, Table, say
 from benchmarks.search import ALPHAS, GOAL, INITIAL, Recorded, evaluate_from, load, strategy_loop
+from kdnas.study.advice import Advice, advice
 from kdnas.study.constraints import Limits, figures, limits_of
+from kdnas.study.space import Candidate
 from kdnas.study.spec import from_values
 from kdnas.system import seeds
 
@@ -36,12 +38,17 @@ OWN_START = ("auto",)
 @dataclass(frozen=True)
 class Bounded:
     """One search: the evaluations until a feasible candidate within the goal, and the proposals after the first LEARNT
-    that were feasible, of those for which a feasible candidate was left."""
+    that were feasible, of those for which a feasible candidate was left; the same until it was said that no candidate
+    left is likely to be feasible."""
 
     reached: int | None
     first: int | None  # feasible one
     kept: int
     counted: int
+    kept_until: int
+    counted_until: int
+    said: int | None  # after so many evaluations; None where it never was
+    ended: int | None  # after so many the advice would have ended it, since every one left would rather be too slow
 
 
 def bound(recorded: Recorded) -> tuple[Limits, np.ndarray]:
@@ -64,14 +71,22 @@ def search(name: str, recorded: Recorded, alpha: float, seed: int) -> Bounded:
     order = seeds.generator(seed, seeds.Benchmark.SAMPLE).permutation(len(recorded.candidates))
     initial = [] if name in OWN_START else [recorded.candidates[i] for i in order[:INITIAL]]
     kept: list[bool] = []
+    seen: list[Candidate] = []
+    missed: list[Mapping[str, float]] = []
 
-    def violations(candidate: Any) -> Mapping[str, float]:
+    def violations(candidate: Candidate) -> Mapping[str, float]:
         found = limits.scaled(figures(latency_ms=known(candidate)[1], teacher_latency_ms=1.0))
         kept.append(max(found.values()) <= 0)
+        seen.append(candidate)
+        missed.append(found)
         return found
 
+    def told() -> Advice | None:
+        finished = [(candidate, known(candidate)[2]) for candidate in seen]
+        return advice(recorded.space, finished, seen, violations=missed)
+
     spec = from_values({"seed": seed, "strategy": STRATEGIES[name], "budget": {"trials": LIMIT}})
-    reached, counted = None, 0
+    reached, counted, said, ended = None, 0, None, None
     loop = strategy_loop(spec, recorded.space, known, initial, violations=violations)
     for done, value in enumerate(loop, start=1):
         if reached is None and kept[-1] and value >= goal:
@@ -79,8 +94,21 @@ def search(name: str, recorded: Recorded, alpha: float, seed: int) -> Bounded:
         counted += done > LEARNT and sum(kept[:-1]) < enough
         if done == LIMIT or sum(kept) == enough:
             break
+        if ended is None and done >= LEARNT and (now := told()) is not None:
+            said = done if said is None and now.unlikely else said
+            ended = done if now.doubtful else None
     first = kept.index(True) + 1 if any(kept) else None
-    return Bounded(reached, first, sum(kept[LEARNT:]), counted)
+    until = len(kept) if said is None else said
+    return Bounded(
+        reached,
+        first,
+        sum(kept[LEARNT:]),
+        counted,
+        sum(kept[LEARNT:until]),
+        max(0, min(counted, until - LEARNT)),
+        said,
+        ended,
+    )
 
 
 def _job(path: Path, job: tuple[str, str, int]) -> Bounded:
@@ -108,21 +136,37 @@ def measured(path: Path, names: Sequence[str], searches: int, gp_searches: int, 
             first = float(np.median([one.first or LIMIT for one in ones]))
             counted = sum(one.counted for one in ones)
             figures_of[f"constraint_evaluations_median{strict}.{name}"] = float(median)
-            share = "–"
+            until = sum(one.counted_until for one in ones)
+            share = share_until = "–"
             if counted:
                 kept = sum(one.kept for one in ones) / counted
                 figures_of[f"constraint_feasible_share{strict}.{name}"] = kept
                 share = f"{kept:.0%}"
+            if until:
+                kept = sum(one.kept_until for one in ones) / until
+                figures_of[f"constraint_feasible_until_said{strict}.{name}"] = kept
+                share_until = f"{kept:.0%}"
             missed = sum(one.reached is None for one in ones)
-            rows.append([name, len(ones), float(median), f"{low:.0f} … {high:.0f}", missed, first, share, counted])
+            said = [one.said for one in ones if one.said is not None]
+            ended = [one for one in ones if one.ended is not None]
+            early = sum(one.reached is None or one.reached > (one.ended or 0) for one in ended)
+            figures_of[f"constraint_ended_too_early{strict}.{name}"] = early
+            cells = [float(median), f"{low:.0f} … {high:.0f}", missed, first, share, counted, share_until, until]
+            cells += [len(said), float(np.median(said)) if said else "–", len(ended), early]
+            rows.append([name, len(ones), *cells])
         tables.append(
             Table(
                 f"α = {alpha}: evaluations to within 1 % of the best that is fast enough",
-                ("strategy", "searches", "median", "quartiles", "missed", "first feasible", "feasible after 20", "of"),
+                (
+                    *("strategy", "searches", "median", "quartiles", "missed", "first feasible"),
+                    *("feasible after 20", "of", "until said", "of", "said in", "after", "ended in", "too early"),
+                ),
                 rows,
                 (
                     f"{FAST_ENOUGH:.0%} of the candidates are fast enough; {LIMIT} evaluations, which also stand for "
-                    "more. Proposals count while a feasible candidate is left.",
+                    "more. Proposals count while a feasible candidate is left. Said: that no candidate left is likely "
+                    "to be fast enough. Ended: by the advice, since each left would rather be too slow; too early "
+                    "where none within the goal had been found by then.",
                 ),
             )
         )

@@ -21,7 +21,7 @@ from kdnas.cli.tables import (
 )
 from kdnas.store import queries
 from kdnas.store.addresses import store_url
-from kdnas.store.advising import advised, taken
+from kdnas.store.advising import advised_soon, taken
 from kdnas.store.database import open_reader
 from kdnas.store.lending import loan_of
 from kdnas.study.constraints import of_study
@@ -106,13 +106,14 @@ def show(
         scored = ranked(store, row)
         only = parsed(text, scored)
         chosen = scored if only is None else passing(only, scored)
-        loan = loan_of(store, row.study_id)
+        loan, told = loan_of(store, row.study_id), advised_soon(store, row, scored)
         if as_json:
             lent = [{"study": one.name, "trials": len(one.trials)} for one in loan.lenders]
             trials = [trial_values(s) for s in chosen[:top]]
-            frame.print_json({"study": study_values(row), "lent": lent, "trials": trials})
+            advice = None if told is None else told.values()
+            frame.print_json({"study": study_values(row), "lent": lent, "advice": advice, "trials": trials})
             return
-        told, chosen_by = advised(store, row, scored), taken(store, row)
+        chosen_by = taken(store, row)
     study_head(row)
     if chosen_by is not None:
         frame.line(chosen_by)

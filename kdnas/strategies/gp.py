@@ -2,7 +2,8 @@
 its acquisition is maximised over free candidates only.
 
 Each proposal fits the process anew, so its cost grows with the trials: about a second at 100 of them, which is
-why the spec allows it budgets up to 200 only. Pruned and failed trials are not seen.
+why the spec allows it budgets up to 200 only. Pruned and failed trials are not seen. Several workers begin more
+candidates before the first have ended: once as many have begun as are random, two results are enough.
 """
 
 from __future__ import annotations
@@ -17,24 +18,28 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.strategies.asked import Asked
+from kdnas.strategies.far_apart import Begun, results_wanted
 from kdnas.strategies.optuna_space import from_parameters, parameters
-from kdnas.strategies.without_replacement import Unseen, draw
+from kdnas.strategies.without_replacement import draw
 from kdnas.study.space import Candidate
 from kdnas.study.spec_strategies import GpStrategy
 
 POOL = 2048  # candidates among which the acquisition is maximised; smaller spaces are seen whole
+FEWEST = 2  # finished trials of which there is a process
 LEADERS = 5  # the best trials whose neighbours join the pool of a larger space
 
 
-def sampler(asked: Asked[GpStrategy]) -> Unseen:
-    return Unseen(FiniteGPSampler(asked), asked.space, asked.taken, asked.rng)
+def sampler(asked: Asked[GpStrategy]) -> Begun:
+    startup = asked.options.startup
+    return Begun(FiniteGPSampler(asked), asked, startup, results_wanted(asked, startup, FEWEST))
 
 
 class FiniteGPSampler(GPSampler):
     """Optuna's sampler on a finite space: its continuous optimiser would return to evaluated points."""
 
     def __init__(self, asked: Asked[GpStrategy]) -> None:
-        super().__init__(seed=asked.seed, n_startup_trials=asked.options.startup, warn_independent_sampling=False)
+        wanted = results_wanted(asked, asked.options.startup, FEWEST)
+        super().__init__(seed=asked.seed, n_startup_trials=wanted, warn_independent_sampling=False)
         self.space = asked.space
         self.taken = asked.taken
         self.candidate_rng = asked.rng

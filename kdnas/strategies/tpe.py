@@ -12,13 +12,19 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from kdnas.strategies.asked import Asked
+from kdnas.strategies.far_apart import Begun, results_wanted
 from kdnas.strategies.parzen import FiniteTPESampler
-from kdnas.strategies.without_replacement import Unseen
 from kdnas.study.spec_strategies import TpeStrategy
 
+FEWEST = 5  # results from which it goes, once several workers have begun all random candidates
 
-def sampler(asked: Asked[TpeStrategy]) -> Unseen:
-    return Unseen(_tpe(asked), asked.space, asked.taken, asked.rng)
+
+def sampler(asked: Asked[TpeStrategy]) -> Begun:
+    return Begun(_tpe(asked), asked, asked.options.startup, _wanted(asked))
+
+
+def _wanted(asked: Asked[TpeStrategy]) -> int:
+    return results_wanted(asked, asked.options.startup, FEWEST)
 
 
 def _tpe(asked: Asked[TpeStrategy]) -> BaseSampler:
@@ -27,7 +33,7 @@ def _tpe(asked: Asked[TpeStrategy]) -> BaseSampler:
         # Constant liar: what other workers are at counts as bad, so that two of them look in different places.
         return FiniteTPESampler(
             asked.kept,
-            n_startup_trials=asked.options.startup,
+            n_startup_trials=_wanted(asked),
             n_ei_candidates=asked.options.pool,
             multivariate=True,
             constant_liar=True,

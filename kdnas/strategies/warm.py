@@ -21,7 +21,7 @@ from kdnas.strategies.one_objective import CONSTRAINT
 from kdnas.strategies.optuna_space import distributions, from_parameters, parameters
 from kdnas.strategies.surrogate import LATENCY, LEAST, QUALITY, REWARD, SurrogateSampler, finished
 from kdnas.strategies.without_replacement import WholeSampler
-from kdnas.study.expected_gain import area_gained, chance_below, expected_improvement
+from kdnas.study.expected_gain import area_gained, chance_to_keep, expected_improvement
 from kdnas.study.loan import LentTrial, Loan
 from kdnas.study.reward import quality
 from kdnas.study.space import Candidate, SearchSpace
@@ -121,9 +121,7 @@ def worth_by_loan(places: Places, pool: int, loan: Loan, two: bool = False) -> n
         nothing = np.arange(0)
         return Transfer(places, nothing, np.zeros(0), lent_figures(loan, len(places.points), of)).predict(free)
 
-    chance = np.ones(pool)
-    for name in [str(one.field) for one in loan.limits.limits]:
-        chance *= chance_below(told(name), 0.0)
+    chance = chance_to_keep((told(one.field) for one in loan.limits.limits), pool)
     if not two:
         return np.asarray(chance * np.exp(told(REWARD).mean))
     losses, times = 1 - np.exp(told(QUALITY).mean), np.exp(told(LATENCY).mean)

@@ -15,7 +15,7 @@ same figures. Pure numpy; knows no strategy and no store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,6 +69,14 @@ class Places:
         for d in np.flatnonzero(~self.ordered):
             columns.append(UNLIKE * (self.points[:, [d]] == np.arange(self.choices[d])))
         return np.concatenate(columns, axis=1)
+
+    def at_ends(self) -> np.ndarray:
+        """1 where all sizes are the largest or all the smallest, 0 where they are in the middle or even out: float
+        [candidates]. At these ends loss and latency are as extreme as a space has them."""
+        sizes = self.points[:, self.ordered & (self.choices > 1)]
+        if not sizes.shape[1]:
+            return np.zeros(len(sizes))
+        return np.abs(2 * sizes.mean(1) - 1)
 
 
 def _places(dimension: Dimension) -> np.ndarray:
@@ -185,6 +193,34 @@ class Surrogate:
         mean = self.weights @ np.asarray(means)
         variance = np.maximum(self.weights @ np.asarray(squares) - mean * mean, 1e-12)
         return Prediction(self.centre + self.scale * mean, self.scale * np.sqrt(variance))
+
+    def once_out(
+        self, pending: np.ndarray, rows: np.ndarray, normal: np.ndarray
+    ) -> Iterator[tuple[float, np.ndarray, Prediction]]:
+        """What will be predicted of the candidates at `rows` [n] once those at `pending` [m] have come out, which is
+        drawn by `normal`, standard normal numbers [draws, m]. Of each setting its weight, how they come out [draws, m],
+        and the prediction, its mean float [draws, n] and its deviation [n]."""
+        several = [one.settings for one in self.kept]
+        kernels = (
+            kernel(self.places, several, self.known, pending),
+            kernel(self.places, several, pending, pending),
+            kernel(self.places, several, self.known, rows),
+            kernel(self.places, several, pending, rows),
+            own_kernel(self.places, several, rows),
+        )
+        for weight, one, *parts in zip(self.weights, self.kept, *kernels, strict=True):
+            to_pending, among, to_rows, across, own = (LEVEL + part / one.unit for part in parts)
+            solved_pending, solved_rows = np.linalg.solve(one.factor, to_pending), np.linalg.solve(one.factor, to_rows)
+            covariance = among - solved_pending.T @ solved_pending + one.settings.noise * np.eye(len(pending))
+            factor = np.linalg.cholesky(covariance)
+            learnt = np.linalg.solve(factor, across - solved_pending.T @ solved_rows)
+            size = np.sqrt(one.size)
+            outcomes = solved_pending.T @ one.half + size * normal @ factor.T
+            mean = solved_rows.T @ one.half + size * normal @ learnt
+            variance = own - (solved_rows * solved_rows).sum(0) - (learnt * learnt).sum(0)
+            deviation = size * np.sqrt(np.maximum(variance, 1e-12))
+            found = Prediction(self.centre + self.scale * mean, self.scale * deviation)
+            yield float(weight), self.centre + self.scale * outcomes, found
 
 
 @dataclass(frozen=True)

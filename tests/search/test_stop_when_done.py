@@ -14,7 +14,7 @@ from kdnas.store.advising import MOST, Remarks, advised, remarks
 from kdnas.store.database import open_reader
 from kdnas.study.advice import Advice, advice
 from kdnas.study.front_gains import front_gains
-from kdnas.study.ranked_rows import rank
+from kdnas.study.ranked_rows import rank, rank_of
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import from_values
 from kdnas.system.errors import UsageError
@@ -125,3 +125,23 @@ def test_what_auto_takes_is_told_with_the_advice_and_of_no_other_strategy(tmp_pa
         assert remarks(store, replace(row, spec=tpe)) == Remarks()
         ending = replace(row, spec={**tpe, "budget": {**row.spec["budget"], "stop_when_done": True}})
         assert remarks(store, ending) == Remarks(None, told.advice)
+
+
+def test_a_search_ends_once_no_candidate_left_is_likely_to_keep_the_constraints(tmp_path: Path) -> None:
+    """Three candidates of 360 keep both bounds, and the model knows well that no other one does."""
+    spec = fakes.spec(
+        strategy={"name": "auto"},
+        budget={"trials": 120, "epochs": 0, "stop_when_done": True},
+        recipe=FITTED,
+        constraints={"min_speedup": 17.0, "max_loss": 0.715},
+    )
+    begin(spec, tmp_path / "kdnas.db")
+    assert run_worker(str(tmp_path / "kdnas.db"), spec.name, prepare=fakes.prepare, measure=fakes.measure) == 0
+    with open_reader(tmp_path / "kdnas.db") as store:
+        row = queries.study_row(store, spec.name)
+        kept = sum(s.miss == 0 for s in rank_of(row, queries.trial_rows(store, row.study_id)))
+        told = remarks(store, row).advice
+    assert row.status is Status.FINISHED and 20 <= row.done < 60 and kept == 3
+    assert row.ending is not None and row.ending == told
+    assert row.ending.startswith("No candidate left is likely feasible (")
+    assert row.ending.endswith("Going on is hardly worth it.")

@@ -40,6 +40,18 @@ def test_with_several_workers_a_proposal_knows_only_what_has_ended() -> None:
     assert one[:4] == other[:4] and one != other
 
 
+def test_what_is_begun_at_once_knows_nothing_and_what_follows_knows_everything() -> None:
+    known, spec = evaluate_from(RECORDED, REWARDS), from_values({"strategy": {"name": "auto"}})
+
+    def first(count: int, **several: int) -> list[float]:
+        loop = strategy_loop(spec, RECORDED.space, known, (), **several)  # type: ignore[arg-type]
+        return [next(loop) for _ in range(count)]
+
+    assert first(6, at_once=6) == first(6, workers=6)
+    assert first(9, at_once=4) == first(9)  # its first four never learn from each other
+    assert first(9, at_once=6) != first(9, workers=6)
+
+
 def test_a_tenth_keeps_the_constraint_and_the_search_knows_after_twenty() -> None:
     limits, feasible = search_constraint.bound(RECORDED)
     assert feasible.sum() == round(0.1 * len(feasible))

@@ -99,6 +99,24 @@ def test_of_a_large_space_a_part_is_looked_at_always_the_same() -> None:
             "The next 2 trials are expected to gain less than 0.0001 (best 0.8000). Going on is hardly worth it.",
         ),
         (Advice(0.0, 0, 0.8), "Every candidate of the space has been evaluated."),
+        (
+            Advice(0.0021, 20, 0.8, likeliest=0.34),
+            "No candidate left is likely feasible (34 % at most). Going on is hardly worth it.",
+        ),
+        (
+            Advice(0.0021, 20, 0.8, likeliest=0.004),
+            "No candidate left is likely feasible (less than 1 %). Going on is hardly worth it.",
+        ),
+        (
+            Advice(0.0021, 20, 0.8, likeliest=0.79),
+            "No candidate left is likely feasible (79 % at most). "
+            "The next 20 trials are expected to gain 0.002 (best 0.8000).",
+        ),
+        (Advice(0.0021, 20, 0.8, likeliest=0.8), "The next 20 trials are expected to gain 0.002 (best 0.8000)."),
+        (
+            Advice(0.0021, 20, 0.8, SETTLED - 1, likeliest=0.1),
+            "The next 20 trials are expected to gain 0.002 (best 0.8000).",
+        ),
     ],
 )
 def test_the_words(told: Advice, words: str) -> None:
@@ -122,6 +140,37 @@ def test_under_a_constraint_the_gain_is_over_the_best_that_keeps_it() -> None:
     assert free.gain == pytest.approx(plain.gain, rel=0.3) and free.best == plain.best
     assert few.best == max(reward for c, reward in SOME if float(c["layers"]) <= 3) < plain.best  # type: ignore[arg-type]
     assert 0 < few.gain < 0.3 * (plain.best - few.best)
+
+
+def test_the_likeliest_is_of_the_candidates_that_are_left() -> None:
+    """At most two layers are allowed. While such candidates are free one of them is sure; without them the next ones,
+    of three layers, are known to miss it."""
+    few = [c for c in EVERY if float(c["layers"]) <= 2]  # type: ignore[arg-type]
+    some, all_few = advice(SPACE, SOME, TAKEN, violations=bounded(2.5)), [*few, *(c for c in TAKEN if c not in few)]
+    assert some is not None and some.likeliest is not None and some.likeliest > 0.9
+    known = [(c, value(c)) for c in all_few]
+    missed = [{"max_latency_ms": float(np.log(float(c["layers"]) / 2.5))} for c in all_few]  # type: ignore[arg-type]
+    none = advice(SPACE, known, all_few, violations=missed)
+    assert none is not None and none.likeliest is not None and none.likeliest < 0.3
+    assert none.finished >= SETTLED and none.unlikely and none.doubtful and none.done
+
+
+@pytest.mark.parametrize(("chance", "unlikely", "done"), [(0.8, False, False), (0.5, True, False), (0.49, True, True)])
+def test_it_is_done_where_all_that_is_left_would_rather_miss_a_constraint(
+    chance: float, unlikely: bool, done: bool
+) -> None:
+    told, early = Advice(0.1, 20, 0.8, SETTLED, chance), Advice(0.1, 20, 0.8, SETTLED - 1, chance)
+    assert (told.unlikely, told.done) == (unlikely, done) and not early.unlikely and not early.done
+
+
+def test_nothing_is_called_likely_without_constraints_or_where_not_all_candidates_were_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, bound = advice(SPACE, SOME, TAKEN), advice(SPACE, SOME, TAKEN, violations=bounded(3.0))
+    assert plain is not None and plain.likeliest is None and bound is not None and bound.likeliest is not None
+    monkeypatch.setattr(advising, "POOL", SPACE.product_size - 1)
+    part = advice(SPACE, SOME, TAKEN, violations=bounded(3.0))
+    assert part is not None and part.likeliest is None and not part.unlikely
 
 
 def test_nothing_is_said_while_no_trial_keeps_the_constraints() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdnas.study.expected_gain import area_gained, chance_below, expected_improvement
+from kdnas.study.expected_gain import (
+    area_gained,
+    chance_below,
+    chance_to_keep,
+    expected_improvement,
+    improvement_beside,
+)
 from kdnas.study.hypervolume import hypervolume
 from kdnas.study.space import Dimension, SearchSpace
 from kdnas.study.surrogate import Places, Prediction, Surrogate
@@ -75,3 +81,45 @@ def test_a_point_gains_what_the_hypervolume_grows_by() -> None:
 def test_the_first_point_of_all_gains_its_own_area() -> None:
     none = np.empty(0)
     assert area_gained(none, none, np.asarray([0.25]), np.asarray([0.5]), (1.0, 1.0)) == pytest.approx([0.375])
+
+
+def test_what_comes_of_running_trials_changes_predictions_by_as_much_as_they_are_unsure() -> None:
+    """Over all ways in which running trials may come out, the mean is today's, and so is the variance: what each way
+    leaves, and what the ways differ by."""
+    true, order = figures(), np.random.default_rng(0).permutation(len(CANDIDATES))
+    known, pending, free = order[:8], order[8:12], order[12:]
+    model = Surrogate(Places(SPACE, CANDIDATES), known, true[known])
+    normal = np.random.default_rng(1).standard_normal((4000, len(pending)))
+    normal = np.concatenate([normal, -normal])
+    mean, square = np.zeros(len(free)), np.zeros(len(free))
+    of_pending = np.zeros(len(pending))
+    for weight, outcomes, found in model.once_out(pending, free, normal):
+        mean += weight * found.mean.mean(0)
+        square += weight * (found.deviation**2 + (found.mean**2).mean(0))
+        of_pending += weight * outcomes.mean(0)
+    before = model.predict(free)
+    assert mean == pytest.approx(before.mean, rel=1e-9)
+    assert np.sqrt(square - mean**2) == pytest.approx(before.deviation, rel=0.05)
+    assert of_pending == pytest.approx(model.predict(pending).mean, rel=1e-9)
+
+
+def test_a_running_trial_takes_the_gain_of_its_neighbours_and_only_if_it_can_be_the_best() -> None:
+    true, order = figures(), np.random.default_rng(0).permutation(len(CANDIDATES))
+    known, others = order[:8], order[8:]
+    model = Surrogate(Places(SPACE, CANDIDATES), known, true[known])
+    best = float(true[known].max())
+    alone = expected_improvement(model.predict(others), best)
+    first = int(np.argmax(alone))
+    pending, free = others[[first]], np.delete(others, first)
+    normal = np.random.default_rng(1).standard_normal((4000, 1))
+    beside = improvement_beside(model, pending, free, best, np.asarray([True]), normal)
+    aside = improvement_beside(model, pending, free, best, np.asarray([False]), normal)
+    before = np.delete(alone, first)
+    assert (aside >= beside).all() and aside.sum() == pytest.approx(before.sum(), rel=0.1)
+    assert beside.sum() < 0.5 * before.sum()
+
+
+def test_the_chance_to_keep_two_constraints_is_the_product_and_without_any_it_is_one() -> None:
+    found = Prediction(np.asarray([0.0, 1.0]), np.asarray([1.0, 0.5]))
+    assert chance_to_keep([found, found], 2) == pytest.approx(chance_below(found, 0.0) ** 2)
+    assert chance_to_keep([], 3).tolist() == [1.0, 1.0, 1.0]
