@@ -1,4 +1,4 @@
-"""What workers that start together cost until each could begin a trial: imports, teacher and data. For `benchmarks.scale`.
+"""What workers that start together cost until each could begin a trial: imports, teacher and data.
 
 Real processes on a study of a tiny teacher, which is paused, so that none trains. Started apart, each imports for
 itself; forked, one process imports for all. Prints nothing.

@@ -91,7 +91,8 @@ class Ended:
 
 
 def kept(*codes: int, goes_on: bool = True) -> tuple[Kept, list[str]]:
-    left, told = list(codes), []
+    left = list(codes)
+    told: list[str] = []
     start = lambda: Started(Ended(left.pop(0)), Path("log"))  # type: ignore[arg-type]  # noqa: E731
     return Kept(start(), start, lambda: goes_on, told.append), told
 
