@@ -139,18 +139,17 @@ def test_workers_that_are_ended_while_their_parent_imports_begin_all_the_same(to
 
 
 def test_a_search_of_workers_begun_together_loses_or_doubles_a_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = tmp_path / "fake"
     fake.mkdir()
     monkeypatch.setenv("KDNAS_FAKE", str(fake))
     monkeypatch.setattr(launch, "WORKER", "tests.fakes")
     monkeypatch.setattr(launch, "subprocess", Processes)
-    path = tmp_path / "kdnas.db"
-    begin(fakes.spec(budget={"trials": 12}, strategy={"name": "tpe", "startup": 4}), path)
+    begin(fakes.spec(budget={"trials": 12}, strategy={"name": "tpe", "startup": 4}), address)
     (fake / "hold").touch()
-    started = start_workers(path, "fake", 3, device="cpu")
-    with open_reader(path) as store:
+    started = start_workers(address, "fake", 3, device="cpu")
+    with open_reader(address) as store:
         until(lambda: sum(row.state == "running" for row in queries.trial_rows(store, 1)) == 3)
         started[0].process.kill()
         assert started[0].process.wait() == -signal.SIGKILL
