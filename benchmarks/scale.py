@@ -1,13 +1,14 @@
 """How far one study goes: what a worker costs, and how many share a store before they wait for each other.
 
-    python -m benchmarks.scale [--quick] [--only overhead,efficiency,storages] [--most 64] [--json FILE]
+    python -m benchmarks.scale [--quick] [--only overhead,efficiency,storages,startup] [--most 64] [--json FILE]
 
 `overhead` runs one worker on trials of no work, with 100 and 1,000 finished trials in the store: CPU milliseconds of
 the worker and of the database per trial, and statements per trial. `efficiency` runs many workers whose trials sleep.
 Workers are threads of one process with the real storage, strategies, slots and locks, so that a machine of few cores
 stands for many; what it says of many workers is therefore a lower bound. Optuna's own loop on the same history is
 measured in the same run. `storages` compares Optuna's own storages: its database, a journal file, and its gRPC proxy,
-which needs the package grpcio. Figures of PostgreSQL need its programs; without them they are left out.
+which needs the package grpcio. `startup` starts processes, apart and forked from one that has imported their libraries,
+until each could begin a trial. Figures of PostgreSQL need its programs; without them they are left out.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from pathlib import Path
 
 import optuna
 
+from benchmarks import scale_starts
 from benchmarks import scale_workers as workers
 from benchmarks.report import Result, Table, run, say
 from benchmarks.scale_workers import Marks, apart
 from tests.postgres import BINARIES, Server, running
 
-PARTS = ("overhead", "efficiency", "storages")
+PARTS = ("overhead", "efficiency", "storages", "startup")
+STARTED = (4, 8)  # workers that start together
 STRATEGIES = ("random", "tpe", "gp", "auto", "lstm")
 HISTORIES = (100, 1000)
 ONLY_SHORT = {"gp"}  # whose spec allows budgets up to 200
@@ -86,6 +89,8 @@ def measure(options: argparse.Namespace) -> Result:
             tables.append(_efficiency(places, options, figures))
         if "storages" in parts:
             tables.append(_storages(places, figures))
+        if "startup" in parts:
+            tables.append(scale_starts.table(Path(scratch), STARTED[:1] if options.quick else STARTED, figures))
     return Result(tables, figures)
 
 

@@ -144,7 +144,7 @@ class Processes:
         env: Mapping[str, str] | None = None,
         stdout: IO[bytes] | None = None,
         start_new_session: bool = False,
-        **_: Any,
+        **_: Any,  # pipes come along by themselves
     ) -> Forked:
         assert words[0] == sys.executable and words[1] in ("-m", "-c"), words
         out, err = (1, 2) if stdout is None else (stdout.fileno(),) * 2

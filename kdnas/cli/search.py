@@ -295,7 +295,7 @@ def outcome(row: StudyRow, started: Sequence[Started], again: str) -> int:
     """The exit code, with a line about why where the budget was not spent. Raises what ended the workers."""
     if row.status == Status.FINISHED:
         return 0
-    codes = [s.process.returncode for s in started]
+    codes = [code for s in started if (code := s.process.poll()) is not None]
     if any(code < 0 for code in codes):
         number = -min(codes)
         raise KdnasError(f"A worker was killed by signal {number}; what was finished is kept.", f"Go on with: {again}")

@@ -10,6 +10,7 @@ from kdnas.cli import frame, worker_options
 from kdnas.system.errors import KdnasError
 
 if TYPE_CHECKING:
+    from kdnas.search.launch import Started
     from kdnas.search.placing import Count, Seat
     from kdnas.study.rows import StudyRow
 
@@ -77,10 +78,10 @@ def _several(row: StudyRow, where: str, seats: tuple[Seat, ...], until_done: boo
         def goes_on() -> bool:
             return until_done and joining.goes_on(store, name)
 
-        def kept_on(seat: Seat) -> Kept:
-            return Kept(lambda: start_workers(where, name, seats=[seat])[0], goes_on, frame.say)
+        def kept_on(seat: Seat, first: Started) -> Kept:
+            return Kept(first, lambda: start_workers(where, name, seats=[seat])[0], goes_on, frame.say)
 
-        kept = [kept_on(seat) for seat in seats]
+        kept = [kept_on(*both) for both in zip(seats, start_workers(where, name, seats=seats), strict=True)]
         try:
             with steered(name, storage):
                 last = watch(store, name, kept)

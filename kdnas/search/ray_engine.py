@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdnas.search import placing, replacing
 from kdnas.search.placing import GPUS, Count, Seat
@@ -27,6 +27,9 @@ from kdnas.study.rows import StudyRow
 from kdnas.study.spec import from_store
 from kdnas.system import paths
 from kdnas.system.errors import UsageError, first_line
+
+if TYPE_CHECKING:
+    from kdnas.search.launch import Process
 
 TAIL = 20  # lines of a worker's log that come back from its node
 # Ray then takes loopback for this machine's address, as it does where it supports no clusters.
@@ -74,7 +77,7 @@ class Place:
     """The actor: one worker's place on a node of Ray. Its process is replaced where it is killed."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._ending = False
 
     def run(self, storage: str | None, study: str, device: str | None) -> tuple[int, str]:
@@ -94,7 +97,9 @@ class Place:
             return started
 
         with open_reader(where) as store:
-            kept = replacing.Kept(start, lambda: not self._ending and joining.goes_on(store, study), lambda _: None)
+            kept = replacing.Kept(
+                start(), start, lambda: not self._ending and joining.goes_on(store, study), lambda _: None
+            )
             while (code := kept.poll()) is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     kept.wait(1.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 
-from kdnas.search.launch import Started
+from kdnas.search.launch import Process, Started
 
 MOST = 10  # new workers on one place: what kills so many is no accident
 
@@ -14,14 +13,21 @@ class Kept:
     """A worker process, and whatever comes after it where a signal that it could not heed ended it. One that ends by
     itself, with whatever code, is not replaced: another would end just so."""
 
-    def __init__(self, start: Callable[[], Started], goes_on: Callable[[], bool], tell: Callable[[str], None]) -> None:
-        """`goes_on` says whether the study still has something to do; `tell` gets a line for each death."""
+    def __init__(
+        self,
+        started: Started,
+        start: Callable[[], Started],
+        goes_on: Callable[[], bool],
+        tell: Callable[[str], None],
+    ) -> None:
+        """`started` is the first one, and `start` starts another; `goes_on` says whether the study still has something
+        to do; `tell` gets a line for each death."""
+        self.started = started
         self._start, self._goes_on, self._tell = start, goes_on, tell
-        self.started = start()
         self.replaced = 0
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         return self.started.process
 
     def poll(self) -> int | None:

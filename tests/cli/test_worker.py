@@ -91,9 +91,10 @@ class Ended:
 
 
 def kept(*codes: int, goes_on: bool = True) -> tuple[Kept, list[str]]:
-    left, told = list(codes), []
+    left = list(codes)
+    told: list[str] = []
     start = lambda: Started(Ended(left.pop(0)), Path("log"))  # type: ignore[arg-type]  # noqa: E731
-    return Kept(start, lambda: goes_on, told.append), told
+    return Kept(start(), start, lambda: goes_on, told.append), told
 
 
 def test_a_worker_that_ended_by_itself_is_started_again_or_one_that_always_dies_for_ever() -> None:
