@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kdnas.store import tables as t
+from kdnas.store.campaigns import find_campaign
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
 from kdnas.store.study_figures import study_rows_of, workers_of
@@ -60,14 +61,19 @@ def find_study(store: Store, name: str) -> StudyRow | None:
 
 @patient
 def study_row(store: Store, name: str) -> StudyRow:
-    """One study. Raises UsageError, with the nearest name, where there is none of that name."""
+    """One study. Raises UsageError where there is none of that name: with the campaign's command where it is a
+    campaign's, else with the nearest name."""
     with store.connect() as connection:
         found = study_rows_of(connection, name=name)
-        if not found:
-            names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
-            hint = nearest(name, names) if names else "Begin one with `kdnas search`."
-            raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
-        return found[0]
+        if found:
+            return found[0]
+        names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
+    if find_campaign(store, name) is not None:
+        raise UsageError(
+            f"{name} is a campaign, and a study is wanted here.", f"See its members with: kdnas campaign {name} --status"
+        )
+    hint = nearest(name, names) if names else "Begin one with `kdnas search`."
+    raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
 
 
 @patient

@@ -27,3 +27,13 @@ def test_a_campaign_that_is_refused_leaves_a_store_behind(place: Place, quick: Q
     )
     assert "There is no data at 'nowhere.csv'" in quick("campaign", "c.toml", "--storage", "new.db").line
     assert not (place.folder / "new.db").exists() and not (place.folder / "campaigns").exists()
+
+
+def test_a_campaign_given_for_a_study_is_called_unknown(place: Place, quick: Quick) -> None:
+    with open_store(place.store, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10, ("poor", "good")), "/nowhere")
+    begin(fakes.spec("c-poor"), place.store)
+    for command in (["show", "c"], ["logs", "c"], ["pause", "c"], ["rescore", "c", "--alpha", "-0.1"], ["resume", "c"]):
+        said = quick(*command)
+        assert said.code == 2 and "c is a campaign" in said.line and "kdnas campaign c --status" in said.line, command
+    assert "no study 'd'" in quick("show", "d").line
