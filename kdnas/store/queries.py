@@ -70,7 +70,8 @@ def study_row(store: Store, name: str) -> StudyRow:
         names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
     if find_campaign(store, name) is not None:
         raise UsageError(
-            f"{name} is a campaign, and a study is wanted here.", f"See its members with: kdnas campaign {name} --status"
+            f"{name} is a campaign, and a study is wanted here.",
+            f"See its members with: kdnas campaign {name} --status",
         )
     hint = nearest(name, names) if names else "Begin one with `kdnas search`."
     raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
