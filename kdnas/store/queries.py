@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from kdnas.store import tables as t
-from kdnas.store.campaigns import find_campaign
 from kdnas.store.database import Store
 from kdnas.store.patience import patient
 from kdnas.store.study_figures import study_rows_of, workers_of
@@ -68,6 +67,8 @@ def study_row(store: Store, name: str) -> StudyRow:
         if found:
             return found[0]
         names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
+    from kdnas.store.campaigns import find_campaign  # loads pydantic, which listing studies does not need
+
     if find_campaign(store, name) is not None:
         raise UsageError(
             f"{name} is a campaign, and a study is wanted here.",
