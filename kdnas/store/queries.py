@@ -60,14 +60,22 @@ def find_study(store: Store, name: str) -> StudyRow | None:
 
 @patient
 def study_row(store: Store, name: str) -> StudyRow:
-    """One study. Raises UsageError, with the nearest name, where there is none of that name."""
+    """One study. Raises UsageError where there is none of that name: with the campaign's command where it is a
+    campaign's, else with the nearest name."""
     with store.connect() as connection:
         found = study_rows_of(connection, name=name)
-        if not found:
-            names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
-            hint = nearest(name, names) if names else "Begin one with `kdnas search`."
-            raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
-        return found[0]
+        if found:
+            return found[0]
+        names = list(connection.execute(sa.select(t.study.c.name).order_by(t.study.c.name)).scalars())
+    from kdnas.store.campaigns import find_campaign  # loads pydantic, which listing studies does not need
+
+    if find_campaign(store, name) is not None:
+        raise UsageError(
+            f"{name} is a campaign, and a study is wanted here.",
+            f"See its members with: kdnas campaign {name} --status",
+        )
+    hint = nearest(name, names) if names else "Begin one with `kdnas search`."
+    raise UsageError(f"There is no study {name!r} in {store.place}.", hint)
 
 
 @patient

@@ -38,3 +38,13 @@ def test_an_import_takes_the_name_of_a_member(place: Place, quick: Quick) -> Non
     assert "is that of a member of the campaign 'c'" in quick("import", "mine.json", "--name", "c-poor").line
     with open_store(place.store) as store:
         assert [row.name for row in queries.study_rows(store)] == ["mine"]
+
+
+def test_a_campaign_given_for_a_study_is_called_unknown(place: Place, quick: Quick) -> None:
+    with open_store(place.store, create=True) as store:
+        campaigns.begin_campaign(store, formulas.spec(10, ("poor", "good")), "/nowhere")
+    begin(fakes.spec("c-poor"), place.store)
+    for command in (["show", "c"], ["logs", "c"], ["pause", "c"], ["rescore", "c", "--alpha", "-0.1"], ["resume", "c"]):
+        said = quick(*command)
+        assert said.code == 2 and "c is a campaign" in said.line and "kdnas campaign c --status" in said.line, command
+    assert "no study 'd'" in quick("show", "d").line
