@@ -18,6 +18,7 @@ SCREENS = {
     "studies": "Studies",
     "studies-compare": "Compare studies",
     "campaign": "Campaign",
+    "new-campaign": "New campaign",
     "new": "New study",
     "study": "Study",
     "reward": "α and β",
@@ -57,6 +58,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("right", "→", "unfold", "unfold", "Show the members of the campaign under the cursor", 12),
         Key("left", "←", "fold", "fold", "Hide the members of the campaign again"),
         Key("n", "n", "new", "new", "Begin a new study", 2),
+        Key("b", "b", "new_campaign", "campaign", "Begin a campaign, of several teachers and recipes on one task", 9),
         Key("slash", "/", "filter", "filter", "Show only studies with these words", 3, priority=True),
         Key("d", "d", "duplicate", "duplicate", "Begin a new study from the settings of this one", 4),
         Key("e", "e", "rename", "rename", "Give the study another name", 5, writes=True),
@@ -94,6 +96,13 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("right_square_bracket", "]", "turn(1)", "next part", "Go to the next part of the screen", 8),
         Key("left_square_bracket", "[", "turn(-1)", "part before", "Go to the part before"),
         Key("escape", "esc", "back", "studies", "Go back to the studies", 9),
+    ),
+    "new-campaign": (
+        Key("ctrl+s", "^s", "start", "start", "Begin the campaign", 1, True, priority=True),
+        Key("enter", "enter", "plan", "plan", "Say what the campaign needs; nothing is begun", 2),
+        Key("f2", "F2", "choose", "choices", "List the campaigns that ship", 3),
+        Key("f3", "F3", "copy_command", "copy command", "Copy the same campaign as one kdnas command", 4),
+        Key("escape", "esc", "back", "studies", "Go back to the studies", 5),
     ),
     "new": (
         Key("ctrl+s", "^s", "start", "start", "Begin the study and open it", 1, True, priority=True),
@@ -348,7 +357,7 @@ MOVES = part_bindings("lines")  # in anything that has lines
 
 
 # Letters are written on these: the footer names other keys.
-FORMS = frozenset({"new", "export", "finalize", "reward", "dialog", "help"})
+FORMS = frozenset({"new", "new-campaign", "export", "finalize", "reward", "dialog", "help"})
 
 
 def footer(screen: str) -> list[Key]:

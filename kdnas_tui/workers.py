@@ -97,6 +97,20 @@ def go_on(campaign: str, storage: str) -> None:
     launch(["campaign", campaign, "--storage", storage], campaign)
 
 
+def begin_campaign(file: str, name: str, storage: str) -> None:
+    """A campaign of a file, its coordinator in a process of its own. Raises what it said where it ended at once."""
+    launch(["campaign", file, "--storage", storage], name)
+
+
+def campaign_plan(file: str, storage: str) -> list[str]:
+    """The lines in which `kdnas campaign --plan` says what a campaign needs. Raises KdnasError with what is wrong."""
+    process = _process(KDNAS, ["campaign", file, "--plan", "--storage", storage])
+    out, said = (part.decode("utf-8", "replace") for part in process.communicate())
+    if process.returncode != 0:
+        raise _said(said, process.returncode, "campaign")
+    return [line for line in f"{out}\n{said}".splitlines() if line.strip()]
+
+
 def stop_campaign(campaign: CampaignRow) -> None:
     """Ask a campaign's coordinator to end; its workers end their trial in order first. Raises UsageError where it runs
     on another machine, or no longer."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -12,7 +11,7 @@ from textual.widgets import Input, Static
 from kdnas.study import study_words
 from kdnas.study.campaign_rows import CampaignRow
 from kdnas.study.rows import Status, StudyRow, WorkerRow
-from kdnas.study.time_budget import asked_again, end_words
+from kdnas.study.time_budget import asked_again
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 from kdnas_tui import words
@@ -22,37 +21,12 @@ from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
 from kdnas_tui.screens.campaign_lines import Item, Shelf, about, waiting
 from kdnas_tui.screens.frame import Frame, bindings, writes
-from kdnas_tui.theme import MARKS
+from kdnas_tui.screens.study_lines import COLUMNS, ORDERS, TAGS, TITLES, about_study, study_line
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
-from kdnas_tui.widgets.list_table import Column, Line, ListTable
+from kdnas_tui.widgets.list_table import Line, ListTable
 from kdnas_tui.widgets.says import Says
 
-COLUMNS = (
-    Column("name", flex=True, most=16),
-    Column("status"),
-    Column("teacher", leaves=4),
-    Column("data", leaves=5),
-    Column("recipe", leaves=6),
-    Column("strategy", leaves=3),
-    Column("trials", "right"),
-    Column("best", "right", leaves=1),
-    Column("updated", "right", leaves=2),
-)
-TAGS = Column("tags", leaves=3, most=24)
-# Column → what it is sorted by, and whether it falls first.
-ORDERS: dict[str, tuple[Callable[[StudyRow], Any], bool]] = {
-    "name": (lambda row: row.name.casefold(), False),
-    "status": (lambda row: list(Status).index(row.status), False),
-    "teacher": (lambda row: _of(row, "teacher", "model").casefold(), False),
-    "data": (lambda row: _of(row, "data", "source").casefold(), False),
-    "recipe": (lambda row: _of(row, "recipe", "name"), False),
-    "strategy": (lambda row: _of(row, "strategy", "name"), False),
-    "trials": (lambda row: row.done, True),
-    "best": (lambda row: float("-inf") if row.best_reward is None else row.best_reward, True),
-    "updated": (lambda row: row.updated, True),
-}
-TITLES = [column.title for column in COLUMNS]
 ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
 
 
@@ -157,7 +131,7 @@ class StudiesScreen(Frame):
         elif row is None:
             detail.update("")
         else:
-            detail.update(Text(self._about(row)))
+            detail.update(Text(about_study(row, self._crew.get(row.study_id, []), self.desk.clock())))
 
     def _about_campaign(self, campaign: CampaignRow, item: Item) -> str:
         if item.member is None:
@@ -166,31 +140,6 @@ class StudiesScreen(Frame):
         why = f": {member.reason}" if member.reason else ""
         return clean(f"{member.name} of the campaign {campaign.name} has no study: {member.state}{why}")
 
-    def _about(self, row: StudyRow) -> str:
-        now = self.desk.clock()
-        parts = [f"{row.name}: {row.status}"]
-        crew = [w for w in self._crew.get(row.study_id, []) if w.alive]
-        if crew:
-            parts += [f"pid {w.pid} on {w.host}, heard {words.ago(now, w.heartbeat)} ago" for w in crew[:3]]
-        elif row.status is Status.DEAD:
-            parts.append(
-                worded(
-                    f"its worker was last heard {words.ago(now, row.heartbeat)} ago; "
-                    "open it and press <study.resume> to go on"
-                )
-            )
-        if row.end is not None and row.status is Status.RUNNING:
-            parts.append(f"runs {end_words(row.end, row.trials, now)}")
-        elif row.eta is not None and row.status is Status.RUNNING:
-            parts.append(f"ready in {words.span(*row.eta)}")
-        if row.ending:
-            parts.append(row.ending)
-        space = f"{row.space_size:,} candidates" if row.space_size else "space not known yet"
-        parts.append(f"{space}, α {words.signed(row.alpha)}, β {row.beta:g}, begun {words.ago(now, row.created)} ago")
-        parts += [f"tags: {' '.join(row.tags)}"] if row.tags else []
-        parts += [f"note: {row.note}"] if row.note else []
-        return clean(" · ".join(parts))
-
     def _line(self, item: Item) -> Line:
         row = item.study
         if row is None:
@@ -198,24 +147,7 @@ class StudiesScreen(Frame):
             if campaign is None:
                 return waiting(item)
             return self._shelf.line(campaign, campaign.campaign_id in self.unfolded, self.desk.clock())
-        sign, look = MARKS[row.status]
-        name = f"◆ {row.name}" if row.study_id in self.marked else row.name
-        return Line(
-            item.key,
-            (
-                name if item.campaign is None else f"  {name}",
-                f"{sign} {row.status}",
-                _of(row, "teacher", "model"),
-                _of(row, "data", "source"),
-                _of(row, "recipe", "name"),
-                _of(row, "strategy", "name"),
-                row.counted,
-                words.figure(row.best_reward),
-                words.ago(self.desk.clock(), row.updated),
-                " ".join(row.tags),
-            ),
-            ("strong", look, "", "", "quiet", "quiet", "", "", "quiet", ""),
-        )
+        return study_line(item, row.study_id in self.marked, self.desk.clock())
 
     def _passes(self, item: Item) -> bool:
         cells = self._line(item).cells
@@ -304,6 +236,11 @@ class StudiesScreen(Frame):
         from kdnas_tui.screens.new_study import NewStudyScreen
 
         self.app.push_screen(NewStudyScreen(self.desk, {}))
+
+    def action_new_campaign(self) -> None:
+        from kdnas_tui.screens.new_campaign import NewCampaignScreen
+
+        self.app.push_screen(NewCampaignScreen(self.desk))
 
     def action_duplicate(self) -> None:
         row = self._asked()
@@ -453,11 +390,6 @@ class StudiesScreen(Frame):
         field.value = ""
         field.display = False
         self.query_one(ListTable).focus()
-
-
-def _of(row: StudyRow, part: str, field: str) -> str:
-    """A setting of a study as it is shown."""
-    return words.short(row.spec.get(part, {}).get(field))
 
 
 def check_name(name: str, taken: set[str]) -> None:
