@@ -463,7 +463,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "new_campaign": opens(NewCampaignScreen),
     },
     "campaign": {
-        "open": tells("good has no study: waiting."),
+        "open": tells("poor has no study: waiting."),
         "resume": runs(),
         "stop": tells("c does not run; it is new."),
         "measure": tells("come with the ending"),
