@@ -31,6 +31,7 @@ from kdnas_tui.screens.frame import BREATH_S, Frame
 
 if TYPE_CHECKING:
     from kdnas.store.database import Store
+    from kdnas.study.campaign_rows import CampaignRow
 
 STYLED_AT_ONCE = 12  # widgets, some 2 ms each
 LEAST_S = 0.25  # that a notification stays
@@ -71,6 +72,7 @@ class KdnasApp(App[str]):
         storage: str,
         *,
         study: str | None = None,
+        campaign: CampaignRow | None = None,
         preset: str | None = None,
         ascii: bool = False,
         clock: Callable[[], float] = time.time,
@@ -82,7 +84,7 @@ class KdnasApp(App[str]):
         super().__init__()
         self.animation_level = "none"  # animations cost a slow line too much
         self.storage = storage
-        self.first_study, self.first_preset = study, preset
+        self.first_study, self.first_campaign, self.first_preset = study, campaign, preset
         self.clock = clock
         self.readonly = readonly
         self.farewell = farewell
@@ -123,6 +125,10 @@ class KdnasApp(App[str]):
             self.open_study(self.first_study)
         else:
             self.push_screen(self._studies())
+            if self.first_campaign is not None:
+                from kdnas_tui.screens.campaign import CampaignScreen
+
+                self.push_screen(CampaignScreen(self, self.first_campaign))
             if self.first_preset is not None:
                 self._first_preset(self.first_preset)
         self.call_after_refresh(self.feed.start)

@@ -20,6 +20,7 @@ from kdnas_tui import memory, mishaps
 if TYPE_CHECKING:
     from kdnas.store.advising import Remarks
     from kdnas.store.database import Store
+    from kdnas.study.campaign_rows import CampaignRow
     from kdnas.study.rows import CurvePoint, EpisodeRow, EventRow, LogRow, RunRow, StudyRow, TrialRow, WorkerRow
     from kdnas.study.trial_columns import Board
     from kdnas_tui.machine import Probe, Reading
@@ -30,7 +31,19 @@ STATUS_S = 3.0  # a worker's death writes nothing: ask for the status this often
 LOG_LINES = 2000  # of the past, on opening
 AHEAD = ("kdnas_tui.screens.study", "kdnas.study.export")  # one after each of the first looks
 MANY = 20_000  # trials from which something slow is done in parts
-_WHOLE = ("studies", "crew", "study", "workers", "episodes", "events", "runs", "provenance", "remarks", "devices")
+_WHOLE = (
+    "studies",
+    "campaigns",
+    "crew",
+    "study",
+    "workers",
+    "episodes",
+    "events",
+    "runs",
+    "provenance",
+    "remarks",
+    "devices",
+)
 """What a newer piece of news replaces."""
 
 
@@ -39,6 +52,7 @@ class News:
     """What changed since the screen last took its news."""
 
     studies: list[StudyRow] | None = None  # the whole list, where it changed
+    campaigns: list[CampaignRow] | None = None  # with `studies`: all of them
     crew: dict[int, list[WorkerRow]] | None = None  # with `studies`: the workers of those that have some
     study: StudyRow | None = None
     board: Board | None = None  # all trials, on opening, of many trials first a sketch; who takes it owns it
@@ -172,7 +186,7 @@ class Feed(threading.Thread):
 
     def _new(self) -> News | None:
         # Imported here: the first look happens after the first paint.
-        from kdnas.store import queries
+        from kdnas.store import campaigns, queries
         from kdnas.store.addresses import store_url
         from kdnas.store.database import open_reader
 
@@ -180,8 +194,8 @@ class Feed(threading.Thread):
             address = store_url(self.url)
             nothing_yet = address.get_backend_name() == "sqlite" and not Path(address.database or "").exists()
             if nothing_yet and self._look.wanted[0] is None:
-                first, self._look.studies = self._look.studies is None, ([], {})
-                return News(studies=[], crew={}) if first else None
+                first, self._look.studies = self._look.studies is None, ([], {}, [])
+                return News(studies=[], crew={}, campaigns=[]) if first else None
             self._store = open_reader(self.url)
         store, look = self._store, self._look
         version = queries.changed(store)
@@ -197,9 +211,10 @@ class Feed(threading.Thread):
         if name is None:
             rows = queries.study_rows(store)
             crew = {row.study_id: queries.workers(store, row.study_id) for row in rows if row.heartbeat is not None}
-            if (rows, crew) != look.studies or healed:
-                news.studies, news.crew = rows, crew
-            look.studies = (rows, crew)
+            found = campaigns.campaign_rows(store)
+            if (rows, crew, found) != look.studies or healed:
+                news.studies, news.crew, news.campaigns = rows, crew, found
+            look.studies = (rows, crew, found)
         else:
             self._new_of_study(queries, store, look, news, name, stale, curves_wanted)
         look.version, look.status_at, look.failed = version, now, None
@@ -335,7 +350,7 @@ class _Look:
     wanted: tuple[str | None, int] = (None, -1)
     version: int | None = None
     status_at: float = 0.0
-    studies: tuple[list[StudyRow], dict[int, list[WorkerRow]]] | None = None
+    studies: tuple[list[StudyRow], dict[int, list[WorkerRow]], list[CampaignRow]] | None = None
     known: dict[str, StudyRow] = field(default_factory=dict)  # from the list that was looked at before
     study: StudyRow | None = None
     revision: int = -1

@@ -17,6 +17,8 @@ SCREENS = {
     "everywhere": "Everywhere",
     "studies": "Studies",
     "studies-compare": "Compare studies",
+    "campaign": "Campaign",
+    "new-campaign": "New campaign",
     "new": "New study",
     "study": "Study",
     "reward": "α and β",
@@ -52,8 +54,11 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("ctrl+q", "^q", "app.leave", "quit", "The same from within a field", priority=True),
     ),
     "studies": (
-        Key("enter", "enter", "open", "open", "Open the study under the cursor", 1),
+        Key("enter", "enter", "open", "open", "Open the study or the campaign under the cursor", 1),
+        Key("right", "→", "unfold", "unfold", "Show the members of the campaign under the cursor", 12),
+        Key("left", "←", "fold", "fold", "Hide the members of the campaign again"),
         Key("n", "n", "new", "new", "Begin a new study", 2),
+        Key("b", "b", "new_campaign", "campaign", "Begin a campaign, of several teachers and recipes on one task", 9),
         Key("slash", "/", "filter", "filter", "Show only studies with these words", 3, priority=True),
         Key("d", "d", "duplicate", "duplicate", "Begin a new study from the settings of this one", 4),
         Key("e", "e", "rename", "rename", "Give the study another name", 5, writes=True),
@@ -79,6 +84,25 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("l", "l", "log", "log", "Make the fronts' lower axis logarithmic, or linear again", 3),
         Key("y", "y", "copy", "copy JSON", "Copy the comparison as JSON", 4),
         Key("escape", "esc", "back", "back", "Go back to the studies", 5),
+    ),
+    "campaign": (
+        Key("enter", "enter", "open", "open", "Open the study of the member under the cursor", 1),
+        Key("r", "r", "resume", "go on", "Go on with the campaign, in a process of its own", 2, True),
+        Key("s", "s", "stop", "stop", "Stop the campaign: its workers end, and what is finished is kept", 3, True),
+        Key("m", "m", "measure", "scores", "Show the scores of the rounds, or those of the final table", 4),
+        Key("l", "l", "log", "log axis", "Make the axis of latencies logarithmic, or linear again", 7),
+        Key("y", "y", "copy", "copy command", "Copy the command that goes on with the campaign", 5),
+        Key("R", "R", "report", "report", "Write the campaign's report as a page beside its models", 6),
+        Key("right_square_bracket", "]", "turn(1)", "next part", "Go to the next part of the screen", 8),
+        Key("left_square_bracket", "[", "turn(-1)", "part before", "Go to the part before"),
+        Key("escape", "esc", "back", "studies", "Go back to the studies", 9),
+    ),
+    "new-campaign": (
+        Key("ctrl+s", "^s", "start", "start", "Begin the campaign", 1, True, priority=True),
+        Key("enter", "enter", "plan", "plan", "Say what the campaign needs; nothing is begun", 2),
+        Key("f2", "F2", "choose", "choices", "List the campaigns that ship", 3),
+        Key("f3", "F3", "copy_command", "copy command", "Copy the same campaign as one kdnas command", 4),
+        Key("escape", "esc", "back", "studies", "Go back to the studies", 5),
     ),
     "new": (
         Key("ctrl+s", "^s", "start", "start", "Begin the study and open it", 1, True, priority=True),
@@ -333,7 +357,7 @@ MOVES = part_bindings("lines")  # in anything that has lines
 
 
 # Letters are written on these: the footer names other keys.
-FORMS = frozenset({"new", "export", "finalize", "reward", "dialog", "help"})
+FORMS = frozenset({"new", "new-campaign", "export", "finalize", "reward", "dialog", "help"})
 
 
 def footer(screen: str) -> list[Key]:

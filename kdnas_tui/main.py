@@ -35,7 +35,7 @@ def run(arguments: list[str] | None = None) -> int:
         prog="kdnas-tui", description="Search for small, fast student language models, and watch it.", add_help=True
     )
     parser.add_argument("--version", action="version", version=f"kdnas-tui {__version__}")
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study at once")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="open this study, or campaign, at once")
     parser.add_argument("--preset", metavar="NAME", help="begin with a spec that ships, or open its study")
     parser.add_argument("--storage", metavar="URL", help="database of the studies: a file or an SQLAlchemy URL")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
@@ -87,19 +87,31 @@ def _run(chosen: argparse.Namespace) -> int:
             return show(KdnasApp(url, study=study, ascii=ascii_only, readonly=RECORDED, custom=own))
     if chosen.study is not None and chosen.preset is not None:
         raise UsageError("A study and a preset were both given.", "Give one of them.")
+    campaign = None
     if chosen.study is not None:
-        from kdnas.store import queries
+        from kdnas.store import campaigns, queries
         from kdnas.store.database import open_reader
 
         with open_reader(storage) as store:
-            queries.study_row(store, chosen.study)
+            if queries.find_study(store, chosen.study) is None:
+                campaign = campaigns.find_campaign(store, chosen.study)
+            if campaign is None:
+                queries.study_row(store, chosen.study)
     if chosen.preset is not None:
         from kdnas.system.paths import preset
 
         preset(chosen.preset)  # before anything is drawn; read where its form is made
     readonly = READONLY if chosen.readonly else ""
     return show(
-        KdnasApp(storage, study=chosen.study, preset=chosen.preset, ascii=ascii_only, readonly=readonly, custom=own)
+        KdnasApp(
+            storage,
+            study=None if campaign is not None else chosen.study,
+            campaign=campaign,
+            preset=chosen.preset,
+            ascii=ascii_only,
+            readonly=readonly,
+            custom=own,
+        )
     )
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import private_folder, state_folder
+
+if TYPE_CHECKING:
+    from kdnas.study.campaign_rows import CampaignRow
 
 KDNAS = (sys.executable, "-m", "kdnas")
 IMPORTANCE = (sys.executable, "-m", "kdnas.reports.parameter_importance")
@@ -86,6 +90,48 @@ def begin(spec_toml: str, name: str, storage: str, workers: int | str = 1) -> No
 def resume(name: str, storage: str) -> None:
     """Let a study go on, starting a worker where none lives."""
     run(["resume", name, "--storage", storage], name)
+
+
+def go_on(campaign: str, storage: str) -> None:
+    """A campaign's coordinator, in a process of its own. Raises what it said where it ended at once."""
+    launch(["campaign", campaign, "--storage", storage], campaign)
+
+
+def begin_campaign(file: str, name: str, storage: str) -> None:
+    """A campaign of a file, its coordinator in a process of its own. Raises what it said where it ended at once."""
+    launch(["campaign", file, "--storage", storage], name)
+
+
+def campaign_plan(file: str, storage: str) -> list[str]:
+    """The lines in which `kdnas campaign --plan` says what a campaign needs. Raises KdnasError with what is wrong."""
+    process = _process(KDNAS, ["campaign", file, "--plan", "--storage", storage])
+    out, said = (part.decode("utf-8", "replace") for part in process.communicate())
+    if process.returncode != 0:
+        raise _said(said, process.returncode, "campaign")
+    return [line for line in f"{out}\n{said}".splitlines() if line.strip()]
+
+
+def stop_campaign(campaign: CampaignRow) -> None:
+    """Ask a campaign's coordinator to end; its workers end their trial in order first. Raises UsageError where it runs
+    on another machine, or no longer."""
+    from kdnas.system.liveness import this_host
+
+    if campaign.pid is None or campaign.host != this_host():
+        raise UsageError(
+            f"The campaign {campaign.name} runs on {campaign.host or 'no machine'}, and this is {this_host()}.",
+            "Press Ctrl-C there, where it was begun.",
+        )
+    try:
+        os.kill(campaign.pid, signal.SIGINT)
+    except (ProcessLookupError, PermissionError) as error:
+        raise UsageError(
+            f"Process {campaign.pid} of the campaign {campaign.name} cannot be told: {error.strerror}."
+        ) from None
+
+
+def report(campaign: str, page: Path, storage: str) -> None:
+    """Write a campaign's page."""
+    run(["report", campaign, "--output", str(page), "--storage", storage], campaign)
 
 
 def delete(name: str, storage: str) -> None:

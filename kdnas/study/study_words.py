@@ -17,6 +17,12 @@ def passes(row: StudyRow, cells: Iterable[object], words: Iterable[str]) -> bool
     return all(word.removeprefix("tag:") in tags if word.startswith("tag:") else word in text for word in words)
 
 
+def in_cells(cells: Iterable[object], words: Iterable[str]) -> bool:
+    """Whether a line that is no study's, and so has no tags, has all the words."""
+    text = " ".join(map(str, cells)).lower()
+    return all(not word.startswith("tag:") and word in text for word in words)
+
+
 def words(text: str) -> list[str]:
     """The words of a filter as it is typed; a `tag:` still without its word asks for nothing."""
     return [word for word in text.lower().split() if word != "tag:"]

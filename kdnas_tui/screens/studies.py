@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from kdnas.study import study_words
+from kdnas.study.campaign_rows import CampaignRow
 from kdnas.study.rows import Status, StudyRow, WorkerRow
-from kdnas.study.time_budget import asked_again, end_words
+from kdnas.study.time_budget import asked_again
 from kdnas.system.errors import UsageError
 from kdnas.system.text import clean
 from kdnas_tui import words
@@ -19,38 +19,14 @@ from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.keys import worded
 from kdnas_tui.screens.ask import Answer, Ask, Write
+from kdnas_tui.screens.campaign_lines import Item, Shelf, about, waiting
 from kdnas_tui.screens.frame import Frame, bindings, writes
-from kdnas_tui.theme import MARKS
+from kdnas_tui.screens.study_lines import COLUMNS, ORDERS, TAGS, TITLES, about_study, study_line
 from kdnas_tui.widgets.field import Field
 from kdnas_tui.widgets.key_bar import KeyBar
-from kdnas_tui.widgets.list_table import Column, Line, ListTable
+from kdnas_tui.widgets.list_table import Line, ListTable
 from kdnas_tui.widgets.says import Says
 
-COLUMNS = (
-    Column("name", flex=True, most=16),
-    Column("status"),
-    Column("teacher", leaves=4),
-    Column("data", leaves=5),
-    Column("recipe", leaves=6),
-    Column("strategy", leaves=3),
-    Column("trials", "right"),
-    Column("best", "right", leaves=1),
-    Column("updated", "right", leaves=2),
-)
-TAGS = Column("tags", leaves=3, most=24)
-# Column → what it is sorted by, and whether it falls first.
-ORDERS: dict[str, tuple[Callable[[StudyRow], Any], bool]] = {
-    "name": (lambda row: row.name.casefold(), False),
-    "status": (lambda row: list(Status).index(row.status), False),
-    "teacher": (lambda row: _of(row, "teacher", "model").casefold(), False),
-    "data": (lambda row: _of(row, "data", "source").casefold(), False),
-    "recipe": (lambda row: _of(row, "recipe", "name"), False),
-    "strategy": (lambda row: _of(row, "strategy", "name"), False),
-    "trials": (lambda row: row.done, True),
-    "best": (lambda row: float("-inf") if row.best_reward is None else row.best_reward, True),
-    "updated": (lambda row: row.updated, True),
-}
-TITLES = [column.title for column in COLUMNS]
 ALIVE = {Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.STOPPING}
 
 
@@ -61,7 +37,8 @@ class StudiesScreen(Frame):
         "studies": "Every study of the store, the one that changed last first; <studies.sort_previous> and "
         "<studies.sort_next> sort by another column, <studies.sort_turn> turns the order round, a click on a title "
         "sorts by it. The status is the true one: it comes from the workers' own locks and heartbeats, not from what "
-        "was last asked of them.",
+        "was last asked of them. ▸ is a campaign: <studies.unfold> shows the studies of its members below it, "
+        "<studies.open> its own screen.",
         "filter": "Words that a study's line, tags or note must contain; several words must all be there. tag:word "
         "asks for the tag itself.",
     }
@@ -75,6 +52,9 @@ class StudiesScreen(Frame):
         self._fault = ""
         self.marked: set[int] = set()  # numbers of studies
         self._order = ("updated", True)  # column, and whether it falls
+        self.campaigns: list[CampaignRow] = []
+        self.unfolded: set[int] = set()  # numbers of campaigns
+        self._shelf, self._items = Shelf((), ()), dict[str, Item]()
 
     def compose(self) -> ComposeResult:
         yield Says(id="head", classes="head")
@@ -95,31 +75,33 @@ class StudiesScreen(Frame):
     def hear(self, news: News) -> None:
         if news.error is not None:
             self._fault = f"{news.error.problem} {news.error.hint}"
-            self.rows, self.read = [], True
+            self.rows, self.campaigns, self.read = [], [], True
+            self._shelf = Shelf((), ())
             self._draw()
         if news.studies is not None:
             self.rows, self._crew, self.read, self._fault = news.studies, news.crew or {}, True, ""
+            self.campaigns = news.campaigns or []
+            self._shelf = Shelf(self.rows, self.campaigns)
             self._draw()
 
     # ------------------------------------------------------------------ drawing
 
     def _draw(self) -> None:
         table = self.query_one(ListTable)
-        shown = [row for row in self.rows if self._passes(row)]
         table.empty = self._nothing()
         column, falls = self._order
-        shown.sort(key=lambda row: row.name.casefold())  # what is equal stays in one order
-        shown.sort(key=ORDERS[column][0], reverse=falls)
+        items = list(self._shelf.items(self.unfolded, self._passes, ORDERS[column][0], column, falls))
+        self._items = {item.key: item for item in items}
         columns = (*COLUMNS, TAGS) if any(row.tags for row in self.rows) else COLUMNS
         other = columns if columns != table.columns else None
-        table.fill([self._line(row) for row in shown], other, order=(TITLES.index(column), falls))
+        table.fill([self._line(item) for item in items], other, order=(TITLES.index(column), falls))
         self._draw_head()
         self._draw_detail()
 
     def _nothing(self) -> str:
         if self._fault:
             return ""
-        if self.rows:
+        if self.rows or self.campaigns:
             return worded("No study has these words. Press <studies.back> to see all.")
         return worded("No study yet. Press <studies.new> to begin one.") if self.read else "Reading the store …"
 
@@ -129,6 +111,7 @@ class StudiesScreen(Frame):
         text.append("  studies", style="")
         if self.read and not self._fault:
             counts = [words.plural(len(self.rows), "study", "studies")]
+            counts += [words.plural(len(self.campaigns), "campaign")] if self.campaigns else []
             for status in (Status.RUNNING, Status.PAUSED):
                 number = sum(row.status is status for row in self.rows)
                 counts += [f"{number} {status}"] if number else []
@@ -139,65 +122,55 @@ class StudiesScreen(Frame):
 
     def _draw_detail(self) -> None:
         detail = self.query_one("#detail", Static)
-        row = self._row()
+        row, item = self._row(), self._item()
         detail.set_class(bool(self._fault), "fault")
         if self._fault:
             detail.update(Text(self._fault))
+        elif row is None and item is not None and item.campaign is not None:
+            detail.update(Text(self._about_campaign(item.campaign, item)))
         elif row is None:
             detail.update("")
         else:
-            detail.update(Text(self._about(row)))
+            detail.update(Text(about_study(row, self._crew.get(row.study_id, []), self.desk.clock())))
 
-    def _about(self, row: StudyRow) -> str:
-        now = self.desk.clock()
-        parts = [f"{row.name}: {row.status}"]
-        crew = [w for w in self._crew.get(row.study_id, []) if w.alive]
-        if crew:
-            parts += [f"pid {w.pid} on {w.host}, heard {words.ago(now, w.heartbeat)} ago" for w in crew[:3]]
-        elif row.status is Status.DEAD:
-            parts.append(
-                worded(
-                    f"its worker was last heard {words.ago(now, row.heartbeat)} ago; "
-                    "open it and press <study.resume> to go on"
-                )
-            )
-        if row.end is not None and row.status is Status.RUNNING:
-            parts.append(f"runs {end_words(row.end, row.trials, now)}")
-        elif row.eta is not None and row.status is Status.RUNNING:
-            parts.append(f"ready in {words.span(*row.eta)}")
-        if row.ending:
-            parts.append(row.ending)
-        space = f"{row.space_size:,} candidates" if row.space_size else "space not known yet"
-        parts.append(f"{space}, α {words.signed(row.alpha)}, β {row.beta:g}, begun {words.ago(now, row.created)} ago")
-        parts += [f"tags: {' '.join(row.tags)}"] if row.tags else []
-        parts += [f"note: {row.note}"] if row.note else []
-        return clean(" · ".join(parts))
+    def _about_campaign(self, campaign: CampaignRow, item: Item) -> str:
+        if item.member is None:
+            return clean(about(campaign, self.desk.clock()))
+        member = item.member
+        why = f": {member.reason}" if member.reason else ""
+        return clean(f"{member.name} of the campaign {campaign.name} has no study: {member.state}{why}")
 
-    def _line(self, row: StudyRow) -> Line:
-        sign, look = MARKS[row.status]
-        return Line(
-            str(row.study_id),
-            (
-                f"◆ {row.name}" if row.study_id in self.marked else row.name,
-                f"{sign} {row.status}",
-                _of(row, "teacher", "model"),
-                _of(row, "data", "source"),
-                _of(row, "recipe", "name"),
-                _of(row, "strategy", "name"),
-                row.counted,
-                words.figure(row.best_reward),
-                words.ago(self.desk.clock(), row.updated),
-                " ".join(row.tags),
-            ),
-            ("strong", look, "", "", "quiet", "quiet", "", "", "quiet", ""),
-        )
+    def _line(self, item: Item) -> Line:
+        row = item.study
+        if row is None:
+            campaign = item.heads
+            if campaign is None:
+                return waiting(item)
+            return self._shelf.line(campaign, campaign.campaign_id in self.unfolded, self.desk.clock())
+        return study_line(item, row.study_id in self.marked, self.desk.clock())
 
-    def _passes(self, row: StudyRow) -> bool:
-        return study_words.passes(row, self._line(row).cells, self._words)
+    def _passes(self, item: Item) -> bool:
+        cells = self._line(item).cells
+        if item.study is None:
+            return study_words.in_cells(cells, self._words)
+        return study_words.passes(item.study, cells, self._words)
+
+    def _item(self) -> Item | None:
+        key = self.query_one(ListTable).current
+        return None if key is None else self._items.get(key)
 
     def _row(self) -> StudyRow | None:
-        key = self.query_one(ListTable).current
-        return next((row for row in self.rows if str(row.study_id) == key), None)
+        """The study under the cursor."""
+        item = self._item()
+        return None if item is None else item.study
+
+    def _asked(self) -> StudyRow | None:
+        """The study under the cursor, for a key that is of studies; where none is there it is said why."""
+        item = self._item()
+        if item is not None and item.study is None and item.campaign is not None:
+            what = f"{item.campaign.name} is a campaign" if item.member is None else f"{item.member.name} has no study"
+            self.notify(f"{what}; this key is of studies.", timeout=4, markup=False)
+        return None if item is None else item.study
 
     # ------------------------------------------------------------------ order
 
@@ -229,19 +202,48 @@ class StudiesScreen(Frame):
         self.action_open()
 
     def action_open(self) -> None:
-        row = self._row()
-        if row is not None:
-            self.desk.open_study(row.name)
+        item = self._item()
+        if item is not None and item.study is not None:
+            self.desk.open_study(item.study.name)
+        elif item is not None and item.heads is not None:
+            from kdnas_tui.screens.campaign import CampaignScreen
+
+            self.app.push_screen(CampaignScreen(self.desk, item.heads))
+        elif item is not None:
+            self._asked()
         elif not self.rows and not self._fault:
             self.action_new()
+
+    def action_unfold(self) -> None:
+        """Show the members of the campaign under the cursor."""
+        self._fold(True)
+
+    def action_fold(self) -> None:
+        """Hide the members again, from one of their lines, too."""
+        self._fold(False)
+
+    def _fold(self, open_: bool) -> None:
+        item = self._item()
+        if item is None or item.campaign is None:
+            return
+        mine = {item.campaign.campaign_id}
+        self.unfolded = self.unfolded | mine if open_ else self.unfolded - mine
+        self._draw()
+        if not open_:
+            self.query_one(ListTable).go_to(Item(campaign=item.campaign).key)
 
     def action_new(self) -> None:
         from kdnas_tui.screens.new_study import NewStudyScreen
 
         self.app.push_screen(NewStudyScreen(self.desk, {}))
 
+    def action_new_campaign(self) -> None:
+        from kdnas_tui.screens.new_campaign import NewCampaignScreen
+
+        self.app.push_screen(NewCampaignScreen(self.desk))
+
     def action_duplicate(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is None:
             return
         from kdnas_tui.screens.new_study import NewStudyScreen
@@ -254,7 +256,7 @@ class StudiesScreen(Frame):
 
     @writes
     def action_rename(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is None:
             return
         taken = {r.name for r in self.rows} - {row.name}
@@ -271,7 +273,7 @@ class StudiesScreen(Frame):
         self.app.push_screen(Write(f"Another name for {row.name}", row.name, check=check), answered)
 
     def action_mark(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is not None:
             self.marked ^= {row.study_id}
             self._draw()
@@ -287,7 +289,7 @@ class StudiesScreen(Frame):
             self.notify(f"{len(chosen)} studies are marked; space marks two to {MOST}.", timeout=4, markup=False)
 
     def action_copy_as(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is not None:
             from kdnas_tui.screens import copying
 
@@ -296,7 +298,7 @@ class StudiesScreen(Frame):
 
     @writes
     def action_tags(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is None:
             return
         from kdnas.store import changes
@@ -314,7 +316,7 @@ class StudiesScreen(Frame):
 
     @writes
     def action_note(self) -> None:
-        row = self._row()
+        row = self._asked()
         if row is None:
             return
         from kdnas.store import changes
@@ -328,7 +330,11 @@ class StudiesScreen(Frame):
 
     @writes
     def action_delete(self) -> None:
-        row = self._row()
+        item = self._item()
+        if item is not None and item.heads is not None:
+            self._delete_campaign(item.heads)
+            return
+        row = self._asked()
         if row is None:
             return
         if row.status in ALIVE:
@@ -350,6 +356,22 @@ class StudiesScreen(Frame):
             answered,
         )
 
+    def _delete_campaign(self, campaign: CampaignRow) -> None:
+        if campaign.status == "running":
+            self.desk.fault(UsageError(f"The campaign {campaign.name} runs.", "Open it and stop it first."))
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "delete":
+                from kdnas_tui import workers
+
+                name = campaign.name
+                self.desk.command(lambda: workers.delete(name, self.desk.storage), f"The campaign {name} is deleted.")
+
+        explains = "with its shares, scores and table; the studies of its members stay"
+        answers = [Answer("keep", "Keep it"), Answer("delete", "Delete it", explains)]
+        self.app.push_screen(Ask(f"Delete the campaign {campaign.name}?", answers), answered)
+
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
         field.display = True
@@ -368,11 +390,6 @@ class StudiesScreen(Frame):
         field.value = ""
         field.display = False
         self.query_one(ListTable).focus()
-
-
-def _of(row: StudyRow, part: str, field: str) -> str:
-    """A setting of a study as it is shown."""
-    return words.short(row.spec.get(part, {}).get(field))
 
 
 def check_name(name: str, taken: set[str]) -> None:

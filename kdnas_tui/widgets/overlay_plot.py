@@ -22,10 +22,12 @@ LOOKS = ("line", "strong", "good", "bad", "warn", "plain")  # one for each sign
 
 @dataclass(frozen=True)
 class Drawn:
-    """One line: points [n] in the order of x. A history runs in steps, the sign at its last point only."""
+    """One line: points [n] in the order of x. A history runs in steps, the sign at its last point only. Points that are
+    not `joined` stand for themselves."""
 
     x: np.ndarray
     y: np.ndarray
+    joined: bool = True
 
 
 class OverlayPlot(Plot):
@@ -73,7 +75,7 @@ class OverlayPlot(Plot):
             across, up = at, line.y
             if self._steps:
                 across, up = np.append(np.repeat(at, 2)[1:], at[-1]), np.repeat(line.y, 2)
-            if len(across) > 1:
+            if len(across) > 1 and line.joined:
                 self.plot(across, up, line_style=self.style_of(look), hires_mode=BRAILLE)
             last = slice(-1, None) if self._steps else slice(None)
             self.scatter(at[last], line.y[last], marker=sign, marker_style=self.style_of(look))

@@ -17,12 +17,23 @@ from kdnas.campaigns.coordinator import best_feasible, run
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
-from kdnas.study.campaign_rows import CampaignRow
+from kdnas.study.campaign_rows import CampaignRow, MemberRow
 from kdnas.study.campaign_spec import CampaignSpec, campaign_from
+from kdnas.study.campaign_table import ranked, verdict, with_front
+from kdnas.study.constraints import limits_of
+from kdnas.study.ranking import Scored
 from kdnas.study.spec import StudySpec
 from tests import fakes
 from tests.forks import Forked
 
+_EMPTY: dict[str, Any] = dict.fromkeys(
+    ("trial", "score", "macro_f1", "own_head", "finetuned", "latency_ms", "speedup", "flag", "parameters", "size_mib",
+     "folder")
+) | {"state": "searched", "reason": ""}  # fmt: skip
+TEACHER_ROW: dict[str, Any] = {
+    "name": "teacher", "kind": "teacher", "score": 0.97, "latency_ms": 10.0, "speedup": 1.0, "parameters": 20_000_000,
+    "size_mib": 76.3,
+}  # fmt: skip
 QUALITY = {"good": 0.0, "fair": 0.1, "poor": 0.3, "worst": 0.5}  # what a member's best student lacks on the task
 
 
@@ -76,11 +87,23 @@ def hands(storage: str, start: Any = Here, note: Path | None = None) -> Hands:
         rows = []
         with open_store(storage) as store:
             for member in campaign.members:
-                for best in best_feasible(store, member.study, 1):
-                    rows.append({"member": member.name, "score": task_score(member.name, best.row.candidate)})
-        rows.sort(key=lambda row: -float(str(row["score"])))
-        winner = rows[0]["member"] if rows else None
-        return {"rows": rows, "winner": winner, "verdict": f"{winner} wins."}
+                best = next(iter(best_feasible(store, member.study, 1)), None)
+                rows.append(_table_row(campaign, member, best))
+        rows.append({**_EMPTY, **TEACHER_ROW, "member": campaign.members[0].name})
+        limits = limits_of(campaign_from(campaign.spec).constraints_of(), TEACHER_ROW["latency_ms"])
+        table = ranked(with_front(rows), limits)
+        order = [row["member"] for row in table if row["rank"] is not None]
+        return {
+            "rows": table,
+            "reference": TEACHER_ROW["name"],
+            "reference_ms": TEACHER_ROW["latency_ms"],
+            "task": {"source": "rows.csv", "train": 800, "held_out": 100, "test": 100, "classes": ["a", "b"]},
+            "winner": next(iter(order), None),
+            "runner_up": next(iter(order[1:]), None),
+            "verdict": verdict(table, limits, 100),
+            "constraints": str(limits),
+            "device": "cpu: a formula",
+        }
 
     return Hands(member_spec, lambda study: [start(storage, study)], score, finish)
 
@@ -103,6 +126,22 @@ def told(storage: str, row: CampaignRow) -> list[Any]:
     parts = ("scores", "going", "out", "best", "global_best", "previous_best", "spent")
     scores = [[score.stage, score.member, slots[score.member, score.trial], score.score] for score in row.scores]
     return [*scores, *({part: by_slot(decision.facts[part]) for part in parts} for decision in row.decisions)]
+
+
+def _table_row(campaign: CampaignRow, member: MemberRow, best: Scored | None) -> dict[str, Any]:
+    row = {**_EMPTY, "name": member.name, "kind": "student", "member": member.name, "state": str(member.state)}
+    if best is None:
+        return {**row, "reason": member.reason or "no student keeps its constraints"}
+    ms = float(best.row.latency_ms or 0.0)
+    return {
+        **row,
+        "trial": best.number,
+        "score": task_score(member.name, best.row.candidate),
+        "latency_ms": ms,
+        "speedup": TEACHER_ROW["latency_ms"] / ms,
+        "parameters": 5_000_000,
+        "size_mib": 19.1,
+    }
 
 
 def forked(storage: str, study: str) -> Forked:

@@ -16,7 +16,7 @@ from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from kdnas.store import queries
+from kdnas.store import campaigns, queries
 from kdnas.store import tables as t
 from kdnas.store.changes import set_remark, set_reward, set_wanted
 from kdnas.store.database import Store, open_store
@@ -27,6 +27,7 @@ from kdnas_tui.app import KdnasApp
 from kdnas_tui.keys import Key
 from kdnas_tui.screens.about import AboutScreen
 from kdnas_tui.screens.ask import Ask, Write
+from kdnas_tui.screens.campaign import CampaignScreen
 from kdnas_tui.screens.candidate import CandidateScreen
 from kdnas_tui.screens.columns import ChooseColumns
 from kdnas_tui.screens.compare import CompareScreen
@@ -35,6 +36,7 @@ from kdnas_tui.screens.export import ExportScreen
 from kdnas_tui.screens.finalize import FinalizeScreen
 from kdnas_tui.screens.help import HelpScreen
 from kdnas_tui.screens.jump import Jump
+from kdnas_tui.screens.new_campaign import NewCampaignScreen
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.rescore import RescoreScreen
 from kdnas_tui.screens.studies import StudiesScreen
@@ -45,6 +47,7 @@ from kdnas_tui.widgets.log_tail import LogTail
 from kdnas_tui.widgets.pareto_plot import ParetoPlot
 from kdnas_tui.widgets.reward_history import RewardHistory
 from kdnas_tui.widgets.trials_table import TrialsTable
+from tests.campaigns import formulas
 from tests.tui.driving import SIZES, app_on, driven, listed, opened, until
 
 
@@ -283,6 +286,38 @@ async def compares_studies(site: Site, key: str) -> None:
     await opens(CompareStudiesScreen)(site, key)
 
 
+async def at_a_campaign(site: Site) -> None:
+    """The cursor of the list is on one."""
+    if campaigns.find_campaign(site.store, "c") is None:
+        campaigns.begin_campaign(site.store, formulas.spec(10), "/nowhere")
+    await site.until(lambda: site.screen.campaigns, "it is listed")
+    site.screen.query_one(ListTable).go_to("campaign 1")
+    await site.pilot.pause()
+
+
+async def unfolds(site: Site, key: str) -> None:
+    await at_a_campaign(site)
+    await changes(lambda site: set(site.screen.unfolded), "its members are shown")(site, key)
+
+
+async def folds(site: Site, key: str) -> None:
+    await changes(lambda site: set(site.screen.unfolded), "they are hidden")(site, key)
+    campaigns.delete_campaign(site.store, "c")
+    await site.until(lambda: not site.screen.campaigns, "it is listed no longer")
+
+
+def runs(*words: str) -> Effect:
+    async def effect(site: Site, key: str) -> None:
+        heard = site.folder / "heard.json"
+        heard.unlink(missing_ok=True)
+        await site.press(key)
+        await site.until(lambda: heard.exists() and heard.read_text(), "the command is started")
+        said = json.loads(heard.read_text())
+        assert [said[0], *said[2:]] == ["campaign", *words, "--storage", site.store.url], said
+
+    return effect
+
+
 async def across_studies(site: Site, key: str) -> None:
     """To the next study where one has no room, and back."""
     table = site.screen.query_one(CompareTable)
@@ -423,6 +458,28 @@ EFFECTS: dict[str, dict[str, Effect]] = {
         "sort(0)": changes(lambda site: site.screen._order, "the order is turned round"),
         "back": shows_all_studies,
         "open": leads_to(StudyScreen),
+        "unfold": unfolds,
+        "fold": folds,
+        "new_campaign": opens(NewCampaignScreen),
+    },
+    "campaign": {
+        "open": tells("poor has no study: waiting."),
+        "resume": runs(),
+        "stop": tells("c does not run; it is new."),
+        "measure": tells("come with the ending"),
+        "log": changes(lambda site: site.screen.query_one("#front").log_x, "the axis is another"),
+        "copy": copies(lambda site: "c.sh"),
+        "report": tells("The report comes with the ending."),
+        "turn(1)": changes(lambda site: site.screen.tab, "another part is shown"),
+        "turn(-1)": changes(lambda site: site.screen.tab, "another part is shown"),
+        "back": leads_to(StudiesScreen),
+    },
+    "new-campaign": {
+        "start": runs(),
+        "plan": runs("--plan"),
+        "choose": opens(Ask),
+        "copy_command": copies(lambda site: "campaign-films.sh"),
+        "back": leads_to(StudiesScreen),
     },
     "studies-compare": {
         "turn(1)": changes(lambda site: site.screen.tab, "another part is shown"),
@@ -540,7 +597,8 @@ EFFECTS: dict[str, dict[str, Effect]] = {
 async def arrive(site: Site, name: str) -> None:
     """Go to the screen, if it is not the one that is shown."""
     kinds: dict[str, tuple[type[Screen[Any]], str]] = {
-        "new": (NewStudyScreen, "n"), "studies-compare": (CompareStudiesScreen, "c"),
+        "new": (NewStudyScreen, "n"), "campaign": (CampaignScreen, "enter"),
+        "new-campaign": (NewCampaignScreen, "b"), "studies-compare": (CompareStudiesScreen, "c"),
         "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
         "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
         "finalize": (FinalizeScreen, "f"), "dialog": (Ask, "s"),
@@ -549,12 +607,14 @@ async def arrive(site: Site, name: str) -> None:
     kind, key = kinds.get(name, (StudiesScreen if name == "studies" else StudyScreen, ""))
     if isinstance(site.screen, kind):
         return
-    if name in ("studies", "new", "studies-compare"):
+    if name in ("studies", "new", "studies-compare", "campaign", "new-campaign"):
         while not isinstance(site.screen, StudiesScreen):
             site.app.pop_screen()
             await site.pilot.pause()
         await listed(site.pilot)
         site.screen.marked = {row.study_id for row in site.screen.rows}
+        if name == "campaign":
+            await at_a_campaign(site)
     else:
         await opened(site.pilot, "minilm")
         if name == "compare":
