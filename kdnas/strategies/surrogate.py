@@ -148,7 +148,7 @@ class SurrogateSampler(WholeSampler):
 
     def _pool(self, known: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[Candidate]:
         found = pool(self.space, self.rng, self.taken)
-        if self.space.product_size <= POOL:
+        if self.space.product_size <= POOL or not known:
             return found
         keyed = {self.space.key(c): c for c in found}
         sign = 1 if directions[0] == StudyDirection.MINIMIZE else -1

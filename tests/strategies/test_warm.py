@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
 
 from benchmarks.search import strategy_loop
+from kdnas.strategies.surrogate import POOL
 from kdnas.study.constraints import limits_of
 from kdnas.study.loan import Lender, LentTrial, Loan
 from kdnas.study.reward import reward
-from kdnas.study.space import Candidate
+from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import from_values
 from kdnas.system.errors import BadOptionError
 from tests.strategies.loop import SPACE, STRATEGIES, measured
@@ -53,6 +55,30 @@ def search(name: str, lent: Loan | None, trials: int, seed: int = 3) -> Iterator
 def test_a_study_that_fits_brings_the_goal_near(name: str) -> None:
     for seed in range(2 if name in ("auto", "tpe") else 1):
         assert max(search(name, loan(), 6, seed)) >= GOAL
+
+
+@pytest.mark.parametrize("name", ["auto", "auto-two", "tpe", "gp", "lstm"])
+def test_a_space_that_is_not_seen_whole_stops_a_study_that_is_lent_to(name: str) -> None:
+    first, *others = SPACE.dimensions
+    wide = SearchSpace(
+        (replace(first, choices=tuple(range(1, 40))), *others, Dimension("head_size", tuple(range(1, 30))))
+    )
+    assert wide.product_size > POOL
+    lent = [replace(one, candidate={**one.candidate, "head_size": 1}) for one in loan(count=8).trials]
+    known: list[Candidate] = []
+
+    def noted(candidate: Candidate) -> tuple[float, float, float]:
+        known.append(candidate)
+        return evaluated({**candidate, first.name: first.choices[candidate[first.name] % len(first.choices)]})
+
+    spec = from_values({"strategy": STRATEGIES[name], "budget": {"trials": 200}})
+    for _ in zip(
+        range(3),
+        strategy_loop(spec, wide, noted, (), loan=Loan((Lender("l", tuple(lent)),), ALPHA, BETA)),
+        strict=False,
+    ):
+        pass
+    assert len({wide.key(candidate) for candidate in known}) >= 3
 
 
 def test_an_unrelated_study_keeps_none_from_the_goal() -> None:
