@@ -300,7 +300,8 @@ def _decisions(row: CampaignRow) -> Text:
     text = Text()
     for decision in row.decisions:
         facts: Mapping[str, Any] = decision.facts
-        text.append(f"after round {decision.stage + 1}\n", style="bold")
+        replaced = decision.stage >= row.rounds  # who was in the last stage has failed
+        text.append("in the last stage\n" if replaced else f"after round {decision.stage + 1}\n", style="bold")
         for name, score in facts["scores"].items():
             text.append(f"  {clean(name)}  {'no feasible student' if score is None else f'{score:.4f}'}\n")
         text.append(f"  {clean(', '.join(facts['going']))} {'goes' if len(facts['going']) == 1 else 'go'} on\n")

@@ -138,7 +138,7 @@ def about(campaign: CampaignRow, now: float) -> str:
     """Where a campaign stands, in one paragraph."""
     parts = [f"{campaign.name}: {campaign.status}"]
     if campaign.finished is None:
-        parts.append(f"stage {min(campaign.stage, campaign.rounds) + 1} of {campaign.rounds + 1}")
+        parts.append(f"stage {campaign.stage + 1} of {max(campaign.stage, campaign.rounds) + 1}")
         if campaign.status == "running" and campaign.doing:
             parts.append(campaign.doing)
         if campaign.status == "running" and campaign.pid is not None:

@@ -28,7 +28,7 @@ from kdnas_tui.screens.study import StudyScreen
 from kdnas_tui.widgets.list_table import ListTable
 from kdnas_tui.widgets.overlay_plot import OverlayPlot
 from tests.campaigns import formulas
-from tests.tui.driving import SIZES, app_on, driven, listed, screen, settled, shows, text_of, until
+from tests.tui.driving import SIZES, app_on, driven, listed, matches, screen, settled, shows, text_of, until
 
 HOSTILE = "\x1b]0;owned\x07[red]bold"
 
@@ -154,6 +154,7 @@ async def test_a_part_has_no_room_at_a_size(path: Path, size: str) -> None:
     async with driven(app_on(str(path)), SIZES[size]) as pilot:
         await listed(pilot)
         shown = await opened(pilot)
+        matches(pilot.app, "campaign", size)
         texts = [text_of(pilot.app)]
         for _ in range(0 if shown.whole else 3):
             await pilot.press("right_square_bracket")
