@@ -51,7 +51,11 @@ BEST = 5  # candidates shown at the end
     help="What starts the workers; ray: Ray places them on its nodes.  [default: processes]",
 )
 @click.option("--address", metavar="HOST:PORT", help="With --engine ray: a Ray that runs.  [default: one of our own]")
-@click.option("--stop-when-done", is_flag=True, help="End once the next trials are expected to gain next to nothing.")
+@click.option(
+    "--stop-when-done",
+    is_flag=True,
+    help="End once the next trials are expected to gain next to nothing; said of up to 300 trials.",
+)
 @click.option("--detach", is_flag=True, help="Leave the workers to themselves and return at once.")
 @frame.storage
 @frame.as_json

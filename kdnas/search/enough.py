@@ -7,7 +7,7 @@ often a waiting worker looks. Writes nothing.
 from __future__ import annotations
 
 from kdnas.store import queries, slots
-from kdnas.store.advising import advised
+from kdnas.store.advising import advised_soon
 from kdnas.store.database import Store
 from kdnas.study.spec import StudySpec
 
@@ -27,5 +27,5 @@ class Enough:
         if now == self._judged:
             return None  # it went on at the last look
         self._judged = now
-        told = advised(self._store, queries.study_of(self._store, self._study_id))
+        told = advised_soon(self._store, queries.study_of(self._store, self._study_id))
         return str(told) if told is not None and told.trials and told.done else None

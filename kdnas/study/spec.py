@@ -136,7 +136,9 @@ class BudgetSpec(Part):
     short_text: Literal["score", "train"] = Field(
         "score", description="fitted students on too little text to learn from: only scored, or trained all the same"
     )
-    stop_when_done: bool = Field(False, description="end once the next trials are expected to gain next to nothing")
+    stop_when_done: bool = Field(
+        False, description="end once the next trials are expected to gain next to nothing, said of up to 300"
+    )
     attempts: int = Field(3, ge=1, le=100, description="how often a candidate whose worker died is tried again")
     hours: float | None = Field(
         None, ge=FLOOR, le=8760, description="wall time from the beginning; no trial is begun that would end after it"

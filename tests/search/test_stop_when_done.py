@@ -9,7 +9,7 @@ import pytest
 
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
-from kdnas.store import queries
+from kdnas.store import advising, queries
 from kdnas.store.advising import MOST, Remarks, advised, remarks
 from kdnas.store.database import open_reader
 from kdnas.study.advice import Advice, advice
@@ -145,3 +145,11 @@ def test_a_search_ends_once_no_candidate_left_is_likely_to_keep_the_constraints(
     assert row.ending is not None and row.ending == told
     assert row.ending.startswith("No candidate left is likely feasible (")
     assert row.ending.endswith("Going on is hardly worth it.")
+
+
+def test_a_search_of_many_trials_asks_for_advice_that_takes_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advising, "MOST", 19)  # the first advice is of twenty
+    row, _, _ = ran(tmp_path / "kdnas.db", 60, stop_when_done=True)
+    assert row.done == 60
