@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import search
+from benchmarks import search_replay
 from benchmarks.fidelity import kendall
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import shipped
@@ -49,7 +49,7 @@ STUDIED = 3  # layers of the students whose order is looked at
 STUDENTS, TIMED = 60, 50
 CORRECTED_BY = 6  # results after which the forecast's error is told anew
 SCORES, SEEDS = 24, 3  # real scores of a search, and searches
-TABLE = search.TABLES / "quickstart-fitted.csv.gz"
+TABLE = search_replay.TABLES / "quickstart-fitted.csv.gz"
 
 
 def measure(options: argparse.Namespace) -> Result:
@@ -202,7 +202,7 @@ def searches(path: Path, quick: bool) -> Result:
     if not path.exists():
         say(f"There is no recorded table {path.name}: no search is replayed.")
         return Result([], {})
-    recorded = search.load(path)
+    recorded = search_replay.load(path)
     forecast = _forecast_of(recorded)
     whole = hypervolume(recorded.losses, recorded.latencies)
     rows, figures = [], {}
@@ -215,7 +215,7 @@ def searches(path: Path, quick: bool) -> Result:
     return Result([Table(title, names, rows)], figures)
 
 
-def _forecast_of(recorded: search.Recorded) -> Forecast:
+def _forecast_of(recorded: search_replay.Recorded) -> Forecast:
     """As a search on the table's space makes it: losses of the library, latencies from the few models' rows."""
     bench = recipe("hidden-state").prepare(
         _spec(**{d.name: list(d.choices) for d in recorded.space.dimensions}), CPU, lambda what, share: None
@@ -234,7 +234,7 @@ def _forecast_of(recorded: search.Recorded) -> Forecast:
     return made
 
 
-def _front(name: str, recorded: search.Recorded, forecast: Forecast, seed: int) -> float:
+def _front(name: str, recorded: search_replay.Recorded, forecast: Forecast, seed: int) -> float:
     """The hypervolume after SCORES scores of one search, which looks for the front where the strategy can."""
     import optuna
 

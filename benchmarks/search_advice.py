@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Result, Table, say
-from benchmarks.search import ALPHAS, INITIAL, Recorded, evaluate_from, load, strategy_loop
 from benchmarks.search_constraint import bound
+from benchmarks.search_replay import ALPHAS, INITIAL, Recorded, evaluate_from, load, strategy_loop
 from kdnas.study.advice import advice
 from kdnas.study.constraints import NONE, figures
 from kdnas.study.spec import from_values

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Result, Table, say
-from benchmarks.search import ALPHAS, GOAL, INITIAL, Recorded, evaluate_from, load, strategy_loop
+from benchmarks.search_replay import ALPHAS, GOAL, INITIAL, Recorded, evaluate_from, load, strategy_loop
 from kdnas.study.advice import Advice, advice
 from kdnas.study.constraints import Limits, figures, limits_of
 from kdnas.study.space import Candidate

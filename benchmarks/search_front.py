@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Result, Table, say
-from benchmarks.search import INITIAL, Recorded, evaluate_from, load, strategy_loop
+from benchmarks.search_replay import INITIAL, Recorded, evaluate_from, load, strategy_loop
 from kdnas.study.hypervolume import hypervolume, hypervolume_so_far
 from kdnas.study.spec import from_values
 from kdnas.system import seeds

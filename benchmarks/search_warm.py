@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Result, Table, say
-from benchmarks.search import ALPHAS, BETA, GOAL, Recorded, evaluate_from, load, strategy_loop
+from benchmarks.search_replay import ALPHAS, BETA, GOAL, Recorded, evaluate_from, load, strategy_loop
 from kdnas.study.loan import Lender, LentTrial, Loan, within
 from kdnas.study.spec import from_values
 from kdnas.study.spec_strategies import GP_TRIALS

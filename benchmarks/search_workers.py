@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Result, Table, say
-from benchmarks.search import ALPHAS, GOAL, LIMITS, load, replay
+from benchmarks.search_replay import ALPHAS, GOAL, LIMITS, load, replay
 
 STRATEGIES = ("tpe", "lstm", "auto", "gp")
 WORKERS = (1, 4, 16)

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
-from benchmarks.search import Episodes
+from benchmarks.search_replay import Episodes
 from kdnas.strategies import candidate, directions, sampler
 from kdnas.study.forecast import Forecast
 from kdnas.study.space import Candidate, Dimension, SearchSpace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from benchmarks.search import ALPHAS, DEFAULT, load, replay
+from benchmarks.search_replay import ALPHAS, DEFAULT, load, replay
 from kdnas.strategies import candidate, directions, sampler
 from kdnas.study.space import Dimension, SearchSpace
 from kdnas.study.spec import from_values

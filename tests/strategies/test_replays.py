@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from benchmarks import search_advice, search_constraint
-from benchmarks.search import ALPHAS, TABLES, evaluate_from, load, strategy_loop
+from benchmarks.search_replay import ALPHAS, TABLES, evaluate_from, load, strategy_loop
 from kdnas.study.space import Candidate
 from kdnas.study.spec import from_values
 

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks.search import strategy_loop
+from benchmarks.search_replay import strategy_loop
 from kdnas.strategies.surrogate import POOL
 from kdnas.study.constraints import limits_of
 from kdnas.study.loan import Lender, LentTrial, Loan
