@@ -25,6 +25,7 @@ from kdnas_tui.screens.campaign import CampaignScreen
 from kdnas_tui.screens.new_campaign import NewCampaignScreen
 from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.screens.study_lines import TITLES
 from kdnas_tui.widgets.list_table import ListTable
 from kdnas_tui.widgets.overlay_plot import OverlayPlot
 from tests.campaigns import formulas
@@ -106,16 +107,13 @@ async def test_a_filter_does_not_reach_members(pilot: Pilot[str]) -> None:
     await until(pilot, lambda: lines(pilot) == ["▸ c", "c-good"], "the member is found below its campaign")
 
 
-@pytest.mark.parametrize(
-    "column", ["name", "status", "teacher", "data", "recipe", "strategy", "trials", "best", "updated"]
-)
-async def test_an_order_parts_members_from_their_campaign(pilot: Pilot[str], column: str) -> None:
+async def test_an_order_parts_members_from_their_campaign(pilot: Pilot[str]) -> None:
     shown = screen(pilot.app, StudiesScreen)
     shown.unfolded = {1, 2}
-    for _ in range(2):
+    for column in (*TITLES, *TITLES[::-1]):  # falling and rising
         shown._sort_by(column)
         first = lines(pilot).index("▾ c")
-        assert lines(pilot)[first + 1 : first + 4] == ["c-poor", "c-good", "c-fair"]
+        assert lines(pilot)[first + 1 : first + 4] == ["c-poor", "c-good", "c-fair"], column
 
 
 async def test_a_key_of_studies_does_something_to_a_campaign(pilot: Pilot[str]) -> None:
