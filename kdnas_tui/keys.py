@@ -58,7 +58,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("right", "→", "unfold", "unfold", "Show the members of the campaign under the cursor", 12),
         Key("left", "←", "fold", "fold", "Hide the members of the campaign again"),
         Key("n", "n", "new", "new", "Begin a new study", 2),
-        Key("b", "b", "new_campaign", "campaign", "Begin a campaign, of several teachers and recipes on one task", 9),
+        Key("C", "C", "new_campaign", "campaign", "Begin a campaign, of several teachers and recipes on one task", 9),
         Key("slash", "/", "filter", "filter", "Show only studies with these words", 3, priority=True),
         Key("d", "d", "duplicate", "duplicate", "Begin a new study from the settings of this one", 4),
         Key("e", "e", "rename", "rename", "Give the study another name", 5, writes=True),

@@ -45,4 +45,8 @@ def test_the_winner_misses_a_constraint_or_a_teacher_wins() -> None:
     ] == "8 ms for at most 5"
     none = limits_of({"max_latency_ms": 1.0}, 10.0)
     nobody = ranked(ROWS, none)
-    assert verdict(nobody, none, 100) == "No student keeps max_latency_ms 1. slow has 8 ms for at most 1."
+    said = verdict(nobody, none, 100)
+    assert said.startswith(
+        "No student keeps max_latency_ms 1. The best ones: slow has 8 ms for at most 1; fast has 2 ms"
+    )
+    assert all(f"{name} has" in said for name in ("slow", "fast", "twin", "beaten")) and "; t has" not in said

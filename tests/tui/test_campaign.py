@@ -226,7 +226,7 @@ async def test_a_campaigns_name_opens_nothing(path: Path) -> None:
 
 
 async def test_the_form_begins_what_the_command_line_refuses(pilot: Pilot[str], tmp_path: Path) -> None:
-    await pilot.press("b")
+    await pilot.press("C")
     shown = screen(pilot.app, NewCampaignScreen)
     await until(pilot, shows(pilot.app, "30 trials for 3 members"), "what ships is read")
     wrong = tmp_path / "one.toml"

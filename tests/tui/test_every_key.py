@@ -598,7 +598,7 @@ async def arrive(site: Site, name: str) -> None:
     """Go to the screen, if it is not the one that is shown."""
     kinds: dict[str, tuple[type[Screen[Any]], str]] = {
         "new": (NewStudyScreen, "n"), "campaign": (CampaignScreen, "enter"),
-        "new-campaign": (NewCampaignScreen, "b"), "studies-compare": (CompareStudiesScreen, "c"),
+        "new-campaign": (NewCampaignScreen, "C"), "studies-compare": (CompareStudiesScreen, "c"),
         "reward": (RescoreScreen, "a"), "candidate": (CandidateScreen, "i"),
         "compare": (CompareScreen, "c"), "about": (AboutScreen, "v"), "export": (ExportScreen, "x"),
         "finalize": (FinalizeScreen, "f"), "dialog": (Ask, "s"),

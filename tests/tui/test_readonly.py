@@ -8,18 +8,27 @@ from pathlib import Path
 
 import pytest
 
+from kdnas.store import campaigns
+from kdnas.store.database import open_store
 from kdnas.study.rows import Status
 from kdnas_tui import keys, main, workers
+from kdnas_tui.screens.campaign import CampaignScreen
 from kdnas_tui.screens.compare import CompareScreen
 from kdnas_tui.screens.finalize import FinalizeScreen
+from kdnas_tui.screens.new_campaign import NewCampaignScreen
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.rescore import RescoreScreen
 from kdnas_tui.screens.steering import idle_keys
 from kdnas_tui.widgets.key_bar import KeyBar
+from kdnas_tui.widgets.list_table import ListTable
+from tests.campaigns import formulas
 from tests.tui.driving import app_on, driven, listed, opened, screen, settled, text_of, until
 
 WHY = "It is only looked at here."
-OPENED = {"new": ("n", NewStudyScreen), "reward": ("a", RescoreScreen), "finalize": ("f", FinalizeScreen)}
+OPENED = {
+    "new": ("n", NewStudyScreen), "new-campaign": ("C", NewCampaignScreen), "campaign": ("enter", CampaignScreen),
+    "reward": ("a", RescoreScreen), "finalize": ("f", FinalizeScreen),
+}  # fmt: skip
 
 
 def refusing() -> list[tuple[str, keys.Key]]:
@@ -32,12 +41,17 @@ async def test_every_key_that_changes_something_says_why_it_does_not(
 ) -> None:
     path = tmp_path / "kdnas.db"
     path.write_bytes(recorded.read_bytes())
+    if name == "campaign":
+        with open_store(path) as store:
+            campaigns.begin_campaign(store, formulas.spec(10), "/nowhere")
     monkeypatch.setattr(workers, "KDNAS", ("false",))
     monkeypatch.setattr(workers.subprocess, "Popen", None)  # nothing may be started
     before = hashlib.sha256(path.read_bytes()).hexdigest()
     async with driven(app_on(str(path), readonly=WHY), (100, 30)) as pilot:
         await listed(pilot)
-        if name not in ("studies", "new"):
+        if name == "campaign":
+            pilot.app.screen.query_one(ListTable).go_to("campaign 1")
+        if name not in ("studies", "new", "campaign", "new-campaign"):
             await opened(pilot, "quickstart")
         if name in OPENED:
             await pilot.press(OPENED[name][0])

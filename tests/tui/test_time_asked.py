@@ -23,6 +23,7 @@ from kdnas.system import moments
 from kdnas_tui.screens.ask import Write
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.spec_fields import entry_of, form_values, time_of
+from kdnas_tui.screens.study_lines import about_study
 from tests.tui.driving import app_on, driven, listed, opened, screen, shows, text_of, until
 from tests.tui.filled import NOW, new_store, study
 
@@ -85,9 +86,11 @@ async def test_the_list_of_studies_says_until_when_they_run(store: Store) -> Non
     async with on(store) as pilot:
         found = await listed(pilot)
         assert f"{row.done}/≈{row.expected}" in text_of(pilot.app)
-        said = found._about(row)
+        said = about_study(row, [], found.desk.clock())
         assert "runs until" in said and "(1h00)" in said
-        assert "(10m, or until 40 trials are done)" in found._about(queries.study_row(store, "both"))
+        assert "(10m, or until 40 trials are done)" in about_study(
+            queries.study_row(store, "both"), [], found.desk.clock()
+        )
 
 
 async def test_the_card_of_a_small_terminal_has_them_too(store: Store) -> None:
