@@ -87,7 +87,7 @@ def let_go_of_stores() -> list[Store]:
     connection believes that it holds locks which only its parent has. Once the parent is dead, the next process to
     close the file takes itself for the last one and removes the log that the child still writes to.
     """
-    stores = [found for found in gc.get_objects() if isinstance(found, Store)]
+    stores = [found for found in gc.get_objects() if type(found) is Store]
     for store in stores:
         store.engine.dispose()
     return [store for store in stores if store._watch is not None]
