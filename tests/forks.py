@@ -23,6 +23,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from kdnas.store.database import Store
+from kdnas.system.liveness import Hold
 
 
 class Forked:
@@ -32,13 +33,15 @@ class Forked:
         self.returncode: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
-        stores = let_go_of_stores()
+        stores, holds = _inherited()
         self.pid = os.fork()
         if self.pid == 0:
             code = 70
             try:
                 for store in stores:
                     store.close()
+                for hold in holds:
+                    os.close(hold._file)
                 code = work()
             except SystemExit as ended:
                 if isinstance(ended.code, str):
@@ -80,17 +83,26 @@ class Forked:
         return self.returncode
 
 
-def let_go_of_stores() -> list[Store]:
-    """Closes what this process has open of stores and does not use now; what a child must close of the rest.
+def _inherited() -> tuple[list[Store], list[Hold]]:
+    """Closes what this process has open of stores and does not use now; what a child must close: the rest of them, and
+    locks that would be held for as long as it lives.
 
     SQLite counts a file's connections within a process, and its locks are the process's: a child that inherits an open
     connection believes that it holds locks which only its parent has. Once the parent is dead, the next process to
     close the file takes itself for the last one and removes the log that the child still writes to.
     """
-    stores = [found for found in gc.get_objects() if type(found) is Store]
+    objects = gc.get_objects()
+    stores = [found for found in objects if type(found) is Store]
     for store in stores:
         store.engine.dispose()
-    return [store for store in stores if store._watch is not None]
+    holds = [found for found in objects if type(found) is Hold and _is_open(found)]
+    return [store for store in stores if store._watch is not None], holds
+
+
+def _is_open(hold: Hold) -> bool:
+    with contextlib.suppress(OSError):
+        return os.fstat(hold._file).st_ino == hold.path.stat().st_ino
+    return False
 
 
 class Command(Forked):

@@ -109,8 +109,8 @@ def hands(storage: str, start: Any = Here, note: Path | None = None) -> Hands:
 
 
 def told(storage: str, row: CampaignRow) -> list[Any]:
-    """All that a campaign decided, without its times, and by slots: a trial that died keeps its number, and the one in
-    its place has the next."""
+    """All that a campaign decided, and its table, without times, and by slots: a trial that died keeps its number, and
+    the one in its place has the next."""
     slots: dict[tuple[str, int], int | None] = {}
     with open_store(storage) as store:
         for member in row.members:
@@ -120,12 +120,15 @@ def told(storage: str, row: CampaignRow) -> list[Any]:
     def by_slot(value: Any) -> Any:
         if isinstance(value, Mapping):
             plain = {key: by_slot(part) for key, part in value.items()}
-            return {**plain, "trial": slots[value["member"], value["trial"]]} if "trial" in value else plain
+            return plain if value.get("trial") is None else {**plain, "trial": slots[value["member"], value["trial"]]}
+        if isinstance(value, list):
+            return [by_slot(part) for part in value]
         return value
 
     parts = ("scores", "going", "out", "best", "global_best", "previous_best", "spent")
     scores = [[score.stage, score.member, slots[score.member, score.trial], score.score] for score in row.scores]
-    return [*scores, *({part: by_slot(decision.facts[part]) for part in parts} for decision in row.decisions)]
+    decided = [{part: by_slot(decision.facts[part]) for part in parts} for decision in row.decisions]
+    return [*scores, *decided, by_slot(row.result)]
 
 
 def _table_row(campaign: CampaignRow, member: MemberRow, best: Scored | None) -> dict[str, Any]:
