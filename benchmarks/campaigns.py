@@ -31,7 +31,7 @@ from kdnas.students.finalize import finalize
 from kdnas.study.campaign_rows import CampaignRow
 from kdnas.study.campaign_spec import CampaignSpec, campaign_from
 from kdnas.study.spec import from_values
-from tests.campaigns import two_classes
+from tests.campaigns import formulas, two_classes
 from tests.encoders import tiny_encoder
 
 TRIALS = 30
@@ -56,23 +56,6 @@ def spec_of(folder: Path, seed: int, trials: int) -> CampaignSpec:
     )
 
 
-class InThisProcess:
-    """A worker that has run to its end here, so that no process has to load torch."""
-
-    def __init__(self, storage: str, study: str) -> None:
-        self.code = run_worker(storage, study)
-
-    def poll(self) -> int | None:
-        return self.code
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        return self.code
-
-    def terminate(self) -> None: ...
-
-    def kill(self) -> None: ...
-
-
 def campaign(folder: Path, seed: int, trials: int) -> CampaignRow:
     """A whole campaign, ended."""
     storage = str(folder / "campaign.db")
@@ -80,7 +63,7 @@ def campaign(folder: Path, seed: int, trials: int) -> CampaignRow:
         campaigns.begin_campaign(store, spec_of(folder, seed, trials), str(folder / "models"))
 
     def start(study: str) -> Sequence[Process]:
-        return [InThisProcess(storage, study)]
+        return [formulas.Here(storage, study, run_worker)]
 
     return run(storage, "shares", replace(here(storage), start=start), say)
 
@@ -92,7 +75,7 @@ def alone(folder: Path, row: CampaignRow, trials: int) -> dict[str, float]:
     for member in row.members:
         values: dict[str, Any] = member_spec(row, member.name).model_dump(mode="json")
         begun = begin(from_values({**values, "budget": {**values["budget"], "trials": trials}}), storage)
-        InThisProcess(storage, begun.name)
+        formulas.Here(storage, begun.name, run_worker)
         with open_store(storage) as store:
             best = best_feasible(store, begun.name, 1)[0]
         output = folder / "alone" / member.name

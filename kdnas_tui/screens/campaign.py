@@ -27,19 +27,17 @@ from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
 from kdnas_tui.keys import worded
 from kdnas_tui.screens.campaign_lines import about
-from kdnas_tui.screens.frame import Frame, bindings, writes
+from kdnas_tui.screens.frame import bindings, writes
+from kdnas_tui.screens.parts import PartsScreen
 from kdnas_tui.theme import MARKS
 from kdnas_tui.widgets.key_bar import KeyBar
 from kdnas_tui.widgets.list_table import Column, Line, ListTable
-from kdnas_tui.widgets.overlay_plot import SIGNS, Drawn, OverlayPlot
+from kdnas_tui.widgets.overlay_plot import COLOURS, SIGNS, Drawn, OverlayPlot
 from kdnas_tui.widgets.says import Says
 from kdnas_tui.widgets.sheet import Sheet
 from kdnas_tui.widgets.tab_bar import TabBar
 
-WIDE, TALL = 96, 26  # from which all stands on the screen at once
-TABS = (("members", "Members"), ("front", "Fronts"), ("table", "Table"), ("why", "Decisions"))
 DRAWN = len(SIGNS) - 1  # members that have a sign of their own; the last sign is the teachers'
-COLOURS = ("primary", "accent", "success", "error", "warning", "foreground")  # of the plot's lines
 LOOKS = {
     MemberState.SEARCHING: "good",
     MemberState.GOING: "good",
@@ -57,8 +55,10 @@ MEMBERS = (
 )
 
 
-class CampaignScreen(Frame):
+class CampaignScreen(PartsScreen):
     NAME = "campaign"
+    TABS = (("members", "Members"), ("front", "Fronts"), ("table", "Table"), ("why", "Decisions"))
+    WIDE, TALL = 96, 26
     BINDINGS = bindings("campaign")
     PANES = {
         "members": "One line for each member: its state, the trials that have ended, all its shares so far, and its "
@@ -72,16 +72,15 @@ class CampaignScreen(Frame):
     }
 
     def __init__(self, desk: Desk, campaign: CampaignRow) -> None:
-        super().__init__(desk)
+        super().__init__(desk, "members")
         self.campaign = campaign
         self.studies: Mapping[int, StudyRow] = {}
-        self.tab = "members"
         self.rounds = False  # show the scores of the rounds although there is a table
 
     def compose(self) -> ComposeResult:
         yield Says(id="head", classes="head")
         yield Static(id="detail", classes="detail")
-        yield TabBar(TABS, self.tab, id="tabs")
+        yield TabBar(self.TABS, self.tab, id="tabs")
         with Horizontal(id="upper"):
             yield ListTable(MEMBERS, id="members")
             with Vertical(id="picture"):
@@ -94,34 +93,17 @@ class CampaignScreen(Frame):
         yield KeyBar("campaign")
 
     def on_mount(self) -> None:
-        self._arrange()
+        self.show_parts()
         self.query_one("#members").focus()
         self._draw()
-
-    def on_resize(self) -> None:
-        self._arrange()
 
     def on_screen_resume(self) -> None:
         self.desk.feed.watch(None)
 
-    @property
-    def whole(self) -> bool:
-        """Whether everything has room at once."""
-        return self.app.size.width >= WIDE and self.app.size.height >= TALL
-
-    def _arrange(self) -> None:
-        """Show all, or the chosen tab only."""
-        shown = {name: self.whole or name == self.tab for name, _ in TABS}
-        for name, there in shown.items():
-            self.query_one(f"#{name}").display = there
+    def show_around(self, shown: Mapping[str, bool]) -> None:
         self.query_one("#picture").display = shown["front"]
         self.query_one("#upper").display = shown["members"] or shown["front"]
         self.query_one("#lower").display = shown["table"] or shown["why"]
-        bar = self.query_one("#tabs", TabBar)
-        bar.display = not self.whole
-        bar.show(TABS, self.tab)
-        if not self.whole:
-            self.query_one(f"#{self.tab}").focus()
 
     def hear(self, news: News) -> None:
         if news.campaigns is None:
@@ -275,17 +257,6 @@ class CampaignScreen(Frame):
             return
         page = Path(row.folder) / "report.html"
         self.desk.command(lambda: workers.report(row.name, page, self.desk.storage), f"Written: {page}")
-
-    def action_turn(self, by: int) -> None:
-        names = [name for name, _ in TABS]
-        self.tab = names[(names.index(self.tab) + by) % len(names)]
-        if self.whole:
-            self.query_one(f"#{self.tab}").focus()
-        self._arrange()
-
-    def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:
-        self.tab = event.tab
-        self._arrange()
 
 
 def _drawn(points: Sequence[tuple[float, float]], joined: bool = True) -> Drawn:

@@ -6,6 +6,7 @@ An axis on which they may not be compared is not drawn; why not is said in its p
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -17,22 +18,21 @@ from kdnas.system.text import clean
 from kdnas_tui import words
 from kdnas_tui.desk import Desk
 from kdnas_tui.feed import News
-from kdnas_tui.screens.frame import Frame, bindings
+from kdnas_tui.screens.frame import bindings
+from kdnas_tui.screens.parts import PartsScreen
 from kdnas_tui.widgets.compare_table import CompareTable, Fact, Section
 from kdnas_tui.widgets.key_bar import KeyBar
-from kdnas_tui.widgets.overlay_plot import SIGNS, Drawn, OverlayPlot
+from kdnas_tui.widgets.overlay_plot import COLOURS, SIGNS, Drawn, OverlayPlot
 from kdnas_tui.widgets.tab_bar import TabBar
 
 if TYPE_CHECKING:
     from kdnas.reports.study_comparison import Comparison
 
-WIDE, TALL = 96, 30  # from which all stands on the screen at once
-TABS = (("settings", "Settings"), ("front", "Fronts"), ("past", "Histories"))
-LOOKS = ("primary", "accent", "success", "error", "warning", "foreground")  # colours of the plots' lines
 
-
-class CompareStudiesScreen(Frame):
+class CompareStudiesScreen(PartsScreen):
     NAME = "studies-compare"
+    TABS = (("settings", "Settings"), ("front", "Fronts"), ("past", "Histories"))
+    WIDE, TALL = 96, 30
     BINDINGS = bindings("studies-compare")
     PANES = {
         "settings": "One column for each study. What was found of it stands above, then the settings in which they "
@@ -45,16 +45,15 @@ class CompareStudiesScreen(Frame):
     }
 
     def __init__(self, desk: Desk, study_ids: tuple[int, ...]) -> None:
-        super().__init__(desk)
+        super().__init__(desk, "settings")
         self._ids = study_ids
         self.compared: Comparison | None = None
         self._reading = False
-        self.tab = "settings"
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", classes="head")
         yield Static(id="signs")
-        yield TabBar(TABS, self.tab, id="tabs")
+        yield TabBar(self.TABS, self.tab, id="tabs")
         with Horizontal(id="plots"):
             yield OverlayPlot(id="front")
             yield OverlayPlot(steps=True, id="past")
@@ -63,30 +62,13 @@ class CompareStudiesScreen(Frame):
         yield KeyBar("studies-compare")
 
     def on_mount(self) -> None:
-        self._arrange()
+        self.show_parts()
         self.query_one("#settings").focus()
         self._read()
 
-    def on_resize(self) -> None:
-        self._arrange()
-
-    @property
-    def whole(self) -> bool:
-        """Whether plots and settings have room at once."""
-        return self.app.size.width >= WIDE and self.app.size.height >= TALL
-
-    def _arrange(self) -> None:
-        """Show all, or the chosen tab only."""
-        shown = {name: self.whole or name == self.tab for name, _ in TABS}
-        for name, there in shown.items():
-            self.query_one(f"#{name}").display = there
+    def show_around(self, shown: Mapping[str, bool]) -> None:
         self.query_one("#plots").display = shown["front"] or shown["past"]
         self.query_one("#plots").set_class(self.whole, "beside")
-        bar = self.query_one("#tabs", TabBar)
-        bar.display = not self.whole
-        bar.show(TABS, self.tab)
-        if not self.whole:
-            self.query_one(f"#{self.tab}").focus()
 
     # ------------------------------------------------------------------ what is compared
 
@@ -134,7 +116,7 @@ class CompareStudiesScreen(Frame):
         self.query_one("#head", Static).update(Text.assemble(("compare studies", "bold"), no_wrap=True))
         colours = self.app.theme_variables
         signs = Text()
-        for sign, look, name in zip(SIGNS, LOOKS, compared.names, strict=False):
+        for sign, look, name in zip(SIGNS, COLOURS, compared.names, strict=False):
             signs.append(f"{sign} ", style=colours.get(look, "")).append(f"{clean(name)}   ")
         if not compared.verdict.reward:
             signs.append(f"ranked at α {words.signed(compared.alpha)}, β {compared.beta:g}", style="dim")
@@ -170,17 +152,6 @@ class CompareStudiesScreen(Frame):
 
     def action_log(self) -> None:
         self.query_one("#front", OverlayPlot).toggle_log()
-
-    def action_turn(self, by: int) -> None:
-        names = [name for name, _ in TABS]
-        self.tab = names[(names.index(self.tab) + by) % len(names)]
-        if self.whole:
-            self.query_one(f"#{self.tab}").focus()
-        self._arrange()
-
-    def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:
-        self.tab = event.tab
-        self._arrange()
 
     def action_copy(self) -> None:
         if self.compared is None:

@@ -18,6 +18,14 @@ from kdnas_tui.widgets.plot import BRAILLE, Plot
 
 SIGNS = ("●", "■", "▲", "◆", "▼", "○")
 LOOKS = ("line", "strong", "good", "bad", "warn", "plain")  # one for each sign
+COLOURS = (
+    "primary",
+    "accent",
+    "success",
+    "error",
+    "warning",
+    "foreground",
+)  # the theme's names of these looks' colours
 
 
 @dataclass(frozen=True)

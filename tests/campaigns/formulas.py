@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ def task_score(name: str, candidate: Mapping[str, Any]) -> float:
 
 
 class Here:
-    """A worker in this process, at its end when it has begun."""
+    """A worker in this process, at its end when it has begun: of formulas, or another one that is to `run`."""
 
-    def __init__(self, storage: str, study: str) -> None:
-        self.code = run_worker(storage, study, prepare=fakes.prepare, measure=fakes.measure)
+    def __init__(self, storage: str, study: str, run: Callable[[str, str], int] | None = None) -> None:
+        self.code = _by_formulas(storage, study) if run is None else run(storage, study)
 
     def poll(self) -> int | None:
         return self.code
@@ -148,7 +148,11 @@ def _table_row(campaign: CampaignRow, member: MemberRow, best: Scored | None) ->
 
 
 def forked(storage: str, study: str) -> Forked:
-    return Forked(lambda: run_worker(storage, study, prepare=fakes.prepare, measure=fakes.measure))
+    return Forked(lambda: _by_formulas(storage, study))
+
+
+def _by_formulas(storage: str, study: str) -> int:
+    return run_worker(storage, study, prepare=fakes.prepare, measure=fakes.measure)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from kdnas.reports import study_comparison
 from kdnas.store import changes, queries
 from kdnas.store.database import open_store
-from kdnas_tui.screens.compare_studies import LOOKS, TABS, CompareStudiesScreen
+from kdnas_tui.screens.compare_studies import CompareStudiesScreen
 from kdnas_tui.screens.studies import StudiesScreen
 from kdnas_tui.widgets import overlay_plot
 from kdnas_tui.widgets.compare_table import CompareTable
@@ -119,7 +119,7 @@ async def test_each_part_has_room_at_every_size(path: Path, size: str) -> None:
     async with driven(app_on(str(path)), SIZES[size]) as pilot:
         await listed(pilot)
         shown = await compared(pilot, "tpe", "random")
-        for name, _ in TABS:
+        for name, _ in CompareStudiesScreen.TABS:
             part = shown.query_one(f"#{name}")
             await until(pilot, lambda part=part: part.size.height >= 7 and part.size.width >= 40, f"{name} is seen")
             if not shown.whole:
@@ -127,4 +127,4 @@ async def test_each_part_has_room_at_every_size(path: Path, size: str) -> None:
 
 
 def test_as_many_signs_as_studies() -> None:
-    assert len(overlay_plot.SIGNS) == len(overlay_plot.LOOKS) == len(LOOKS) == study_comparison.MOST
+    assert len(overlay_plot.SIGNS) == len(overlay_plot.LOOKS) == len(overlay_plot.COLOURS) == study_comparison.MOST
