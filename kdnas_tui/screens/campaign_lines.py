@@ -33,6 +33,14 @@ class Item:
         return own if self.member is None else f"{own} member {self.member.place}"
 
     @property
+    def name(self) -> str:
+        """Of a member that kept the name which its campaign gave its study, the member's: what differs of them."""
+        if self.member is not None and self.campaign is not None:
+            study = self.member.study if self.study is None else self.study.name
+            return self.member.name if study == f"{self.campaign.name}-{self.member.name}" else study
+        return self.study.name if self.study is not None else self.campaign.name if self.campaign is not None else ""
+
+    @property
     def heads(self) -> CampaignRow | None:
         """The campaign that this line is the head of."""
         return self.campaign if self.study is None and self.member is None else None
@@ -130,7 +138,7 @@ def waiting(item: Item) -> Line:
     member = item.member
     assert member is not None
     why = "deleted" if member.study_id is not None else str(member.state)
-    cells = (f"  {member.study}", f"○ {why}", words.short(member.teacher), "", member.recipe, "", "", "", "", "")
+    cells = (f"  {item.name}", f"○ {why}", words.short(member.teacher), "", member.recipe, "", "", "", "", "")
     return Line(item.key, cells, ("quiet",) * len(cells))
 
 

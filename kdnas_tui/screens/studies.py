@@ -153,7 +153,7 @@ class StudiesScreen(Frame):
         cells = self._line(item).cells
         if item.study is None:
             return study_words.in_cells(cells, self._words)
-        return study_words.passes(item.study, cells, self._words)
+        return study_words.passes(item.study, (*cells, item.study.name), self._words)
 
     def _item(self) -> Item | None:
         key = self.query_one(ListTable).current

@@ -46,7 +46,7 @@ def study_line(item: Item, marked: bool, now: float) -> Line:
     row = item.study
     assert row is not None
     sign, look = MARKS[row.status]
-    name = f"◆ {row.name}" if marked else row.name
+    name = f"◆ {item.name}" if marked else item.name
     return Line(
         item.key,
         (
