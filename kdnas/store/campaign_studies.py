@@ -34,21 +34,31 @@ def follow(connection: Connection, study_id: int, name: str) -> None:
 
 
 def require_free(connection: Connection, name: str) -> None:
-    """Raises UsageError for the name that a member's study has, or will have, in a campaign that has not ended."""
+    """Raises UsageError for the name of a campaign, and for one that a member's study has, or will have, in a campaign
+    that has not ended."""
     require_none_of([name], names_in_use(connection))
 
 
+def require_no_campaign(connection: Connection, name: str) -> None:
+    """Raises UsageError for the name of a campaign: commands know both by their names."""
+    if connection.execute(sa.select(t.campaign.c.name).where(t.campaign.c.name == name)).first() is not None:
+        require_none_of([name], {name: name})
+
+
 def names_in_use(connection: Connection) -> dict[str, str]:
-    """The names that members' studies have, or will have, in campaigns that have not ended → the campaign's."""
-    return {row.study: row.name for row in connection.execute(_unended())}
+    """The names of campaigns, and those that members' studies have, or will have, in campaigns that have not ended →
+    the campaign's."""
+    members = {row.study: row.name for row in connection.execute(_unended())}
+    return members | {name: name for name in connection.execute(sa.select(t.campaign.c.name)).scalars()}
 
 
 def require_none_of(names: Iterable[str], in_use: Mapping[str, str]) -> None:
     """Raises UsageError for the first of the names that is in use."""
     for name in names:
         if name in in_use:
+            whose = "a campaign" if in_use[name] == name else f"a member of the campaign {in_use[name]!r}"
             raise UsageError(
-                f"The name {name!r} is that of a member of the campaign {in_use[name]!r}.",
+                f"The name {name!r} is that of {whose}.",
                 f"Choose another name, or delete the campaign: kdnas delete {in_use[name]}",
             )
 

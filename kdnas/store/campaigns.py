@@ -170,7 +170,7 @@ def draft(spec: CampaignSpec, folder: str) -> CampaignRow:
 @patient
 def begin_campaign(store: Store, spec: CampaignSpec, folder: str) -> CampaignRow:
     """The campaign, created or taken up. Raises UsageError, with what differs, where one of that name was begun with
-    another spec, and where a study has the name of one of its members."""
+    another spec, and where a study has its name or that of one of its members."""
     found = find_campaign(store, spec.name)
     if found is not None:
         require_same(found, spec)
@@ -179,7 +179,9 @@ def begin_campaign(store: Store, spec: CampaignSpec, folder: str) -> CampaignRow
     names = {name: study_name(spec.name, name) for name in spec.members}
     with store.begin() as connection:
         c = t.study.c.name
-        taken = connection.execute(sa.select(c).where(c.in_(list(names.values()))).order_by(c)).scalars().first()
+        taken = (
+            connection.execute(sa.select(c).where(c.in_([spec.name, *names.values()])).order_by(c)).scalars().first()
+        )
         if taken is not None:
             raise UsageError(
                 f"There is a study {taken!r} already, which is no member of a campaign.",

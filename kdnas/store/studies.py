@@ -30,7 +30,8 @@ from kdnas.system.errors import UsageError
 def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] = ()) -> int:
     """The study's number in the store; the study is begun where it does not exist, `enqueue` evaluated first.
 
-    Raises UsageError, listing what differs, where one of that name was begun with another spec. What a begun study
+    Raises UsageError for the name of a campaign, and where one of that name was begun with another spec, with what
+    differs. What a begun study
     may change (budget, α, β, device) is not compared, and not changed here.
     """
     for _ in range(2):
@@ -40,6 +41,8 @@ def create_study(store: Store, spec: StudySpec, *, enqueue: Sequence[Candidate] 
                 raise UsageError(f"There is a study {spec.name!r} already.", "Choose another name.")
             _require_same(found, spec)
             return int(found.study_id)
+        with store.look() as connection:
+            campaign_studies.require_no_campaign(connection, spec.name)
         study_id = _begin(store, spec, enqueue)
         if study_id is not None:
             return study_id

@@ -1,10 +1,13 @@
-"""kdnas delete of a campaign."""
+"""A campaign's name given to commands that know studies by theirs: one name for two, or for nobody."""
 
 from __future__ import annotations
+
+import pytest
 
 from kdnas.search.begin import begin
 from kdnas.store import campaigns, queries
 from kdnas.store.database import open_store
+from kdnas.system.errors import UsageError
 from tests import fakes
 from tests.campaigns import formulas
 from tests.cli.conftest import Place, Quick
@@ -36,6 +39,10 @@ def test_an_import_takes_the_name_of_a_member(place: Place, quick: Quick) -> Non
     formulas.Here(place.store, "mine")
     assert quick("export", "mine", "--output", "mine.json").code == 0
     assert "is that of a member of the campaign 'c'" in quick("import", "mine.json", "--name", "c-poor").line
+    assert "The name 'c' is that of a campaign." in quick("import", "mine.json", "--name", "c").line
+    assert "The name 'c' is that of a campaign." in quick("search", "c", "--preset", "quickstart").line
+    with open_store(place.store) as store, pytest.raises(UsageError, match="There is a study 'mine' already"):
+        campaigns.begin_campaign(store, formulas.spec(10, name="mine"), "/nowhere")
     with open_store(place.store) as store:
         assert [row.name for row in queries.study_rows(store)] == ["mine"]
 
