@@ -22,7 +22,7 @@ test-long: $(VENV)/.ready-test
 # the faults whose title holds it, SEED=N their first seed, TIMES=N so many attempts of each.
 torture: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --minutes $(or $(MINUTES),50) --only "$(ONLY)" \
-		--seed $(or $(SEED),0) $(if $(TIMES),--times $(TIMES)) $(if $(JSON),--json $(JSON))
+		--seed $(or $(SEED),0) --jobs $(or $(SIDE_BY_SIDE),2) $(if $(TIMES),--times $(TIMES)) $(if $(JSON),--json $(JSON))
 
 # Faults planted one at a time in the pure parts; what no test finds is listed. See tests/mutants.md.
 mutants: $(VENV)/.ready-test

@@ -223,15 +223,22 @@ class Terminal:
     def memory_mib(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
-    def close(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.read(0.3)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    def hang_up(self) -> None:
+        """Takes the terminal away, as a lost connection does."""
         os.close(self._master)
+        self._master = -1
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.read(0.3)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self._master >= 0:
+            os.close(self._master)
 
 
 @contextmanager
@@ -271,6 +278,34 @@ class Watchdog:
         self._task.cancel()
 
 
+async def opened(path: Path, name: str, trials: int) -> float:
+    """Seconds from choosing the study to all of its rows in the table."""
+    from kdnas_tui import memory
+    from kdnas_tui.app import KdnasApp
+
+    memory.unhurried()
+    app = KdnasApp(f"sqlite:///{path}")
+    async with app.run_test(size=SIZE) as pilot:
+        await looked_at_the_list(app, pilot)
+        began = time.perf_counter()
+        await all_rows(app, name, trials)
+        return time.perf_counter() - began
+
+
+async def looked_at_the_list(app: Any, pilot: Any) -> None:
+    """As a person does, who then chooses the study."""
+    while app.feed.ticks < 3:
+        await pilot.pause(0.1)
+
+
+async def all_rows(app: Any, name: str, trials: int) -> None:
+    from kdnas_tui.widgets.trials_table import TrialsTable
+
+    app.open_study(name)
+    while not any(table.count == trials for table in app.screen.query(TrialsTable)):
+        await asyncio.sleep(0.002)
+
+
 async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
     """Open the study, then go through every action while four writers write; seconds and gaps.
 
@@ -279,21 +314,16 @@ async def inside(path: Path, trials: int, busy_s: float) -> dict[str, Any]:
     from kdnas_tui import memory
     from kdnas_tui.app import KdnasApp
     from kdnas_tui.screens.study import StudyScreen
-    from kdnas_tui.widgets.trials_table import TrialsTable
 
     memory.unhurried()  # as the app does for itself when it is run
     app = KdnasApp(f"sqlite:///{path}")
     found: dict[str, Any] = {}
     async with app.run_test(size=SIZE) as pilot:
-        while app.feed.ticks < 3:  # the list has been looked at, as a person would, who then chooses the study
-            await pilot.pause(0.1)
+        await looked_at_the_list(app, pilot)
         watchdog = Watchdog()
         watchdog.doing = "open"
         began, spent = time.perf_counter(), time.process_time()
-        app.open_study(NAME)
-
-        while not any(table.count == trials for table in app.screen.query(TrialsTable)):
-            await asyncio.sleep(0.002)
+        await all_rows(app, NAME, trials)
         found["open_s"], found["open_cpu_s"] = time.perf_counter() - began, time.process_time() - spent
         study = app.screen
         assert isinstance(study, StudyScreen)

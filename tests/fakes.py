@@ -33,6 +33,14 @@ SPACE = SearchSpace(
         Dimension("hidden_act", ("gelu", "relu", "silu"), ordered=False),
     )
 )
+WIDE = SearchSpace(  # 294,912 candidates: room for a long search without repeats
+    (
+        Dimension("num_hidden_layers", tuple(range(1, 25))),
+        Dimension("num_attention_heads", tuple(range(1, 17))),
+        Dimension("intermediate_size", tuple(range(16, 16 * 257, 16))),
+        Dimension("hidden_act", ("gelu", "relu", "silu"), ordered=False),
+    )
+)
 STEPS = 3
 
 
@@ -108,14 +116,16 @@ class FakeTraining(Training):
 class FakeBench(Workbench):
     """`trouble` is called with each candidate before it trains, and may raise."""
 
-    def __init__(self, spec: StudySpec, trouble: Callable[[Candidate], None] = lambda _: None) -> None:
+    def __init__(
+        self, spec: StudySpec, trouble: Callable[[Candidate], None] = lambda _: None, space: SearchSpace = SPACE
+    ) -> None:
         self.spec = spec
         self.device = torch.device("cpu")
         allowed = spec.space.choices
         self.space = SearchSpace(
             tuple(
                 Dimension(d.name, tuple(c for c in d.choices if c in allowed.get(d.name, d.choices)), d.ordered)
-                for d in SPACE.dimensions
+                for d in space.dimensions
             )
         )
         self.trouble = trouble
@@ -168,6 +178,10 @@ class FakeBench(Workbench):
 def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
     on_progress("loading nothing", 0.5)
     return FakeBench(spec)
+
+
+def prepare_wide(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
+    return FakeBench(spec, space=WIDE)
 
 
 def main(arguments: list[str]) -> int:

@@ -44,3 +44,19 @@ def test_what_is_lost_is_told_with_its_seed(
     assert [each["seed"] for each in one["lost"]] == [8, 9]
     assert other["not_tried_because"] == "no such thing"
     assert torture.main(["--seed", "7", "--times", "1"]) == 0
+
+
+def test_what_one_of_several_jobs_lost_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def attempt(ground: Ground) -> int:
+        if ground.seed == 4:
+            raise Lost("a trial")
+        return 1
+
+    monkeypatch.setattr(torture, "FAULTS", [Fault("store", name, attempt) for name in ("one", "other")])
+    assert torture.main(["--seed", "3", "--times", "3", "--jobs", "2", "--json", str(tmp_path / "table.json")]) == 1
+    assert "store: one        3        2     1  4: a trial" in capsys.readouterr().out
+    for fault in json.loads((tmp_path / "table.json").read_text())["faults"]:
+        assert (fault["tried"], fault["attempts"], fault["seeds"]) == (3, 3, [3, 5]), fault
+        assert fault["lost"] == [{"seed": 4, "what": "a trial"}]

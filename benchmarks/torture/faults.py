@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -181,10 +182,29 @@ class Tally:
 
     fault: Fault
     tried: int = 0  # how often it struck
-    attempts: int = 0
+    seeds: list[int] = field(default_factory=list)  # one of each attempt
     seconds: float = 0.0
     lost: dict[int, str] = field(default_factory=dict)  # seed: what
     not_here: str | None = None
+
+    @property
+    def attempts(self) -> int:
+        return len(self.seeds)
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON; `of` reads it."""
+        return {
+            "tried": self.tried,
+            "seeds": self.seeds,
+            "seconds": self.seconds,
+            "lost": list(self.lost.items()),
+            "not_here": self.not_here,
+        }
+
+    @classmethod
+    def of(cls, fault: Fault, facts: dict[str, Any]) -> Tally:
+        lost = {int(seed): str(what) for seed, what in facts["lost"]}
+        return cls(fault, facts["tried"], facts["seeds"], facts["seconds"], lost, facts["not_here"])
 
 
 def attempted(tally: Tally, seed: int, kit: Kit) -> None:
@@ -212,7 +232,8 @@ def attempted(tally: Tally, seed: int, kit: Kit) -> None:
             ground.clear()
             os.environ.clear()
             os.environ.update(before)
-    tally.attempts += tally.not_here is None
+    if tally.not_here is None:
+        tally.seeds.append(seed)
     tally.seconds += time.monotonic() - began
 
 

@@ -16,6 +16,7 @@ from benchmarks.torture.faults import Fault, Ground, Lost
 from benchmarks.torture.searches import file_store, rows_of, said_last, spec_of, troubled, working
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
+from tests import fakes
 
 MOST_GROWTH_MIB = 24.0
 
@@ -81,23 +82,23 @@ def until_ended(ground: Ground, condition: Callable[[], bool]) -> None:
 
 def long_fake(ground: Ground) -> int:
     place = file_store(ground)
-    begin(spec_of("random", ground.seed, budget={"trials": 300, "pruner": "none"}), place)
-    flat(ground, place, "fake", 300, working(place))
-    return 300
+    begin(spec_of("random", ground.seed, budget={"trials": 500, "pruner": "none"}), place)
+    flat(ground, place, "fake", 500, working(place, prepare=fakes.prepare_wide))
+    return 500
 
 
 def long_real(ground: Ground) -> int:
     spec = phases.real_spec(ground)
-    spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": 30})})
+    spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": 50})})
     place = file_store(ground)
     begin(spec, place)
     os.environ["KDNAS_CACHE"] = str(ground.folder / "cache")
-    flat(ground, place, "tiny", 30, lambda: run_worker(place, "tiny"))
-    return 30
+    flat(ground, place, "tiny", 50, lambda: run_worker(place, "tiny"))
+    return 50
 
 
 FAULTS = [
     Fault("memory", "a candidate that does not fit", does_not_fit, quick=True),
-    Fault("memory", "300 trials of a formula", long_fake, 0.7),
-    Fault("memory", "30 real trials", long_real, 0.7),
+    Fault("memory", "500 trials of a formula", long_fake, 0.7),
+    Fault("memory", "50 real trials", long_real, 0.7),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, STRONG, WARM = "#1f2933", "#9aa5b1", "#0b6e99", "#c2410c"
 WIDTH, HEIGHT = 6.4, 3.8  # inches
+LONGEST = 40  # characters of a name beside its dot
 
 
 def require() -> None:
@@ -157,7 +159,7 @@ def importance(shares: Sequence[tuple[str, float]]) -> Figure:
 
 def campaign(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Task score against latency of a campaign's final table, the larger the model the larger its dot; the front over
-    all members is drawn."""
+    all members is drawn. Names that are too long for the picture are cut in the middle."""
     there = [row for row in rows if row["score"] is not None and row["latency_ms"] is not None]
     most = max((row["size_mib"] for row in there), default=1.0) or 1.0
     with _figure("latency, ms (log)", "task score") as (figure, axes):
@@ -170,14 +172,22 @@ def campaign(rows: Sequence[Mapping[str, Any]]) -> Figure:
         front = sorted((row["latency_ms"], row["score"]) for row in there if row["front"])
         if front:
             axes.plot(*zip(*front, strict=True), color=QUIET, linewidth=1.2, drawstyle="steps-post", label="front")
+        times = [row["latency_ms"] for row in there] or [1.0]
+        middle = math.sqrt(min(times) * max(times))  # of a logarithmic axis
         for row in there:
-            at_row = (row["latency_ms"], row["score"])
-            axes.annotate(row["name"], at_row, xytext=(6, 5), textcoords="offset points", fontsize=8)
+            at_row, left = (row["latency_ms"], row["score"]), row["latency_ms"] > middle
+            place = {"xytext": (-6, 5) if left else (6, 5), "ha": "right" if left else "left"}
+            name = axes.annotate(_short(row["name"]), at_row, textcoords="offset points", fontsize=8, **place)
+            name.set_in_layout(False)  # the axes keep their room; the table has the whole name
         if there:
             axes.set_xscale("log")
             _plain_log_ticks(axes)
             axes.legend(fontsize=8)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-(LONGEST // 2) :]}"
 
 
 # ------------------------------------------------------------------------------------------------------- as files

@@ -71,8 +71,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], limits: Limits, examples: int) ->
     second = order[1]
     lost = first["score"] - second["score"]
     quick = first["latency_ms"] / second["latency_ms"]
-    speed = f"is {quick:.2f} times as fast" if quick >= 1 else f"takes {1 / quick:.2f} times as long"
-    said += f" The runner-up {second['member']} scores {100 * lost:.1f} points less and {speed}."
+    score = f"scores {100 * lost:.1f} points less" if lost >= 0.0005 else "scores the same"
+    said += f" The runner-up {second['member']} {score} and {_speed(quick)}."
     if lost < 2 * error(first["score"], second["score"], examples):
         said += f" On {examples:,} rows a difference of that size may be chance."
     return said
@@ -95,6 +95,12 @@ def error(one: float, other: float, examples: int) -> float:
     """Standard error of the difference of two shares of so many rows each, as if they were scored on different ones:
     an upper bound where both err on the same rows."""
     return math.sqrt((one * (1 - one) + other * (1 - other)) / max(1, examples))
+
+
+def _speed(times: float) -> str:
+    if abs(times - 1) < 0.005:
+        return "is as fast"
+    return f"is {times:.2f} times as fast" if times > 1 else f"takes {1 / times:.2f} times as long"
 
 
 def _told(row: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="the extra report is not installed")
 
 from kdnas.campaigns.contract import Beat
 from kdnas.campaigns.coordinator import run
-from kdnas.reports import campaign_report
+from kdnas.reports import campaign_report, pictures
 from kdnas.store import campaigns
 from kdnas.store.database import open_store
 from kdnas.study.campaign_rows import CampaignRow
@@ -109,3 +109,23 @@ def test_a_browser_runs_outside_text_or_misses_the_table_or_the_picture(page: Pa
     assert len(decisions) > 1 and "good" in decisions[1][2]
     assert all(found["drawn"]) and found["marks"] > 10 and found["dead"] == 0
     assert {"good", "fair", NAME} <= set(found["words"]) and "poor" not in found["words"]
+
+
+def test_a_long_name_takes_the_room_of_the_axes() -> None:
+    def drawn(names: tuple[str, str]) -> float:
+        rows = [
+            {
+                "name": name,
+                "kind": "student",
+                "score": 0.8 + nth / 10,
+                "latency_ms": 2.0 + nth,
+                "size_mib": 9,
+                "front": True,
+            }
+            for nth, name in enumerate(names)
+        ]
+        figure = pictures.campaign(rows)
+        pictures.png(figure)
+        return float(figure.axes[0].get_position().width)
+
+    assert drawn(("a" * 200, "b" * 300)) == pytest.approx(drawn(("a", "b")), rel=0.01)

@@ -50,3 +50,9 @@ def test_the_winner_misses_a_constraint_or_a_teacher_wins() -> None:
         "No student keeps max_latency_ms 1. The best ones: slow has 8 ms for at most 1; fast has 2 ms"
     )
     assert all(f"{name} has" in said for name in ("slow", "fast", "twin", "beaten")) and "; t has" not in said
+
+
+def test_students_of_equal_speed_are_told_as_one_times_as_fast() -> None:
+    rows = [row("one", 0.85, 2.0), row("twin", 0.85, 2.004)]
+    said = verdict(ranked(rows, limits_of({}, 10.0)), limits_of({}, 10.0), 10_000)
+    assert "The runner-up twin scores the same and is as fast." in said, said
