@@ -28,6 +28,7 @@ LOOK_S = 0.25  # how often a worker looks at what people want
 ASK_S = 1.0  # the same where each look is a query to a server
 LISTENING_LOOK_S = 20.0  # the same where the store tells of news by itself
 AGAIN_S = 10.0  # how often it is tried to listen again once the connection was lost
+TRIM_S = 5.0  # how often it looks whether a file's log has grown large
 WRITE_S = 1.0  # how often it writes down how far it is
 
 
@@ -60,6 +61,7 @@ class Steering(threading.Thread):
         self._all_news = False  # whether those of slots are listened to, too
         self._listened = Every(AGAIN_S)
         self._asked = Every(LISTENING_LOOK_S)
+        self._trimmed = Every(TRIM_S)
         self._carried: tuple[int, dict[str, Any]] | None = None  # a trial, and what is still to be written of it
         self._carried_since = 0.0
         self._over = threading.Event()
@@ -77,6 +79,8 @@ class Steering(threading.Thread):
                     self.look()
                 self._write()
                 self._write_carried()
+                if self._trimmed.due():
+                    self._store.trim()
         if self._ear is not None:
             self._ear.close()
 

@@ -27,6 +27,8 @@ from kdnas.store.patience import Patience
 from kdnas.system import interrupts
 from kdnas.system.errors import UsageError
 
+LARGE_LOG = 16 * 2**20  # bytes of a file's log that is brought into the file at the next occasion
+PATIENT_MS = 250  # for which that waits for readers; writers wait with it
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -125,10 +127,19 @@ class Store:
     def settle(self) -> None:
         """Brings a file's log into the file, so that whoever copies it has all of it. Waits for nobody: what a reader
         still needs of the log stays in it."""
+        self._write_back(0)
+
+    def trim(self) -> None:
+        """Does the same where the log has grown large, and waits a moment for those who look at it. SQLite begins a log
+        anew only in a moment in which nobody reads, and several busy workers leave none for hours."""
+        if self.path is not None and sides.log_bytes(self.path) > LARGE_LOG:
+            self._write_back(PATIENT_MS)
+
+    def _write_back(self, patient_ms: int) -> None:
         if self.is_sqlite and not self.read_only:
             with contextlib.suppress(StoreError), self.explained(), self.engine.connect() as connection:
                 cursor = connection.connection.cursor()
-                cursor.execute("PRAGMA busy_timeout=0")
+                cursor.execute(f"PRAGMA busy_timeout={patient_ms}")
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
                 connection.invalidate()  # with its time-out
 

@@ -38,6 +38,11 @@ def require_own(path: Path) -> None:
         )
 
 
+def log_bytes(path: Path) -> int:
+    """How large the log beside a store's file is; 0 where there is none."""
+    return _size(Path(f"{path}-wal"))
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

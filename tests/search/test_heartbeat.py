@@ -10,10 +10,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from kdnas.search import heartbeat
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import Steering
 from kdnas.search.worker import Worker, run_worker
-from kdnas.store import changes, queries, recovery, slots, studies
+from kdnas.store import changes, database, queries, recovery, sides, slots, studies
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.study.rows import Status
@@ -37,6 +38,28 @@ def test_a_wish_between_the_look_and_the_wait_is_slept_through(path: Path) -> No
         steering.look()  # as the other thread does, at the worst of moments
         assert steering.wait_for_news(known, 0.0)
         assert not steering.wait_for_news("run", 0.0)
+
+
+def test_a_log_that_grew_under_readers_stays_as_large_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LARGE_LOG", 200_000)
+    monkeypatch.setattr(heartbeat, "TRIM_S", 0.0)
+    begin(fakes.spec(), path)
+    with open_store(path) as store, open_reader(path) as other:
+        steering = Steering(store, 1, studies.enter(store, 1, lock=None, device=None, task="search"))
+        with other.connect() as looking:  # SQLite cannot begin the log anew
+            queries.study_row(other, "fake")
+            looking.exec_driver_sql("SELECT count(*) FROM kdnas_log")
+            for _ in range(20):
+                changes.add_log(store, 1, "info", "x" * 20_000)
+            assert sides.log_bytes(path) > 200_000
+            steering.start()
+            changes.add_log(store, 1, "info", "nobody who writes waits for whoever reads")
+        end = time.monotonic() + 60
+        while sides.log_bytes(path) > 200_000 and time.monotonic() < end:
+            time.sleep(0.02)
+        steering.end()
+        assert sides.log_bytes(path) <= 200_000
+        assert len(queries.logs(other, 1, limit=100)) >= 21
 
 
 @pytest.mark.parametrize("replaced", [False, True])
