@@ -45,6 +45,7 @@ from kdnas.store.optuna_storage import (
 )
 from kdnas.store.patience import persist
 from kdnas.store.present import Present
+from kdnas.store.slot_keys import SlotKeys
 from kdnas.store.slots import Claim, Left, SlotTaken
 from kdnas.store.trial_storage import TrialStorage
 from kdnas.strategies import SpaceExhausted, candidate, sampler
@@ -65,6 +66,8 @@ from kdnas.system.seeds import Purpose, number
 from kdnas.system.text import clean
 from kdnas.system.versions import versions
 
+FREEZE_EVERY = 200  # of its own trials, which a worker remembers
+
 
 class Worker:
     """One worker of one study, from its preparation to the last trial."""
@@ -84,6 +87,7 @@ class Worker:
         self.held: int | None = None  # the slot
         self.others = Others(store, study_id, steering)
         self.kept: dict[int, Any] = {}  # what samplers know of finished trials
+        self.keys = SlotKeys()
 
     # ------------------------------------------------------------------------ before the first trial
 
@@ -150,13 +154,14 @@ class Worker:
             self.hindsight,
         )
         put_away(self.optuna)  # trials are read and written through the store's own connections
-        gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
 
     # ------------------------------------------------------------------------ the loop
 
     def search(self) -> None:
         """Evaluates candidates until the budget is spent, the space exhausted, or people want it to end."""
         self.close_orphans()
+        gc.freeze()  # what is here stays: looking for each candidate's garbage then takes a millisecond, not 300
+        own = 0
         exhausted: str | None = None  # once no further candidate can be proposed, in words
         enough = Enough(self.store, self.study_id, self.spec)
         while (at := self.wishes.wait_while_paused()).wanted == Wanted.RUN:
@@ -178,15 +183,19 @@ class Worker:
                     ends.one_more(self.store, self.study_id)
                 planned = isinstance(self.spec.strategy, LstmStrategy)
                 only = exhausted is not None or planned
-                claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
+                claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only, keys=self.keys)
                 if planned and exhausted is None and isinstance(claimed, Left) and claimed.free:
                     self.plan_episode(at)
-                    claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only)
+                    claimed = slots.claim(self.store, self.study_id, self.worker_id, planned_only=only, keys=self.keys)
                 if isinstance(claimed, Claim):
                     self.held = claimed.slot
                     self.run_slot(claimed, at)
                     self.held = None
                     self.hindsight.set_aside(self.trials.known)
+                    own += 1
+                    if own % FREEZE_EVERY == 0:  # what it remembers of trials stays, too
+                        gc.collect()
+                        gc.freeze()
                     continue
             except SlotTaken as taken:
                 if self.held is not None:  # where it is another's by now, nothing changes
@@ -292,7 +301,7 @@ class Worker:
                 self.log("info", f"trial {trial.number}: the same candidate as trial {clash.number}, reused")
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             recovery.tell(self.store, self.study, trial.number, state, values)
-            planned, taken = None, slots.taken(self.store, self.study_id, claim.slot) | {key}
+            planned, taken = None, slots.taken(self.store, self.study_id, claim.slot, self.keys) | {key}
 
     def close(self) -> None:
         """Frees the slot that is still held, and ends its trial, without counting an attempt."""

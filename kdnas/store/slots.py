@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.notices import News
 from kdnas.store.patience import patient
+from kdnas.store.slot_keys import SlotKeys
 from kdnas.study.space import Candidate, SearchSpace
 from kdnas.study.states import SlotState, TrialState, Wanted
 from kdnas.system.errors import UsageError
@@ -35,7 +36,7 @@ class Claim:
     candidate: Candidate | None  # planned (enqueued, an episode's, or of a trial that was lost)
     origin: str | None
     predicted: float | None
-    taken: frozenset[str]  # keys of the candidates that other slots hold
+    taken: Set[str]  # keys of the candidates that other slots hold
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,29 @@ def nothing(_connection: Connection) -> None:
 
 
 @patient
-def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = False) -> Claim | Left:
+def claim(
+    store: Store, study_id: int, worker_id: int, *, planned_only: bool = False, keys: SlotKeys | None = None
+) -> Claim | Left:
     """The lowest free slot, now held by the worker; or what is left where none is free or people want no new trial.
 
     A worker that holds a slot without a trial gets that one again: the answer to its claim may have been lost.
-    `planned_only` passes over slots without a candidate: for when no further candidate can be proposed.
+    `planned_only` passes over slots without a candidate: for when no further candidate can be proposed. `keys` is what
+    the caller has read of this study before.
     """
     s = t.slot.c
+    keys = SlotKeys() if keys is None else keys
     with store.begin() as connection:
         # A worker that waits asks again and again: only what changes something counts as a revision.
         wanted = changes.hold(connection, study_id)
-        own = sa.and_(s.state == SlotState.RUNNING, s.worker_id == worker_id, s.trial.is_(None))
-        free = s.state == SlotState.FREE if wanted == Wanted.RUN else sa.false()
-        if planned_only:
-            free = sa.and_(free, s.candidate.is_not(None))
-        query = sa.select(t.slot).where(s.study_id == study_id, sa.or_(own, free))
-        row = connection.execute(query.order_by(s.state == SlotState.FREE, s.slot).limit(1)).first()
+        keys.look(connection, study_id)
+        own = keys.unbegun(worker_id)
+        chosen = s.slot == own if own is not None else sa.and_(s.slot >= keys.below, s.state == SlotState.FREE)
+        if planned_only and own is None:
+            chosen = sa.and_(chosen, s.candidate.is_not(None))
+        row = None
+        if own is not None or wanted == Wanted.RUN:
+            query = sa.select(t.slot).where(s.study_id == study_id, chosen)
+            row = connection.execute(query.order_by(s.slot).limit(1)).first()
         if row is None:
             number = sa.select(sa.func.count()).where(s.study_id == study_id)
             return Left(
@@ -98,7 +106,7 @@ def claim(store: Store, study_id: int, worker_id: int, *, planned_only: bool = F
             candidate=json.loads(row.candidate) if row.candidate else None,
             origin=row.origin,
             predicted=row.predicted,
-            taken=_taken(connection, study_id, row.slot),
+            taken=keys.taken(row.slot),
         )
 
 
@@ -110,7 +118,11 @@ def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
     complaints = []
     with store.begin() as connection:
         changes.bump(connection, study_id)
-        known = set(_taken(connection, study_id, -1))
+        known = set(
+            connection.execute(
+                sa.select(s.candidate_key).where(s.study_id == study_id, s.candidate_key.is_not(None))
+            ).scalars()
+        )
         rows = connection.execute(
             sa.select(s.slot, s.candidate)
             .where(s.study_id == study_id, s.candidate.is_not(None), s.candidate_key.is_(None))
@@ -135,18 +147,11 @@ def key_planned(store: Store, study_id: int, space: SearchSpace) -> list[str]:
 
 
 @patient
-def taken(store: Store, study_id: int, slot: int) -> frozenset[str]:
+def taken(store: Store, study_id: int, slot: int, keys: SlotKeys) -> Set[str]:
     """Keys of the candidates that other slots hold: ended, running or planned."""
     with store.connect() as connection:
-        return _taken(connection, study_id, slot)
-
-
-def _taken(connection: Connection, study_id: int, slot: int) -> frozenset[str]:
-    s = t.slot.c
-    # As one text: thousands of rows take longer to read than to join and to split.
-    joined = sa.func.aggregate_strings(s.candidate_key, " ")
-    query = sa.select(joined).where(s.study_id == study_id, s.slot != slot, s.candidate_key.is_not(None))
-    return frozenset((connection.execute(query).scalar_one() or "").split())
+        keys.look(connection, study_id)
+    return keys.taken(slot)
 
 
 @patient

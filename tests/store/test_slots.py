@@ -14,6 +14,7 @@ from kdnas.store import changes, queries, recovery, slots, studies
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import optuna_storage
+from kdnas.store.slot_keys import SlotKeys
 from kdnas.store.studies import create_study
 from kdnas.study.spec import StudySpec
 from kdnas.system import liveness
@@ -56,6 +57,23 @@ def test_who_holds_a_slot_without_a_trial_gets_it_again(store: Store, study_id: 
     assert isinstance(first, slots.Claim) and first == again
     other = slots.claim(store, study_id, 2)
     assert isinstance(other, slots.Claim) and other.slot != first.slot
+
+
+def test_what_was_read_before_hides_a_candidate_or_a_free_slot(store: Store, study_id: int) -> None:
+    keys = SlotKeys()
+    for number, ordinal in enumerate((5, 6, 7)):
+        claimed = slots.claim(store, study_id, 9, keys=keys)
+        assert isinstance(claimed, slots.Claim) and claimed.slot == number
+        assert claimed.taken == slots.claim(store, study_id, 9).taken == {str(5 + each) for each in range(number)}
+        slots.give_back(store, study_id, claimed.slot, 9)
+        trial(store, study_id, 1, number, ordinal, **(figures() if number != 1 else {}))
+    assert keys.below == 1  # the first has ended, the second runs on
+    last = slots.claim(store, study_id, 9, keys=keys)
+    assert isinstance(last, slots.Claim) and (last.slot, last.taken) == (3, {"5", "6", "7"})
+    slots.give_up(store, study_id, 1, 1, attempts=3, why="it died")
+    lost = slots.claim(store, study_id, 8, keys=keys)
+    assert isinstance(lost, slots.Claim) and (lost.slot, lost.taken) == (1, {"5", "7"})
+    assert lost.candidate == fakes.SPACE.from_ordinal(6)
 
 
 def test_nothing_is_claimed_while_people_want_no_new_trial(store: Store, study_id: int) -> None:

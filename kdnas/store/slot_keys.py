@@ -1,0 +1,76 @@
+"""Which candidates a study's slots hold, kept by whoever asks again and again: what has ended is read once.
+
+Slots end from the lowest on, and an ended one keeps its candidate for ever; so only those behind the first that has
+not ended are looked at anew. With tens of thousands of slots all else takes longer than the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from kdnas.store import tables as t
+from kdnas.study.states import ENDED_SLOTS, SlotState
+
+
+class Taken(Set[str]):
+    """Keys of the candidates that slots hold. No longer true once the same `SlotKeys` has looked again."""
+
+    def __init__(self, ended: Set[str], others: frozenset[str]) -> None:
+        """`ended` and `others` have none in common."""
+        self._ended = ended
+        self._others = others
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._ended or key in self._others
+
+    def __len__(self) -> int:
+        return len(self._ended) + len(self._others)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._ended
+        yield from self._others
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(keys)
+
+
+class SlotKeys:
+    """Of one study, for one thread."""
+
+    def __init__(self) -> None:
+        self.below = 0  # slots before it have ended
+        self._ended: set[str] = set()  # their keys
+        self._rest: Sequence[Any] = ()  # what else is held, as last seen
+
+    def look(self, connection: Connection, study_id: int) -> None:
+        """Reads what may have changed."""
+        s = t.slot.c
+        query = sa.select(s.slot, s.state, s.worker_id, s.trial, s.candidate_key)
+        held = sa.or_(s.state != SlotState.FREE, s.candidate_key.is_not(None))
+        rows = connection.execute(
+            query.where(s.study_id == study_id, s.slot >= self.below, held).order_by(s.slot)
+        ).all()
+        known = 0
+        for row in rows:
+            if row.slot != self.below or row.state not in ENDED_SLOTS:
+                break
+            self.below += 1
+            known += 1
+            if row.candidate_key is not None:
+                self._ended.add(row.candidate_key)
+        self._rest = rows[known:]
+
+    def unbegun(self, worker_id: int) -> int | None:
+        """The lowest slot that the worker holds without a trial."""
+        mine = (row for row in self._rest if row.worker_id == worker_id and row.trial is None)
+        return next((row.slot for row in mine if row.state == SlotState.RUNNING), None)
+
+    def taken(self, slot: int) -> Taken:
+        """What other slots hold: ended, running or planned."""
+        held = (row.candidate_key for row in self._rest if row.slot != slot)
+        return Taken(self._ended, frozenset(key for key in held if key is not None))
