@@ -420,11 +420,12 @@ def _finish_study(connection: Connection, study_id: int, early: str | None, *, p
     """Marks the study as finished when nothing is left to run; `early` says why it ends before its budget is spent, and
     `planned` whether slots that have a candidate are to run all the same."""
     s, c = t.slot.c, t.study.c
-    left = sa.select(sa.func.count()).where(s.study_id == study_id, s.state.in_((SlotState.FREE, SlotState.RUNNING)))
+    left = sa.select(s.slot).where(s.study_id == study_id, s.state.in_((SlotState.FREE, SlotState.RUNNING)))
     if early is not None:
         must = s.candidate.is_not(None) if planned else sa.false()
         left = left.where(sa.or_(s.state == SlotState.RUNNING, must))
-    if connection.execute(left).scalar_one():
+    # From the last one on, since slots end from the first on.
+    if connection.execute(left.order_by(s.slot.desc()).limit(1)).first() is not None:
         return False
     trials = connection.execute(sa.select(c.trials).where(c.study_id == study_id)).scalar_one()
     end = ends.end_on(connection, study_id)

@@ -55,6 +55,8 @@ class Rescored:
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,):
+            return []  # of Optuna's own queue, which Optuna looks for before each trial: what is planned is in slots
         if self._unwritten is None or deepcopy:
             return [self._as_now(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
         if self._seen is None:
