@@ -31,9 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
     parser.add_argument("--list", action="store_true", help="print the names of all readers")
     asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="kdnas-fuzz-", ignore_cleanup_errors=True) as folder:
-        with _at_home(Path(folder)):
-            return _all(parser, asked, Path(folder))
+    with _at_home() as folder:
+        return _all(parser, asked, folder)
 
 
 def _all(parser: argparse.ArgumentParser, asked: argparse.Namespace, folder: Path) -> int:
@@ -61,16 +60,19 @@ def _all(parser: argparse.ArgumentParser, asked: argparse.Namespace, folder: Pat
 
 
 @contextlib.contextmanager
-def _at_home(folder: Path) -> Iterator[None]:
-    """Readers meet nothing of the user's: no store, setting, cache or home, and no network."""
+def _at_home() -> Iterator[Path]:
+    """A folder for readers, who meet nothing of the user's: no store, setting, cache or home, and no network."""
     before = dict(os.environ)
+    whole = tempfile.TemporaryDirectory(prefix="kdnas-fuzz-", ignore_cleanup_errors=True)
+    folder = Path(whole.name)
     own = {"HOME": folder, "XDG_DATA_HOME": folder / "data", "KDNAS_STATE": folder / "state"}
     own |= {"KDNAS_CONFIG": folder / "config", "KDNAS_CACHE": folder / "cache"}
     os.environ.update(HERE | {name: str(path) for name, path in own.items()})
     os.environ.pop("KDNAS_STORAGE", None)
     try:
-        yield
+        yield folder
     finally:
+        whole.cleanup()
         os.environ.clear()
         os.environ.update(before)
 

@@ -15,7 +15,8 @@ from tests.odd_values import filters
 
 KNOWN = (
     b"state:done latency<8 layers>=4 act:gelu", b"latency<8ms", b"params<=14M", b"speedup>3x", b"reward!=0.8",
-    b"layers:4,6", b"is:front or is:tie", b'tag:keep note:"try again"', b"not (a or b) c", b"#413", b"rung:0", b"origin=random",
+    b"layers:4,6", b"is:front or is:tie", b'tag:keep note:"try again"', b"not (a or b) c", b"#413", b"rung:0",
+    b"origin=random",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import hypothesis
 from hypothesis import Phase, settings
 
+import kdnas
 from benchmarks.fuzz.reader import Bench, Given, Reader, Reading, Wrong
 from kdnas.system.files import write_atomically
 from tests.forks import Forked
@@ -28,7 +29,8 @@ SLOW_S = 1.0  # of computing, for one input
 HUNG_S = 30.0  # of computing, after which the process is ended
 STUCK_S = 120.0  # of waiting, after which it is
 MOST_BYTES = 4 * 2**30  # of memory, beside what the process has when it begins to read
-PACKAGE = "kdnas"
+MOST_DEATHS = 20  # of the processes that feed one reader
+PACKAGE = str(Path(kdnas.__file__).parent)
 
 
 @dataclass
@@ -95,8 +97,7 @@ class Tally:
 
 def _place(error: BaseException) -> str:
     """The kind of an error and the line of kdnas that it came out of."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if f"{os.sep}{PACKAGE}{os.sep}" in one.filename]
-    own = [one for one in frames if "site-packages" not in one.filename]
+    own = [one for one in traceback.extract_tb(error.__traceback__) if one.filename.startswith(PACKAGE)]
     where = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
     return f"{type(error).__name__}{where}"
 
@@ -105,23 +106,27 @@ def fuzzed(
     reader: Reader, bench: Bench, seconds: float, seed: int, inputs: int | None, found: Path
 ) -> list[dict[str, Any]]:
     """What the processes that fed the reader counted. A new one goes on with other seeds where one has died."""
-    end = time.monotonic() + seconds
     reading = reader.opened(bench)
+    end = time.monotonic() + seconds
     counted: list[dict[str, Any]] = []
-    while time.monotonic() < end or not counted:
-        book, at_hand = bench.folder / f"book-{len(counted)}.json", bench.folder / "at-hand"
-        first = seed + 1000 * len(counted)
+    deadly: set[bytes] = set()
+    at_hand = bench.folder / "at-hand"
+    while not counted or (time.monotonic() < end and len(counted) < MOST_DEATHS):
+        book, first = bench.folder / f"book-{len(counted)}.json", seed + 1000 * len(counted)
+        at_hand.unlink(missing_ok=True)
 
-        def work(book: Path = book, at_hand: Path = at_hand, first: int = first) -> int:
-            return _feeding(reader.title, reading, end, first, inputs, book, at_hand, found)
+        def work(book: Path = book, first: int = first) -> int:
+            return _feeding(reader.title, reading, end, first, inputs, deadly, book, at_hand, found)
 
-        process = Forked(work)
-        code = process.wait()
+        code = Forked(work).wait()
         one = json.loads(book.read_text()) if book.exists() else Tally(reader.title).values(found)
         counted.append(one)
         if code == 0:
-            return counted
-        one["found"].append(_death(reader.title, code or 70, at_hand, found, first))
+            break
+        one["found"].append(_death(reader.title, code or 0, at_hand, found, first))
+        if not at_hand.exists():  # before the first input: the next would die as well
+            break
+        deadly.add(at_hand.read_bytes())
     return counted
 
 
@@ -142,7 +147,15 @@ def _death(title: str, code: int, at_hand: Path, found: Path, seed: int) -> dict
 
 
 def _feeding(
-    title: str, reading: Reading, end: float, seed: int, inputs: int | None, book: Path, at_hand: Path, found: Path
+    title: str,
+    reading: Reading,
+    end: float,
+    seed: int,
+    inputs: int | None,
+    deadly: Collection[bytes],
+    book: Path,
+    at_hand: Path,
+    found: Path,
 ) -> int:
     """In the process of its own: rounds of inputs until the time is over, or so many were tried."""
     os.setsid()
@@ -157,9 +170,10 @@ def _feeding(
 
     def one(given: Given) -> None:
         nonlocal written
-        if full():
+        said = given.suffix.encode() + b"\n" + given.raw
+        if full() or said in deadly:
             return
-        at_hand.write_bytes(given.suffix.encode() + b"\n" + given.raw)
+        at_hand.write_bytes(said)
         with ended_if_stuck():
             tally.fed(reading, given, at)
         if time.monotonic() > written + 2:
@@ -194,7 +208,7 @@ def rounds(reading: Reading, one: Callable[[Given], None], seed: int, inputs: in
 
 
 @contextlib.contextmanager
-def ended_if_stuck() -> Any:
+def ended_if_stuck() -> Iterator[None]:
     """Ends this process where what is inside computes or waits for too long, even in a library that hears no signal."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
