@@ -201,6 +201,20 @@ def test_a_dumb_terminal_is_told_so(start: Callable[..., Terminal], monkeypatch:
     assert "TERM is dumb" in done.stderr
 
 
+def test_a_setting_or_an_argument_reaches_the_terminal_as_it_is(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = own_places / "config"
+    settings.mkdir()
+    (settings / "custom.toml").write_text('[themes."x\\u001b]0;t\\u0007\\nkdnas-tui: forged"]\nnothing = 1\n')
+    assert run([]) == 2
+    (settings / "custom.toml").unlink()
+    assert run(["--locate", "--storage", "\x1b]0;t\x07.db"]) == 0
+    said = capsys.readouterr()
+    assert "forged has no 'nothing'" in said.err and said.err.count("\n") == 1
+    assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
