@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
 from kdnas.system import interrupts
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import UsageError, first_line
 
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
@@ -103,6 +104,11 @@ class Store:
         except (SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             # The latter from connections that are used directly.
             raise self.complaint(error) from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise StoreError(
+                f"A row of the store {self.place} is damaged: {first_line(error)}.",
+                "See which with `kdnas doctor --store`.",
+            ) from error
 
     def complaint(self, error: BaseException) -> StoreError:
         """What the database says, as a line; a file that is gone comes before whatever SQLite makes of it."""
