@@ -11,8 +11,9 @@ from typing import Any
 
 from kdnas import __version__
 from kdnas.study.campaign_rows import CampaignRow
+from kdnas.study.export import unspreadsheet
 from kdnas.system.errors import UsageError
-from kdnas.system.text import markdown
+from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-campaign"
 VERSION = 1
@@ -100,12 +101,12 @@ def rendered(row: CampaignRow, style: str) -> str:
     rows = row.result["rows"]
     if style == "json":
         body = {"format": FORMAT, "version": VERSION, "kdnas": __version__, "campaign": values(row)}
-        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return escaped(json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     if style == "csv":
         out = io.StringIO()
         lines = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         lines.writeheader()
-        lines.writerows(rows)
+        lines.writerows({key: unspreadsheet(value) for key, value in one.items()} for one in rows)
         return out.getvalue()
     names = columns(row)
     lines_of: list[list[object]] = [[*names], ["---"] * len(names), *cells(row)]
