@@ -111,7 +111,7 @@ def rendered(row: CampaignRow, style: str) -> str:
     names = columns(row)
     lines_of: list[list[object]] = [[*names], ["---"] * len(names), *cells(row)]
     shown = [["–" if cell is None else str(cell) for cell in line] for line in lines_of]
-    escaped = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    marked = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in marked)
     said = [row.result["verdict"], row.result.get("timed")]
     return f"{table}\n{markdown(' '.join(str(words) for words in said if words))}\n"

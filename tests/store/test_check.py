@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sqlite3
 from pathlib import Path
@@ -16,6 +17,7 @@ from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.system.errors import UsageError
 from tests import fakes
+from tests.search.test_earlier_stores import EARLIER
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,14 @@ def test_a_value_that_no_such_column_holds_is_passed_over_or_copied(
         with pytest.raises(UsageError, match="is damaged: in a row of kdnas_"):
             copy(source, target)
         assert queries.study_rows(target) == []
+
+
+def test_tables_that_a_store_cannot_have_yet_are_missed(tmp_path: Path) -> None:
+    path = tmp_path / "kdnas.db"
+    path.write_bytes(gzip.decompress((EARLIER / "half-finished-lstm.db.gz").read_bytes()))
+    said = found(path)
+    assert ("unfinished", "its tables are of version 1") in said
+    assert not [what for state, what in said if state == "damaged"]
 
 
 def test_rows_of_no_study(ran: Path, tmp_path: Path) -> None:
