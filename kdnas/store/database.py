@@ -106,7 +106,7 @@ class Store:
             raise self.complaint(error) from error
         except (json.JSONDecodeError, RecursionError) as error:
             raise StoreError(
-                f"A row of the store {self.place} is damaged: {first_line(error)}.",
+                f"A row of the store {self.place} is damaged: {getattr(error, 'msg', first_line(error))}.",
                 "See which with `kdnas doctor --store`.",
             ) from error
 

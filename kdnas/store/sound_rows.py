@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,6 +36,12 @@ def fault(table: sa.Table, values: Mapping[str, Any]) -> str | None:
         elif column.name in objects and not _is_object(value):
             return f"{column.name} is no JSON object"
     return None
+
+
+def require_objects(found: Sequence[Any], texts: Sequence[str | None]) -> None:
+    """Raises json.JSONDecodeError where the JSON of several rows, read as one list, is not one object for each."""
+    if len(found) != len(texts) or not all(type(each) is dict for each in found):
+        raise json.JSONDecodeError("a text is no JSON object", "", 0)
 
 
 def _kinds(column: sa.Column[Any]) -> tuple[type, ...]:
