@@ -24,7 +24,8 @@ QUIET_S = 10.0  # a connection to a server that was not used for so long is trie
 
 
 def engine_of(address: URL, *, read_only: bool = False) -> Engine:
-    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
+    asked = address.normalized_query.get("options", ())  # such as a search_path: what is given beside it replaces it
+    options = {"options": " ".join((*asked, "-c default_transaction_read_only=on"))} if read_only else {}
     try:
         engine = sa.create_engine(address, pool_size=2, max_overflow=4, connect_args={**SETTINGS, **options})
     except ImportError:
