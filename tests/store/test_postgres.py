@@ -260,6 +260,12 @@ def test_a_reader_looks_in_another_schema_than_its_address_says(bare: str, serve
         open_reader(bare)
 
 
+def test_what_an_address_asks_of_its_connections_is_dropped(bare: str) -> None:
+    for asked in ("connect_timeout=x", "keepalives_idle=x"):
+        with pytest.raises(UsageError, match=asked.partition("=")[0]):
+            open_reader(f"{bare}?{asked}")
+
+
 def test_a_database_that_is_not_there_or_not_a_store(bare: str, server: Server) -> None:
     with pytest.raises(UsageError, match="There is no store at"):
         open_store(bare)
