@@ -65,6 +65,7 @@ def _at_home() -> Iterator[Path]:
     before = dict(os.environ)
     whole = tempfile.TemporaryDirectory(prefix="kdnas-fuzz-", ignore_cleanup_errors=True)
     folder = Path(whole.name)
+    folder.chmod(0o755)  # a server of ours may have to run through another account
     own = {"HOME": folder, "XDG_DATA_HOME": folder / "data", "KDNAS_STATE": folder / "state"}
     own |= {"KDNAS_CONFIG": folder / "config", "KDNAS_CACHE": folder / "cache"}
     os.environ.update(HERE | {name: str(path) for name, path in own.items()})

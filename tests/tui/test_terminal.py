@@ -18,6 +18,7 @@ import pytest
 from kdnas.store import changes, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.rows import StudyRow, WorkerRow
+from kdnas_tui import custom
 from kdnas_tui.main import run
 from tests.tiny import WORDS, tiny_folder
 from tests.tui.terminal import PATIENCE_S, Terminal
@@ -201,14 +202,12 @@ def test_a_dumb_terminal_is_told_so(start: Callable[..., Terminal], monkeypatch:
     assert "TERM is dumb" in done.stderr
 
 
-def test_a_setting_or_an_argument_reaches_the_terminal_as_it_is(
-    own_places: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = own_places / "config"
-    settings.mkdir()
-    (settings / "custom.toml").write_text('[themes."x\\u001b]0;t\\u0007\\nkdnas-tui: forged"]\nnothing = 1\n')
+def test_a_setting_or_an_argument_reaches_the_terminal_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = custom.path()
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text('[themes."x\\u001b]0;t\\u0007\\nkdnas-tui: forged"]\nnothing = 1\n')
     assert run([]) == 2
-    (settings / "custom.toml").unlink()
+    settings.unlink()
     assert run(["--locate", "--storage", "\x1b]0;t\x07.db"]) == 0
     said = capsys.readouterr()
     assert "forged has no 'nothing'" in said.err and said.err.count("\n") == 1
