@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _all(parser: argparse.ArgumentParser, asked: argparse.Namespace, folder: Path) -> int:
-    from benchmarks.fuzz.readers import READERS  # they load libraries that look at the environment once
+    from transformers.utils import logging  # it and the readers' libraries look at the environment once
+
+    from benchmarks.fuzz.readers import READERS
+
+    logging.disable_progress_bar()
 
     chosen = [reader for reader in READERS if asked.only in ("", reader.title)]
     if asked.list:

@@ -23,7 +23,7 @@ OBJECTS: Mapping[str, frozenset[str]] = {  # table → its columns that hold a J
 SHOWN = 40  # letters of a value that a message repeats
 
 
-def fault(table: sa.Table, values: Mapping[str, Any]) -> str | None:
+def fault(table: sa.Table, values: Mapping[Any, Any]) -> str | None:
     """What is wrong with a row, to follow `is damaged:`; None for a sound one."""
     objects = OBJECTS.get(table.name, frozenset())
     for column in table.columns:
@@ -49,8 +49,8 @@ def _kinds(column: sa.Column[Any]) -> tuple[type, ...]:
     return (int, float) if kind is float else (kind,)
 
 
-def _is_object(text: str) -> bool:
+def _is_object(text: object) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(str(text)), dict)
     except (ValueError, RecursionError):
         return False
