@@ -23,7 +23,7 @@ from tests.study import test_export
 
 
 def refused_in_one_line(error: KdnasError) -> None:
-    assert error.problem
+    assert error.problem and len(str(error).splitlines()) == 1
     str(error).encode()
 
 
