@@ -28,6 +28,7 @@ from kdnas.store.patience import Patience
 from kdnas.system import interrupts
 from kdnas.system.errors import UsageError, first_line
 
+MOST_LETTERS = 500  # of what a database complains of
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -118,6 +119,8 @@ class Store:
             return gone
         found = explain(error, self.place)
         problem = addresses.without(found.problem, self._secrets)
+        if len(problem) > MOST_LETTERS:  # a server repeats whatever it was given
+            problem = problem[: MOST_LETTERS - 1] + "…"
         return StoreError(problem, found.hint, passes=found.passes)
 
     @contextlib.contextmanager
