@@ -71,7 +71,7 @@ def test_what_a_driver_repeats_fills_pages() -> None:
 
 @pytest.mark.parametrize("address", ["a\0b", "sqlite:///a\0b", "sqlite:///~\0", "\ud83d/x.db"])
 def test_a_path_that_no_system_takes_ends_in_a_traceback(address: str) -> None:
-    with pytest.raises(UsageError, match="a character that no path has|is not a URL"):
+    with pytest.raises(UsageError, match=r"a character that no path has|is not a URL"):
         store_url(address)
 
 
