@@ -127,8 +127,10 @@ def test_what_a_command_may_not_print_passes(how: str, kind: str, monkeypatch: p
 
 def test_an_error_of_two_lines_or_of_half_a_letter_passes() -> None:
     for problem in ("It was\nwrong.", "It was \ud83d."):
+        error = UsageError("", "Do otherwise.")
+        error.problem = problem  # given, it would have become one line
         with pytest.raises(Wrong):
-            commands.refusal(UsageError(problem, "Do otherwise."))
+            commands.refusal(error)
     commands.refusal(UsageError("It was wrong.", "Do otherwise."))
 
 
