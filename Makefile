@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Processes that test side by side, each of up to 1.5 GiB; twice as many as two cores, since tests wait for other processes.
 JOBS ?= 4
 
-.PHONY: run test test-long torture lint mutants clean
+.PHONY: run test test-long torture fuzz lint mutants clean
 
 run: $(VENV)/.ready
 	@$(BIN)/kdnas-tui --preset quickstart
@@ -23,6 +23,12 @@ test-long: $(VENV)/.ready-test
 torture: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --minutes $(or $(MINUTES),50) --only "$(ONLY)" \
 		--seed $(or $(SEED),0) --jobs $(or $(SIDE_BY_SIDE),2) $(if $(TIMES),--times $(TIMES)) $(if $(JSON),--json $(JSON))
+
+# Everything that reads what others wrote, fed for ten minutes each with what is almost sound; fails where one of them
+# falls over it, dawdles, or prints what it should not. ONLY=csv takes one, SEED=N the first inputs.
+fuzz: $(VENV)/.ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --minutes $(or $(MINUTES),10) --only "$(ONLY)" \
+		--seed $(or $(SEED),0) $(if $(JSON),--json $(JSON))
 
 # Faults planted one at a time in the pure parts; what no test finds is listed. See tests/mutants.md.
 mutants: $(VENV)/.ready-test

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kdnas import __version__
 from kdnas.system.errors import KdnasError, UsageError
+from kdnas.system.text import clean
 from kdnas_tui import custom, memory, notices, settings, theme, words
 from kdnas_tui.app import KdnasApp
 
@@ -51,7 +52,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return _run(chosen)
     except KdnasError as error:
-        print(f"kdnas-tui: {error}", file=sys.stderr)
+        print(clean(f"kdnas-tui: {error}"), file=sys.stderr)
         return error.exit_code
 
 
@@ -65,7 +66,7 @@ def _run(chosen: argparse.Namespace) -> int:
         storage = addresses.whole(storage)
     if chosen.locate:
         for what, place in located(storage):
-            print(f"{what:<9} {place}")
+            print(clean(f"{what:<9} {place}"))
         return 0
     own = custom.read()
     if chosen.notify is not None:
@@ -124,7 +125,7 @@ def show(app: KdnasApp) -> int:
     except OSError:
         return 1
     if app.farewell:
-        print(app.farewell)
+        print(clean(app.farewell))
     return app.return_code or 0
 
 

@@ -1,16 +1,14 @@
-"""A reader and inputs of chance: some hundred in every run of the tests, ten minutes of them in the long one."""
+"""A reader and some hundred inputs of chance, in every run of the tests; `make fuzz` tries many more."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
 
 
 def some(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], inputs: int) -> None:
@@ -18,8 +16,13 @@ def some(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], inputs:
     settings(max_examples=inputs, deadline=None, suppress_health_check=SLOW)(given(strategy)(check))()
 
 
-def for_minutes(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
-    """The check on ever new inputs for KDNAS_FUZZ_MINUTES, ten where it is not set."""
-    end = time.monotonic() + 60 * float(os.environ.get("KDNAS_FUZZ_MINUTES", "10"))
-    while time.monotonic() < end:
-        some(strategy, check, 2_000)
+def fuzzed(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """The check with some hundred inputs, as a test."""
+
+    def over(check: Callable[[Any], None]) -> Callable[[], None]:
+        def test() -> None:
+            some(strategy, check, 150)
+
+        return test
+
+    return over

@@ -22,7 +22,7 @@ class Told:
     def __init__(self, title: str) -> None:
         self.console = narration()
         self.live = self.console.is_terminal
-        self.title = title
+        self.title = clean(title)
         self.share = 0.0
         self.said = Once()
         self.spoke = 0.0

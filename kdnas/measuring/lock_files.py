@@ -22,8 +22,7 @@ def lock_file(name: str) -> IO[bytes]:
     """The file of that name, made if need be. Raises UsageError where it cannot be written."""
     folder = _folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("ab")
+        return (paths.private_folder(folder) / name).open("ab")
     except OSError as error:
         raise UsageError(
             f"The lock folder {folder} cannot be written: {error.strerror}.", "Set KDNAS_STATE to a folder of yours."

@@ -240,7 +240,7 @@ class CausalBench(Workbench):
         self.on_progress("scoring the teacher on the held-out part", None)
         with Turn(self.teacher.device):
             found = cross_entropy(self.teacher.model, self.held_ids)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.own_folder(path.parent)
         write_atomically(path, json.dumps({"cross_entropy": found}))
         disk_cache.trim()
         return found

@@ -26,7 +26,7 @@ def kept(identity: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dic
         disk_cache.used(path)
         return before
     outcome = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    paths.own_folder(path.parent)
     write_atomically(path, json.dumps({"identity": identity, "outcome": outcome}, indent=1))
     disk_cache.trim()
     return outcome

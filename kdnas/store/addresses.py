@@ -78,9 +78,14 @@ def _sqlite(url: URL) -> URL:
 
 def _file(given: str) -> URL:
     try:
+        os.fsencode(given)
+        if "\0" in given:
+            raise ValueError
         path = Path(given).expanduser().absolute()
-    except (RuntimeError, ValueError):  # somebody who is not known here, or no name at all
+    except RuntimeError:  # somebody who is not known here
         raise UsageError("The storage's address is in a home folder that is not there.", "Give a path.") from None
+    except ValueError:
+        raise UsageError("The storage's address has a character that no path has.", "Give a path.") from None
     return URL.create("sqlite", database=str(path))
 
 

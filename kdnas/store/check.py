@@ -5,16 +5,17 @@ What a death leaves half done is no damage: the next worker puts it right, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from kdnas.store import queries
+from kdnas.store import migration, queries
 from kdnas.store import tables as t
 from kdnas.store.database import Store
+from kdnas.store.sound_rows import fault
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import ENDED_SLOTS, SlotState, TrialState
@@ -36,12 +37,24 @@ def check(store: Store) -> Iterator[Found]:
     """What is found of the store, the file first. Raises StoreError where it cannot be read at all."""
     with store.connect() as connection:
         yield from _file(store, connection)
-        missing = sorted(set(t.metadata.tables) - set(sa.inspect(connection).get_table_names()))
+        version = migration.version_of(connection, store.place)
+        ours = {name: table for name, table in t.metadata.tables.items() if t.SINCE.get(name, 1) <= version}
+        missing = sorted(set(ours) - set(sa.inspect(connection).get_table_names()))
         if missing:
             yield Found("damaged", f"tables are missing: {', '.join(missing)}", "Restore a backup of the store.")
             return
         theirs = sa.inspect(connection).has_table("trials") and sa.inspect(connection).has_table("studies")
-    for row in queries.study_rows(store):
+        odd = list(_rows(connection, ours))
+    if version < t.SCHEMA_VERSION:
+        yield Found("unfinished", f"its tables are of version {version}", "The next command that writes migrates them.")
+    yield from odd
+    try:
+        rows = queries.study_rows(store)
+    except (TypeError, ValueError, LookupError):
+        if odd:  # which has been said; of such rows there is no more to tell
+            return
+        raise
+    for row in rows:
         with store.connect() as connection:
             found = list(_study(connection, row, theirs))
         yield from found or [Found("whole", f"{row.name}: {row.done} of {row.trials} trials, {row.status}")]
@@ -63,6 +76,15 @@ def _file(store: Store, connection: Connection) -> Iterator[Found]:
         yield Found("damaged", f"{len(broken)} rows belong to nothing, in {names}", "Restore a backup of the store.")
     if said == ["ok"] and not broken:
         yield Found("whole", f"{store.place}, every page and key")
+
+
+def _rows(connection: Connection, ours: Mapping[str, sa.Table]) -> Iterator[Found]:
+    """Tables with rows that hold what no such column holds."""
+    for table in ours.values():
+        wrong = [said for row in connection.execute(sa.select(table)) if (said := fault(table, row._mapping))]
+        if wrong:
+            what = f"{len(wrong)} row(s) of {table.name} are damaged: in the first, {wrong[0]}"
+            yield Found("damaged", what, "Restore a backup of the store, or delete the study.")
 
 
 def _study(connection: Connection, row: StudyRow, theirs: bool) -> Iterator[Found]:

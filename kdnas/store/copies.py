@@ -6,20 +6,22 @@ worker takes up what was running, as after a death.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError
 
-from kdnas.store import campaign_studies
+from kdnas.store import campaign_studies, sound_rows
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.optuna_storage import optuna_storage, put_away
 from kdnas.study.states import AT_WORK, RunState, WorkerState
-from kdnas.system.errors import UsageError, nearest
+from kdnas.system.errors import UsageError, first_line, nearest
 
 ROWS = 1000  # read and written at once
 OPTUNAS: Mapping[str, sa.Table] = BaseModel.metadata.tables
@@ -33,9 +35,10 @@ OURS = (t.slot, t.trial, t.curve, t.repeat, t.remark, t.episode, t.event, t.log,
 
 def copy(source: Store, target: Store, names: Sequence[str] | None = None) -> list[str]:
     """The names of the studies that were copied: those of `names`, or all. A campaign comes with the studies of its
-    members. Raises UsageError, and copies nothing, where the source has one not or the target has one already."""
+    members. Raises UsageError, and copies nothing, where the source has one not or the target has one already, and
+    where a row of the source holds what its table has no place for."""
     put_away(optuna_storage(target))
-    with source.connect() as reading, target.begin() as writing:
+    with source.connect() as reading, target.begin() as writing, _damage_told(source.place):
         if not source.is_sqlite:
             reading.execution_options(isolation_level="REPEATABLE READ")
         there = list(reading.execute(sa.select(t.study.c.name).order_by(t.study.c.study_id)).scalars())
@@ -56,8 +59,32 @@ def copy(source: Store, target: Store, names: Sequence[str] | None = None) -> li
     return chosen
 
 
+@contextlib.contextmanager
+def _damage_told(place: str) -> Iterator[None]:
+    """What rows of the source make of whoever reads them, or of the tables that they are written to, is a line."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, DataError) as error:
+        said = first_line(getattr(error, "orig", None) or error)
+        raise _damaged(place, said) from error
+
+
+def _damaged(place: str, said: str) -> UsageError:
+    return UsageError(
+        f"The store {place} is damaged: {said}.", "Nothing was copied. Name the studies that are whole, one by one."
+    )
+
+
+def _require_sound(table: sa.Table, row: Any) -> None:
+    """Raises ValueError."""
+    wrong = sound_rows.fault(table, row._mapping)
+    if wrong is not None:
+        raise ValueError(f"in a row of {table.name}, {wrong}")
+
+
 def _copy_study(reading: Connection, writing: Connection, name: str) -> None:
     own = reading.execute(sa.select(t.study).where(t.study.c.name == name)).one()
+    _require_sound(t.study, own)
     old = own.study_id
     studies, trials = OPTUNAS["studies"], OPTUNAS["trials"]
     new = writing.execute(studies.insert().values(study_name=name).returning(studies.c.study_id)).scalar_one()
@@ -73,6 +100,7 @@ def _copy_study(reading: Connection, writing: Connection, name: str) -> None:
     writing.execute(t.study.insert().values(**{**own._mapping, "study_id": new}))
     worker_ids = {None: None}
     for worker in reading.execute(sa.select(t.worker).where(t.worker.c.study_id == old).order_by(t.worker.c.worker_id)):
+        _require_sound(t.worker, worker)
         values: dict[str, Any] = {**worker._mapping, "study_id": new, "lock": None}
         if values["state"] in AT_WORK:  # at work on another store
             values |= {"state": WorkerState.DEAD, "doing": None, "ended": values["heartbeat"]}
@@ -102,11 +130,13 @@ def _copy_campaigns(reading: Connection, writing: Connection, place: str, studie
             continue
         if own.name in taken:
             raise UsageError(f"There is a campaign {own.name!r} in {place} already.", "Delete it first.")
+        _require_sound(t.campaign, own)
         values = {**own._mapping, "host": None, "pid": None, "lock": None}
         del values["campaign_id"]
         made = t.campaign.insert().values(**values).returning(t.campaign.c.campaign_id)
         new = writing.execute(made).scalar_one()
         for member in of:
+            _require_sound(t.campaign_member, member)
             known = ids.get(member.study) if member.study_id is not None else None
             row = {**member._mapping, "campaign_id": new, "study_id": known}
             writing.execute(t.campaign_member.insert().values(**row))
@@ -132,6 +162,7 @@ def _copy_rows(
     for part in reading.execute(sa.select(table).where(those).order_by(*order)).partitions(ROWS):
         rows = []
         for row in part:
+            _require_sound(table, row)
             values = {**row._mapping, **changes}
             values.pop(counted or "", None)
             if trial_ids is not None and "trial_id" in values:
@@ -148,7 +179,10 @@ def _copy_latencies(reading: Connection, writing: Connection) -> None:
     """Shapes that were measured; what the target knows stays."""
     c = t.latency.c
     known = {tuple(row) for row in writing.execute(sa.select(c.device, c.protocol, c.shape))}
-    rows = [row._mapping for row in reading.execute(sa.select(t.latency))]
+    found = reading.execute(sa.select(t.latency)).all()
+    for each in found:
+        _require_sound(t.latency, each)
+    rows = [row._mapping for row in found]
     new = [dict(row) for row in rows if (row["device"], row["protocol"], row["shape"]) not in known]
     if new:
         writing.execute(t.latency.insert(), new)

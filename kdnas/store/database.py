@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import threading
 import time
@@ -25,10 +26,11 @@ from kdnas.store.complaints import StoreError, explain
 from kdnas.store.file_systems import refuse_network_folder
 from kdnas.store.patience import Patience
 from kdnas.system import interrupts
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import UsageError, first_line
 
 LARGE_LOG = 16 * 2**20  # bytes of a file's log that is brought into the file at the next occasion
 PATIENT_MS = 250  # for which that waits for readers; writers wait with it
+MOST_LETTERS = 500  # of what a database complains of
 _CREATION_LOCK = 0x6B644E41  # PostgreSQL's advisory lock while tables are made
 
 
@@ -105,6 +107,11 @@ class Store:
         except (SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             # The latter from connections that are used directly.
             raise self.complaint(error) from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise StoreError(
+                f"A row of the store {self.place} is damaged: {getattr(error, 'msg', first_line(error))}.",
+                "See which with `kdnas doctor --store`.",
+            ) from error
 
     def complaint(self, error: BaseException) -> StoreError:
         """What the database says, as a line; a file that is gone comes before whatever SQLite makes of it."""
@@ -114,6 +121,8 @@ class Store:
             return gone
         found = explain(error, self.place)
         problem = addresses.without(found.problem, self._secrets)
+        if len(problem) > MOST_LETTERS:  # a server repeats whatever it was given
+            problem = problem[: MOST_LETTERS - 1] + "…"
         return StoreError(problem, found.hint, passes=found.passes)
 
     @contextlib.contextmanager

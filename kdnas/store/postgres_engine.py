@@ -24,9 +24,12 @@ QUIET_S = 10.0  # a connection to a server that was not used for so long is trie
 
 
 def engine_of(address: URL, *, read_only: bool = False) -> Engine:
-    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
+    # What is given beside the address replaces what it says itself, such as a search_path among its options.
+    given = {name: value for name, value in SETTINGS.items() if name not in address.query}
+    asked = address.normalized_query.get("options", ())
+    options = {"options": " ".join((*asked, "-c default_transaction_read_only=on"))} if read_only else {}
     try:
-        engine = sa.create_engine(address, pool_size=2, max_overflow=4, connect_args={**SETTINGS, **options})
+        engine = sa.create_engine(address, pool_size=2, max_overflow=4, connect_args={**given, **options})
     except ImportError:
         raise UsageError(
             "PostgreSQL needs a driver that is not installed.", "Run `pip install 'kdnas[postgres]'`."

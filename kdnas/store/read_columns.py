@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.queries import averages, trials_of
+from kdnas.store.sound_rows import require_objects
 from kdnas.study.columns import Columns, Same, by_key
 from kdnas.study.constraints import NONE, Limits
 from kdnas.study.ranking import LossKind
@@ -144,4 +145,5 @@ def by_column(texts: Sequence[str | None]) -> dict[str, Sequence[Any] | Same]:
         found = msgspec.json.decode(whole)
     except msgspec.DecodeError:  # NaN and infinities, which Python writes and JSON does not have
         found = json.loads(whole)
+    require_objects(found, texts)
     return dict(by_key(found))

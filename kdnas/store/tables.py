@@ -305,3 +305,6 @@ campaign_decision = Table(
     Column("facts", Text, nullable=False),  # JSON: rule, constants, scores, who goes on, who is out and why
     Column("time", Float, nullable=False),
 )
+
+SINCE = {table.name: 2 for table in (campaign, campaign_member, campaign_score, campaign_decision)}
+"""The version that a table came with; all others are of the first."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from kdnas import __version__
 from kdnas.study.campaign_rows import CampaignRow
+from kdnas.study.export import unspreadsheet
 from kdnas.system.errors import UsageError
-from kdnas.system.text import markdown
+from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-campaign"
 VERSION = 1
@@ -100,17 +101,17 @@ def rendered(row: CampaignRow, style: str) -> str:
     rows = row.result["rows"]
     if style == "json":
         body = {"format": FORMAT, "version": VERSION, "kdnas": __version__, "campaign": values(row)}
-        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return escaped(json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     if style == "csv":
         out = io.StringIO()
         lines = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         lines.writeheader()
-        lines.writerows(rows)
+        lines.writerows({key: unspreadsheet(value) for key, value in one.items()} for one in rows)
         return out.getvalue()
     names = columns(row)
     lines_of: list[list[object]] = [[*names], ["---"] * len(names), *cells(row)]
     shown = [["–" if cell is None else str(cell) for cell in line] for line in lines_of]
-    escaped = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    marked = [line if nth < 2 else [markdown(cell) for cell in line] for nth, line in enumerate(shown)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in marked)
     said = [row.result["verdict"], row.result.get("timed")]
     return f"{table}\n{markdown(' '.join(str(words) for words in said if words))}\n"

@@ -250,8 +250,8 @@ def csv_lines(entries: Entries, teacher_ms: float | None) -> list[str]:
     for entry in entries:
         candidate = entry["candidate"]
         cells = [*(entry[key] for key in before), *_at_reference(entry, teacher_ms), *(entry[key] for key in after)]
-        cells += [_unspreadsheet(candidate.get(name)) for name in dimensions]
-        cells += [json.dumps(entry["config"]), _unspreadsheet(entry["latency_ms"]["flag"])]
+        cells += [unspreadsheet(candidate.get(name)) for name in dimensions]
+        cells += [json.dumps(entry["config"]), unspreadsheet(entry["latency_ms"]["flag"])]
         cells += [str(entry["pareto"]).lower(), str(entry["tie"]).lower()]
         cells += [str(entry.get("feasible", True)).lower()] if bounded(entries) else []
         writer.writerow([*cells, *(entry.get(name) for name in rung)])
@@ -286,8 +286,8 @@ def _predicted(body: Mapping[str, Any]) -> bool:
     return any((entry["latency_ms"]["flag"] or "").startswith(PREDICTED) for entry in body["candidates"])
 
 
-def _unspreadsheet(value: Any) -> Any:
-    # A cell that begins like a formula is one to a spreadsheet.
+def unspreadsheet(value: Any) -> Any:
+    """A cell of CSV; one that begins like a formula would be one to a spreadsheet, and is marked as text."""
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

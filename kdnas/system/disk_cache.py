@@ -198,7 +198,7 @@ def filled(folder: Path) -> Iterator[Path]:
     """A working folder that becomes the entry `folder` when the block ends well, unless another process was quicker.
     It is locked meanwhile; a death leaves it unlocked for `sweep`."""
     kind = folder.parent.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    paths.own_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=folder.parent) as scratch:
         lock = os.open(scratch, os.O_RDONLY)
         try:
@@ -246,8 +246,7 @@ def lock_name(folder: Path) -> str:
 
 def lock_file(name: str) -> IO[bytes]:
     folder = paths.cache_folder() / "teacher" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / name).open("wb")
+    return (paths.own_folder(folder) / name).open("wb")
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ class KdnasError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, hint: str = "") -> None:
+        """Both on one line, whatever text from outside they repeat."""
         super().__init__(problem, hint)
-        self.problem = problem
-        self.hint = hint
+        self.problem = " ".join(problem.splitlines())
+        self.hint = " ".join(hint.splitlines())
 
     def __str__(self) -> str:
         return f"{self.problem} {self.hint}".strip()

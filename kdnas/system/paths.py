@@ -29,14 +29,19 @@ def state_folder() -> Path:
     return _place("KDNAS_STATE", platformdirs.user_state_path("kdnas"))
 
 
-def private_folder(folder: Path) -> Path:
-    """The folder, made where it is missing, for its owner alone; so is every folder above it that had to be made.
-    Raises OSError."""
+def own_folder(folder: Path) -> Path:
+    """The folder, made where it is missing; whatever had to be made for it is its owner's alone, and what is there
+    keeps its rights, since a cache may be shared on purpose. Raises OSError."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     for one in reversed(missing):
         with contextlib.suppress(FileExistsError):
             one.mkdir(mode=0o700)
-    found = folder.stat()
+    return folder
+
+
+def private_folder(folder: Path) -> Path:
+    """The same for a folder that is never shared: one that is open to others is closed. Raises OSError."""
+    found = own_folder(folder).stat()
     if found.st_uid == os.geteuid() and found.st_mode & 0o077:  # made by an earlier version, or by another's umask
         folder.chmod(0o700)
     return folder

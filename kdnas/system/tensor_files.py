@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdnas.system import disk_cache
+from kdnas.system import disk_cache, paths
 from kdnas.system.files import explained
 
 
@@ -27,7 +27,7 @@ def computed_once(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str
     tensors = make()
     part = path.with_suffix(f".{os.getpid()}")
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.own_folder(path.parent)
         try:
             save_file(tensors, part)
             found = load_file(part)  # as whoever asks next will get them

@@ -96,7 +96,7 @@ def written(key: str, facts: dict[str, Any]) -> Iterator[Path]:
     work = root() / f".build-{key}-{os.getpid()}"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        work.mkdir(parents=True)
+        paths.own_folder(work)
         yield work
         (work / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         work.rename(root() / key)

@@ -368,7 +368,7 @@ def taught(
     output = paths.cache_folder() / "classifiers" / key
 
     def teach() -> None:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        paths.own_folder(output.parent)
         with cache_folder.building(disk_cache.lock_name(output)):
             if not (output / finetune.FACTS).is_file():
                 learned = task(where, text, device, settings.seed, adapt, about)

@@ -25,7 +25,7 @@ from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts, numerics, synchronise
 from kdnas.models.encoder_cut import Importance, importance
 from kdnas.models.least_squares_init import watched
-from kdnas.system import disk_cache
+from kdnas.system import disk_cache, paths
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.system.tensor_files import computed_once
@@ -249,7 +249,7 @@ def decide(
 
 def _cold_read(states: Sequence[torch.Tensor]) -> float:
     """Milliseconds to read the states from the cache's disk, its pages dropped from memory first."""
-    cache_folder.root().mkdir(parents=True, exist_ok=True)
+    paths.own_folder(cache_folder.root())
     path = cache_folder.root() / f".timing-{os.getpid()}"
     try:
         with path.open("wb") as file:

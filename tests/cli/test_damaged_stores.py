@@ -132,6 +132,20 @@ def test_one_damaged_spec_hides_every_study(spec: str, rows: sqlite3.Connection,
     assert quick("delete", "other", "--yes").code == 0
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{},{}", "[" * 3000, "3"], ids=range(5))
+def test_a_damaged_trial_is_taken_for_another_or_ends_in_a_traceback(
+    text: str, rows: sqlite3.Connection, quick: Quick
+) -> None:
+    rows.execute("UPDATE kdnas_trial SET candidate = ? WHERE number = 1", (text,))
+    rows.close()
+    for words in (["show", "fake"], ["export", "fake"], ["show", "fake", "--filter", "layers=3"]):
+        said = quick(*words)
+        assert said.code == 2 and "A row of the store" in said.line and "is damaged" in said.line
+    assert quick("show", "other").code == 0
+    assert "kdnas_trial are damaged" in quick("doctor", "--store").out
+    assert quick("delete", "fake", "--yes").code == 0
+
+
 @pytest.mark.parametrize("gone", [["trial_params"], ["alembic_version"], ["studies", "trials"], ["trials"]])
 def test_a_study_whose_side_of_optuna_is_gone_cannot_be_deleted(
     gone: list[str], rows: sqlite3.Connection, quick: Quick

@@ -61,6 +61,20 @@ def test_what_a_driver_says_of_an_address_holds_no_secret() -> None:
     assert "HIDDEN" not in said
 
 
+def test_what_a_driver_repeats_fills_pages() -> None:
+    url = store_url("postgresql://me:SECRET@127.0.0.1:1/db")
+    store = Store(url, None, read_only=True)  # type: ignore[arg-type]
+    problem = store.complaint(RuntimeError("no such mode: " + "SECRET, " * 1000)).problem
+    assert len(problem) == 500 and problem.endswith("…")
+    assert "no such mode: ***, ***" in problem and "SEC" not in problem
+
+
+@pytest.mark.parametrize("address", ["a\0b", "sqlite:///a\0b", "sqlite:///~\0", "\ud83d/x.db"])
+def test_a_path_that_no_system_takes_ends_in_a_traceback(address: str) -> None:
+    with pytest.raises(UsageError, match=r"a character that no path has|is not a URL"):
+        store_url(address)
+
+
 def test_a_sqlite_address_with_a_host_drops_it() -> None:
     with pytest.raises(UsageError, match="has a host"):
         store_url("sqlite://HOST/x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sqlite3
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
+from kdnas.store import queries
 from kdnas.store.check import check
 from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
+from kdnas.system.errors import UsageError
 from tests import fakes
+from tests.search.test_earlier_stores import EARLIER
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,11 @@ def test_a_whole_store(filled: str) -> None:
     [
         ("UPDATE kdnas_study SET beta = 5e-324", "damaged", "fake: α -0.06 and β 4.94066e-324 are out of bounds"),
         ("UPDATE kdnas_study SET spec = '{'", "damaged", "fake: its spec cannot be read"),
+        (
+            "UPDATE kdnas_trial SET candidate = '[]' WHERE number > 0",
+            "damaged",
+            "2 row(s) of kdnas_trial are damaged: in the first, candidate is no JSON object",
+        ),
         ("DELETE FROM kdnas_slot WHERE slot = 2", "damaged", "fake: 2 slots for a budget of 3"),
         ("DELETE FROM kdnas_trial WHERE number = 1", "damaged", "fake: slots whose trials say something else: 1"),
         (
@@ -74,6 +83,35 @@ def test_a_whole_store(filled: str) -> None:
 def test_a_store_that_is_not(change: str, state: str, what: str, filled: str) -> None:
     damaged(filled, change)
     assert [said for kind, said in found(filled) if kind == state and said.startswith(what)]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("UPDATE kdnas_study SET alpha = 'x'", "kdnas_study are damaged: in the first, alpha is 'x'"),
+        ("UPDATE kdnas_trial SET loss = x'00'", r"kdnas_trial are damaged: in the first, loss is b'\x00'"),
+        ("UPDATE kdnas_event SET detail = '{'", "kdnas_event are damaged: in the first, detail is no JSON object"),
+    ],
+)
+def test_a_value_that_no_such_column_holds_is_passed_over_or_copied(
+    change: str, what: str, ran: Path, tmp_path: Path
+) -> None:
+    """Of a file: a server takes no such value."""
+    path, other = shutil.copy(ran, tmp_path / "kdnas.db"), tmp_path / "other.db"
+    damaged(str(path), change)
+    assert [said for kind, said in found(path) if kind == "damaged" and said.endswith(what)]
+    with open_reader(path) as source, open_store(other, create=True) as target:
+        with pytest.raises(UsageError, match="is damaged: in a row of kdnas_"):
+            copy(source, target)
+        assert queries.study_rows(target) == []
+
+
+def test_tables_that_a_store_cannot_have_yet_are_missed(tmp_path: Path) -> None:
+    path = tmp_path / "kdnas.db"
+    path.write_bytes(gzip.decompress((EARLIER / "half-finished-lstm.db.gz").read_bytes()))
+    said = found(path)
+    assert ("unfinished", "its tables are of version 1") in said
+    assert not [what for state, what in said if state == "damaged"]
 
 
 def test_rows_of_no_study(ran: Path, tmp_path: Path) -> None:

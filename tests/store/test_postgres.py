@@ -247,6 +247,25 @@ def test_a_reader_sees_changes_and_cannot_write(url: str) -> None:
             connection.exec_driver_sql("DELETE FROM kdnas_log")
 
 
+def test_a_reader_looks_in_another_schema_than_its_address_says(bare: str, server: Server) -> None:
+    server.sql("CREATE SCHEMA own", "bare")
+    address = f"{bare}?options=-csearch_path%3Down"
+    with open_store(address, create=True) as store:
+        create_study(store, fakes.spec("there"))
+    with open_reader(address) as store:
+        assert [row.name for row in queries.study_rows(store)] == ["there"]
+        with pytest.raises(UsageError, match="may only be read"), store.connect() as connection:
+            connection.exec_driver_sql("DELETE FROM kdnas_log")
+    with pytest.raises(UsageError, match="There is no store at"):
+        open_reader(bare)
+
+
+def test_what_an_address_asks_of_its_connections_is_dropped(bare: str) -> None:
+    for asked in ("connect_timeout=x", "keepalives_idle=x"):
+        with pytest.raises(UsageError, match=asked.partition("=")[0]):
+            open_reader(f"{bare}?{asked}")
+
+
 def test_a_database_that_is_not_there_or_not_a_store(bare: str, server: Server) -> None:
     with pytest.raises(UsageError, match="There is no store at"):
         open_store(bare)

@@ -118,3 +118,10 @@ def test_values_within_values_are_named_as_they_are_written(values: dict[str, An
         from_values(values)
     assert str(raised.value).startswith(said)
     assert not RAW.search(str(raised.value))
+
+
+def test_a_name_of_several_lines_makes_a_message_of_several() -> None:
+    for values in ({"a\x0b\u2028b\r\nkdnas: forged": 1}, {"seed": 1, "x\x85y": {}}, {"strategy": {"name": "a\nb"}}):
+        with pytest.raises(BadOptionError) as caught:
+            from_values(values)
+        assert len(str(caught.value).splitlines()) == len(caught.value.problem.splitlines()) == 1

@@ -18,6 +18,7 @@ import pytest
 from kdnas.store import changes, queries
 from kdnas.store.database import open_reader, open_store
 from kdnas.study.rows import StudyRow, WorkerRow
+from kdnas_tui import custom
 from kdnas_tui.main import run
 from tests.tiny import WORDS, tiny_folder
 from tests.tui.terminal import PATIENCE_S, Terminal
@@ -199,6 +200,18 @@ def test_a_dumb_terminal_is_told_so(start: Callable[..., Terminal], monkeypatch:
     done = subprocess.run([sys.executable, "-m", "kdnas_tui"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "TERM is dumb" in done.stderr
+
+
+def test_a_setting_or_an_argument_reaches_the_terminal_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = custom.path()
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text('[themes."x\\u001b]0;t\\u0007\\nkdnas-tui: forged"]\nnothing = 1\n')
+    assert run([]) == 2
+    settings.unlink()
+    assert run(["--locate", "--storage", "\x1b]0;t\x07.db"]) == 0
+    said = capsys.readouterr()
+    assert "forged has no 'nothing'" in said.err and said.err.count("\n") == 1
+    assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
 
 
 @pytest.mark.parametrize(
