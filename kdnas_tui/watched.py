@@ -227,8 +227,10 @@ class Watched:
         if len(took) < FEWEST:
             return None
         begun = (now - trials.started()[trials.runs()]).tolist()
-        left, mean, deviation = max(0, row.trials - row.done), float(took.mean()), float(took.std(ddof=1))
-        return span(left, len(took), mean, deviation, float(took.max()), begun, row.workers)
+        left, mean, deviation = row.trials - row.done - row.waiting, float(took.mean()), float(took.std(ddof=1))
+        if left <= 0 and row.waiting:
+            return None  # nobody knows how soon they are timed
+        return span(max(0, left), len(took), mean, deviation, float(took.max()), begun, row.workers)
 
     @property
     def sketched(self) -> bool:

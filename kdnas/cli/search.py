@@ -182,24 +182,21 @@ def _begin(where: str, values: dict[str, Any], fields: dict[str, Any], *, check:
 def measured_in(where: str, spec: StudySpec) -> Measured | None:
     """What trials like the spec's took in the store; None where there is none, and where it cannot be read."""
     from kdnas.search.measured_cost import measured
-    from kdnas.store.addresses import may_be_there
     from kdnas.store.database import open_reader
 
-    with contextlib.suppress(KdnasError):
-        if may_be_there(where):
-            with open_reader(where) as store:
-                return measured(store, spec)
+    with contextlib.suppress(KdnasError), open_reader(where) as store:
+        return measured(store, spec)
     return None
 
 
 def _existing(where: str, name: str) -> StudyRow | None:
     from kdnas.store import queries
-    from kdnas.store.addresses import may_be_there
-    from kdnas.store.database import open_reader
+    from kdnas.store.database import reader_if_there
 
-    if not may_be_there(where):
+    there = reader_if_there(where)
+    if there is None:
         return None
-    with open_reader(where) as store:
+    with there as store:
         return queries.find_study(store, name)
 
 

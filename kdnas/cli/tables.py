@@ -17,7 +17,7 @@ from kdnas.study.ranked_rows import rank_of
 from kdnas.study.ranking import Scored
 from kdnas.study.reward import exchange
 from kdnas.study.rows import Status, StudyRow, TrialRow
-from kdnas.study.states import TrialState
+from kdnas.study.states import WAITS, TrialState
 from kdnas.study.time_budget import end_words
 from kdnas.system import time_left
 
@@ -59,6 +59,7 @@ def study_head(row: StudyRow) -> None:
     """A study in a few lines."""
     counts = [row.counted_words]
     counts += [f"{n} {word}" for word in ("pruned", "failed", "reused", "running") if (n := getattr(row, word))]
+    counts += [f"{row.waiting} {WAITS}"] if row.waiting else []
     best = "" if row.best_reward is None else f"   best {row.best_reward:.4f} (#{row.best_number})"
     eta = "" if row.eta is None else f"   ETA {time_left.words(row.eta)}"
     spec = row.spec
@@ -112,6 +113,8 @@ def _trial(s: Scored, dimensions: Sequence[str]) -> list[object]:
     state = row.state
     if state == TrialState.RUNNING:
         state = f"{row.phase or 'running'} {row.epoch}/{row.epochs}" if row.epochs else row.phase or "running"
+    elif state == TrialState.WAITING:
+        state = row.phase or WAITS
     elif row.reused_from is not None:
         state = f"reused #{row.reused_from}"
     elif row.error:

@@ -20,7 +20,7 @@ from kdnas.store import queries
 from kdnas.store.database import Store
 from kdnas.study import layer_words
 from kdnas.study.rows import Status, StudyRow, TrialRow
-from kdnas.study.states import REWARDED
+from kdnas.study.states import REWARDED, TrialState
 from kdnas.system import interrupts, time_left
 from kdnas.system.text import clean
 
@@ -41,7 +41,7 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
     console = narration()
     first = queries.study_row(store, name)
     log_id = max((line.log_id for line in queries.logs(store, first.study_id, limit=1)), default=0)
-    shown = {row.number for row in queries.trial_rows(store, first.study_id) if row.ended is not None}
+    shown = {row.number for row in queries.trial_rows(store, first.study_id) if has_ended(row)}
     revision = -1
     with _Line(console, first) as line:
         while True:
@@ -55,7 +55,7 @@ def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
                     console.print(Text(clean(f"{said.level}: {said.line}"), style="yellow"), soft_wrap=True)
             if row.revision != revision:
                 for trial in queries.trial_rows(store, row.study_id, revision):
-                    if trial.ended is not None and trial.number not in shown:
+                    if has_ended(trial) and trial.number not in shown:
                         shown.add(trial.number)
                         console.print(Text(clean(ended(trial, row.teacher_latency_ms))), soft_wrap=True)
                 revision = row.revision
@@ -75,6 +75,11 @@ def _wait(processes: Sequence[Process]) -> None:
             except subprocess.TimeoutExpired:
                 return
             return
+
+
+def has_ended(row: TrialRow) -> bool:
+    """Of one that waits for its latency only the training has."""
+    return row.ended is not None and row.state != TrialState.WAITING
 
 
 def ended(row: TrialRow, reference_ms: float | None) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @worker_options.placed
 @click.option("--device", metavar="VALUE", help="Where it runs.  [default: the study's own]")
 @click.option("--until-done", is_flag=True, help="Replace workers that are killed; a study that has ended is no error.")
+@click.option(
+    "--latency", is_flag=True, help="Evaluate nothing: measure latencies of a study that has them measured after."
+)
 @worker_options.unlike
 @frame.storage
 def worker(
@@ -28,6 +31,7 @@ def worker(
     workers_per_gpu: int | None,
     device: str | None,
     until_done: bool,
+    latency: bool,
     unlike: str | None,
     storage: str | None,
 ) -> int:
@@ -35,7 +39,7 @@ def worker(
 
     Give the same --storage as where it was begun. One worker runs in this process. Several, or with --until-done, are
     processes of their own that end with this command. Another teacher, data set, device or version than the study's is
-    refused.
+    refused. With --latency it evaluates nothing, and measures the latencies of trials that wait for theirs.
     """
     from kdnas.search import joining
     from kdnas.store import queries
@@ -52,11 +56,13 @@ def worker(
         if unlike is not None:
             joining.allow_unlike(store, row.study_id, unlike)
         joining.require_joinable(store, row)
+        if latency:
+            worker_options.require_latency_worker(row, workers, until_done)
     seats = worker_options.seats_of(row, workers, workers_per_gpu, device)
     if len(seats) == 1 and not until_done:
         from kdnas.search.worker import run_worker
 
-        return run_worker(where, study, device=seats[0].device)
+        return run_worker(where, study, device=seats[0].device, only_times=latency)
     return _several(row, where, seats, until_done, storage)
 
 

@@ -59,6 +59,17 @@ def require_plain(workers: Count, per_gpu: int | None) -> None:
         raise UsageError(f"--workers-per-gpu {per_gpu} goes with --workers gpus.", "Give both, or --workers N alone.")
 
 
+def require_latency_worker(row: StudyRow, workers: Count, until_done: bool) -> None:
+    """Raises UsageError where a worker that only times has nothing to do, or is asked to be several."""
+    if row.spec.get("latency", {}).get("when") != "after":
+        raise UsageError(
+            f"{row.name} has each latency measured by the worker that trains, so that none waits for a latency worker.",
+            "Begin a study with --set latency.when=after.",
+        )
+    if workers != 1 or until_done:
+        raise UsageError("A latency worker is one process.", "Give --latency without --workers and --until-done.")
+
+
 def seats_of(row: StudyRow, workers: Count, per_gpu: int | None, device: str | None) -> tuple[Seat, ...]:
     """Where the study's new workers run. `device` is used instead of its own. Raises UsageError."""
     from kdnas.search import placing

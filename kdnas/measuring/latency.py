@@ -27,7 +27,7 @@ from kdnas.measuring import devices
 from kdnas.measuring.clocks import Crowd, Pass, clock_of
 from kdnas.measuring.device_lock import device_lock
 from kdnas.measuring.passes import Once, captured
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 
 VERSION = 4  # of the protocol
 GPU_VERSION = 2  # of what it does on a GPU besides
@@ -303,7 +303,7 @@ def protocol_key(settings: LatencySpec, device: torch.device | None = None) -> s
     """Fingerprint of the protocol, its settings and torch's version. What only concerns GPUs is left out elsewhere."""
     given = settings.model_dump(mode="json")
     way = given.pop("gpu")
-    del given["by"], given["what"]  # what a search asks for: whatever is measured is measured alike
+    del given["by"], given["what"], given["when"]  # what a search asks for: all that is measured is measured alike
     facts = {"version": VERSION, "torch": torch.__version__, **given}
     if device is not None and device.type == "cuda":
         facts["gpu"] = [GPU_VERSION, way]

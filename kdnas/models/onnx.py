@@ -20,7 +20,7 @@ import torch
 
 from kdnas.models import lora_adapters
 from kdnas.models import open as opening
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system import seeds
 from kdnas.system.errors import KdnasError, UsageError, first_line
 

@@ -293,6 +293,10 @@ class CausalBench(Workbench):
             model = decoders.fresh(config, seeds.number(seed, seeds.Student.WEIGHTS))
         return Student(cast(torch.nn.Module, model).to(self.device))
 
+    def probe(self, candidate: Candidate) -> Student:
+        model = decoders.fresh(copy.deepcopy(self.configuration(candidate)), 0)  # nothing is solved or cut for it
+        return Student(cast(torch.nn.Module, model).to(self.device))
+
     def score(self, student: Student) -> Score:
         """Cross-entropy on the held-out part: (student − teacher) / (unigram − teacher)."""
         raw = cross_entropy(cast(Any, student.body), self.held_ids)

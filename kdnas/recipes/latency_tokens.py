@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 

@@ -11,7 +11,7 @@ from kdnas.data import hub
 from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import Measured, measure
 from kdnas.measuring.passes import Once, one_pass
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress

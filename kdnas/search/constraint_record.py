@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import optuna
-
 from kdnas.search.candidate import Measurement
 from kdnas.store import limits as present_limits
 from kdnas.store import queries
@@ -16,7 +14,7 @@ from kdnas.study.ranked_rows import nearest_miss
 FUTILE = 10  # finished trials after which it is told that none keeps the constraints, and whenever they have doubled
 
 
-def record(limits: Limits, trials: TrialStorage, trial: optuna.Trial, found: Measurement, *, raw: bool) -> str:
+def record(limits: Limits, trials: TrialStorage, trial_id: int, found: Measurement, *, raw: bool) -> str:
     """Writes to Optuna's trial how far it misses each constraint of now; what it misses, in words, empty where nothing.
     `raw`: the reward sees the raw loss."""
     told = figures(
@@ -27,7 +25,7 @@ def record(limits: Limits, trials: TrialStorage, trial: optuna.Trial, found: Mea
         reference_ms=limits.reference_ms,
     )
     for name, by in limits.scaled(told).items():
-        trials.set_trial_system_attr(trial._trial_id, f"{CONSTRAINT}{name}", by)
+        trials.set_trial_system_attr(trial_id, f"{CONSTRAINT}{name}", by)
     return limits.told(told)
 
 

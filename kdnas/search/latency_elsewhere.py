@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kdnas.measuring import memory
-from kdnas.measuring.device_lock import Turn
 from kdnas.recipes.contract import Workbench
-from kdnas.search.candidate import Aside, EvaluationError, Measure, Timed, eager
+from kdnas.search.candidate import Aside, EvaluationError, Measure, Timed, timed_alone
 from kdnas.search.every import Every
 from kdnas.search.heartbeat import Leave, Steering, look_s
 from kdnas.store.complaints import StoreError
@@ -94,11 +92,7 @@ class Answering:
 
     def _found(self, candidate: Candidate, measure: Measure, aside: Aside) -> dict[str, Any]:
         try:
-            with memory.one_line(self._bench.device):
-                with Turn(self._bench.device):
-                    student = self._bench.probe(candidate)
-                timed = measure(self._bench, student, candidate)
-                further = {**eager(timed), **aside(self._bench, student, candidate)}
+            timed, further = timed_alone(self._bench, candidate, measure, aside)
         except (StoreError, KeyboardInterrupt):
             raise
         except Exception as error:

@@ -32,6 +32,11 @@ class Others:
             self._known = recovery.at_work(self._store, self._study_id)
         return recovery.any_dead(self._known)
 
+    def any_latency_worker(self) -> bool:
+        """Whether one that only times is at work."""
+        self.any_dead()
+        return recovery.any_latency_worker(self._known)
+
     def look_again(self) -> None:
         """Those that are known have been put right."""
         self._due.now()

@@ -33,7 +33,7 @@ from kdnas.search.set_up import Prepare, place, recipe_of
 from kdnas.search.timing import further_passes, latency_protocol
 from kdnas.search.trial_run import TrialRuns
 from kdnas.search.wishes import Wishes
-from kdnas.store import ends, queries, recovery, slots, studies
+from kdnas.store import ends, queries, recovery, slots, studies, study_end, waiting
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import (
@@ -59,7 +59,7 @@ from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.study.states import SlotState, Wanted
 from kdnas.system import interrupts, process
-from kdnas.system.errors import KdnasError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.paths import default_storage
 from kdnas.system.progress import Note, Once
 from kdnas.system.seeds import Purpose, number
@@ -72,7 +72,15 @@ FREEZE_EVERY = 200  # of its own trials, which a worker remembers
 class Worker:
     """One worker of one study, from its preparation to the last trial."""
 
-    def __init__(self, store: Store, study_id: int, spec: StudySpec, steering: Steering, measure: Measure) -> None:
+    def __init__(
+        self,
+        store: Store,
+        study_id: int,
+        spec: StudySpec,
+        steering: Steering,
+        measure: Measure,
+        only_times: bool = False,
+    ) -> None:
         self.store = store
         self.study_id = study_id
         self.spec = spec
@@ -83,6 +91,8 @@ class Worker:
         self.protocol, self.measure = measure, of_search(spec, measure)
         self.aside = further_passes(store)
         self.answering: Answering | None = None  # those who leave latency to this worker
+        self.only_times = only_times
+        self.afterwards = False  # whether this worker measures latencies that trials wait for
         self.forecast: Forecast | None = None  # of a strategy that proposes by one
         self.held: int | None = None  # the slot
         self.others = Others(store, study_id, steering)
@@ -117,6 +127,12 @@ class Worker:
         lent = warm_start.lent(self.store, self.study_id, self.spec, self.space, facts, self.log)
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts, lent)
         left = joining.require_like(self.store, self.study_id, facts, self.log)
+        if left is not None and self.only_times:
+            raise UsageError(
+                f"The study measures latency on {left}, and this machine is {facts['device']}.",
+                "Start the latency worker on a machine of the study's device.",
+            )
+        self.afterwards = left is None and self.spec.latency.when == "after"
         if left is not None:
             asking = Asking(self.store, self.study_id, left, self.steering)
             self.protocol, self.measure, self.aside = asking, of_search(self.spec, asking), asking.aside
@@ -125,7 +141,7 @@ class Worker:
         self.loan = warm_start.Present(self.store, self.study_id)
         for complaint in (*short_text.told(facts), *slots.key_planned(self.store, self.study_id, self.space)):
             self.log("warning", complaint)
-        if self.spec.strategy.predicts():
+        if self.spec.strategy.predicts() and not self.only_times:
             with memory.one_line(device):
                 self.forecast = forecasts.of_bench(self.bench, self.protocol, on_progress)
         self.optuna = persist(self.store, lambda: optuna_storage(self.store))
@@ -169,10 +185,14 @@ class Worker:
             self.answer_others()
             if self.others.any_dead():
                 self.close_orphans()
+            if self.afterwards and not self.others.any_latency_worker() and self.time_one():
+                continue
             if (late := self.time.over(at)) is not None:
-                if slots.finish_in_time(self.store, self.study_id, late):
+                if study_end.finish_in_time(self.store, self.study_id, late):
                     self.log("info", late)
                     return
+                if self.time_one():
+                    continue
                 self.steering.doing = "waiting for other workers"
                 self.others.wait(Wanted.RUN, seen, self.answer_others)
                 continue
@@ -213,16 +233,48 @@ class Worker:
                     self.held = None
                     self.close_orphans()  # Optuna's trial, which was to have had the candidate
                 continue
-            if claimed.wanted == Wanted.RUN and not claimed.running:
+            if self.time_one():
+                continue  # nothing is left to train: a latency worker gets help
+            if claimed.wanted == Wanted.RUN and not claimed.running and not claimed.waiting:
                 if exhausted is not None:
-                    slots.finish_exhausted(self.store, self.study_id, exhausted)
+                    study_end.finish_exhausted(self.store, self.study_id, exhausted)
                     return
                 if not claimed.free:
                     return
-            if claimed.running:
+            if claimed.waiting and not self.afterwards:
+                many = f"{claimed.waiting} trial{'' if claimed.waiting == 1 else 's'}"
+                self.steering.doing = f"waiting for a worker on the study's device to time {many}"
+            elif claimed.running or claimed.waiting:
                 # Others are at the last slots; should one of them die, its candidate is still to be evaluated.
                 self.steering.doing = "waiting for other workers"
             self.others.wait(claimed.wanted, seen, self.answer_others)
+
+    def time_trials(self) -> None:
+        """Measures the latencies that trials wait for, until the study has ended or people want it to."""
+        self.close_orphans()
+        while self.wishes.wait_while_paused().wanted == Wanted.RUN:
+            seen = self.steering.changed()
+            self.answer_others()
+            if self.others.any_dead():
+                self.close_orphans()
+            if self.time_one():
+                continue
+            if study_end.has_ended(self.store, self.study_id):
+                return
+            self.steering.doing = "waiting for a trial to time"
+            self.others.wait(Wanted.RUN, seen, self.answer_others)
+
+    def time_one(self) -> bool:
+        """Times the trial that has waited longest; False where there is none, or this worker times none."""
+        held = waiting.claim(self.store, self.study_id, self.worker_id) if self.afterwards else None
+        if held is None:
+            return False
+        try:
+            self.runs.time_waiting(held)
+        except SlotTaken as taken:
+            self.trials.forget_own()
+            self.log("warning", f"{taken}; going on")
+        return True
 
     def plan_episode(self, at: Present) -> None:
         refused = self.refusal.now(at.limits)
@@ -312,6 +364,7 @@ class Worker:
             if self.held is not None:
                 why = "its worker was stopped"
                 slots.give_up(self.store, self.study_id, self.held, self.worker_id, attempts=None, why=why)
+            waiting.let_go(self.store, self.study_id, self.worker_id, attempts=None)
             if hasattr(self, "study"):
                 recovery.close(self.store, self.study, self.study_id, self.spec)
         if hasattr(self, "optuna"):
@@ -327,22 +380,23 @@ def run_worker(
     device: str | None = None,
     prepare: Prepare | None = None,
     measure: Measure | None = None,
+    only_times: bool = False,
 ) -> int:
     """Works on the study until there is nothing left to do, in this process and its main thread; the exit code.
 
     `device` is used instead of the spec's. `prepare` and `measure` are the recipe's and the latency protocol's, unless
-    given. An interrupt or SIGTERM frees the running trial and ends with 130. What fails is written to the store and
-    raised as KdnasError.
+    given. With `only_times` it evaluates nothing, and measures the latencies that trials wait for. An interrupt or
+    SIGTERM frees the running trial and ends with 130. What fails is written to the store and raised as KdnasError.
     """
     with open_store(storage) as store:
         row = queries.study_row(store, name)
         spec = from_store(row.spec)
         try:
-            with heartbeat.at_work(store, row.study_id, "search") as steering:
-                worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store))
+            with heartbeat.at_work(store, row.study_id, recovery.LATENCY if only_times else "search") as steering:
+                worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store), only_times)
                 try:
                     worker.prepare(prepare or recipe_of(spec), place(steering, device or spec.device))
-                    worker.search()
+                    (worker.time_trials if only_times else worker.search)()
                 finally:
                     worker.close()
         except Leave:

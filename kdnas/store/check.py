@@ -20,6 +20,7 @@ from kdnas.study.rows import StudyRow
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import ENDED_SLOTS, SlotState, TrialState
 
+SETTLED = (*sorted(ENDED_SLOTS), SlotState.WAITING)  # states that a slot and its trial are in together
 THEIRS = {TrialState.DONE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAILED: "FAIL"}
 THEIRS |= {TrialState.REUSED: "COMPLETE", TrialState.LOST: "FAIL"}
 
@@ -99,7 +100,7 @@ def _study(connection: Connection, row: StudyRow, theirs: bool) -> Iterator[Foun
         hint = f"`kdnas backup {name} FILE` saves what is there; restore an older backup where there is one."
         yield Found("damaged", f"{name}: {slots} slots for a budget of {row.trials}", hint)
     joined = sa.outerjoin(t.slot, t.trial, sa.and_(c.study_id == s.study_id, c.number == s.trial))
-    ended = sa.select(s.slot).select_from(joined).where(s.study_id == row.study_id, s.state.in_(ENDED_SLOTS))
+    ended = sa.select(s.slot).select_from(joined).where(s.study_id == row.study_id, s.state.in_(SETTLED))
     torn = list(
         connection.execute(ended.where(sa.or_(c.state.is_(None), c.state != s.state)).order_by(s.slot)).scalars()
     )

@@ -183,12 +183,20 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
             known = sa.inspect(connection).has_table("kdnas_meta")
         if not known:
             if not create:
-                raise sqlite_file.no_store(store.place)
+                raise sqlite_file.NoStoreError(store.place)
             with creation_lock(store), store.begin() as connection:
                 migration.make_tables(connection)
         if _is_older(store):
             _bring_up(store)
     return store
+
+
+def reader_if_there(url: str | Path) -> Store | None:
+    """As `open_reader`; None where nobody has begun a study there yet: a server's database may be empty."""
+    try:
+        return open_reader(url)
+    except sqlite_file.NoStoreError:
+        return None
 
 
 def open_reader(url: str | Path) -> Store:
@@ -200,7 +208,7 @@ def open_reader(url: str | Path) -> Store:
             with store.connect() as connection:
                 known = sa.inspect(connection).has_table("kdnas_meta")
             if not known:
-                raise sqlite_file.no_store(store.place)
+                raise sqlite_file.NoStoreError(store.place)
             _require_readable(store)
         return store
     path = sqlite_file.path_of(address)
@@ -258,7 +266,7 @@ def _open_sqlite(address: URL, create: bool) -> Store:
     made = False
     if not path.exists():
         if not create:
-            raise sqlite_file.no_store(path)
+            raise sqlite_file.NoStoreError(path)
         refuse_network_folder(path.parent)
         sides.require_own(path)
         try:

@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from kdnas.store import changes, limits, slots
+from kdnas.store import changes, limits, slots, waiting
 from kdnas.store import tables as t
 from kdnas.store.database import Store, clock, clock_column
 from kdnas.store.optuna_storage import explained
@@ -33,6 +33,15 @@ TOLD: dict[str, TrialState] = {
     states.TrialState.REUSED: TrialState.COMPLETE,
     states.TrialState.PRUNED: TrialState.PRUNED,
 }
+
+
+RUNNING, WAITING = states.SlotState.RUNNING, states.SlotState.WAITING
+LATENCY = "latency"  # the task of a worker that only times
+
+
+def any_latency_worker(workers: Sequence[Any]) -> bool:
+    """Whether one of `at_work` that lives only times; asks no database."""
+    return any(row.task == LATENCY and _lives(row) for row in workers)
 
 
 def any_dead(workers: Sequence[Any]) -> bool:
@@ -52,15 +61,29 @@ def close(store: Store, study: optuna.Study, study_id: int, spec: StudySpec) -> 
     lost = []
     with store.connect() as connection:
         s, w = t.slot.c, t.worker.c
+        timed = s.worker_id.is_not(None)
         held = connection.execute(
-            sa.select(s.slot, s.trial, s.worker_id, w.state, w.host, w.lock, w.heartbeat, *_here(connection))
+            sa.select(
+                s.slot,
+                s.trial,
+                s.worker_id,
+                s.state.label("of_slot"),
+                w.state,
+                w.host,
+                w.lock,
+                w.heartbeat,
+                *_here(connection),
+            )
             .outerjoin_from(t.slot, t.worker, s.worker_id == w.worker_id)
-            .where(s.study_id == study_id, s.state == states.SlotState.RUNNING)
+            .where(s.study_id == study_id, sa.or_(s.state == RUNNING, sa.and_(s.state == WAITING, timed)))
         ).all()
     proposing = False
     for row in held:
         if row.state is not None and _lives(row):
             proposing |= row.trial is None
+            continue
+        if row.of_slot == WAITING:  # its score stays
+            waiting.let_go(store, study_id, row.worker_id, attempts=spec.budget.attempts)
             continue
         if row.trial is not None:
             lost.append(row.trial)
@@ -107,7 +130,7 @@ def _tell_ended(
         row = ours.get(trial.number)
         if row is None and unknown_too:
             tell(store, study, trial.number, TrialState.FAIL, None)
-        elif row is not None and row.state != states.TrialState.RUNNING:
+        elif row is not None and row.state not in (states.TrialState.RUNNING, states.TrialState.WAITING):
             state = TOLD.get(row.state, TrialState.FAIL)
             values = objectives(store, study_id, spec, row._asdict()) if row.state in TOLD else None
             tell(store, study, trial.number, state, values)
@@ -135,7 +158,7 @@ def at_work(store: Store, study_id: int) -> Sequence[Any]:
     w = t.worker.c
     with store.look() as connection:
         return connection.execute(
-            sa.select(w.worker_id, w.state, w.host, w.lock, w.heartbeat, *_here(connection)).where(
+            sa.select(w.worker_id, w.state, w.task, w.host, w.lock, w.heartbeat, *_here(connection)).where(
                 w.study_id == study_id, w.state.in_(states.AT_WORK)
             )
         ).all()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from kdnas.store import changes, ends
+from kdnas.store import changes, study_end
 from kdnas.store import tables as t
 from kdnas.store.database import Store
 from kdnas.store.notices import News
@@ -55,6 +55,7 @@ class Left:
     wanted: str
     free: int  # slots that nobody holds
     running: int  # slots that are being worked on
+    waiting: int = 0  # slots whose latency is still to be measured, or is being measured
 
 
 Beside = Callable[[Connection], None]
@@ -94,6 +95,7 @@ def claim(
                 wanted,
                 free=connection.execute(number.where(s.state == SlotState.FREE)).scalar_one(),
                 running=connection.execute(number.where(s.state == SlotState.RUNNING)).scalar_one(),
+                waiting=connection.execute(number.where(s.state == SlotState.WAITING)).scalar_one(),
             )
         changes.bump(connection, study_id)
         connection.execute(
@@ -190,7 +192,7 @@ def propose(
             if row.trial == number:
                 return None  # written before; the answer got lost
         beside(connection)
-        _require_held(
+        require_held(
             connection.execute(
                 sa.update(t.slot)
                 .where(held)
@@ -267,7 +269,7 @@ def progress(store: Store, study_id: int, number: int, **columns: Any) -> None:
             .where(c.study_id == study_id, c.number == number, c.state == TrialState.RUNNING)
             .values(revision=revision, **columns)
         ).rowcount
-        _require_held(changed, number)
+        require_held(changed, number)
 
 
 @patient
@@ -284,7 +286,7 @@ def epoch(
             .where(c.study_id == study_id, c.number == number, c.state == TrialState.RUNNING)
             .values(revision=revision, epoch=point["epoch"], **columns)
         ).rowcount
-        _require_held(changed, number)
+        require_held(changed, number)
         made = (sqlite if store.is_sqlite else postgresql).insert(t.curve)
         there = made.on_conflict_do_nothing()  # written before, where the answer got lost
         connection.execute(there.values(study_id=study_id, number=number, **point))
@@ -309,8 +311,19 @@ def counts(store: Store, study_id: int) -> dict[str, int]:
 
 
 @patient
-def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState, **columns: Any) -> None:
-    """The trial ended as done, pruned or failed, and its slot with it. Raises SlotTaken."""
+def finish(
+    store: Store,
+    study_id: int,
+    slot: int,
+    number: int,
+    state: SlotState,
+    *,
+    timed_by: int | None = None,
+    ended: float | None = None,
+    **columns: Any,
+) -> None:
+    """The trial ended as done, pruned or failed, and its slot with it. Of one that waited for its latency, `timed_by`
+    is the worker that holds it, and `ended` when it would have ended without the wait. Raises SlotTaken."""
     s, c = t.slot.c, t.trial.c
     with store.begin() as connection:
         # The first trial that was timed gives the study its one time of the teacher.
@@ -318,22 +331,23 @@ def finish(store: Store, study_id: int, slot: int, number: int, state: SlotState
         timed = {} if teacher is None else {"teacher_latency_ms": sa.func.coalesce(known, teacher)}
         revision = changes.bump(connection, study_id, News.SLOT, **timed)
         mine = sa.and_(s.study_id == study_id, s.slot == slot, s.trial == number)
+        before = SlotState.RUNNING
+        if timed_by is not None:  # another one may have timed it meanwhile
+            before, mine = SlotState.WAITING, sa.and_(mine, s.worker_id == timed_by)
         if connection.execute(sa.select(s.state).where(mine)).scalar_one_or_none() == state:
             return  # written before; the answer got lost
-        _require_held(
+        require_held(
             connection.execute(
-                sa.update(t.slot)
-                .where(mine, s.state == SlotState.RUNNING)
-                .values(state=state, error=columns.get("error"))
+                sa.update(t.slot).where(mine, s.state == before).values(state=state, error=columns.get("error"))
             ).rowcount,
             slot,
         )
         connection.execute(
             sa.update(t.trial)
             .where(c.study_id == study_id, c.number == number)
-            .values(state=state, revision=revision, ended=time.time(), phase=None, **columns)
+            .values(state=state, revision=revision, ended=ended or time.time(), phase=None, **columns)
         )
-        _finish_study(connection, study_id, None)
+        study_end.finish(connection, study_id, None)
 
 
 @patient
@@ -378,7 +392,7 @@ def give_up(store: Store, study_id: int, slot: int, worker_id: int, *, attempts:
                     revision=revision,
                 )
             )
-        _finish_study(connection, study_id, None)
+        study_end.finish(connection, study_id, None)
 
 
 @patient
@@ -394,54 +408,7 @@ def give_back(store: Store, study_id: int, slot: int, worker_id: int) -> None:
         )
 
 
-@patient
-def finish_exhausted(store: Store, study_id: int, why: str) -> bool:
-    """The study ends before its budget, since no candidate is left; unless a slot still runs or must run again."""
-    with store.begin() as connection:
-        changes.bump(connection, study_id)
-        return _finish_study(connection, study_id, why)
-
-
-@patient
-def finish_in_time(store: Store, study_id: int, why: str) -> bool:
-    """The study ends since its time does, whatever is planned or was lost; whether it has ended, which it has not while
-    a slot still runs."""
-    with store.begin() as connection:
-        changes.hold(connection, study_id)
-        if connection.execute(sa.select(t.study.c.finished).where(t.study.c.study_id == study_id)).scalar_one():
-            return True
-        if not _finish_study(connection, study_id, why, planned=False):
-            return False  # a worker that waits asks again and again: nothing has changed
-        changes.bump(connection, study_id)
-        return True
-
-
-def _finish_study(connection: Connection, study_id: int, early: str | None, *, planned: bool = True) -> bool:
-    """Marks the study as finished when nothing is left to run; `early` says why it ends before its budget is spent, and
-    `planned` whether slots that have a candidate are to run all the same."""
-    s, c = t.slot.c, t.study.c
-    left = sa.select(s.slot).where(s.study_id == study_id, s.state.in_((SlotState.FREE, SlotState.RUNNING)))
-    if early is not None:
-        must = s.candidate.is_not(None) if planned else sa.false()
-        left = left.where(sa.or_(s.state == SlotState.RUNNING, must))
-    # From the last one on, since slots end from the first on.
-    if connection.execute(left.order_by(s.slot.desc()).limit(1)).first() is not None:
-        return False
-    trials = connection.execute(sa.select(c.trials).where(c.study_id == study_id)).scalar_one()
-    end = ends.end_on(connection, study_id)
-    if end is not None and end.open:
-        if early is None:
-            return False  # there will be more slots
-        ends.trim(connection, study_id)
-    ending = early or f"The budget of {trials} trial{'s' if trials != 1 else ''} is spent."
-    connection.execute(
-        sa.update(t.study).where(t.study.c.study_id == study_id).values(finished=time.time(), ending=ending)
-    )
-    changes.record(connection, study_id, "ended", {"ending": ending})
-    return True
-
-
-def _require_held(rows: int, what: int) -> None:
+def require_held(rows: int, what: int) -> None:
     if rows != 1:
         raise SlotTaken(what)
 

@@ -86,8 +86,13 @@ def path_of(address: URL) -> Path:
     return Path(str(address.database))
 
 
-def no_store(place: str | Path) -> UsageError:
-    return UsageError(f"There is no store at {place}.", "Begin a study with `kdnas search`, or give another --storage.")
+class NoStoreError(UsageError):
+    """No file is there, or a database without kdnas's tables."""
+
+    def __init__(self, place: str | Path) -> None:
+        super().__init__(
+            f"There is no store at {place}.", "Begin a study with `kdnas search`, or give another --storage."
+        )
 
 
 def cannot_open(path: Path, error: OSError) -> UsageError:
@@ -103,7 +108,7 @@ def require_database(path: Path) -> None:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise no_store(path) from None
+        raise NoStoreError(path) from None
     except OSError as error:
         raise cannot_open(path, error) from None
     if not stat.S_ISREG(found.st_mode):

@@ -84,6 +84,7 @@ def study_rows_of(connection: Connection, **wanted: int | str) -> list[StudyRow]
                 failed=failed,
                 reused=row.reused or 0,
                 running=sum(busy for worker, busy in workers if worker.task == "search" and worker.alive),
+                waiting=row.slots_waiting or 0,
                 alpha=row.alpha,
                 beta=row.beta,
                 best_reward=best_reward,
@@ -151,9 +152,10 @@ def _statement(dialect: str, by: str | None, remarks: bool) -> sa.Select[Any]:
 
 
 def _slots(ids: sa.Select[Any]) -> sa.CTE:
-    """How many slots have ended, by how."""
+    """How many slots have ended, by how, and how many wait for a latency."""
     c = t.slot.c
-    counts = [sa.func.count().filter(c.state == state).label(f"slots_{state}") for state in sorted(ENDED_SLOTS)]
+    counted = (*sorted(ENDED_SLOTS), SlotState.WAITING)
+    counts = [sa.func.count().filter(c.state == state).label(f"slots_{state}") for state in counted]
     return sa.select(c.study_id, *counts).where(c.study_id.in_(ids)).group_by(c.study_id).cte("slots")
 
 
@@ -207,7 +209,9 @@ def _time(row: Any, end: End | None, done: int, workers: int, now: float) -> dic
     """When the study ends and how long the rest may take, as of the workers' last heartbeat."""
     mean = float(row.spent) / row.evaluated if row.evaluated else None
     told: dict[str, Any] = {"eta_s": None, "eta_spread_s": None, "trial_s": mean}
-    found = None if end is not None and end.open else _eta(row, row.trials - done, workers, now)
+    found = (
+        None if end is not None and end.open else _eta(row, row.trials - done - (row.slots_waiting or 0), workers, now)
+    )
     if end is not None:
         told |= {"until": end.until, "open": end.open}
         going_on = workers and row.finished is None

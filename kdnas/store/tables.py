@@ -67,8 +67,8 @@ slot = Table(
     metadata,
     _of_study(primary=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("state", String(12), nullable=False),  # free | running | done | pruned | failed
-    Column("worker_id", Integer),
+    Column("state", String(12), nullable=False),  # free | running | waiting | done | pruned | failed
+    Column("worker_id", Integer),  # of a waiting slot: who times it now
     Column("trial", Integer),  # Optuna's trial number of the present or last attempt
     Column("attempts", Integer, nullable=False),
     Column("candidate", Text),  # JSON, set when planned (episode, enqueued) or proposed
@@ -87,7 +87,7 @@ trial = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),  # Optuna's trial number
     Column("slot", Integer, nullable=False),
     Column("worker_id", Integer),
-    Column("state", String(12), nullable=False),  # running | done | pruned | failed | reused | lost
+    Column("state", String(12), nullable=False),  # running | waiting | done | pruned | failed | reused | lost
     Column("candidate", Text, nullable=False),  # JSON
     Column("candidate_key", String(40), nullable=False),
     Column("config", Text),  # JSON of Hugging Face configuration keys
@@ -112,7 +112,7 @@ trial = Table(
     Column("epoch", Integer, nullable=False),  # finished
     Column("epochs", Integer, nullable=False),
     Column("progress", Float, nullable=False),  # 0 … 1 of the whole evaluation
-    Column("phase", String(40)),  # building | timing | training | scoring
+    Column("phase", String(40)),  # building | timing | training | scoring | waiting for latency
     Column("error", Text),
     Column("reused_from", Integer),
     Column("started", Float, nullable=False),

@@ -133,6 +133,29 @@ class TrialStorage(_CachedStorage):
                 self._studies[study_id].unfinished_trial_ids.add(trial_id)
             self._own.clear()
 
+    def take_over(self, study_id: int, number: int) -> int:
+        """The running trial is this worker's from now on, if it was not so already; its id. Raises
+        UpdateFinishedTrialError where it has ended."""
+        known = self._study_id_and_number_to_trial_id.get((study_id, number))
+        if known is not None and known in self._own:
+            return known
+        columns = (TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
+        query = sa.select(*columns, TRIALS.c.datetime_start, TRIALS.c.datetime_complete)
+        query = query.where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
+
+        def once() -> FrozenTrial:
+            with self._store.connect() as connection:
+                return _whole(connection, connection.execute(query).all())[0]
+
+        trial = persist(self._store, once)
+        if trial.state.is_finished():
+            raise UpdateFinishedTrialError(f"Trial {number} has been ended by somebody else.")
+        with self._lock:
+            self._own[trial._trial_id] = trial
+            self._studies.setdefault(study_id, _StudyInfo())
+            self._add_trials_to_cache(study_id, [trial])
+        return int(trial._trial_id)
+
     def _give_up(self, ids: Sequence[int]) -> None:
         self.forget_own()
         raise UpdateFinishedTrialError(f"Trial {ids[0]} has been ended by somebody else.")

@@ -20,7 +20,8 @@ from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
 from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LatencySpec, StudySpec, from_values
+from kdnas.study.spec import StudySpec, from_values
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.study.spec_recipes import EncoderRecipe, LoraRecipe
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress

@@ -15,9 +15,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from kdnas.study import halving, spec_toml
 from kdnas.study.loan import NOBODY
 from kdnas.study.plain_values import unwritable
-from kdnas.study.spec import NAME, PLAIN, DataSpec, LatencySpec, StudySpec, from_values
+from kdnas.study.spec import NAME, PLAIN, DataSpec, StudySpec, from_values
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.study.spec_part import FLOOR, Part
 from kdnas.study.spec_recipes import ClassifierRecipe, recipe_parts
 from kdnas.study.time_budget import MOST_TRIALS

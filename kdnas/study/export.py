@@ -29,7 +29,7 @@ from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
-USUAL = {"by": "model", "what": timed_words.FIRST}  # of the latency's protocol: left out where all is as ever
+USUAL = {"by": "model", "what": timed_words.FIRST, "when": "now"}  # of the latency's protocol: left out where so
 Style = Literal["json", "csv", "markdown"]
 SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
 

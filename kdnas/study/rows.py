@@ -50,6 +50,7 @@ class StudyRow:
     open: bool = False  # the time decides alone: `trials` is the number that there are so far
     expected: int | None = None  # trials by that end, as they take now; None while that is not known
     trial_s: float | None = None  # what a trial has taken, the mean of those that were evaluated here
+    waiting: int = 0  # trials that have their score and wait for their latency
 
     @property
     def end(self) -> End | None:

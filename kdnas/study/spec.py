@@ -17,6 +17,7 @@ from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec_constraints import ConstraintsSpec
 from kdnas.study.spec_faults import explain
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.study.spec_part import FLOOR, Choice, Part
 from kdnas.study.spec_recipes import (
     CausalRecipe,
@@ -215,28 +216,6 @@ class TrainingSpec(Part):
     )
 
 
-class LatencySpec(Part):
-    """What is timed, and how carefully."""
-
-    what: Literal["first", "token"] = Field(
-        "first",
-        description="the first token after a text of this length, or, of causal models, each one generated then",
-    )
-    batch_size: int = Field(1, ge=1, le=4096, description="sequences in the timed forward pass")
-    length: int = Field(128, ge=1, le=8192, description="tokens of each")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of the timed forward pass")
-    precision: float = Field(
-        0.01, ge=FLOOR, le=0.5, description="stop when the 95 % interval of the median is this narrow"
-    )
-    max_seconds: float = Field(20.0, ge=FLOOR, le=600, description="stop then at the latest, and flag the figure")
-    by: Literal["model", "blocks"] = Field(
-        "model", description="a candidate's latency in a search: measured, or predicted as the sum of measured blocks"
-    )
-    gpu: Literal["graph", "eager"] = Field(
-        "graph", description="a GPU's passes: replays of a CUDA graph where it can be captured, or kernel by kernel"
-    )
-
-
 class FullSpec(Part):
     """The long distillation of the chosen candidate."""
 
@@ -362,6 +341,8 @@ class StudySpec(Part):
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
                 "variants; take model"
             )
+        if (why := self.latency.cannot_wait(self.budget.pruner, bool(self.budget.rungs))) is not None:
+            raise ValueError(why)
         if self.strategy.predicts() and not self._has_blocks():
             raise ValueError(
                 f"the strategy {self.strategy.name} predicts students of the recipe hidden-state with init fitted, "

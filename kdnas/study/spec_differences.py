@@ -41,12 +41,14 @@ def differences(stored: StudySpec, wanted: StudySpec) -> dict[str, tuple[Any, An
 
 OF_A_TRIAL = ("teacher.", "data.", "recipe.", "space.", "training.", "latency.")
 BUDGET_OF_A_TRIAL = ("budget.epochs", "budget.proxy_fraction", "budget.short_text")
+NOT_OF_A_TRIAL = frozenset({"latency.when"})  # the same is timed, by whoever it is
 
 
 def of_a_trial(spec: StudySpec, *further: str) -> dict[str, Any]:
     """The settings that decide what a single trial trains, scores and times, and `further` ones."""
     named = {*BUDGET_OF_A_TRIAL, *further}
-    return {field: value for field, value in flatten(spec).items() if field.startswith(OF_A_TRIAL) or field in named}
+    own = {field: value for field, value in flatten(spec).items() if field.startswith(OF_A_TRIAL) or field in named}
+    return {field: value for field, value in own.items() if field not in NOT_OF_A_TRIAL}
 
 
 def same_question(one: StudySpec, other: StudySpec) -> bool:

@@ -36,6 +36,7 @@ class SlotState(StrEnum):
 
     FREE = "free"
     RUNNING = "running"
+    WAITING = "waiting"  # its trial has a score, and its latency is still to be measured
     DONE = "done"
     PRUNED = "pruned"
     FAILED = "failed"
@@ -45,6 +46,7 @@ class TrialState(StrEnum):
     """One evaluation of a candidate."""
 
     RUNNING = "running"
+    WAITING = "waiting"  # scored, and its latency is still to be measured; to strategies it runs
     DONE = "done"
     PRUNED = "pruned"
     FAILED = "failed"
@@ -71,6 +73,8 @@ class RunState(StrEnum):
     FAILED = "failed"
 
 
+UNDER_WAY = frozenset({SlotState.RUNNING, SlotState.WAITING})
+WAITS, TIMING = "waiting for latency", "timing"  # the phases of a waiting trial, in words for people
 ENDED_SLOTS = frozenset({SlotState.DONE, SlotState.PRUNED, SlotState.FAILED})
 REWARDED = frozenset({TrialState.DONE, TrialState.PRUNED, TrialState.REUSED})  # trials that have figures
 AT_WORK = frozenset({WorkerState.STARTING, WorkerState.RUNNING, WorkerState.PAUSED})

@@ -11,6 +11,7 @@ from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import missed
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RUNG, CurvePoint, TrialRow
+from kdnas.study.states import WAITS, TrialState
 from kdnas_tui import words
 from kdnas_tui.screens import steering
 from kdnas_tui.screens.frame import bindings
@@ -75,12 +76,18 @@ class CandidateScreen(Page):
         self.draw()
 
 
+def _state(row: TrialRow) -> str:
+    if row.state == TrialState.WAITING:
+        return row.phase or WAITS
+    return f"{row.state}, {row.phase}" if row.phase and row.state == TrialState.RUNNING else row.state
+
+
 def facts(scored: Scored, curve: list[CurvePoint], now: float) -> list[tuple[str, Pairs]]:
     """Titled pairs of what is known of a candidate."""
     row = scored.row
     spread = "" if row.loss_spread is None else f" ± {row.loss_spread:.4f} over {row.repeats + 1} seeds"
     result: Pairs = [
-        ("state", row.state + (f", {row.phase}" if row.phase and row.state == "running" else "")),
+        ("state", _state(row)),
         ("reward", words.figure(scored.reward, 4)),
         ("loss, normalised", words.figure(row.loss, 4) + spread),
         ("loss, raw", words.figure(row.raw_loss, 5)),

@@ -76,7 +76,8 @@ EXPLAINED = {  # name of a part → what `?` says of it
     "state that fills most of it; · and blanks are times without a trial. <study.closer_next> and <study.wider> come "
     "closer to the cursor's trial, <study.whole_plot> shows all, ← and → turn to workers that have no room. worker:2 "
     "filters by worker.\n"
-    "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · ╌ hidden by the filter\n"
+    "█ done · ≈ pruned · × failed · ? lost · ○ reused · ▸ running, up to now · = waits for latency · "
+    "╌ hidden by the filter\n"
     "◆ marked, by <study.mark> · ✛ the trial under the table's cursor\n"
     "Below, ! where a trial with a doubtful latency ended, and how busy this machine's devices were meanwhile, since "
     "the study was opened here.",

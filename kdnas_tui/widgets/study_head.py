@@ -15,6 +15,7 @@ from kdnas.study.filter import Filter
 from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import PREDICTED, Status, StudyRow, WorkerRow
+from kdnas.study.states import WAITS
 from kdnas.study.trial_columns import Board
 from kdnas.system.moments import clock_words
 from kdnas_tui import words
@@ -70,6 +71,8 @@ def head(
         if number:
             style = colours.get("error", "") if word == "failed" else ""
             part(4 if word == "failed" else 7, (f"{word} ", "dim"), (str(number), style))
+    if row.waiting:
+        part(4, (f"{WAITS} ", "dim"), (str(row.waiting), ""))
     if row.best_reward is not None:
         part(1, ("best ", "dim"), (f"{row.best_reward:.3f}", f"bold {colours.get('accent', '')}"))
     if row.until is not None and row.workers:

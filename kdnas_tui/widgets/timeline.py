@@ -28,6 +28,7 @@ SIGNS = {  # state → (sign, look): all differ in ASCII, too
     TrialState.LOST: ("?", "bad"),
     TrialState.REUSED: ("○", "good"),
     TrialState.RUNNING: ("▸", "good"),
+    TrialState.WAITING: ("=", "quiet"),
 }
 PARTLY = "·"
 AGES_S = 5.0  # how often what runs grows

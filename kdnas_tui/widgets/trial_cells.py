@@ -10,12 +10,13 @@ import numpy as np
 from kdnas.study import layer_words
 from kdnas.study.filter import ALIASES, COLUMNS, lookup
 from kdnas.study.ranking import Scored
+from kdnas.study.states import TIMING
 from kdnas.study.trial_columns import Board
 from kdnas_tui import words
 from kdnas_tui.widgets.lines import clean
 
 _TITLES = {"layers": "L", "width": "H", "heads": "A", "ffn": "ffn", "act": "act"}
-_STATE_CELLS = {"running": 8, "pruned": 10, "reused": 7, "failed": 6}  # cells that a state takes; else 5
+_STATE_CELLS = {"running": 8, "waiting": 7, "pruned": 10, "reused": 7, "failed": 6}  # cells that a state takes; else 5
 _SIZES = {"layers": 2, "width": 4, "heads": 2, "ffn": 4, "act": 5}
 
 
@@ -183,6 +184,8 @@ def _state(scored: Scored) -> str:
             return progress_bar(row.epoch, row.epochs, row.progress)
         case "running":
             return clean(row.phase or "running")
+        case "waiting":
+            return TIMING if row.phase == TIMING else row.state
         case "pruned":
             return f"pruned {row.epoch}/{row.epochs}"
         case "reused":

@@ -17,7 +17,7 @@ from kdnas.measuring import clocks, device_lock, devices, gpus, latency, lock_fi
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import least_used, resolve_device
 from kdnas.measuring.gpus import Gpu
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system.errors import UsageError
 from tests.measuring.fake_cuda import FakeCuda, cuda
 

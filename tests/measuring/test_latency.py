@@ -20,7 +20,8 @@ from kdnas.measuring.device_lock import Turn, device_lock
 from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
 from kdnas.students.distil import LATER, Job
-from kdnas.study.spec import LatencySpec, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import run_key
 from tests.encoders import tiny_encoder

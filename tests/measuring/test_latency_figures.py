@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kdnas.measuring import latency
 from kdnas.measuring.clocks import Pass
 from kdnas.measuring.latency import FAIR, FEWEST, Measured, _figures, _looks, _Round, _round, interval, narrow
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 
 SETTINGS = LatencySpec(max_seconds=20.0, precision=0.01)  # type: ignore[call-arg]  # a look is a second
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel
 
 from kdnas.models import onnx
-from kdnas.study.spec import LatencySpec
+from kdnas.study.spec_latency import LatencySpec
 from tests.encoders import FAMILIES, tiny_encoder
 
 pytest.importorskip("onnxruntime")

@@ -102,3 +102,18 @@ def test_words_say_which_figure_it_is() -> None:
     assert in_words(given) == in_words({**given, "what": "first"})
     assert in_words(given) == "one forward pass of the body, batch 1, 128 tokens"
     assert in_words({**given, "what": "token"}) == "one token generated with the cache, batch 1, after 128 tokens"
+
+
+@pytest.mark.parametrize("init", ["fitted", "inherit", "random"])
+def test_another_model_is_timed_alone_than_the_one_that_is_trained(
+    init: str, benches: dict[str, CausalBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = benches["first"]
+    spec = bench.spec.model_dump(mode="json")
+    spec["recipe"]["init"] = init
+    other = recipe("causal-divergence").prepare(from_values(spec), torch.device("cpu"), lambda *_: None)
+    whole = other.build(SMALL_LLAMA, 0)
+    monkeypatch.setattr(other, "build", None)
+    alone = other.probe(SMALL_LLAMA)
+    shapes = [{name: (p.shape, p.dtype) for name, p in one.body.state_dict().items()} for one in (whole, alone)]
+    assert shapes[0] == shapes[1] and work(other.timed(whole)) == work(other.timed(alone))

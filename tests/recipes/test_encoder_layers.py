@@ -22,7 +22,8 @@ from kdnas.recipes.spaces.encoder import sizes_of
 from kdnas.recipes.spaces.encoder_students import parameters_of
 from kdnas.students.open_student import open_student
 from kdnas.study.space import Candidate, SearchSpace
-from kdnas.study.spec import LatencySpec, SpaceSpec, from_values
+from kdnas.study.spec import SpaceSpec, from_values
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.system.errors import BadOptionError, UsageError
 from tests.encoders import FAMILIES, text_folder, tiny_encoder, tiny_spec
 from tests.outside import Outside

@@ -24,7 +24,8 @@ from kdnas.scores.perplexity import PerplexityProtocol, perplexity
 from kdnas.search.begin import begin
 from kdnas.store import optuna_storage
 from kdnas.students import generate, predict
-from kdnas.study.spec import DataSpec, LatencySpec
+from kdnas.study.spec import DataSpec
+from kdnas.study.spec_latency import LatencySpec
 from tests import fakes
 from tests.encoders import text_folder, texts, tiny_encoder
 from tests.recipes import tiny_causal

@@ -24,7 +24,8 @@ from kdnas.study import export
 from kdnas.study.ranked_rows import rank
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import Candidate
-from kdnas.study.spec import LatencySpec, StudySpec
+from kdnas.study.spec import StudySpec
+from kdnas.study.spec_latency import LatencySpec
 from kdnas.study.trial_columns import Board
 from kdnas.system.errors import BadOptionError
 from kdnas.system.progress import Progress

@@ -20,7 +20,7 @@ from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, ends, patience, queries, tables
 from kdnas.store.copies import copy
-from kdnas.store.database import open_reader, open_store
+from kdnas.store.database import open_reader, open_store, reader_if_there
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
 from kdnas.study.rows import Status
@@ -271,6 +271,20 @@ def test_a_database_that_is_not_there_or_not_a_store(bare: str, server: Server) 
         open_store(bare)
     with pytest.raises(UsageError, match="nowhere"):
         open_store(server.url("nowhere"))
+
+
+def test_the_first_search_on_a_server_finds_no_store_to_look_for_its_study_in(bare: str) -> None:
+    from kdnas.cli.search import _begin
+
+    with pytest.raises(UsageError, match="There is no store at"):
+        open_reader(bare)
+    assert reader_if_there(bare) is None
+    row = _begin(bare, fakes.spec().model_dump(mode="json"), {}, check=False)
+    assert (row.name, row.status) == ("fake", Status.NEW)
+    there = reader_if_there(bare)
+    assert there is not None
+    with there as store:
+        assert queries.find_study(store, "fake") == row
 
 
 def test_a_worker_that_cannot_listen_asks_more_than_once_a_second(url: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.store import changes, queries, recovery, slots, studies
+from kdnas.store import changes, queries, recovery, slots, studies, study_end
 from kdnas.store import tables as t
 from kdnas.store.database import Store, open_store
 from kdnas.store.optuna_storage import optuna_storage
@@ -261,10 +261,10 @@ def test_enqueued_candidates_are_keyed_once_the_space_is_known(store: Store) -> 
 
 def test_an_exhausted_space_ends_the_study_only_when_nobody_runs(store: Store, study_id: int) -> None:
     slot = trial(store, study_id, 1, 0, 5)
-    assert not slots.finish_exhausted(store, study_id, "All seen.")
+    assert not study_end.finish_exhausted(store, study_id, "All seen.")
     slots.give_up(store, study_id, slot, 1, attempts=None, why="stopped")
-    assert not slots.finish_exhausted(store, study_id, "All seen.")  # it is to be run again
+    assert not study_end.finish_exhausted(store, study_id, "All seen.")  # it is to be run again
     trial(store, study_id, 1, 1, 5, **figures())
-    assert slots.finish_exhausted(store, study_id, "All seen.")
+    assert study_end.finish_exhausted(store, study_id, "All seen.")
     row = queries.study_row(store, "fake")
     assert (row.status, row.ending, row.done) == ("finished", "All seen.", 1)

@@ -83,3 +83,12 @@ def test_an_eta_is_a_range_and_only_where_it_is_known() -> None:
     assert watched.eta(1000.0) is None  # it takes longer than any before it
     watched.study = replace(watched.study, status=Status.PAUSED)
     assert watched.eta(1000.0) is None
+
+
+def test_what_waits_for_latency_is_not_counted() -> None:
+    def said(row: StudyRow) -> str:
+        return head(
+            ROW.name, row, fault="", devices=(), now=10_000.0, readonly=False, eta=None, width=200, colours={}
+        ).plain
+
+    assert "waiting for latency 5" in said(replace(ROW, waiting=5)) and "latency" not in said(ROW)
