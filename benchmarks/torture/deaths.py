@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Literal
 
 from benchmarks.torture.faults import Fault, Ground, Lost
 from benchmarks.torture.searches import (
@@ -27,10 +28,21 @@ from tests.hosts import on_host
 DEATHS = {1: 10, 4: 16}  # of a study's workers, at most
 
 
-def killed(ground: Ground, strategy: str, where: str, workers: int, hosts: int = 1, most: int | None = None) -> int:
+def killed(
+    ground: Ground,
+    strategy: str,
+    where: str,
+    workers: int,
+    hosts: int = 1,
+    most: int | None = None,
+    when: Literal["now", "after"] = "now",
+) -> int:
     """`most` deaths instead of the usual number. On several `hosts`, whoever is killed is followed by a worker on
-    another one, which sees the death by nothing but a heartbeat that stands still."""
+    another one, which sees the death by nothing but a heartbeat that stands still. `when` latencies are measured."""
     spec = spec_of(strategy, ground.seed, name=f"s{ground.seed}{workers}" if where == "PostgreSQL" else "fake")
+    if when == "after":  # which no pruner goes with
+        budget = spec.budget.model_copy(update={"pruner": "none"})
+        spec = spec.model_copy(update={"budget": budget, "latency": spec.latency.model_copy(update={"when": when})})
     expected = undisturbed(ground, spec) if workers == 1 else None
     place = file_store(ground) if where == "SQLite" else ground.kit.server("deaths").url("postgres")
     name = spec.name
@@ -79,23 +91,36 @@ def killed(ground: Ground, strategy: str, where: str, workers: int, hosts: int =
     return deaths
 
 
-FAULTS = [
-    Fault(
-        "deaths",
-        f"{strategy}, PostgreSQL, 4 workers on two hosts",
-        partial(killed, strategy=strategy, where="PostgreSQL", workers=4, hosts=2),
-        share=2.0,
-    )
-    for strategy in ("tpe", "lstm")
-] + [
-    Fault(
-        "deaths",
-        f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",
-        partial(killed, strategy=strategy, where=where, workers=workers),
-        share=2.0,
-        quick=(strategy, where, workers) in {("tpe", "SQLite", 1), ("nsga2", "PostgreSQL", 4)},
-    )
-    for strategy in STRATEGIES
-    for where in ("SQLite", "PostgreSQL")
-    for workers in (1, 4)
-]
+FAULTS = (
+    [
+        Fault(
+            "deaths",
+            f"{strategy}, PostgreSQL, 4 workers on two hosts",
+            partial(killed, strategy=strategy, where="PostgreSQL", workers=4, hosts=2),
+            share=2.0,
+        )
+        for strategy in ("tpe", "lstm")
+    ]
+    + [
+        Fault(
+            "deaths",
+            f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",
+            partial(killed, strategy=strategy, where=where, workers=workers),
+            share=2.0,
+            quick=(strategy, where, workers) in {("tpe", "SQLite", 1), ("nsga2", "PostgreSQL", 4)},
+        )
+        for strategy in STRATEGIES
+        for where in ("SQLite", "PostgreSQL")
+        for workers in (1, 4)
+    ]
+    + [
+        Fault(
+            "deaths",
+            f"tpe, {where}, {workers} worker{'s' if workers > 1 else ''}, latencies after the training",
+            partial(killed, strategy="tpe", where=where, workers=workers, when="after"),
+            share=2.0,
+        )
+        for where in ("SQLite", "PostgreSQL")
+        for workers in (1, 4)
+    ]
+)
