@@ -16,7 +16,7 @@ HIDDEN = "***"
 _QUOTED = "%2A%2A%2A"  # the same where a URL quotes it
 _SECRET = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a part of the address after `?`
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|(postgres(ql)?|sqlite|mysql|mariadb)(\+\w+)?(:|//)", re.IGNORECASE)
-_USER = re.compile("(^|//)[^/]*:[^/]*@")  # `user:password@host`, the scheme forgotten or mistyped
+_USER = re.compile("(^|//)[^/:]*:[^/]*@")  # `user:password@host`, the scheme forgotten or mistyped
 
 
 def store_url(given: str | Path) -> URL:

@@ -75,6 +75,13 @@ def test_a_path_that_no_system_takes_ends_in_a_traceback(address: str) -> None:
         store_url(address)
 
 
+def test_who_reads_a_long_address_goes_through_it_again_from_each_colon() -> None:
+    """It did so for half a minute at a fifth of this; now a test of any length ends."""
+    with pytest.raises(UsageError, match="is mistyped"):
+        store_url("x:" * 2_000_000 + "@h")
+    assert store_url("x:" * 2_000_000).get_backend_name() == "sqlite"
+
+
 def test_a_sqlite_address_with_a_host_drops_it() -> None:
     with pytest.raises(UsageError, match="has a host"):
         store_url("sqlite://HOST/x")
