@@ -3,13 +3,15 @@ death falls on anything else. With one worker the study must go on as if nothing
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.torture.faults import Fault, Ground, Lost
 from benchmarks.torture.searches import (
     STRATEGIES,
+    TRIALS,
     file_store,
     finish,
     keeps,
@@ -26,6 +28,7 @@ from tests.forks import Forked
 from tests.hosts import on_host
 
 DEATHS = {1: 10, 4: 16}  # of a study's workers, at most
+MANY = 96  # trials, so that four workers are at work when they are struck
 
 
 def killed(
@@ -39,16 +42,15 @@ def killed(
 ) -> int:
     """`most` deaths instead of the usual number. On several `hosts`, whoever is killed is followed by a worker on
     another one, which sees the death by nothing but a heartbeat that stands still. `when` latencies are measured."""
-    spec = spec_of(strategy, ground.seed, name=f"s{ground.seed}{workers}" if where == "PostgreSQL" else "fake")
+    name = "fake"
+    if where == "PostgreSQL":  # one database for all attempts
+        name = re.sub(r"[^a-z0-9]+", "-", f"{strategy} {workers} {hosts} {when} {ground.seed}")
+    budget: dict[str, Any] = {"trials": TRIALS if workers == 1 else MANY}
     if when == "after":  # which no pruner goes with
-        budget = spec.budget.model_copy(update={"pruner": "none"})
-        spec = spec.model_copy(update={"budget": budget, "latency": spec.latency.model_copy(update={"when": when})})
+        budget["pruner"] = "none"
+    spec = spec_of(strategy, ground.seed, name=name, budget=budget, latency={"when": when})
     expected = undisturbed(ground, spec) if workers == 1 else None
     place = file_store(ground) if where == "SQLite" else ground.kit.server("deaths").url("postgres")
-    name = spec.name
-    if where == "PostgreSQL":
-        spec = spec.model_copy(update={"name": f"{name}-{strategy}"})
-        name = spec.name
     begun = noting(ground)
     begin(spec, place)
     deaths, before = 0, told(place, name)
@@ -59,9 +61,9 @@ def killed(
         return ground.fork(work if hosts == 1 else on_host(f"host{at[each]}", ground.folder, work))
 
     alive = [started(each) for each in range(workers)]
-    began, usual = time.monotonic(), 0.4
+    began, usual = time.monotonic(), 0.4 / workers
     while deaths < (most or DEATHS[workers]):
-        ground.moment(3 * usual)
+        ground.moment(2 * usual)
         # Sometimes all at once, as when the machine goes down.
         all_of_them = workers > 1 and ground.rng.random() < 0.2
         struck = range(workers) if all_of_them else [int(ground.rng.integers(workers))]

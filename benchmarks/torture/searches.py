@@ -41,9 +41,10 @@ def spec_of(strategy: str, seed: int, **parts: Any) -> StudySpec:
     single = "two" not in strategy and strategy != "nsga2"
     pruner = ("none", "median", "asha")[seed % SPECS] if single else "none"
     budget = {"trials": TRIALS, "epochs": 2, "pruner": pruner, "attempts": 99, **parts.pop("budget", {})}
-    return fakes.spec(
-        parts.pop("name", "fake"), strategy=STRATEGIES[strategy], seed=seed % SPECS, budget=budget, **parts
-    )
+    chosen = dict(STRATEGIES[strategy])
+    if "samples" in chosen:  # of an episode: as many as the budget takes
+        chosen["episodes"] = -(-budget["trials"] // chosen["samples"])
+    return fakes.spec(parts.pop("name", "fake"), strategy=chosen, seed=seed % SPECS, budget=budget, **parts)
 
 
 def file_store(ground: Ground, name: str = "kdnas.db") -> str:
