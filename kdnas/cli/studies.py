@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-
 import click
 
 from kdnas.cli import frame
@@ -30,6 +28,7 @@ from kdnas.study.ranked_rows import nearest_of, passing
 from kdnas.study.rows import Status
 from kdnas.study.study_words import passes, words
 from kdnas.system.errors import UsageError
+from kdnas.system.moments import written
 from kdnas.system.text import clean
 
 FORMS = ("json", "toml", "csv", "markdown", "latex")  # of `kdnas.study.pasted`, which loads more than a list needs
@@ -176,8 +175,8 @@ def logs(study: str, follow: bool, level: str, lines: int, storage: str | None, 
                 )
                 return
             for line in kept:
-                moment = datetime.datetime.fromtimestamp(line.time).strftime("%Y-%m-%d %H:%M:%S")
-                frame.line(f"{moment}  {line.worker_id or '–':>3}  {clean(line.level):<7}  {clean(line.line)}")
+                moment = written(line.time)
+                frame.line(f"{moment:<19}  {line.worker_id or '–':>3}  {clean(line.level):<7}  {clean(line.line)}")
             after = found[-1].log_id if found else after
             if not alive:
                 return

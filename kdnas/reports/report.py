@@ -31,6 +31,7 @@ from kdnas.study.spec import StudySpec, from_store
 from kdnas.study.spec_differences import flatten
 from kdnas.system.errors import UsageError
 from kdnas.system.files import write_atomically
+from kdnas.system.moments import written
 from kdnas.system.templates import render
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def _history(content: Content) -> list[str]:
 
 
 def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    return written(seconds, "%Y-%m-%d %H:%M UTC", utc=True)
 
 
 # ---------------------------------------------------------------------------------------------------- as a document

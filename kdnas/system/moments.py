@@ -118,6 +118,15 @@ def minute_text(seconds: float) -> str:
     return f"{datetime.datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
+def written(seconds: float, form: str = "%Y-%m-%d %H:%M:%S", *, utc: bool = False) -> str:
+    """By the machine's clock, or in UTC, in a form of `strftime`; a dash for what is beyond the calendar, as the time
+    of a damaged row may be."""
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC if utc else None).strftime(form)
+    except (ValueError, OverflowError, OSError):
+        return "–"
+
+
 def full_words(seconds: float) -> str:
     """By the machine's clock with the date and the zone: `2027-03-01 07:30 UTC+01:00`."""
     then = datetime.datetime.fromtimestamp(seconds).astimezone()

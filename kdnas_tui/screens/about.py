@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.text import Text
@@ -78,7 +77,7 @@ def worker_line(worker: WorkerRow, now: float) -> tuple[str, str]:
 
 def event_line(event: EventRow) -> tuple[str, str]:
     """When, and what was changed, in words."""
-    when = time.strftime("%d %b %H:%M", time.localtime(event.time))
+    when = moments.written(event.time, "%d %b %H:%M")
     detail: dict[str, Any] = dict(event.detail)
     old, new = detail.get("from"), detail.get("to")
     if event.kind == "wanted":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -12,6 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from kdnas.study.rows import LogRow
+from kdnas.system.moments import written
 from kdnas_tui.keys import MOVES
 from kdnas_tui.widgets.lines import Lines, clean, fitted, strip_of, wrapped
 
@@ -247,4 +247,4 @@ def _marked(text: str, searched: str, look: Style, found: Style) -> list[tuple[s
 
 
 def _local_time(moment: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(moment))
+    return written(moment, "%H:%M:%S")

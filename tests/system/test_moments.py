@@ -134,3 +134,9 @@ def test_moments_are_told_by_the_machines_clock(zone: Callable[[str], None]) -> 
     ]
     assert told == ["23:00", "07:30 tomorrow", "2026-12-24 18:00"]
     assert moments.full_words(utc("2026-07-01 06:30")) == "2026-07-01 08:30 UTC+02:00"
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300, float("inf"), float("nan"), 1e15])
+def test_a_time_beyond_the_calendar_ends_whoever_writes_it(seconds: float) -> None:
+    assert moments.written(seconds) == "–" == moments.written(seconds, utc=True)
+    assert moments.written(0.0, utc=True) == "1970-01-01 00:00:00"
