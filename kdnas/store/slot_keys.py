@@ -1,7 +1,8 @@
 """Which candidates a study's slots hold, kept by whoever asks again and again: what has ended is read once.
 
-Slots end from the lowest on, and an ended one keeps its candidate for ever; so only those behind the first that has
-not ended are looked at anew. With tens of thousands of slots all else takes longer than the trials.
+Slots are claimed and planned from the lowest free one on, and an ended one keeps its candidate for ever. So only those
+behind the first that has not ended are looked at anew, as far as any is held. With tens of thousands of slots all else
+takes longer than the trials. A candidate that were overlooked for that would be refused when it is proposed again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from sqlalchemy.engine import Connection
 
 from kdnas.store import tables as t
 from kdnas.study.states import ENDED_SLOTS, SlotState
+
+PART = 1024  # slots that are read at once; behind so many that nobody holds, none is held
 
 
 class Taken(Set[str]):
