@@ -1,15 +1,19 @@
 """A GGUF file as an ordinary model folder: read once, rebuilt from its configuration and weights, kept in the cache.
 
 A model that transformers has read from GGUF still calls itself quantised and cannot be saved; a fresh one with the
-same weights can. Needs the packages gguf and accelerate (extra `causal`). Chooses no model and trains nothing.
+same weights can. Needs the packages gguf and accelerate (extra `causal`). Writes no GGUF, chooses no model and trains
+nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 from kdnas.data.files import POINTER
 from kdnas.models.quiet_transformers import hushed
@@ -19,6 +23,11 @@ from kdnas.system.progress import Progress
 
 MARK = disk_cache.FOLDERS["gguf"]  # written last: a folder without it was never finished
 LAYOUT = 1  # of the rebuilt folder; part of its key
+LEFT_OUT = {  # sizes in a file that transformers does not read, by the kind of model
+    "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
+    "qwen2": {"attention.key_length": "head_dim"},
+    "qwen3": {"attention.key_length": "head_dim"},
+}
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -42,12 +51,15 @@ def rebuilt(file: Path, on_progress: Progress | None = None) -> Path:
     return folder
 
 
-def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
+def require(what: str) -> None:
+    """Raise UsageError where the packages for GGUF are missing; `what` begins the sentence ("Writing GGUF")."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"Reading {file.name} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'"
-        )
+        raise UsageError(f"{what} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'")
+
+
+def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
+    require(f"Reading {file.name}")
     if on_progress is not None:
         on_progress(f"unpacking {file.name} (once)", None)
     with disk_cache.filled(folder) as made:
@@ -73,23 +85,33 @@ def _key(file: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def opened(file: Path) -> tuple[Any, Any]:
+    """The model of a GGUF file, in fp32 on the CPU and as if it had never been one, and its tokenizer.
+
+    Raises UsageError for a file that is not sound.
+    """
+    with hushed(), contextlib.redirect_stderr(io.StringIO()):  # for a bar that transformers always draws
+        return _opened(file)
+
+
 def _rebuild(file: Path, folder: Path) -> None:
+    model, tokenizer = opened(file)
     with hushed():
-        _rebuild_quietly(file, folder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
-def _rebuild_quietly(file: Path, folder: Path) -> None:
+def _opened(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
 
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
-        read = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            file.parent, gguf_file=file.name, trust_remote_code=False, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(file.parent, **where)
+        config.update(_sizes(file, config.model_type))
+        read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **where)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     except Exception as error:  # the readers of GGUF raise types of their own
         raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
     values = read.config.to_dict()
@@ -101,5 +123,15 @@ def _rebuild_quietly(file: Path, folder: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.generation_config = read.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model.eval(), tokenizer
+
+
+def _sizes(file: Path, kind: str) -> dict[str, Any]:
+    """Sizes that stand in a file, and in whose place transformers takes those that models of the kind usually have."""
+    if kind not in LEFT_OUT:
+        return {}
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    found = {own: reader.get_field(f"{kind}.{theirs}") for theirs, own in LEFT_OUT[kind].items()}
+    return {own: int(field.contents()) for own, field in found.items() if field is not None}

@@ -1,0 +1,105 @@
+"""What a GGUF file says of a tokenizer: tokens, their kinds, merges, and the name of its way of splitting text.
+
+Only byte-level byte-pair encodings, as GPT-2, Llama 3, Qwen and SmolLM have. llama.cpp knows ways of splitting by name
+alone, so that any other one is refused. Opens no tokenizer and writes no file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdnas.system.errors import UsageError
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of tokens, as llama.cpp numbers them
+SPECIAL = ("bos", "eos", "unk", "pad")
+_WORDS = (  # how Llama 3 and Qwen2 split text, but for runs of digits
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_BYTES = ("ByteLevel", "split words")
+SPLITS: Mapping[tuple[Any, ...], tuple[str, bool]] = {
+    (_BYTES,): ("gpt-2", False),
+    (("Digits", "each"), _BYTES): ("smollm", False),
+    (("Split", _WORDS.format(digits=r"\p{N}")), ("ByteLevel", "")): ("qwen2", False),
+    (("Split", _WORDS.format(digits=r"\p{N}{1,3}")), ("ByteLevel", "")): ("llama-bpe", True),
+}
+"""The parts of a pre-tokenizer → llama.cpp's name for it, and whether it takes whole words of the vocabulary first."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer in llama.cpp's words; `tokens` and `kinds` by id, `special` the ids of those that it names."""
+
+    tokens: tuple[str, ...]
+    kinds: tuple[int, ...]
+    merges: tuple[str, ...]
+    split: str
+    special: Mapping[str, int]
+    begins: bool  # whether every text begins with the special token `bos`
+    ends: bool  # whether it ends with `eos`
+    chat_template: str | None
+
+
+def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+    """A fast tokenizer for a model with `size` rows of embeddings; rows without a token are called `[PAD…]`.
+
+    Raises UsageError for one that llama.cpp would read otherwise.
+    """
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = values["model"]
+    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("continuing_subword_prefix"):
+        raise refused(f"its tokenizer is no byte-level byte-pair encoding but {model.get('type')}")
+    if model.get("end_of_word_suffix") or (values.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
+        raise refused("its tokenizer changes text before it splits it")
+    known = SPLITS.get(_parts(values.get("pre_tokenizer")))
+    if known is None or bool(model.get("ignore_merges")) is not known[1]:
+        raise refused("llama.cpp has no name for how its tokenizer splits text")
+    begins, ends = _around(tokenizer)
+    added = {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in values["added_tokens"]}
+    names = {place: token for token, place in tokenizer.get_vocab().items()}
+    return Vocabulary(
+        tuple(names.get(place, f"[PAD{place}]") for place in range(size)),
+        tuple(added.get(place, NORMAL) if place in names else UNUSED for place in range(size)),
+        tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
+        known[0],
+        {name: int(place) for name in SPECIAL if (place := getattr(tokenizer, f"{name}_token_id")) is not None},
+        begins,
+        ends,
+        tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+    )
+
+
+def refused(why: str) -> UsageError:
+    """What is raised of a student that the format has no words for; `why` is what it has."""
+    return UsageError(f"The student cannot be written as GGUF: {why}.", "Leave out --gguf; AutoModel opens the folder.")
+
+
+def _parts(described: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """A pre-tokenizer's steps by what matters of each."""
+    steps = [] if described is None else described.get("pretokenizers", [described])
+    return tuple(_part(step) for step in steps)
+
+
+def _part(step: Mapping[str, Any]) -> tuple[str, str]:
+    kind = str(step["type"])
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return kind, "split words" if step.get("use_regex", True) else ""
+    if kind == "Digits":
+        return kind, "each" if step.get("individual_digits") else "runs"
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return kind, str(step["pattern"].get("Regex"))
+    return kind, "otherwise"
+
+
+def _around(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether the tokenizer puts its special tokens before and after a text. Raises UsageError for others there."""
+    plain, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    for begins in (False, True):
+        for ends in (False, True):
+            first, last = [tokenizer.bos_token_id] * begins, [tokenizer.eos_token_id] * ends
+            if whole == [*first, *plain, *last]:
+                return begins, ends
+    raise refused("its tokenizer puts other tokens around a text than those that begin and end one")
