@@ -52,7 +52,7 @@ library_option = click.option(
 gguf_option = click.option(
     "--gguf",
     is_flag=True,
-    help="Write model.gguf too, for llama.cpp: a causal model in fp32; also into a finished folder.",
+    help="Write model.gguf too, for llama.cpp, checked and timed in it where installed; also into a finished folder.",
 )
 push_option = click.option("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
 
@@ -247,6 +247,16 @@ def _telling(told: Told) -> Telling:
     return Telling(told.on_progress, epoch)
 
 
+def _of_gguf(gguf: Mapping[str, Any]) -> str:
+    said = f"{gguf['file']}: the same weights for llama.cpp, {gguf['mib']:.3g} MiB."
+    there = gguf.get("llama_cpp")
+    if there is None:
+        return said
+    doubt = f" ({there['flag']})" if there["flag"] else ""
+    times = f"{there['first_ms']:.3g} ms to the first token, {there['token_ms']:.3g} ms for each later one{doubt}"
+    return f"{said} In llama.cpp {gguf['same']} tokens were written, the same as in PyTorch; {times}."
+
+
 def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         frame.print_json(facts)
@@ -265,6 +275,6 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
         doubt = f" ({onnx['flag']})" if onnx["flag"] else ""
         frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime{doubt}.")
     if facts.get("gguf"):
-        frame.say(f"{facts['gguf']['file']}: the same weights for llama.cpp, {facts['gguf']['mib']:.3g} MiB.")
+        frame.say(_of_gguf(facts["gguf"]))
     if facts.get("pushed"):
         frame.say(f"Uploaded to {facts['pushed']}.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from kdnas.models import decoders, gguf
+from kdnas.models import decoders, gguf, llama_cpp
 from kdnas.models import open as opening
 from kdnas.models.gguf_tokenizer import Vocabulary, refused, vocabulary
 from kdnas.models.tokenizer import same_ids
@@ -37,10 +37,12 @@ ALL_FP32 = 0  # llama.cpp's number for a file's kind
 
 @dataclass(frozen=True)
 class Written:
-    """The file's name and its size in MiB."""
+    """The file's name, its size in MiB, and how many tokens llama.cpp wrote as the model does; None where it is not
+    installed."""
 
     file: str
     mib: float
+    same: int | None
 
 
 def require_writable(config: PreTrainedConfig, tokenizer: Any) -> None:
@@ -72,7 +74,8 @@ def _biased(config: PreTrainedConfig) -> bool:
 
 def write(folder: Path) -> Written:
     """Write `model.gguf` into a causal model's folder. Raises UsageError for what the format has no words for, and
-    KdnasError where transformers reads anything else back than what was written."""
+    KdnasError where transformers reads anything else back than what was written, or llama.cpp, where it is installed,
+    writes other text."""
     config = opening.open_config(folder, str(folder))
     tokenizer = opening.open_tokenizer(folder, str(folder))
     require_writable(config, tokenizer)
@@ -81,10 +84,11 @@ def write(folder: Path) -> Written:
     try:
         _write(part, model, vocabulary(tokenizer, decoders.sizes(config).vocabulary))
         check(part, model, tokenizer)
+        same = llama_cpp.compare(part, model, tokenizer) if llama_cpp.there() else None
         part.replace(folder / FILE)
     finally:
         part.unlink(missing_ok=True)
-    return Written(FILE, (folder / FILE).stat().st_size / 2**20)
+    return Written(FILE, (folder / FILE).stat().st_size / 2**20, same)
 
 
 def _write(path: Path, model: Any, words: Vocabulary) -> None:

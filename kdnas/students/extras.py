@@ -15,14 +15,14 @@ import torch
 
 from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import measure
-from kdnas.models import gguf, lora_adapters, merged_adapters
+from kdnas.models import gguf, llama_cpp, lora_adapters, merged_adapters
 from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
 from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
 from kdnas.study.spec import LatencySpec, StudySpec, from_values
 from kdnas.study.spec_recipes import CausalRecipe, EncoderRecipe, LoraRecipe
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kdnas.models.sentence_layout import Layout
     from kdnas.recipes.contract import Workbench
 
+LATER = 16  # tokens after the first one that a pass in llama.cpp writes
 TRANSFORMERS, SENTENCES = LIBRARIES = ("transformers", "sentence-transformers")
 
 
@@ -120,6 +121,9 @@ class Extras:
 
             on_progress("writing GGUF", None)
             found["gguf"] = asdict(gguf_writing.write(folder))
+            if llama_cpp.there():
+                on_progress("timing it in llama.cpp", None)
+                found["gguf"]["llama_cpp"] = _in_llama_cpp(folder / gguf_writing.FILE, settings)
         return found
 
     # ------------------------------------------------------------------ of a finished folder
@@ -158,6 +162,28 @@ class Extras:
 def _lies(folder: Path, written: Mapping[str, Any] | None) -> bool:
     """Whether the file that was written for a folder still lies in it."""
     return written is not None and (folder / str(written["file"])).is_file()
+
+
+def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
+    """Median milliseconds of a first token after a text of the spec's length, and of each later one, by the studies'
+    protocol: one text at a time, in llama.cpp on the CPU."""
+    from kdnas.models import open as opening
+
+    positions = int(opening.open_config(file.parent, str(file.parent)).max_position_embeddings)
+    later = min(LATER, positions - settings.length)
+    running = llama_cpp.LlamaCpp(file, settings.length + 1 + later, settings.threads)
+    ids = [1 + place % 100 for place in range(settings.length)]
+    if running.generate(ids, 1 + later) != 1 + later:
+        raise KdnasError("llama.cpp writes fewer tokens than asked for.", "Leave out --gguf.")
+    cpu = torch.device("cpu")
+    first = measure(lambda: running.generate(ids, 1), None, settings, cpu)
+    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu)
+    return {
+        "version": llama_cpp.version(),
+        "first_ms": first.p50,
+        "token_ms": (whole.p50 - first.p50) / later,
+        "flag": first.flag or whole.flag,
+    }
 
 
 def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
-from kdnas.models import gguf, gguf_writing
+from kdnas.models import gguf, gguf_writing, llama_cpp
 from kdnas.models import open as opening
 from kdnas.models.gguf_tokenizer import vocabulary
 from kdnas.students import generate
@@ -79,6 +80,12 @@ def greedy(model: Any, tokenizer: Any) -> list[str]:
     return [r.prediction for r in generate.generate(model, tokenizer, PROMPTS, settings, lambda *_: None)]
 
 
+def with_fewer_merges(tokenizer: Any) -> Any:
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    del values["model"]["merges"][:5]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(values)))
+
+
 def test_a_fitted_student_read_back_from_gguf_writes_the_same_greedy_text(student: Path) -> None:
     wanted = greedy(*generate.open_model(student, torch.device("cpu")))
     assert any(wanted)
@@ -136,6 +143,26 @@ def test_a_file_with_one_changed_weight_is_not_kept(student: Path, tmp_path: Pat
     gguf_writing.check(student / "model.gguf", model, tokenizer)
     with pytest.raises(KdnasError, match=r"does not give back what was written; its .*(weight|bias) differs"):
         gguf_writing.check(damaged, model, tokenizer)
+
+
+def test_llama_cpp_itself_writes_what_the_student_writes_and_is_timed(student: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    told = json.loads((student / "kdnas.json").read_text())["gguf"]
+    assert told["same"] >= llama_cpp.TOKENS and told["llama_cpp"]["token_ms"] > 0 < told["llama_cpp"]["first_ms"]
+    model, tokenizer = generate.open_model(student, torch.device("cpu"))
+    with torch.no_grad():
+        for block in model.base_model.modules():
+            if isinstance(block, torch.nn.Linear | Conv1D):
+                block.weight.mul_(-1)
+    with pytest.raises(KdnasError, match=r"llama.cpp writes .* where the model writes"):
+        llama_cpp.compare(student / "model.gguf", model, tokenizer)
+
+
+def test_a_file_whose_tokens_are_others_is_not_taken_for_the_student(student: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    model, tokenizer = generate.open_model(student, torch.device("cpu"))
+    with pytest.raises(KdnasError, match=r"reads .* tokens in .* where the tokenizer reads"):
+        llama_cpp.compare(student / "model.gguf", model, with_fewer_merges(tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -202,8 +229,5 @@ def test_students_that_are_no_causal_models_are_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_is_read_back_as_another_one_is_not_kept(student: Path) -> None:
     model, tokenizer = generate.open_model(student, torch.device("cpu"))
-    values = json.loads(tokenizer.backend_tokenizer.to_str())
-    del values["model"]["merges"][:5]
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(values)))
     with pytest.raises(KdnasError, match="its tokenizer differs"):
-        gguf_writing.check(student / "model.gguf", model, other)
+        gguf_writing.check(student / "model.gguf", model, with_fewer_merges(tokenizer))
