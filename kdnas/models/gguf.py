@@ -109,9 +109,11 @@ def _opened(file: Path) -> tuple[Any, Any]:
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(file.parent, **where)
-        config.update(_sizes(file, config.model_type))
+        config.update(_left_out(file))
         read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **where)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    except UsageError:
+        raise
     except Exception as error:  # the readers of GGUF raise types of their own
         raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
     values = read.config.to_dict()
@@ -126,12 +128,27 @@ def _opened(file: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _sizes(file: Path, kind: str) -> dict[str, Any]:
-    """Sizes that stand in a file, and in whose place transformers takes those that models of the kind usually have."""
-    if kind not in LEFT_OUT:
-        return {}
+def _left_out(file: Path) -> dict[str, Any]:
+    """Sizes that stand in a file, and in whose place transformers takes those that models of the kind usually have.
+
+    Raises UsageError for rotary positions that are scaled, of which transformers reads nothing.
+    """
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
-    found = {own: reader.get_field(f"{kind}.{theirs}") for theirs, own in LEFT_OUT[kind].items()}
-    return {own: int(field.contents()) for own, field in found.items() if field is not None}
+    kind = _value(reader, "general.architecture")
+    scaling = _value(reader, f"{kind}.rope.scaling.type")
+    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
+    if scaling not in (None, "none") or factors or _value(reader, f"{kind}.rope.scale_linear") not in (None, 1.0):
+        raise UsageError(
+            f"The rotary positions of {file.name} are scaled ({scaling or next(iter(factors), 'linear')}), which "
+            "transformers does not read from GGUF.",
+            "Give the model's own folder or hub id.",
+        )
+    found = {own: _value(reader, f"{kind}.{theirs}") for theirs, own in LEFT_OUT.get(str(kind), {}).items()}
+    return {own: int(value) for own, value in found.items() if value is not None}
+
+
+def _value(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()

@@ -125,9 +125,10 @@ async def test_gguf_is_offered_for_causal_students_and_no_others(
         with store.begin() as connection:
             of_study = t.study.update().where(t.study.c.study_id == row.study_id)
             connection.execute(of_study.values(spec=json.dumps(spec)))
-        async with driven(app_on(store.url)) as pilot:
+        async with driven(app_on(store.url), SIZES["80x24"]) as pilot:
             await opened(pilot, "minilm")
             await finalize(pilot)
+            assert "Distil" in text_of(pilot.app)
             ticks = pilot.app.screen.query("#gguf")
             assert len(ticks) == offered, recipe
             for tick in ticks.results(Tick):
