@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,14 @@ def _key(file: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def opened(file: Path) -> tuple[Any, Any]:
+def opened(file: Path, rotary: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """The model of a GGUF file, in fp32 on the CPU and as if it had never been one, and its tokenizer.
 
-    Raises UsageError for a file that is not sound.
+    `rotary`: its scaled rotary positions, where they are known from elsewhere. Raises UsageError for a file that is not
+    sound.
     """
     with hushed(), contextlib.redirect_stderr(io.StringIO()):  # for a bar that transformers always draws
-        return _opened(file)
+        return _opened(file, rotary)
 
 
 def _rebuild(file: Path, folder: Path) -> None:
@@ -101,7 +103,7 @@ def _rebuild(file: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _opened(file: Path) -> tuple[Any, Any]:
+def _opened(file: Path, rotary: Mapping[str, Any] | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
@@ -109,7 +111,7 @@ def _opened(file: Path) -> tuple[Any, Any]:
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(file.parent, **where)
-        config.update(_left_out(file))
+        config.update(_left_out(file) if rotary is None else {"rope_parameters": dict(rotary)})
         read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **where)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     except UsageError:

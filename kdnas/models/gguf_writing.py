@@ -32,6 +32,7 @@ KINDS = {
 }  # as llama.cpp has it
 ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")}  # what llama.cpp computes, whatever a file says
 PLAIN = ("silu", "swish")
+SCALED = "llama3"  # rotary positions with a factor for each frequency, as in Llama 3.1
 ALL_FP32 = 0  # llama.cpp's number for a file's kind
 
 
@@ -55,7 +56,8 @@ def require_writable(config: PreTrainedConfig, tokenizer: Any) -> None:
             f"models, and its activation is {own.activation}"
         )
     rotary = getattr(config, "rope_parameters", None) or {}
-    if rotary.get("rope_type", "default") != "default" or float(rotary.get("partial_rotary_factor") or 1.0) != 1.0:
+    kind = rotary.get("rope_type", "default")
+    if kind not in ("default", SCALED) or float(rotary.get("partial_rotary_factor") or 1.0) != 1.0:
         raise refused(f"its rotary positions are scaled ({rotary.get('rope_type')})")
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window is not None and window < own.positions:
@@ -157,6 +159,10 @@ def tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
         if theirs is None:
             raise refused(f"llama.cpp has no name for {name}")
         yield theirs, _laid_out(weight.detach(), theirs, kind, own).contiguous().numpy()
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") == SCALED:
+        plain = rotary["rope_theta"] ** -(torch.arange(0, own.head_size, 2, dtype=torch.float64) / own.head_size)
+        yield "rope_freqs.weight", (plain / model.get_decoder().rotary_emb.inv_freq.double()).float().numpy()
 
 
 def _laid_out(weight: Tensor, name: str, kind: str, own: decoders.Sizes) -> Tensor:
@@ -172,7 +178,8 @@ def _laid_out(weight: Tensor, name: str, kind: str, own: decoders.Sizes) -> Tens
 
 def check(path: Path, model: Any, tokenizer: Any) -> None:
     """Raise KdnasError where the model or the tokenizer that is read back differs in anything."""
-    read, words = gguf.opened(path)
+    rotary = getattr(model.config, "rope_parameters", None) or {}
+    read, words = gguf.opened(path, rotary if rotary.get("rope_type") == SCALED else None)
     theirs = dict(read.named_parameters())
     odd = next((n for n, p in model.named_parameters() if n not in theirs or not torch.equal(p, theirs[n])), None)
     facts = [_computed(m.config) for m in (model, read)]

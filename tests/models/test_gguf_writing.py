@@ -158,6 +158,22 @@ def test_llama_cpp_itself_writes_what_the_student_writes_and_is_timed(student: P
         llama_cpp.compare(student / "model.gguf", model, tokenizer)
 
 
+def test_rotary_positions_scaled_as_in_llama_3_1_reach_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    scaled = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 16}  # fmt: skip
+    sizes = {"rope_parameters": scaled, "max_position_embeddings": 128}
+    folder = tiny_causal.folder(tmp_path / "model", words=tiny_causal.byte_pairs(), steps=40, **sizes)
+    written = gguf_writing.write(folder)
+    assert written.same is not None and written.same >= 3 * llama_cpp.TOKENS
+    model, tokenizer = generate.open_model(folder, torch.device("cpu"))
+    model.get_decoder().rotary_emb.inv_freq *= 2
+    with pytest.raises(KdnasError, match=r"llama.cpp writes .* where the model writes"):
+        llama_cpp.compare(folder / "model.gguf", model, tokenizer)
+    with pytest.raises(UsageError, match=r"rotary positions of model.gguf are scaled"):
+        gguf.opened(folder / "model.gguf")
+
+
 def test_a_file_whose_tokens_are_others_is_not_taken_for_the_student(student: Path) -> None:
     pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
     model, tokenizer = generate.open_model(student, torch.device("cpu"))
