@@ -128,11 +128,15 @@ def _write(path: Path, model: Any, words: Vocabulary) -> None:
 
 
 def _add_words(writer: Any, words: Vocabulary) -> None:
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level byte pairs
+    writer.add_tokenizer_model("llama" if words.scores else "gpt2")  # for SentencePiece, and for byte-level byte pairs
     writer.add_tokenizer_pre(words.split)
     writer.add_token_list(list(words.tokens))
     writer.add_token_types(list(words.kinds))
-    writer.add_token_merges(list(words.merges))
+    if words.scores:
+        writer.add_token_scores(list(words.scores))
+        writer.add_add_space_prefix(words.space)
+    else:
+        writer.add_token_merges(list(words.merges))
     add = {
         "bos": writer.add_bos_token_id,
         "eos": writer.add_eos_token_id,

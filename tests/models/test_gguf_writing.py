@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +223,48 @@ def test_ways_of_splitting_text_get_the_names_that_llama_cpp_knows() -> None:
     for other in (pre_tokenizers.Split(Regex(r"\s+"), "isolated"), pre_tokenizers.Split(Regex(QWEN), "removed")):
         with pytest.raises(UsageError, match="no name for how its tokenizer splits text"):
             vocabulary(tiny_causal.byte_pairs(other), 320)
-    with pytest.raises(UsageError, match="no byte-level byte-pair encoding but WordLevel"):
+    with pytest.raises(UsageError, match=r"no byte-pair encoding that llama.cpp knows but WordLevel"):
         vocabulary(tiny_causal.tokenizer(), 28)
+
+
+def test_a_model_with_the_tokenizer_of_llama_2_or_mistral_is_read_back_alike(tmp_path: Path) -> None:
+    words = tiny_causal.sentence_pieces()
+    sizes = {"sliding_window": None, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2}
+    folder = tiny_causal.folder(tmp_path / "model", "mistral", words=words, steps=40, **sizes)
+    written = gguf_writing.write(folder)
+    assert written.same is None or written.same >= 3 * llama_cpp.TOKENS
+    assert greedy(*gguf.opened(folder / "model.gguf")) == greedy(*generate.open_model(folder, torch.device("cpu")))
+
+
+def changed(tokenizer: Any, change: Callable[[dict[str, Any]], None]) -> Any:
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(values)
+    own = Tokenizer.from_str(json.dumps(values))
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def put_apart(model: dict[str, Any]) -> None:
+    """The two merges that make `xzx` have one of another piece between them."""
+    for piece in ("x", "z", "xz", "zx", "xzx", "zxz"):
+        model["vocab"][piece] = len(model["vocab"])
+    model["merges"] += [["x", "z"], ["z", "x"], ["xz", "x"], ["zx", "z"], ["z", "xz"], ["x", "zx"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v["model"]["merges"].pop(), "does not merge all that its vocabulary holds"),
+        (lambda v: put_apart(v["model"]), r"an order that llama.cpp cannot follow"),
+        (lambda v: v.update(normalizer={"type": "Lowercase"}), "no name for how its tokenizer splits text"),
+    ],
+)
+def test_what_scores_of_pieces_cannot_say_is_refused(change: Callable[[dict[str, Any]], None], words: str) -> None:
+    plain = tiny_causal.sentence_pieces()
+    found = vocabulary(plain, len(plain))
+    assert (found.begins, found.ends, found.space) == (True, False, True)
+    assert [found.kinds[place] for place in (0, 1, 3, 300)] == [2, 3, 6, 1]
+    with pytest.raises(UsageError, match=words):
+        vocabulary(changed(plain, change), len(plain))
 
 
 def test_rows_without_a_token_have_a_name_and_special_tokens_their_kind() -> None:

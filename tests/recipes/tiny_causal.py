@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, logging
 
 logging.disable_progress_bar()
@@ -65,6 +65,29 @@ def byte_pairs(split: Any = None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|endoftext|>", bos_token="<|endoftext|>", unk_token="<|endoftext|>"
     )
+
+
+def sentence_pieces(mark: str = "\u2581") -> PreTrainedTokenizerFast:
+    """Byte pairs with bytes to fall back on, as SentencePiece makes them for Llama 2 and Mistral."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(documents(4), trainers.BpeTrainer(vocab_size=60, show_progress=False))
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    vocabulary = {name: place for place, name in enumerate(names)}
+    merges = [
+        (name[:cut], name[cut:])
+        for name in names[259:]
+        for cut in range(1, len(name))
+        if name[:cut] in vocabulary and name[cut:] in vocabulary
+    ]
+    inner = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    inner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def folder(
