@@ -140,7 +140,7 @@ def _left_out(file: Path) -> dict[str, Any]:
     reader = GGUFReader(file)
     kind = _value(reader, "general.architecture")
     scaling = _value(reader, f"{kind}.rope.scaling.type")
-    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
+    factors = [tensor.name for tensor in reader.tensors if "rope_f" in tensor.name and (tensor.data != 1).any()]
     if scaling not in (None, "none") or factors or _value(reader, f"{kind}.rope.scale_linear") not in (None, 1.0):
         raise UsageError(
             f"The rotary positions of {file.name} are scaled ({scaling or next(iter(factors), 'linear')}), which "

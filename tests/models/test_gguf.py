@@ -113,8 +113,14 @@ def test_scaled_rotary_positions_are_refused_and_not_read_as_plain_ones(
     with pytest.raises(UsageError, match=rf"rotary positions of scaled.gguf are scaled \({how}\)") as caught:
         rebuilt(scaled)
     assert "\n" not in str(caught.value)
-    with_none = written(tmp_path / "none.gguf", lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE))
-    assert (rebuilt(with_none) / "config.json").is_file()
+
+
+def test_rotary_positions_that_a_file_says_are_plain_are_read(tmp_path: Path) -> None:
+    def plain(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        writer.add_tensor("rope_freqs.weight", np.ones(WIDTH // HEADS // 2, np.float32))
+
+    assert (rebuilt(written(tmp_path / "plain.gguf", plain)) / "config.json").is_file()
 
 
 def test_a_broken_file_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
