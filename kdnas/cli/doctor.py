@@ -30,6 +30,7 @@ EXTRAS = {  # extra of pyproject.toml → what it is for, and the packages that 
     "classify": ("Word2Vec for rnn-hybrid", ("gensim",)),
     "eval": ("kdnas evaluate", ("accelerate",)),
     "lora": ("LoRA adapters", ("peft", "accelerate")),
+    "llama-cpp": ("finalize --gguf, checked and timed in llama.cpp", ("xllamacpp",)),
     "onnx": ("finalize --onnx", ("onnx", "onnxruntime", "onnxscript")),
     "ray": ("search --engine ray", ("ray",)),
     "report": ("reports with pictures", ("matplotlib",)),

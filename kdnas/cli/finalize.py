@@ -49,6 +49,11 @@ library_option = click.option(
     help="The library that the folder is laid out for; AutoModel opens either.  "
     "[default: sentence-transformers where the teacher is of that]",
 )
+gguf_option = click.option(
+    "--gguf",
+    is_flag=True,
+    help="Write model.gguf too, for llama.cpp, checked and timed in it where installed; also into a finished folder.",
+)
 push_option = click.option("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
 
 
@@ -64,6 +69,7 @@ push_option = click.option("--push", metavar="USER/NAME", help="Upload the folde
 @merge_option
 @library_option
 @onnx_option
+@gguf_option
 @push_option
 @frame.storage
 @frame.as_json
@@ -79,6 +85,7 @@ def finalize(
     merge: bool | None,
     library: str | None,
     onnx: bool,
+    gguf: bool,
     push: str | None,
     storage: str | None,
     as_json: bool,
@@ -99,6 +106,7 @@ def finalize(
     flags = [word for flag, value in asked.items() if value is not None for word in (flag, str(value))]
     flags += [] if merge is None else ["--merge" if merge else "--no-merge"]
     flags += ["--onnx"] if onnx else []
+    flags += ["--gguf"] if gguf else []
     flags += ["--storage", frame.shown(storage)] if storage else []
     chosen: list[Chosen] = []
 
@@ -123,7 +131,7 @@ def finalize(
             only=only,
             full={"epochs": epochs, "patience": patience},
             device=device,
-            extras=Extras(onnx, push, merge, library),
+            extras=Extras(onnx, push, merge, library, gguf=gguf),
             begins=begins,
         )
     _show(facts, output, as_json)
@@ -144,6 +152,7 @@ def finalize(
 @merge_option
 @library_option
 @onnx_option
+@gguf_option
 @push_option
 @frame.as_json
 def distill(
@@ -155,6 +164,7 @@ def distill(
     merge: bool | None,
     library: str | None,
     onnx: bool,
+    gguf: bool,
     push: str | None,
     as_json: bool,
     **flags: Any,
@@ -175,7 +185,8 @@ def distill(
     spec = spec_from(base_values(None, spec_file, preset), fields)
     job = given(spec, read_config(config_file))
     with _explained(output, frame.asked), Told("distilling") as told, interruptible():
-        facts = distil(job, output, _telling(told), device=spec.device, extras=Extras(onnx, push, merge, library))
+        wanted = Extras(onnx, push, merge, library, gguf=gguf)
+        facts = distil(job, output, _telling(told), device=spec.device, extras=wanted)
     _show(facts, output, as_json)
 
 
@@ -236,6 +247,16 @@ def _telling(told: Told) -> Telling:
     return Telling(told.on_progress, epoch)
 
 
+def _of_gguf(gguf: Mapping[str, Any]) -> str:
+    said = f"{gguf['file']}: the same weights for llama.cpp, {gguf['mib']:.3g} MiB."
+    there = gguf.get("llama_cpp")
+    if there is None:
+        return said
+    doubt = f" ({there['flag']})" if there["flag"] else ""
+    times = f"{there['first_ms']:.3g} ms to the first token, {there['token_ms']:.3g} ms for each later one{doubt}"
+    return f"{said} In llama.cpp {gguf['same']} tokens were written, the same as in PyTorch; {times}."
+
+
 def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         frame.print_json(facts)
@@ -253,5 +274,7 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
         same = f"outputs within {onnx['difference']:.1e}"
         doubt = f" ({onnx['flag']})" if onnx["flag"] else ""
         frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime{doubt}.")
+    if facts.get("gguf"):
+        frame.say(_of_gguf(facts["gguf"]))
     if facts.get("pushed"):
         frame.say(f"Uploaded to {facts['pushed']}.")

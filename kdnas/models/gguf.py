@@ -1,15 +1,20 @@
 """A GGUF file as an ordinary model folder: read once, rebuilt from its configuration and weights, kept in the cache.
 
 A model that transformers has read from GGUF still calls itself quantised and cannot be saved; a fresh one with the
-same weights can. Needs the packages gguf and accelerate (extra `causal`). Chooses no model and trains nothing.
+same weights can. Needs the packages gguf and accelerate (extra `causal`). Writes no GGUF, chooses no model and trains
+nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kdnas.data.files import POINTER
 from kdnas.models.quiet_transformers import hushed
@@ -19,6 +24,11 @@ from kdnas.system.progress import Progress
 
 MARK = disk_cache.FOLDERS["gguf"]  # written last: a folder without it was never finished
 LAYOUT = 1  # of the rebuilt folder; part of its key
+LEFT_OUT = {  # sizes in a file that transformers does not read, by the kind of model
+    "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
+    "qwen2": {"attention.key_length": "head_dim"},
+    "qwen3": {"attention.key_length": "head_dim"},
+}
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -42,12 +52,15 @@ def rebuilt(file: Path, on_progress: Progress | None = None) -> Path:
     return folder
 
 
-def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
+def require(what: str) -> None:
+    """Raise UsageError where the packages for GGUF are missing; `what` begins the sentence ("Writing GGUF")."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"Reading {file.name} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'"
-        )
+        raise UsageError(f"{what} needs {' and '.join(missing)}.", "Install them with: pip install 'kdnas[causal]'")
+
+
+def _unpack(file: Path, folder: Path, on_progress: Progress | None) -> None:
+    require(f"Reading {file.name}")
     if on_progress is not None:
         on_progress(f"unpacking {file.name} (once)", None)
     with disk_cache.filled(folder) as made:
@@ -73,23 +86,36 @@ def _key(file: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def opened(file: Path, rotary: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """The model of a GGUF file, in fp32 on the CPU and as if it had never been one, and its tokenizer.
+
+    `rotary`: its scaled rotary positions, where they are known from elsewhere. Raises UsageError for a file that is not
+    sound.
+    """
+    with hushed(), contextlib.redirect_stderr(io.StringIO()):  # for a bar that transformers always draws
+        return _opened(file, rotary)
+
+
 def _rebuild(file: Path, folder: Path) -> None:
+    model, tokenizer = opened(file)
     with hushed():
-        _rebuild_quietly(file, folder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
-def _rebuild_quietly(file: Path, folder: Path) -> None:
+def _opened(file: Path, rotary: Mapping[str, Any] | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
 
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
-        read = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            file.parent, gguf_file=file.name, trust_remote_code=False, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(file.parent, **where)
+        config.update(_left_out(file) if rotary is None else {"rope_parameters": dict(rotary)})
+        read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **where)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    except UsageError:
+        raise
     except Exception as error:  # the readers of GGUF raise types of their own
         raise UsageError(f"{file} cannot be read as GGUF: {first_line(error)}.", "Give a sound GGUF file.") from None
     values = read.config.to_dict()
@@ -101,5 +127,30 @@ def _rebuild_quietly(file: Path, folder: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.generation_config = read.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model.eval(), tokenizer
+
+
+def _left_out(file: Path) -> dict[str, Any]:
+    """Sizes that stand in a file, and in whose place transformers takes those that models of the kind usually have.
+
+    Raises UsageError for rotary positions that are scaled, of which transformers reads nothing.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    kind = _value(reader, "general.architecture")
+    scaling = _value(reader, f"{kind}.rope.scaling.type")
+    factors = [tensor.name for tensor in reader.tensors if "rope_f" in tensor.name and (tensor.data != 1).any()]
+    if scaling not in (None, "none") or factors or _value(reader, f"{kind}.rope.scale_linear") not in (None, 1.0):
+        raise UsageError(
+            f"The rotary positions of {file.name} are scaled ({scaling or next(iter(factors), 'linear')}), which "
+            "transformers does not read from GGUF.",
+            "Give the model's own folder or hub id.",
+        )
+    found = {own: _value(reader, f"{kind}.{theirs}") for theirs, own in LEFT_OUT.get(str(kind), {}).items()}
+    return {own: int(value) for own, value in found.items() if value is not None}
+
+
+def _value(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()

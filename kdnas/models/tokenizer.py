@@ -113,6 +113,15 @@ def _reads_alike(tokenizer: Any, described: Tokenizer) -> bool:
     )
 
 
+def same_ids(tokenizer: Any, other: Any) -> bool:
+    """Whether two fast tokenizers read the probes alike, with the special tokens that each puts around a text."""
+    return all(
+        tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
+        == other(text, truncation=False, padding=False, verbose=False)["input_ids"]
+        for text in PROBES
+    )
+
+
 def pad_id(tokenizer: Any) -> int:
     """The token that batches are padded with: the tokenizer's, else its end of sequence, else the first."""
     found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -26,7 +26,7 @@ from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import decoders
+from kdnas.models import decoders, gguf_writing
 from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import Description, Recipe, Workbench
@@ -50,9 +50,6 @@ from kdnas.training.loop import Step, Stepwise
 WEIGHED = 16  # chunks on which the importance of the teacher's parts is measured
 WEIGHED_BATCH = 8  # of them at a time, as long as they fit
 CHECKED = 4  # chunks on which a full-size student is held against its teacher
-
-
-# ---------------------------------------------------------------------------- teacher and text
 
 
 # ---------------------------------------------------------------------------- recipe and bench
@@ -373,6 +370,9 @@ class CausalBench(Workbench):
             model.generation_config = self.teacher.model.generation_config
         model.save_pretrained(folder)
         self.teacher.tokenizer.save_pretrained(folder)
+
+    def require_gguf(self, candidate: Candidate) -> None:
+        gguf_writing.require_writable(self.configuration(candidate), self.teacher.tokenizer)
 
     def provenance(self) -> dict[str, Any]:
         facts = {

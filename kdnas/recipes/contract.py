@@ -141,6 +141,10 @@ class Workbench(ABC):
         for its `kdnas.json` (scores beside the teacher's, say). Smaller forms of it may be written below `folder`."""
         return {}
 
+    def require_gguf(self, candidate: Candidate) -> None:
+        """Raise UsageError where the candidate's folder cannot be written as a GGUF file, too."""
+        raise UsageError("Students of this recipe are no causal models.", "Leave out --gguf.")
+
     def sentence_layout(self) -> Layout | None:
         """How the teacher makes one vector of a text; None where it is no sentence encoder. Raises UsageError for one
         that no student can follow."""

@@ -158,6 +158,8 @@ def _distil(
     try:
         layout = extras.layout(bench)
         bench.space.indices(job.candidate)  # raises UsageError for what is not in the space
+        if extras.gguf:
+            bench.require_gguf(job.candidate)
         provenance = bench.provenance()
         if job.ground:
             require_same_ground(

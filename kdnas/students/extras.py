@@ -1,5 +1,5 @@
-"""What a distillation makes beside the folder's weights: a merged adapter, ONNX, a layout for another library, a copy
-on the hub.
+"""What a distillation makes beside the folder's weights: a merged adapter, ONNX, GGUF, a layout for another library, a
+copy on the hub.
 
 Also of a folder that is finished. Trains nothing.
 """
@@ -7,7 +7,7 @@ Also of a folder that is finished. Trains nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,15 @@ import torch
 
 from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import measure
-from kdnas.models import lora_adapters, merged_adapters
+from kdnas.models import gguf, llama_cpp, lora_adapters, merged_adapters
 from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
 from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_latency import LatencySpec
-from kdnas.study.spec_recipes import EncoderRecipe, LoraRecipe
-from kdnas.system.errors import UsageError
+from kdnas.study.spec_recipes import CausalRecipe, EncoderRecipe, LoraRecipe
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kdnas.models.sentence_layout import Layout
     from kdnas.recipes.contract import Workbench
 
+LATER = 16  # tokens after the first one that a pass in llama.cpp writes
 TRANSFORMERS, SENTENCES = LIBRARIES = ("transformers", "sentence-transformers")
 
 
@@ -45,6 +46,7 @@ class Extras:
     merge: bool | None = None
     library: str | None = None
     figures: bool = True
+    gguf: bool = False
 
     def check(self, spec: StudySpec, candidate: Candidate | None = None) -> None:
         """Raise UsageError, before anything is trained, for what cannot be of this candidate, where one is given."""
@@ -63,6 +65,13 @@ class Extras:
                 f"Students of the recipe {spec.recipe.name} are no sentence encoders.",
                 "Leave out --for, or take the recipe hidden-state or sentence-embedding.",
             )
+        if self.gguf:
+            if not isinstance(spec.recipe, CausalRecipe):
+                raise UsageError(
+                    f"Students of the recipe {spec.recipe.name} are no causal models.",
+                    "Leave out --gguf.",
+                )
+            gguf.require("Writing GGUF")
         if self.push is not None:
             from kdnas.students.upload import check_push
 
@@ -95,14 +104,28 @@ class Extras:
         merged_adapters.merge(work)
         return {"adapter": merged_adapters.ADAPTER}
 
-    def exported(self, folder: Path, settings: LatencySpec, on_progress: Progress) -> dict[str, Any]:
-        """Write ONNX into a folder, where that is wanted; what `kdnas.json` says of it."""
-        if not self.onnx:
-            return {}
-        from kdnas.models.onnx import export
+    def exported(
+        self, folder: Path, settings: LatencySpec, on_progress: Progress, there: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Write ONNX and GGUF into a folder where they are wanted; what `kdnas.json` is to say of what was written.
 
-        on_progress("writing ONNX", None)
-        return {"onnx": _onnx_facts(export(folder, settings), settings)}
+        `there` is what it says already: files that lie in the folder are left alone.
+        """
+        found: dict[str, Any] = {}
+        if self.onnx and not _lies(folder, (there or {}).get("onnx")):
+            from kdnas.models.onnx import export
+
+            on_progress("writing ONNX", None)
+            found["onnx"] = _onnx_facts(export(folder, settings), settings)
+        if self.gguf and not _lies(folder, (there or {}).get("gguf")):
+            from kdnas.models import gguf_writing
+
+            on_progress("writing GGUF", None)
+            found["gguf"] = asdict(gguf_writing.write(folder))
+            if llama_cpp.there():
+                on_progress("timing it in llama.cpp", None)
+                found["gguf"]["llama_cpp"] = _in_llama_cpp(folder / gguf_writing.FILE, settings)
+        return found
 
     # ------------------------------------------------------------------ of a finished folder
 
@@ -120,10 +143,10 @@ class Extras:
             raise UsageError(
                 f"{output} is finished already, for {laid_out}.", "Name another --output to have it otherwise."
             )
-        missing = not (facts.get("onnx") and (output / str(facts["onnx"]["file"])).is_file())
-        if self.onnx and missing:
-            with as_studies():
-                facts |= self.exported(output, from_values(facts["spec"]).latency, on_progress)
+        with as_studies():
+            made = self.exported(output, from_values(facts["spec"]).latency, on_progress, facts)
+        if made:
+            facts |= made
             model_folder.write_facts(output, facts)
         return facts
 
@@ -135,6 +158,33 @@ class Extras:
 
         on_progress(f"uploading to {self.push}", None)
         return {**facts, "pushed": push(output, self.push)}
+
+
+def _lies(folder: Path, written: Mapping[str, Any] | None) -> bool:
+    """Whether the file that was written for a folder still lies in it."""
+    return written is not None and (folder / str(written["file"])).is_file()
+
+
+def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
+    """Median milliseconds of a first token after a text of the spec's length, and of each later one, by the studies'
+    protocol: one text at a time, in llama.cpp on the CPU."""
+    from kdnas.models import open as opening
+
+    positions = int(opening.open_config(file.parent, str(file.parent)).max_position_embeddings)
+    later = min(LATER, positions - settings.length)
+    running = llama_cpp.LlamaCpp(file, settings.length + 1 + later, settings.threads)
+    ids = [1 + place % 100 for place in range(settings.length)]
+    if running.generate(ids, 1 + later) != 1 + later:
+        raise KdnasError("llama.cpp writes fewer tokens than asked for.", "Leave out --gguf.")
+    cpu = torch.device("cpu")
+    first = measure(lambda: running.generate(ids, 1), None, settings, cpu)
+    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu)
+    return {
+        "version": llama_cpp.version(),
+        "first_ms": first.p50,
+        "token_ms": (whole.p50 - first.p50) / later,
+        "flag": first.flag or whole.flag,
+    }
 
 
 def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:

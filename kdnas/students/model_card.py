@@ -149,6 +149,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         static=facts.get(layer_words.KIND) == layer_words.STATIC,
         dtype=facts["dtype"],
         onnx=facts.get("onnx"),
+        gguf=facts.get("gguf"),
         adapter=facts.get("adapter"),
         versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         teacher_fingerprint=facts["teacher"].get("fingerprint", "unknown"),

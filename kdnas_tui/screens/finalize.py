@@ -25,7 +25,7 @@ from kdnas.study.full_time import NONE, UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.study.spec import from_store
-from kdnas.study.spec_recipes import scored_as_built
+from kdnas.study.spec_recipes import CausalRecipe, RecipeSpec, scored_as_built
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.folders import partial_of
 from kdnas.system.liveness import this_host
@@ -87,6 +87,10 @@ class FinalizeScreen(Frame):
             with Horizontal(classes="row"):
                 yield Static("", classes="label")
                 yield Tick("ONNX too", id="onnx")
+            if isinstance(self._recipe(), CausalRecipe):
+                with Horizontal(classes="row"):
+                    yield Static("", classes="label")
+                    yield Tick("GGUF too", id="gguf")
             with Horizontal(classes="row gap"):
                 yield Static("", classes="label")
                 yield ActButton("Distil", "finalize.start", id="start")
@@ -123,9 +127,14 @@ class FinalizeScreen(Frame):
 
     def _know_something(self) -> bool:
         """Whether the study's students do before they learn, so that no epoch is a number of epochs, too."""
+        recipe = self._recipe()
+        return recipe is not None and scored_as_built(recipe)
+
+    def _recipe(self) -> RecipeSpec | None:
+        """The study's, where this version knows it."""
         with contextlib.suppress(UsageError):
-            return self._watched.study is not None and scored_as_built(from_store(self._watched.study.spec).recipe)
-        return False
+            return None if self._watched.study is None else from_store(self._watched.study.spec).recipe
+        return None
 
     def _take_up(self) -> None:
         """The epochs of a run that was left in the folder, in place of the study's: it goes on with those only."""
@@ -215,7 +224,7 @@ class FinalizeScreen(Frame):
         kept = unfinished.read(place)
         if kept is not None and kept.patience != self._full("patience", 3):
             asked += ["--patience", str(kept.patience)]
-        return [*asked, "--onnx"] if self.query_one("#onnx", Tick).value else asked
+        return [*asked, *(f"--{tick.id}" for tick in self.query(Tick) if tick.value)]
 
     def on_checkbox_changed(self) -> None:
         self._check()

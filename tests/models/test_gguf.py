@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -21,8 +22,11 @@ TOKENS = ["<|endoftext|>", *"abcdefgh", "ab", "cd"]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("gguf") / "tiny.gguf", lambda _: None)
+
+
+def written(path: Path, more: Callable[[gguf.GGUFWriter], None]) -> Path:
     """A Llama of two layers with a byte-pair tokenizer, written as llama.cpp's converter would."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
@@ -53,6 +57,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tensor(f"blk.{i}.ffn_down.weight", WIDTH, INNER)
         tensor(f"blk.{i}.attn_norm.weight", WIDTH)
         tensor(f"blk.{i}.ffn_norm.weight", WIDTH)
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -89,6 +94,33 @@ def test_a_gguf_file_or_its_folder_is_a_teacher(file: Path, given: str) -> None:
     spec = from_values({"teacher": {"model": str(file if given == "file" else file.parent)}})
     loaded = causal.load(spec.teacher, torch.device("cpu"))
     assert loaded.config.model_type == "llama" and loaded.config.num_hidden_layers == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("more", "how"),
+    [
+        (
+            lambda w: w.add_tensor("rope_freqs.weight", np.full(WIDTH // HEADS // 2, 8.0, np.float32)),
+            "rope_freqs.weight",
+        ),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "yarn"),
+    ],
+)
+def test_scaled_rotary_positions_are_refused_and_not_read_as_plain_ones(
+    tmp_path: Path, more: Callable[[gguf.GGUFWriter], None], how: str
+) -> None:
+    scaled = written(tmp_path / "scaled.gguf", more)
+    with pytest.raises(UsageError, match=rf"rotary positions of scaled.gguf are scaled \({how}\)") as caught:
+        rebuilt(scaled)
+    assert "\n" not in str(caught.value)
+
+
+def test_rotary_positions_that_a_file_says_are_plain_are_read(tmp_path: Path) -> None:
+    def plain(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        writer.add_tensor("rope_freqs.weight", np.ones(WIDTH // HEADS // 2, np.float32))
+
+    assert (rebuilt(written(tmp_path / "plain.gguf", plain)) / "config.json").is_file()
 
 
 def test_a_broken_file_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

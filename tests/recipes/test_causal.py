@@ -20,7 +20,7 @@ from kdnas.recipes.causal_policy_gradient import advantages, frequency, long_ter
 from kdnas.recipes.own_text import sample
 from kdnas.search.timing import latency_protocol
 from kdnas.store.database import open_store
-from kdnas.students.from_config import given
+from kdnas.students.from_config import given, read_config
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.teachers import cache_folder
@@ -273,6 +273,25 @@ def test_students_can_be_cut_from_another_model(place: Path, tmp_path: Path) -> 
     assert student.body.config.model_type == "gpt2"  # type: ignore[union-attr]
     assert made.score(student).loss < 1
     assert made.provenance()["student"] == str(other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_goes_on_from_the_weights_of_one_that_was_distilled(place: Path, tmp_path: Path, family: str) -> None:
+    made = bench(spec(place, family))
+    first = made.build(small(family), seed=1)
+    reached = made.training(first, epochs=1, seed=1).run_epoch().score
+    made.save(first, tmp_path / "first")
+    made.close()
+    own = read_config(tmp_path / "first" / "config.json")
+    on = {"name": "causal-divergence", "top_k": 6, "student": str(tmp_path / "first"), "init": "fitted"}
+    job = given(spec(place, family, recipe=on), own)
+    again = bench(job.spec)
+    second = again.build(job.candidate, seed=2)
+    for name, weight in first.body.state_dict().items():
+        assert torch.equal(second.body.state_dict()[name], weight), name
+    training = again.training(second, epochs=2, seed=2)
+    assert training.begin().score.raw_loss == pytest.approx(reached.raw_loss, abs=1e-6)
+    assert training.run_epoch().score.loss < reached.loss
 
 
 @pytest.mark.parametrize("step", ["describe", "prepare"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, logging
 
 logging.disable_progress_bar()
@@ -35,6 +35,7 @@ SMALL_LLAMA = {  # a candidate
     "head_size": 8,
 }
 SIZES["mistral"] = {**SIZES["llama"], "sliding_window": 8}
+SIZES["qwen2"] = SIZES["qwen3"] = SIZES["llama"]
 
 
 def tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
@@ -48,11 +49,58 @@ def tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     )
 
 
+def byte_pairs(split: Any = None) -> PreTrainedTokenizerFast:
+    """Byte-level byte pairs as GPT-2 has them, or with another pre-tokenizer before them."""
+    inner = Tokenizer(models.BPE())
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    inner.pre_tokenizer = whole if split is None else pre_tokenizers.Sequence([split, whole])
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(documents(4), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|endoftext|>", bos_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+
+
+def sentence_pieces(mark: str = "\u2581") -> PreTrainedTokenizerFast:
+    """Byte pairs with bytes to fall back on, as SentencePiece makes them for Llama 2 and Mistral."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(documents(4), trainers.BpeTrainer(vocab_size=60, show_progress=False))
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    vocabulary = {name: place for place, name in enumerate(names)}
+    merges = [
+        (name[:cut], name[cut:])
+        for name in names[259:]
+        for cut in range(1, len(name))
+        if name[:cut] in vocabulary and name[cut:] in vocabulary
+    ]
+    inner = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    inner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 def folder(
-    place: Path, family: str = "llama", seed: int = 0, extra: tuple[str, ...] = (), steps: int = 60, **sizes: Any
+    place: Path,
+    family: str = "llama",
+    seed: int = 0,
+    extra: tuple[str, ...] = (),
+    steps: int = 60,
+    words: PreTrainedTokenizerFast | None = None,
+    **sizes: Any,
 ) -> Path:
     """A model that was taught the text's word order a little, so that it predicts better than word counts."""
-    words = tokenizer(extra)
+    words = tokenizer(extra) if words is None else words
     values = {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 0, **SIZES[family], **sizes}
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values), dtype=torch.float32)

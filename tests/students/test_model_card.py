@@ -96,7 +96,7 @@ def test_names_from_outside_mark_nothing_up() -> None:
         versions={"torch": EVIL}, teacher={"fingerprint": EVIL}, data={"fingerprint": EVIL},
         latency={**facts()["latency"], "device": EVIL, "flag": EVIL}, head={"labels": [EVIL], "agreement": 0.5},
         classification={**CLASSIFIED, "classes": [EVIL, EVIL]}, dtype=EVIL,
-        onnx={"file": EVIL, "difference": 1e-6},
+        onnx={"file": EVIL, "difference": 1e-6}, gguf={"file": EVIL},
     )  # fmt: skip
     said = card(hostile, Origin(EVIL, EVIL, EVIL, EVIL, (EVIL,), EVIL))
     read = ModelCard(said)
@@ -118,7 +118,8 @@ def test_names_from_outside_mark_nothing_up() -> None:
 def test_the_words_of_a_card() -> None:
     said = card(
         facts(teacher={"parameters": 22_700_000}, classification=CLASSIFIED,
-              onnx={"file": "m.onnx", "difference": 1e-6},
+              onnx={"file": "m.onnx", "difference": 1e-6}, 
+              gguf={"file": "m.gguf", "same": 96, "llama_cpp": {"token_ms": 1.25}},
               forms=[{"form": "pruned", "parameters": 9, "zeros": 0.5, "mib": 1, "latency_ms": 2.0, "speedup": 3.0,
                       "held_out": {"accuracy": 0.5, "macro_f1": 0.4}}]),
         NOTHING,
@@ -135,6 +136,7 @@ def test_the_words_of_a_card() -> None:
         "| good\\|bad | 20 | 5 |",
         "| pruned | 9 | 50% | 1.00 | 2 | 3.0 | 0.5000 | 0.4000 |",
         "- `m.onnx`: the same model as ONNX, outputs within 1.0e-06.",
+        "- `m.gguf`: the same weights and tokenizer for llama.cpp, which wrote 96 tokens as PyTorch does; there",
         "## Scores\n\n| task | a |",
         "teacher unknown, data def",
         "name: sst2",

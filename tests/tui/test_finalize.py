@@ -27,6 +27,7 @@ from kdnas.system.folders import partial_of
 from kdnas_tui import workers
 from kdnas_tui.screens.finalize import FinalizeScreen, in_words
 from kdnas_tui.screens.study import StudyScreen
+from kdnas_tui.widgets.tick import Tick
 from tests.rows import made_row
 from tests.tui.driving import SIZES, app_on, driven, opened, screen, settled, shows, text_of, until
 from tests.tui.filled import NOW
@@ -112,6 +113,28 @@ async def test_it_starts_the_command_that_a_person_would(
         "finalize", "minilm", "--trial", "3", "--output", str(tmp_path / "minilm-3"), "--epochs", "7",
         "--storage", store.url,
     ]  # fmt: skip
+
+
+async def test_gguf_is_offered_for_causal_students_and_no_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for recipe, offered in (("hidden-state", 0), ("causal-divergence", 1)):
+        row = queries.study_row(store, "minilm")
+        spec = {**row.spec, "recipe": {"name": recipe, "init": "fitted"}}
+        with store.begin() as connection:
+            of_study = t.study.update().where(t.study.c.study_id == row.study_id)
+            connection.execute(of_study.values(spec=json.dumps(spec)))
+        async with driven(app_on(store.url), SIZES["80x24"]) as pilot:
+            await opened(pilot, "minilm")
+            await finalize(pilot)
+            assert "Distil" in text_of(pilot.app)
+            ticks = pilot.app.screen.query("#gguf")
+            assert len(ticks) == offered, recipe
+            for tick in ticks.results(Tick):
+                tick.value = True
+                await settled(pilot)
+                assert "--gguf" in " ".join(text_of(pilot.app).split())
 
 
 async def test_what_the_command_complains_of_is_shown(pilot: Pilot[str], monkeypatch: pytest.MonkeyPatch) -> None:
