@@ -153,7 +153,7 @@ class StaticEncoder:
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """float32 [texts, width], normalised where the layout says so; of a text without tokens nothing but zeros."""
-        found = self.tokenizer.encode_batch([prompt + text for text in texts], add_special_tokens=False)
+        found = self.tokenizer.encode_batch_fast([prompt + text for text in texts], add_special_tokens=False)
         ids = [one.ids[: self.longest] for one in found]
         flat = torch.tensor([token for row in ids for token in row], dtype=torch.long)
         starts = torch.tensor([0, *(len(row) for row in ids[:-1])]).cumsum(0)
