@@ -1,135 +1,97 @@
 """Sentence-embedding students beside their teacher: `python -m benchmarks.embeddings [--quick] [--json FILE]`.
 
 Encoders are students of the recipe sentence-embedding, as they are solved and, with `--epochs`, trained. Static
-students have one step more from row to row: from Model2Vec's recipe, written from its description, to a table that is
-solved. All learn from the training documents of BBC news alone. They are asked held-out headlines of it, and sentences
-of presidents' addresses, of which none has seen a word.
+students have one step more from row to row (`static_steps.py`). With `--only public` both stand beside public small
+encoders (`public_encoders.py`), where encoders are run by onnxruntime. All students learn from the training documents
+of one corpus, `--text`. They are asked held-out queries of it, and queries of the other, of which none has seen a word.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.report import Result, Table, run, say
+from benchmarks import public_encoders, static_steps
+from benchmarks.embedding_board import Board
+from benchmarks.public_encoders import MIB, OnnxEncoder
+from benchmarks.report import Result, run, say
 from kdnas.data import documents, retrieval
 from kdnas.data.splits import by_tokens
-from kdnas.data.tokens import special_tokens, tokenise
-from kdnas.models import static_encoder
-from kdnas.models.sentence_encoder import SentenceEncoder, open_encoder
-from kdnas.models.sentence_layout import Layout
-from kdnas.models.static_encoder import StaticEncoder, TokenMeans
+from kdnas.data.tokens import tokenise
+from kdnas.models.sentence_encoder import SentenceEncoder
+from kdnas.models.sentence_layout import Dense, Layout
+from kdnas.models.static_encoder import StaticEncoder
 from kdnas.recipes import recipe
 from kdnas.recipes.sentence_embedding import SentenceEmbeddingBench
-from kdnas.recipes.static_students import lesson
-from kdnas.recipes.teacher_space import LEFT, whole_pooled
-from kdnas.scores.embeddings import compared
 from kdnas.study.spec import StudySpec, from_values
+from kdnas.training.contract import Student
 
 SOURCES = ("bbc-news", "sotu")
 LENGTH = 128
 UNIT = Layout()
-CPU = torch.device("cpu")
-ENCODERS = ((3, 384, 1536), (3, 320, 768), (2, 256, 384), (1, 192, 384))
-PRINCIPAL, ZIPF = 256, 1e-4  # Model2Vec's defaults
-COLUMNS = ("spearman", "recall@10", "ndcg@10", "aligned_recall@10", "aligned_ndcg@10")
+ENCODERS = ((3, 384, 1536), (3, 384, 384), (2, 256, 384), (1, 192, 384))
+PARTS = ENCODER, STATIC, PUBLIC = ("encoders", "static", "public")
 
 
 def quiet(words: str, share: float | None) -> None:
     return None
 
 
-def same(folder: Path) -> Result:
-    """`difference`: the largest between the vectors of a folder by kdnas and by sentence-transformers, on short, long
-    and empty texts."""
-    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found, unused-ignore]
-
-    long = " ".join(f"word{number}" for number in range(600))
-    texts = ["A short one.", "", long, "Größe, ПРИВЕТ 12345, 漢字かな", "  blanks  around  "]
-    opened = static_encoder.opened if static_encoder.is_static(folder) else partial(open_encoder, device=CPU)
-    ours = opened(folder, str(folder)).encode(texts)
-    theirs = torch.from_numpy(SentenceTransformer(str(folder), device="cpu").encode(texts))
-    difference = float((ours - theirs).abs().max())
-    return Result([Table(f"{folder}", ["texts", "difference"], [(len(texts), difference)])], {"difference": difference})
-
-
 def measure(asked: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
-    if asked.same is not None:
-        return same(asked.same)
-    chunks, queries, index = (200, 60, 150) if asked.quick else (asked.chunks, asked.queries, asked.documents)
-    spec = from_values(
+    parts = asked.only or [ENCODER, STATIC]
+    if PUBLIC in parts:
+        public_encoders.require()
+    spec = _spec(asked)
+    bench = recipe("sentence-embedding").prepare(spec, torch.device("cpu"), quiet)
+    assert isinstance(bench, SentenceEmbeddingBench)
+    teacher = SentenceEncoder(bench.teacher.body, bench.teacher.tokenizer, bench.layout).shortened(LENGTH)
+    board = Board(_corpora(asked, spec, bench), teacher.encode)
+    with tempfile.TemporaryDirectory() as work:
+        if PUBLIC in parts:
+            _public(board, bench, _sizes(asked), asked.epochs, Path(work))
+        if STATIC in parts:
+            for name, table in static_steps.tables(bench, asked.quick).items():
+                static = StaticEncoder(table, bench.teacher.tokenizer.backend_tokenizer, UNIT, LENGTH)
+                board.score(name, static.encode, _static_size(static))
+        if ENCODER in parts:
+            for sizes in _sizes(asked):
+                for name, student in _students(bench, sizes, asked.epochs):
+                    layout = bench.layout_of(student)
+                    encoder = SentenceEncoder(student.body.eval(), teacher.tokenizer, layout).shortened(LENGTH)
+                    board.score(name, encoder.encode, _size(student, layout))
+    note = f"{len(bench.chunks.train)} training chunks of {LENGTH} tokens of {asked.text}"
+    return board.result("Students of all-minilm-l6-v2", {"embeddings": bench.provenance()}, note)
+
+
+def _spec(asked: argparse.Namespace) -> StudySpec:
+    limit = 200 if asked.quick else asked.chunks
+    return from_values(
         {
             "device": "cpu",
             "teacher": {"model": "all-minilm-l6-v2"},
-            "data": {"source": SOURCES[0], "length": LENGTH, "held_out": 0.2, "limit": chunks, "max_held_out": 32},
-            "recipe": {"name": "sentence-embedding"},
+            "data": {"source": asked.text, "length": LENGTH, "held_out": 0.2, "limit": limit, "max_held_out": 64},
+            "recipe": {"name": "sentence-embedding", "hidden": asked.hidden},
             "budget": {"epochs": asked.epochs, "trials": 8, "proxy_fraction": 1.0, "short_text": "train"},
             "training": {"learning_rate": asked.rate},
         }
     )
-    bench = recipe("sentence-embedding").prepare(spec, torch.device("cpu"), quiet)
-    assert isinstance(bench, SentenceEmbeddingBench)
-    layout = bench.sentence_layout()
-    assert layout is not None
-    teacher = SentenceEncoder(bench.teacher.body, bench.teacher.tokenizer, layout).shortened(LENGTH)
+
+
+def _corpora(
+    asked: argparse.Namespace, spec: StudySpec, bench: SentenceEmbeddingBench
+) -> Mapping[str, retrieval.Retrieval]:
+    """Queries of the training text's own corpus that no student has seen, and, unless `--first`, of the other."""
+    queries, index = (60, 150) if asked.quick else (asked.queries, asked.documents)
     trained = _trained(spec, bench)
-    corpora = {
-        source: retrieval.read(source, None, None, trained, queries, index, quiet)
-        for source in (SOURCES[:1] if asked.first else SOURCES)
-    }
-    theirs, seconds = {}, {}
-    for source, corpus in corpora.items():
-        say(f"the teacher on {len(corpus.documents)} documents of {source}")
-        begin = time.process_time()
-        documents_of = _unit(teacher.encode(corpus.documents))
-        seconds[source] = time.process_time() - begin
-        theirs[source] = _unit(teacher.encode(corpus.queries)), documents_of
-    rows: list[tuple[Any, ...]] = []
-    figures: dict[str, float] = {}
-
-    def score(name: str, encode: Callable[[Any], Tensor]) -> None:
-        for source, corpus in corpora.items():
-            begin = time.process_time()
-            vectors = _unit(encode(corpus.documents))
-            faster = seconds[source] / max(time.process_time() - begin, 1e-9)
-            found = compared((_unit(encode(corpus.queries)), vectors), theirs[source], corpus.answers)
-            student, kept = found["student"], found["kept"]
-            shown = [f"{student[c]:.3f}" if c in student else "–" for c in COLUMNS]  # no index of another width
-            share = kept.get("aligned_recall@10", kept["recall@10"])
-            rows.append((source, name, f"{faster:.3g}", *shown, f"{share:.1f} %"))
-            figures.update({f"{source}/{name}/{c}": student[c] for c in COLUMNS if c in student})
-            figures[f"{source}/{name}/kept"] = share
-            figures[f"{source}/{name}/faster"] = faster
-            say(" ".join(map(str, rows[-1])))
-
-    for source in corpora:
-        found = compared(theirs[source], theirs[source], corpora[source].answers)
-        figures[f"{source}/teacher/recall@10"] = found["teacher"]["recall@10"]
-        say(f"{source}: the teacher's recall@10 is {found['teacher']['recall@10']:.3f}")
-    for name, tokens in _static(bench, asked.quick).items():
-        score(name, StaticEncoder(tokens, bench.teacher.tokenizer.backend_tokenizer, UNIT, LENGTH).encode)
-    chosen = ENCODERS[-1:] if asked.quick else ENCODERS
-    for layers, width, inner in chosen if asked.encoders is None else ENCODERS[: asked.encoders]:
-        name = f"{layers} × {width} × {inner}"
-        for epoch, encoder in _encoders(bench, teacher, layers, width, inner, asked.epochs):
-            score(f"{name}, {epoch} epoch(s)" if epoch else name, encoder.encode)
-    counts = ", ".join(f"{len(c.queries)} of {len(c.documents)} ({s})" for s, c in corpora.items())
-    table = Table(
-        "Students of all-minilm-l6-v2",
-        ["text", "student", "× teacher", *COLUMNS, "of the teacher's"],
-        rows,
-        [f"queries and documents: {counts}; {len(bench.chunks.train)} training chunks; × is of CPU seconds."],
-    )
-    return Result([table], figures, {"embeddings": bench.provenance()})
+    sources = [asked.text] if asked.first else [asked.text, *(one for one in SOURCES if one != asked.text)]
+    return {source: retrieval.read(source, None, None, trained, queries, index, quiet) for source in sources}
 
 
 def _trained(spec: StudySpec, bench: SentenceEmbeddingBench) -> frozenset[str]:
@@ -140,97 +102,87 @@ def _trained(spec: StudySpec, bench: SentenceEmbeddingBench) -> frozenset[str]:
     return frozenset(texts.keys[int(row)] for row in train)
 
 
-def _encoders(
-    bench: SentenceEmbeddingBench, teacher: SentenceEncoder, layers: int, width: int, inner: int, epochs: int
-) -> Iterator[tuple[int, SentenceEncoder]]:
-    """A student as it is solved, and after each of its epochs."""
-    sizes = {"num_hidden_layers": layers, "hidden_size": width, "head_size": 32, "intermediate_size": inner}
-    wanted: dict[str, Any] = {**sizes, "hidden_act": "gelu"}
+def _sizes(asked: argparse.Namespace) -> tuple[tuple[int, int, int], ...]:
+    chosen = ENCODERS[-1:] if asked.quick else ENCODERS
+    return chosen if asked.encoders is None else ENCODERS[: asked.encoders]
+
+
+def _students(bench: SentenceEmbeddingBench, sizes: tuple[int, int, int], epochs: int) -> Iterator[tuple[str, Student]]:
+    """A student of so many layers, width and neurons as it is solved, and after each of its epochs."""
+    layers, width, inner = sizes
+    wanted: dict[str, Any] = {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "head_size": 32,
+        "intermediate_size": inner,
+        "hidden_act": "gelu",
+    }
     student = bench.build({d.name: wanted[d.name] for d in bench.space.dimensions}, 0)
     training = bench.training(student, epochs=epochs, seed=0)
+    name = f"{layers} × {width} × {inner}"
     for epoch in range(epochs + 1):
         found = training.run_epoch() if epoch else training.begin()
-        say(f"{layers} × {width} × {inner}, {epoch} epochs: held-out {found.score}")
-        yield epoch, SentenceEncoder(student.body.eval(), teacher.tokenizer, bench.layout_of(student)).shortened(LENGTH)
+        say(f"{name}, {epoch} epochs, {found.seconds:.0f} s: held-out {found.score}")
+        yield (f"{name}, {epoch} epoch(s)" if epoch else name), student
 
 
-def _static(bench: SentenceEmbeddingBench, quick: bool) -> dict[str, Tensor]:
-    """Tables of one step more each: of tokens alone or of means over text, cut by PCA, weighted, mapped, and with each
-    token's own correction."""
-    vocabulary, layout, ids = bench.teacher.config.vocab_size, bench.layout, bench.proxy.ids
-    means = TokenMeans(vocabulary, bench.own.width)
-    fewer = len(ids) - len(ids) // LEFT
-    most, rest = (lesson(bench.teacher, layout, part, means, quiet, 0.0) for part in (ids[:fewer], ids[fewer:]))
-    whole = most.and_(rest)
-    plain = means.vectors(bench.teacher.body.get_input_embeddings().weight.detach())  # type: ignore[operator]
-    weighted = plain * means.weights()[:, None]
-    made, ridges = static_encoder.solved(weighted, most, rest)
-    say(f"ridges {ridges}")
-
-    def mapped(table: Tensor) -> Tensor:
-        return static_encoder.mapped(table, whole.texts, whole.wanted, ridges["map"])
-
-    found: dict[str, Tensor] = {}
-    if not quick:
-        alone = _alone(bench)
-        short = _principal(alone, PRINCIPAL)
-        found = {
-            "tokens alone": alone,
-            f"tokens alone, PCA {PRINCIPAL}": short,
-            f"tokens alone, PCA {PRINCIPAL}, Zipf": short * _zipf(vocabulary),
-            "tokens alone, Zipf, map": mapped(alone * _zipf(vocabulary)),
-        }
-    return {f"static: {name}": table for name, table in found.items()} | {
-        "static: means": plain,
-        f"static: means, PCA {PRINCIPAL}": _principal(plain, PRINCIPAL),
-        "static: means, Zipf": plain * _zipf(vocabulary),
-        "static: means, SIF": weighted,
-        "static: means, SIF, map": mapped(weighted),
-        "static: means, SIF, map, corrections": made,
-    }
+def _public(
+    board: Board, bench: SentenceEmbeddingBench, chosen: tuple[tuple[int, int, int], ...], epochs: int, work: Path
+) -> None:
+    """Public encoders, and beside them encoders as onnxruntime runs them, the teacher among these, and the static
+    student with all of its steps."""
+    shutil.copytree(bench.teacher.folder, work / "teacher")
+    teacher = _as_onnx(work / "teacher", bench, bench.layout)
+    board.score("the teacher", teacher, _file_size(work / "teacher"), beside=teacher)
+    for name, encode, size in public_encoders.encoders(bench.teacher.folder, LENGTH):
+        board.score(name, encode, size, beside=teacher)
+    for place, sizes in enumerate(chosen):
+        for turn, (name, student) in enumerate(_students(bench, sizes, epochs)):
+            if turn not in (0, epochs):
+                continue
+            folder = work / f"{place}-{turn}"
+            folder.mkdir()
+            bench.save(student, folder)
+            encoder = _as_onnx(folder, bench, bench.layout_of(student))
+            board.score(name, encoder, _file_size(folder), beside=teacher)
+    *_, (name, table) = static_steps.tables(bench, quick=True).items()
+    static = StaticEncoder(table, bench.teacher.tokenizer.backend_tokenizer, UNIT, LENGTH)
+    board.score(name, static.encode, _static_size(static), beside=teacher)
 
 
-@torch.inference_mode()
-def _alone(bench: SentenceEmbeddingBench) -> Tensor:
-    """The teacher's pooled states of each token between the special ones."""
-    first, last = special_tokens(bench.teacher.tokenizer)
-    parts = []
-    for tokens in torch.arange(int(bench.teacher.config.vocab_size)).split(512):
-        rows = torch.stack([torch.full_like(tokens, first), tokens, torch.full_like(tokens, last)], 1)
-        parts.append(whole_pooled(bench.teacher.body(input_ids=rows).last_hidden_state, bench.layout))
-    return torch.cat(parts)
+def _as_onnx(folder: Path, bench: SentenceEmbeddingBench, layout: Layout) -> OnnxEncoder:
+    """The encoder in a folder, which gets the file."""
+    from kdnas.models.onnx import export
+
+    export(folder, bench.spec.latency)
+    return public_encoders.onnx_encoder(folder / "model.onnx", folder / "tokenizer.json", layout, LENGTH)
 
 
-def _principal(table: Tensor, width: int) -> Tensor:
-    """The rows' first principal components."""
-    middle = (table - table.mean(0)).double()
-    return (middle @ torch.linalg.eigh(middle.t() @ middle).eigenvectors[:, -width:]).float()
+def _file_size(folder: Path) -> float:
+    return (folder / "model.onnx").stat().st_size / MIB
 
 
-def _zipf(vocabulary: int) -> Tensor:
-    """Model2Vec's weights [vocabulary, 1]: SIF of the shares that Zipf's law gives to places in the vocabulary."""
-    share = 1 / torch.arange(2.0, vocabulary + 2)
-    return (ZIPF / (ZIPF + share / share.sum()))[:, None]
+def _static_size(static: StaticEncoder) -> float:
+    return static.table.nbytes / MIB
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors, dim=1)
+def _size(student: Student, layout: Layout) -> float:
+    layers = [step for step in layout.steps if isinstance(step, Dense)]
+    own = sum(one.weight.numel() + (0 if one.bias is None else one.bias.numel()) for one in layers)
+    return (student.size + own) * 4 / MIB
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--chunks", type=int, default=2500, help="chunks of 128 tokens, a fifth of them held out")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be given more than once")
+    parser.add_argument("--text", choices=SOURCES, default=SOURCES[0], help="the corpus that students learn from")
+    parser.add_argument("--chunks", type=int, default=2500, help="chunks of 128 tokens, some of them held out")
     parser.add_argument("--queries", type=int, default=445)
     parser.add_argument("--documents", type=int, default=2225, help="that each query is asked against")
-    parser.add_argument(
-        "--same",
-        type=Path,
-        metavar="DIR",
-        help="a folder's vectors by both libraries",
-    )
     parser.add_argument("--epochs", type=int, default=0, help="in which encoders are trained, scored after each")
     parser.add_argument("--rate", type=float, default=1e-4, help="step size of these")
+    parser.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states in these")
     parser.add_argument("--encoders", type=int, metavar="N", help="only the first so many of the encoders")
-    parser.add_argument("--first", action="store_true", help=f"{SOURCES[0]} alone")
+    parser.add_argument("--first", action="store_true", help="the corpus that students learn from alone")
 
 
 if __name__ == "__main__":

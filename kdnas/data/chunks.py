@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -17,6 +17,10 @@ from kdnas.system.errors import UsageError
 from kdnas.system.fingerprint import digest
 from kdnas.system.progress import Progress
 from kdnas.system.seeds import Split, split
+
+PARTS = (2, 4, 8)  # a text's shorter parts are these shares of it
+SHORTEST = 8  # tokens of a part, the special ones among them
+BEGUN = 2048  # most documents whose beginnings are kept
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Chunks:
     documents: int
     record: Mapping[str, Any] = field(default_factory=dict)  # of the source: fingerprint, rows left out and repeated
     unscored: int = 0  # held-out documents that a model was trained on elsewhere
+    # Beginnings of training documents, one by one in the frame: int64 [length], or a part of it.
+    beginnings: Sequence[np.ndarray] = ()
 
     @property
     def proxy(self) -> np.ndarray:
@@ -105,7 +111,27 @@ def cut(
     # Repeated texts change what is held out.
     fingerprint = digest(*facts, *(("repeats", documents.repeats) if documents.repeats else ()))
     unscored = len(held) - len(scored)
-    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts), documents.record, unscored)
+    begun = _beginnings(tokens, train[: min(BEGUN, len(training))], frame, data.length)
+    return Chunks(training, scoring, proxy, fingerprint, len(documents.texts), documents.record, unscored, begun)
+
+
+def part_lengths(length: int) -> list[int]:
+    """What a half, a quarter and an eighth of a text have of its tokens, those of a few tokens left out."""
+    return [length // part for part in PARTS if length // part >= SHORTEST]
+
+
+def _beginnings(tokens: Tokens, rows: np.ndarray, frame: Frame, length: int) -> list[np.ndarray]:
+    """Of each document the longest beginning that it fills, of `length` or a part of it, and one shorter, in turn.
+    None of text without a token at either end."""
+    if frame.first is None or frame.last is None:
+        return []
+    made = []
+    for turn, row in enumerate(rows):
+        ids = tokens.document(int(row))
+        filled = [size for size in (length, *part_lengths(length)) if size <= len(ids) + 2]
+        for size in {*filled[:1], *(filled[1:][turn % len(filled[1:])] for _ in filled[1:2])}:
+            made.append(np.array([frame.first, *ids[: size - 2], frame.last], dtype=np.int64))
+    return made
 
 
 def _joined(tokens: Tokens, rows: np.ndarray, frame: Frame, length: int) -> np.ndarray:

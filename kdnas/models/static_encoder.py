@@ -24,7 +24,8 @@ from kdnas.models.sentence_layout import Layout
 from kdnas.system.errors import UsageError, first_line
 
 STATIC, WEIGHT = "StaticEmbedding", "embedding.weight"
-SIF = 1e-3  # a token of this share of the text has half the weight of a rare one
+SIFS = (3e-4, 1e-3, 3e-3, 1e-2)  # a token of this share of the text has half the weight of a rare one
+MIDDLE = 1e-1  # ridge of the map by which a weighting is chosen
 MAP_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the map, which all tokens share
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the tokens' own corrections, towards none
 FEW = 4  # occurrences below which a token's mean is not used to learn what tokens that never occurred are like
@@ -52,10 +53,10 @@ class TokenMeans:
         guessed = embeddings.double() @ weight.t() + bias
         return torch.where((self.counts > 0)[:, None], means, guessed).float()
 
-    def weights(self) -> Tensor:
-        """float32 [vocabulary]: SIF / (SIF + share of the text)."""
+    def weights(self, sif: float) -> Tensor:
+        """float32 [vocabulary]: sif / (sif + share of the text)."""
         share = self.counts / self.counts.sum().clamp_min(1)
-        return (SIF / (SIF + share)).float()
+        return (sif / (sif + share)).float()
 
 
 def bags(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
@@ -113,19 +114,28 @@ class Lesson:
         return Lesson(torch.cat([self.texts, other.texts]).coalesce(), torch.cat([self.wanted, other.wanted]))
 
 
-def solved(table: Tensor, most: Lesson, rest: Lesson) -> tuple[Tensor, dict[str, float]]:
-    """The table mapped and corrected for both lessons, and the two ridges: those that are best for the `rest` when the
-    table is solved for `most` alone."""
+def solved(
+    vectors: Tensor, weights: Callable[[float], Tensor], most: Lesson, rest: Lesson
+) -> tuple[Tensor, dict[str, float]]:
+    """The tokens' `vectors` [vocabulary, width] weighted, mapped and corrected for both lessons, and what was chosen:
+    `sif`, for which `weights` gives [vocabulary], and the ridges `map` and `tokens`. Each is the one that is best for
+    the `rest` when the table is solved for `most` alone."""
 
-    def best(ridges: Sequence[float], make: Callable[[float], Tensor]) -> float:
-        return max(ridges, key=lambda ridge: rest.cosine(make(ridge)))
+    def best(values: Sequence[float], make: Callable[[float], Tensor]) -> float:
+        return max(values, key=lambda value: rest.cosine(make(value)))
+
+    def weighted(sif: float) -> Tensor:
+        return vectors * weights(sif)[:, None]
 
     whole = most.and_(rest)
+    sif = best(SIFS, lambda value: mapped(weighted(value), most.texts, most.wanted, MIDDLE))
+    table = weighted(sif)
     of_map = best(MAP_RIDGES, lambda ridge: mapped(table, most.texts, most.wanted, ridge))
     begun = mapped(table, most.texts, most.wanted, of_map)
     of_tokens = best(RIDGES, lambda ridge: corrected(begun, most.texts, most.wanted, ridge))
     made = mapped(table, whole.texts, whole.wanted, of_map)
-    return corrected(made, whole.texts, whole.wanted, of_tokens), {"map": of_map, "tokens": of_tokens}
+    chosen = {"sif": sif, "map": of_map, "tokens": of_tokens}
+    return corrected(made, whole.texts, whole.wanted, of_tokens), chosen
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class StaticEncoder:
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """float32 [texts, width], normalised where the layout says so; of a text without tokens nothing but zeros."""
-        found = self.tokenizer.encode_batch([prompt + text for text in texts], add_special_tokens=False)
+        found = self.tokenizer.encode_batch_fast([prompt + text for text in texts], add_special_tokens=False)
         ids = [one.ids[: self.longest] for one in found]
         flat = torch.tensor([token for row in ids for token in row], dtype=torch.long)
         starts = torch.tensor([0, *(len(row) for row in ids[:-1])]).cumsum(0)

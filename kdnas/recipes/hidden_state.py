@@ -391,7 +391,8 @@ class HiddenStateBench(Workbench):
     def _lessons(
         self, layout: Layout, states: hidden_state_cache.HiddenStates, rows: int
     ) -> tuple[teacher_space.Lesson, ...]:
-        return teacher_space.lessons(layout, self.teacher.body, states.ids, partial(self.last, states), rows)
+        begun, known = self.chunks.beginnings, partial(self.last, states)
+        return teacher_space.lessons(layout, self.teacher.body, states.ids, begun, known, rows)
 
     def last(self, states: hidden_state_cache.HiddenStates, places: torch.Tensor) -> torch.Tensor:
         """The teacher's last states of the chunks at `places`."""

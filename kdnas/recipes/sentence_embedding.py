@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,11 +30,12 @@ from kdnas.recipes.contract import Description
 from kdnas.recipes.hidden_state import HiddenState, HiddenStateBench
 from kdnas.recipes.sentence_embedding_training import IntoTheSpace, SentenceEmbeddingTraining, into
 from kdnas.recipes.static_students import SolvedOnce, Table, is_static, table_of
-from kdnas.recipes.teacher_space import Lesson, TeacherSpace
+from kdnas.recipes.teacher_space import Lesson, TeacherSpace, Texts
 from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_recipes import SentenceEmbeddingRecipe
+from kdnas.system import fingerprint
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers import embeddings_cache, encoder
@@ -128,7 +130,8 @@ class SentenceEmbeddingBench(HiddenStateBench):
         self._taught: tuple[HiddenStates, tuple[Lesson, ...]] | None = None
         wanted = torch.cat([one.wanted for one in self.lessons_of(self.proxy)])
         self.constant = embeddings.best_constant(wanted, layout.normalised)
-        self._held = self._kept(self._held_ids, "whole", [self._held_ids], self._held_lesson)[0]
+        self._scored = Texts(self._held_ids)
+        self._held = self._kept(self._held_ids, "whole", [self._scored], self._held_lesson)[0]
         self._require_embeddings()
 
     def _require_embeddings(self) -> None:
@@ -147,9 +150,10 @@ class SentenceEmbeddingBench(HiddenStateBench):
             )
 
     def _kept(
-        self, ids: Tensor, what: str, parts: Sequence[Tensor], make: Callable[[int], tuple[Lesson, ...]]
+        self, ids: Tensor, what: str, parts: Sequence[Texts], make: Callable[[int], tuple[Lesson, ...]]
     ) -> tuple[Lesson, ...]:
-        """The lessons of the `parts` of the chunks `ids`: from the disk, or made, so many rows at a time."""
+        """The lessons of the `parts`, whose chunks are `ids` and whose beginnings `what` names: from the disk, or made,
+        so many rows at a time."""
 
         def wanted() -> list[Tensor]:
             with Turn(self.device):
@@ -160,13 +164,15 @@ class SentenceEmbeddingBench(HiddenStateBench):
 
     def _held_lesson(self, rows: int) -> tuple[Lesson, ...]:
         known = partial(self.last, self.held_out)
-        return (teacher_space.lesson(self.layout, self.teacher.body, self._held_ids, known, 0, rows),)
+        return (teacher_space.lesson(self.layout, self.teacher.body, self._scored, known, rows),)
 
     def lessons_of(self, states: HiddenStates) -> tuple[Lesson, ...]:
         """What a student's layer is solved from, on the chunks of `states`; kept for the next student."""
         if self._taught is None or self._taught[0] is not states:
-            parts = [part for part, _ in teacher_space.parted(states.ids)]
-            made = self._kept(states.ids, "parted", parts, partial(self._lessons, self.layout, states))
+            parts = teacher_space.parted(states.ids, self.chunks.beginnings)
+            begun = [ids.tolist() for part in parts for ids in part.begun]
+            what = f"parted {fingerprint.digest(begun)}"
+            made = self._kept(states.ids, what, parts, partial(self._lessons, self.layout, states))
             self._taught = states, made
         return self._taught[1]
 
@@ -209,14 +215,15 @@ class SentenceEmbeddingBench(HiddenStateBench):
     ) -> Training:
         if isinstance(student.body, Table):
             ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
-            return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, ids))
+            texts = ids, self.chunks.beginnings
+            return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, *texts))
         # Without an epoch the student is the search's own, and the whole training part is read for nothing.
         states = self._full_states(student, epochs) if full and epochs else self.proxy
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
 
-    def _solve_table(self, ids: Tensor, student: Student) -> None:
+    def _solve_table(self, ids: Tensor, begun: Sequence[np.ndarray], student: Student) -> None:
         source = self.spec.data.source
-        table, _ = static_students.solved(self.teacher, self.layout, ids, source, self._on_progress)
+        table, _ = static_students.solved(self.teacher, self.layout, ids, begun, source, self._on_progress)
         with torch.no_grad():
             table_of(student).weight.copy_(table)
 
@@ -261,13 +268,13 @@ class SentenceEmbeddingBench(HiddenStateBench):
             layout = static_students.own_layout(self.layout)
             return layout.finished(self._held_bags @ student.body.weight.cpu().float())
         space, made = TeacherSpace(self.layout, student.body.eval()), self.layout_of(student)
-        return memory.whole(teacher_space.BATCH, self.device, partial(space.vectors, made, self._held_ids))
+        return memory.whole(teacher_space.BATCH, self.device, partial(space.vectors, made, self._scored))
 
     @cached_property
     def _held_bags(self) -> Tensor:
         rows = [
             row
-            for part, _ in teacher_space.texts_of(self._held_ids, teacher_space.BATCH)
+            for part, _ in self._scored.batches(teacher_space.BATCH)
             for row in static_students.without_special(self.teacher, part)
         ]
         return static_encoder.bags(rows, int(self.teacher.config.vocab_size))

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kdnas.data.chunks import part_lengths
 from kdnas.models.sentence_layout import Layout
 from kdnas.recipes import teacher_space
 from kdnas.recipes.hidden_state_training import SOLVE_TOKENS, HiddenStateTraining, LayersBench, Ready
@@ -21,8 +22,6 @@ from kdnas.teachers.hidden_state_cache import HiddenStates
 from kdnas.training.contract import Student
 from kdnas.training.losses import embeddings
 from kdnas.training.losses.hidden_states import Projections
-
-SHORT = (2, 4, 8)  # parts of a chunk that are learned from beside it, one after the other
 
 
 class IntoTheSpace(Projections):
@@ -111,8 +110,9 @@ class SentenceEmbeddingTraining(HiddenStateTraining):
         loss = self._apart(outputs[-1], batch.wanted)
         if self.part.hidden:
             loss = loss + self.part.hidden * self.hidden_loss(batch, outputs) / self.bench.variance(self.student.body)
-        short = batch.ids.shape[1] // SHORT[step % len(SHORT)]
-        if short >= teacher_space.SHORTEST:
+        parts = part_lengths(batch.ids.shape[1])
+        if parts:
+            short = parts[step % len(parts)]  # one after the other
             compact = torch.cat([batch.ids[:, : short - 1], batch.ids[:, -1:]], 1)
             with torch.no_grad():
                 states = self.bench.teacher.body(input_ids=self._rows[compact]).last_hidden_state

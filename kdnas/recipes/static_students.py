@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from kdnas.models.sentence_encoder import pooled
 from kdnas.models.sentence_layout import Layout, Normalise
 from kdnas.models.static_encoder import Lesson, StaticEncoder, TokenMeans
 from kdnas.recipes import teacher_space
+from kdnas.recipes.teacher_space import Texts
 from kdnas.study.layer_words import KIND, STATIC
 from kdnas.study.space import Candidate
 from kdnas.system.errors import UsageError
@@ -54,14 +56,18 @@ def table_of(student: Student) -> Table:
 
 @torch.inference_mode()
 def lesson(
-    teacher: Teacher, layout: Layout, ids: Tensor, means: TokenMeans | None, on_progress: Progress, share: float | None
+    teacher: Teacher,
+    layout: Layout,
+    asked: Texts,
+    means: TokenMeans | None,
+    on_progress: Progress,
+    share: float | None,
 ) -> Lesson:
-    """Whole chunks and parts of `ids` [chunks, length] without their special tokens, and the teacher's vectors of
-    them; `means` sums up its states."""
+    """What is asked without its special tokens, and the teacher's vectors of it; `means` sums up its states."""
     texts: list[list[int]] = []
     wanted: list[Tensor] = []
     with Turn(teacher.device) as turn:
-        for rows, _ in teacher_space.texts_of(ids, teacher_space.BATCH):
+        for rows, _ in asked.batches(teacher_space.BATCH):
             states = teacher.body(input_ids=rows.to(teacher.device)).last_hidden_state.float()
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
             wanted.append(layout.finished(pooled(states, mask, layout.pooling)).cpu())
@@ -81,23 +87,25 @@ def without_special(teacher: Teacher, rows: Tensor) -> list[list[int]]:
 
 
 def solved(
-    teacher: Teacher, layout: Layout, ids: Tensor, source: str, on_progress: Progress
+    teacher: Teacher, layout: Layout, ids: Tensor, begun: Sequence[np.ndarray], source: str, on_progress: Progress
 ) -> tuple[Tensor, dict[str, float]]:
-    """The table [vocabulary, width] of a teacher, from the first of the chunks `ids` [chunks, length] of training text,
-    and its ridges. Raises UsageError for too few chunks; `source` is for the message."""
+    """The table [vocabulary, width] of a teacher, from the first of the chunks `ids` [chunks, length] of training text
+    and from beginnings of its documents; and what was chosen on a fifth of them: the weighting (`sif`) and the ridges.
+    Raises UsageError for too few chunks; `source` is for the message."""
     ids = ids[:CHUNKS]
-    fewer = max(1, len(ids) - len(ids) // teacher_space.LEFT)
-    if fewer == len(ids):
+    parts = teacher_space.parted(ids, begun)
+    if len(parts) == 1:
         raise UsageError(
             f"{source!r} has {len(ids)} chunk(s) of {ids.shape[1]} tokens to learn from.",
             "Give more text, or a smaller data.length.",
         )
     means = TokenMeans(int(teacher.config.vocab_size), teacher.hidden)
-    parts = ((ids[:fewer], 0.0), (ids[fewer:], 0.7))
-    lessons = [lesson(teacher, layout, part, means, on_progress, share) for part, share in parts]
+    lessons = [
+        lesson(teacher, layout, part, means, on_progress, share) for part, share in zip(parts, (0.0, 0.7), strict=True)
+    ]
     on_progress("solving the table", 0.95)
     embeddings = teacher.body.get_input_embeddings().weight.detach().cpu()  # type: ignore[operator]
-    return static_encoder.solved(means.vectors(embeddings) * means.weights()[:, None], lessons[0], lessons[1])
+    return static_encoder.solved(means.vectors(embeddings), means.weights, lessons[0], lessons[1])
 
 
 def own_layout(layout: Layout) -> Layout:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdnas.data.chunks import part_lengths
 from kdnas.models.classifier_head import regression
 from kdnas.models.sentence_encoder import pooled
 from kdnas.models.sentence_layout import Layout
 
 CHUNKS = 2048  # most of them that are pooled whole, and most that are pooled in part
-SHORTEST = 8  # tokens of a part, the special ones among them
 BATCH = 64
 LEFT = 5  # one chunk in so many chooses the ridge
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -28,35 +29,65 @@ Known = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Chunks `ids` [chunks, length], and the teacher's embeddings [texts, width] of what `texts_of` makes of them, on
-    the CPU."""
+class Texts:
+    """Chunks `ids` [chunks, length], the first of which is at the place `first` among all, and beginnings of documents
+    [documents, length], of one length each."""
 
     ids: Tensor
+    first: int = 0
+    begun: tuple[Tensor, ...] = ()
+
+    def batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Token ids of one length: chunks, with their places among all where they are whole, parts of them, and then
+        beginnings."""
+        for ids, places in texts_of(self.ids, rows):
+            yield ids, None if places is None else places + self.first
+        for ids in self.begun:
+            for part in ids.split(rows):
+                yield part, None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Texts, and the teacher's embeddings [texts, width] of their batches, on the CPU."""
+
+    texts: Texts
     wanted: Tensor
 
 
 @torch.no_grad()
-def lesson(layout: Layout, teacher: Any, ids: Tensor, known: Known, first: int = 0, batch: int = BATCH) -> Lesson:
-    """The lesson of the chunks `ids`, the first of which is at the place `first` of those that are `known`. Parts of
-    chunks are read by the `teacher`, a body in eval mode, `batch` rows at a time."""
+def lesson(layout: Layout, teacher: Any, texts: Texts, known: Known, batch: int = BATCH) -> Lesson:
+    """The lesson of texts whose whole chunks are `known`. The rest is read by the `teacher`, a body in eval mode,
+    `batch` rows at a time."""
     made = [
-        layout.finished(_pooled(_states(teacher, rows) if places is None else known(places + first), layout))
-        for rows, places in texts_of(ids, batch)
+        layout.finished(_pooled(_states(teacher, rows) if places is None else known(places), layout))
+        for rows, places in texts.batches(batch)
     ]
-    return Lesson(ids, torch.cat(made))
+    return Lesson(texts, torch.cat(made))
 
 
-def parted(ids: Tensor) -> list[tuple[Tensor, int]]:
-    """The chunks that a student's layer is solved from, and those that its ridge is chosen on: one in five, where there
-    are as many; each with the place of its first."""
+def parted(ids: Tensor, begun: Sequence[np.ndarray]) -> list[Texts]:
+    """The texts that a student's layer is solved from, and those that its ridge is chosen on: one in five, where there
+    are as many. Of the beginnings at most as many are taken as there are chunks, of as many parts."""
+    begun = begun[: 2 * min(len(ids), CHUNKS)]
     fewer = len(ids) - len(ids) // LEFT
-    return [(ids, 0)] if fewer == len(ids) else [(ids[:fewer], 0), (ids[fewer:], fewer)]
+    if fewer == len(ids):
+        return [Texts(ids, 0, by_length(begun))]
+    less = len(begun) - len(begun) // LEFT
+    return [Texts(ids[:fewer], 0, by_length(begun[:less])), Texts(ids[fewer:], fewer, by_length(begun[less:]))]
 
 
-def lessons(layout: Layout, teacher: Any, ids: Tensor, known: Known, batch: int = BATCH) -> tuple[Lesson, ...]:
-    """Of both parts of the chunks. No student is looked at, so that all of a bench share them."""
-    return tuple(lesson(layout, teacher, part, known, first, batch) for part, first in parted(ids))
+def by_length(texts: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    """Texts as they come, those of one length together, the longest first."""
+    lengths = sorted({len(text) for text in texts}, reverse=True)
+    return tuple(torch.from_numpy(np.stack([t for t in texts if len(t) == length])) for length in lengths)
+
+
+def lessons(
+    layout: Layout, teacher: Any, ids: Tensor, begun: Sequence[np.ndarray], known: Known, batch: int = BATCH
+) -> tuple[Lesson, ...]:
+    """Of both parts of the texts. No student is looked at, so that all of a bench share them."""
+    return tuple(lesson(layout, teacher, texts, known, batch) for texts in parted(ids, begun))
 
 
 @dataclass(frozen=True)
@@ -72,10 +103,11 @@ class TeacherSpace:
         from pooled states to the teacher's embeddings, then normalised where those are.
 
         `taught` are `lessons` of training text in the tokenizer's frame, `batch` rows of which are read at a time.
-        People embed short texts as well as long ones: besides whole chunks, parts of a half, a quarter and an eighth
-        are pooled. The ridge is the one that is best for a fifth of the chunks when the layer is solved on the others.
+        People embed short texts as well as long ones, and documents from their first word: besides whole chunks, parts
+        of a half, a quarter and an eighth are pooled, and beginnings of documents. The ridge is the one that is best
+        for a fifth of the texts when the layer is solved on the others.
         """
-        inputs = [self._inputs(one.ids, batch).double() for one in taught]
+        inputs = [self._inputs(one.texts, batch).double() for one in taught]
         outputs = [one.wanted.double() for one in taught]
         if len(taught) == 1:
             return self._layer(inputs[0], outputs[0], RIDGES[0])
@@ -90,14 +122,14 @@ class TeacherSpace:
         weight, bias = regression(inputs, outputs, ridge)
         return self.layout.student(weight.float(), bias.float())
 
-    def _inputs(self, ids: Tensor, batch: int) -> Tensor:
-        """The student's pooled states of all texts of the chunks."""
-        return torch.cat([_pooled(_states(self.student, rows), self.layout) for rows, _ in texts_of(ids, batch)])
+    def _inputs(self, texts: Texts, batch: int) -> Tensor:
+        """The student's pooled states of all texts."""
+        return torch.cat([_pooled(_states(self.student, rows), self.layout) for rows, _ in texts.batches(batch)])
 
     @torch.no_grad()
-    def vectors(self, made: Layout, ids: Tensor, batch: int = BATCH) -> Tensor:
-        """The student's embeddings, with the layout `made`, of all texts of the chunks `ids`: [texts, width]."""
-        return made.finished(self._inputs(ids, batch))
+    def vectors(self, made: Layout, texts: Texts, batch: int = BATCH) -> Tensor:
+        """The student's embeddings of texts, with the layout `made`: [texts, width]."""
+        return made.finished(self._inputs(texts, batch))
 
     @torch.no_grad()
     def cosine(self, made: Layout, ids: Tensor, known: Known, batch: int = BATCH) -> float:
@@ -132,7 +164,7 @@ def texts_of(ids: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     count, length = ids.shape
     for places in torch.arange(min(count, CHUNKS)).split(batch):
         yield ids[places], places
-    shares = [length // part for part in (2, 4, 8) if length // part >= SHORTEST]
+    shares = part_lengths(length)
     first = max(0, min(CHUNKS, count - CHUNKS))  # other chunks than the whole ones, where there are some
     for turn, short in enumerate(shares):
         for places in torch.arange(first + turn, min(count, first + CHUNKS), len(shares)).split(batch):

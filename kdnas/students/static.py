@@ -17,6 +17,7 @@ from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring.devices import as_studies, resolve_device
 from kdnas.models import sentence_layout
 from kdnas.recipes import static_students
+from kdnas.recipes.teacher_space import Texts
 from kdnas.students import model_folder
 from kdnas.students.model_card import TEMPLATES
 from kdnas.study.spec import StudySpec
@@ -35,7 +36,7 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
     tokenizer that the folder could not hold, and where something else is under the folder's name.
     """
     output = output.absolute()
-    key = fingerprint.run_key({"static": 1, **{part: _values(spec)[part] for part in ("teacher", "data")}})
+    key = fingerprint.run_key({"static": 2, **{part: _values(spec)[part] for part in ("teacher", "data")}})
     if model_folder.finished(output, key):
         on_progress(f"{output} is finished already", 1.0)
         return model_folder.read_facts(output)
@@ -47,8 +48,8 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
     chunks = chunking.chunks(spec.data, 1.0, teacher.tokenizer, on_progress)
     train, held = torch.from_numpy(chunks.train[: static_students.CHUNKS]), torch.from_numpy(chunks.held_out)
     encoder.require_finite(teacher, train[:8])
-    table, ridges = static_students.solved(teacher, layout, train, spec.data.source, on_progress)
-    scored = static_students.lesson(teacher, layout, held, None, on_progress, 0.97)
+    table, chosen = static_students.solved(teacher, layout, train, chunks.beginnings, spec.data.source, on_progress)
+    scored = static_students.lesson(teacher, layout, Texts(held), None, on_progress, 0.97)
     facts = model_folder.stamp(
         {
             "run": key,
@@ -67,7 +68,8 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
                 "library": "sentence-transformers",
                 "width": table.shape[1],
                 "normalised": layout.normalised,
-                "ridges": ridges,
+                "sif": chosen["sif"],
+                "ridges": {name: chosen[name] for name in ("map", "tokens")},
                 "cosine": scored.cosine(table),
             },
             "versions": versions.versions(),

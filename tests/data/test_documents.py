@@ -66,6 +66,28 @@ def test_chunks_are_full_and_framed_as_the_teacher_expects(tmp_path: Path, token
         assert not (side == VOCABULARY["[PAD]"]).any() and not (side == VOCABULARY["[UNK]"]).any()
 
 
+def test_beginnings_are_of_training_documents_from_their_first_word_and_as_long_as_these_allow(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    counts = {word: (40, 30, 9, 6, 3)[i % 5] for i, word in enumerate(WORDS)}
+    for word, count in counts.items():  # a first word of its own, then as many of another
+        (folder / f"{word}.txt").write_text(" ".join([word, *[WORDS[0]] * (count - 1)]))
+    made = chunking.chunks(spec(folder, length=32), 1.0, tokenizer)
+    held = {int(id_) for id_ in made.held_out.flat} - {VOCABULARY[WORDS[0]]}
+    begun: dict[int, list[int]] = {}
+    for ids in made.beginnings:
+        assert ids.dtype == np.int64 and (ids[0], ids[-1]) == (VOCABULARY["[CLS]"], VOCABULARY["[SEP]"])
+        assert (ids[2:-1] == VOCABULARY[WORDS[0]]).all()
+        begun.setdefault(int(ids[1]), []).append(len(ids))
+    words = {VOCABULARY[word]: count for word, count in counts.items()}
+    assert len(begun) > len(words) / 3 and not set(begun) & held
+    longest = {40: 32, 30: 32, 9: 8, 6: 8}
+    assert all(max(sizes) == longest[words[first]] for first, sizes in begun.items())
+    assert {min(sizes) for first, sizes in begun.items() if words[first] >= 30} == {8, 16}
+
+
 def test_a_long_document_is_not_cut_where_the_tokenizer_would_cut_it(tmp_path: Path, tokenizer: Any) -> None:
     # Sentence encoders ship tokenizers that truncate at 128 tokens by themselves.
     tokenizer.backend_tokenizer.enable_truncation(8)

@@ -32,7 +32,7 @@ from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import BadOptionError, UsageError
 from kdnas.teachers import embeddings_cache, encoder
 from kdnas.training.contract import Epoch, Student, Training
-from tests.encoders import WORDS, text_folder, tiny_encoder, tiny_spec
+from tests.encoders import WORDS, text_folder, texts, tiny_encoder, tiny_spec
 from tests.recipes.taken_up import assert_same_within_an_epoch
 from tests.sentence_folders import laid_out, module
 
@@ -171,9 +171,25 @@ def test_the_teachers_embeddings_are_asked_for_once_and_belong_to_its_dense_laye
     assert [asked(None), asked(one), asked(other), asked(one, "parted")] == [0, 1, 2, 3] and len(made) == 4
     first, second = (recipe("sentence-embedding").prepare(spec_of(shelf), CPU, quiet) for _ in range(2))
     for ours, theirs in zip(first.lessons_of(first.proxy), second.lessons_of(second.proxy), strict=True):
-        assert torch.equal(ours.wanted, theirs.wanted) and torch.equal(ours.ids, theirs.ids)
+        assert torch.equal(ours.wanted, theirs.wanted) and torch.equal(ours.texts.ids, theirs.texts.ids)
     first.close()
     second.close()
+
+
+def test_beginnings_of_documents_are_learned_from_with_their_own_embeddings_and_none_is_held_out(
+    make: Any, shelf: Path
+) -> None:
+    bench = make(budget={"epochs": 0})
+    teacher = open_encoder(shelf / "mean", "teacher", CPU)
+    for lesson in bench.lessons_of(bench.proxy):
+        rows = [row for ids in lesson.texts.begun for row in ids.tolist()]
+        assert rows
+        wanted = torch.stack([teacher.of_ids([row])[0] for row in rows])
+        assert torch.allclose(lesson.wanted[-len(rows) :], wanted, atol=1e-5)
+        held = {tuple(row[1:7]) for row in bench._held_ids.tolist()}
+        assert not held & {tuple(row[1:7]) for row in rows}
+    documents = {tuple(bench.teacher.tokenizer(text)["input_ids"][:8]) for text in texts(16)}
+    assert {tuple(row[:8]) for row in rows if len(row) > 8} <= documents
 
 
 # ------------------------------------------------------------------------------------------------- learning
@@ -183,7 +199,7 @@ def test_the_teachers_embeddings_are_asked_for_once_and_belong_to_its_dense_laye
 def test_steps_learn_and_a_training_is_taken_up_to_the_same_bits(
     make: Any, tmp_path: Path, weights: dict[str, float]
 ) -> None:
-    bench = make(recipe=weights, training={"learning_rate": 1e-3})
+    bench = make(recipe=weights, training={"learning_rate": 3e-4})
 
     def starting() -> tuple[Student, Training]:
         student = bench.build(SMALL, 0)

@@ -88,6 +88,15 @@ def test_equal_vectors_earn_no_rank() -> None:
     assert found == {"recall@10": 0.0, "ndcg@10": 0.0}
 
 
+def test_texts_without_a_vector_earn_no_rank_and_leave_the_others_theirs() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    own = vectors.clone()
+    own[:4] = 0
+    found = compared((own, own), (vectors, vectors), list(range(40)))["student"]
+    assert found["recall@10"] == found["aligned_recall@10"] == 0.9
+    assert 0.5 < found["spearman"] < 1
+
+
 def test_a_turned_space_keeps_its_similarities_and_loses_the_teachers_index() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(50, 8, generator=generator), dim=1)

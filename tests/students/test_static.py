@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from kdnas.cli.static import static
-from kdnas.models import static_encoder
+from kdnas.models import sentence_layout, static_encoder
+from kdnas.models.sentence_encoder import open_encoder
+from kdnas.models.sentence_layout import Layout
 from kdnas.models.static_encoder import Lesson, TokenMeans, bags, corrected, mapped, solved
 from kdnas.scores.score_folder import Wanted, score
 from kdnas.students.static import make
@@ -60,7 +63,7 @@ def test_means_are_of_a_tokens_own_states_and_unseen_tokens_follow_the_input_emb
     assert torch.allclose(found[:10], states[0], atol=1e-5)
     # Affine but for the ridge.
     assert torch.allclose(found[10:], embeddings[10:] @ torch.tensor([[1.0, 2.0], [0.5, -1.0]]) + 3, atol=0.05)
-    assert means.weights()[10] == 1 and means.weights()[0] < 0.1
+    assert means.weights(1e-3)[10] == 1 and means.weights(1e-3)[0] < 0.1
 
 
 def test_a_map_and_corrections_find_the_table_that_made_the_vectors() -> None:
@@ -83,8 +86,18 @@ def test_the_ridges_are_those_that_are_best_where_nothing_was_solved() -> None:
     truth, seen = torch.randn(60, 4, generator=generator), bags(rows, 60)
     wanted = seen @ truth + 0.3 * torch.randn(90, 4, generator=generator)
     most, rest = Lesson(bags(rows[:60], 60), wanted[:60]), Lesson(bags(rows[60:], 60), wanted[60:])
-    start = torch.randn(60, 4, generator=generator)
-    _, ridges = solved(start, most, rest)
+    plain = torch.randn(60, 4, generator=generator)
+    shares = torch.rand(60, generator=generator) * 1e-2
+
+    def weighted(sif: float) -> torch.Tensor:
+        return plain * (sif / (sif + shares))[:, None]
+
+    _, ridges = solved(plain, lambda sif: sif / (sif + shares), most, rest)
+    sifs = {
+        s: rest.cosine(mapped(weighted(s), most.texts, most.wanted, static_encoder.MIDDLE)) for s in static_encoder.SIFS
+    }
+    assert sifs[ridges["sif"]] == max(sifs.values()) and len(set(sifs.values())) > 1
+    start = weighted(ridges["sif"])
     maps = {r: rest.cosine(mapped(start, most.texts, most.wanted, r)) for r in static_encoder.MAP_RIDGES}
     assert maps[ridges["map"]] == max(maps.values()) and len(set(maps.values())) > 1
     begun = mapped(start, most.texts, most.wanted, ridges["map"])
@@ -109,6 +122,24 @@ def test_the_vectors_are_those_that_the_files_mean(shelf: Path) -> None:
         wanted = table[ids].mean(0) if ids else torch.zeros(table.shape[1])
         assert torch.allclose(vector, torch.nn.functional.normalize(wanted, dim=0), atol=1e-6)
     assert not given[1].any()
+
+
+def test_another_pooling_and_asymmetric_prompts_are_the_teachers(shelf: Path) -> None:
+    teacher = laid_out(tiny_encoder(shelf / "first"), {"pooling_mode_cls_token": True})
+    prompts = {"query": f"{WORDS[1]} ", "passage": f"{WORDS[2]} "}
+    (teacher / sentence_layout.SETTINGS).write_text(json.dumps({"prompts": prompts}))
+    make(spec_of(shelf, "first"), shelf / "of-first", quiet)
+    student = static_encoder.opened(shelf / "of-first", "student")
+    assert student.layout.prompts == prompts and not student.layout.normalised
+    told = [" ".join(text.split()[:14]) for text in texts(30, seed=9)]
+    asked = student.encode(told, prompts["query"])
+    assert torch.allclose(asked, student.encode([prompts["query"] + text for text in told]))
+    first, mean = (
+        replace(open_encoder(teacher, "first", torch.device("cpu")), layout=Layout((how,), ())).encode(told)
+        for how in ("cls", "mean")
+    )
+    near, other = (float((student.encode(told) - wanted).norm(dim=1).mean()) for wanted in (first, mean))
+    assert near < 0.9 * other
 
 
 def test_it_is_nearer_to_the_teacher_on_held_out_text_than_where_it_began(shelf: Path) -> None:
