@@ -3,18 +3,23 @@ dead holds a slot, and the study is that of a good clock."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import time
 from functools import partial
 
+import sqlalchemy as sa
+
 from benchmarks.torture.faults import Fault, Ground, Lost
 from benchmarks.torture.searches import file_store, kill, said_last, spec_of, told, undisturbed, whole, working
 from benchmarks.torture.stores import until
 from kdnas.search.begin import begin
-from kdnas.store import queries
-from kdnas.store.database import open_reader
+from kdnas.store import queries, slots, studies
+from kdnas.store import tables as t
+from kdnas.store.database import open_reader, open_store
+from kdnas.study.states import SlotState
 
 ZONES = ("UTC", "Pacific/Kiritimati", "America/St_Johns", "Asia/Kathmandu")
 
@@ -71,6 +76,30 @@ def slept(ground: Ground) -> int:
     return 1
 
 
+def changed(place: str, statement: str, *values: float) -> None:
+    with contextlib.closing(sqlite3.connect(place, isolation_level=None, timeout=60)) as rows:
+        rows.execute(statement, values)
+
+
+def counted(place: str, query: str) -> int:
+    with contextlib.closing(sqlite3.connect(place, timeout=60)) as rows:
+        return int(rows.execute(query).fetchone()[0])
+
+
+def ends_in_order(place: str) -> None:
+    """What the worker of the other host does when it is stopped there: its trial is given back, and it leaves."""
+    with open_store(place) as store:
+        study_id = queries.study_row(store, "fake").study_id
+        with store.connect() as connection:
+            w = t.worker.c
+            (worker_id,) = connection.execute(sa.select(w.worker_id).where(w.host == "elsewhere")).scalars()
+            held = sa.select(t.slot.c.slot).where(t.slot.c.worker_id == worker_id, t.slot.c.state == SlotState.RUNNING)
+            slots_held = list(connection.execute(held).scalars())
+        for slot in slots_held:
+            slots.give_up(store, study_id, slot, worker_id, attempts=None, why="its worker was stopped")
+        studies.leave(store, study_id, worker_id, device=None, error=None)
+
+
 def elsewhere(ground: Ground, wrong_s: float) -> int:
     """A living worker of another host, whose clock is wrong: its slot is not taken while its heartbeat goes on."""
     place = file_store(ground)
@@ -80,26 +109,23 @@ def elsewhere(ground: Ground, wrong_s: float) -> int:
     until(ground, lambda: len(told(place)) > 0)
     os.kill(other.pid, signal.SIGKILL)  # its rows stay; from here on it is "elsewhere", and this process its heart
     ground.ended(other)
-    rows = sqlite3.connect(place, isolation_level=None, timeout=60)
-    rows.execute("UPDATE kdnas_worker SET host = 'elsewhere', state = 'running', ended = NULL")
+    # Each statement by a connection of its own: a process that is forked must inherit none.
+    changed(place, "UPDATE kdnas_worker SET host = 'elsewhere', state = 'running', ended = NULL")
 
     def beats() -> None:
-        rows.execute("UPDATE kdnas_worker SET heartbeat = ? WHERE host = 'elsewhere'", (time.time() + wrong_s,))
+        changed(place, "UPDATE kdnas_worker SET heartbeat = ? WHERE host = 'elsewhere'", time.time() + wrong_s)
 
     beats()
-    held = rows.execute("SELECT count(*) FROM kdnas_slot WHERE state = 'running'").fetchone()[0]
+    held = counted(place, "SELECT count(*) FROM kdnas_slot WHERE state = 'running'")
     here = ground.fork(working(place))
     for _ in range(6):
         time.sleep(0.3)  # between heartbeats
         beats()
-    now = rows.execute(
-        "SELECT count(*) FROM kdnas_slot WHERE state = 'running' AND worker_id IN "
-        "(SELECT worker_id FROM kdnas_worker WHERE host = 'elsewhere')"
-    ).fetchone()[0]
+    theirs = "worker_id IN (SELECT worker_id FROM kdnas_worker WHERE host = 'elsewhere')"
+    now = counted(place, f"SELECT count(*) FROM kdnas_slot WHERE state = 'running' AND {theirs}")
     if now != held:
         raise Lost("the slot of a living worker was taken")
-    rows.execute("UPDATE kdnas_worker SET state = 'ended', ended = ? WHERE host = 'elsewhere'", (time.time(),))
-    rows.close()
+    ends_in_order(place)
     if (code := ground.ended(here)) != 0:
         raise Lost(f"the worker ended with {code}: {said_last(ground)}")
     whole(place)
