@@ -99,7 +99,7 @@ FAULTS = (
             "deaths",
             f"{strategy}, PostgreSQL, 4 workers on two hosts",
             partial(killed, strategy=strategy, where="PostgreSQL", workers=4, hosts=2),
-            share=2.0,
+            share=4.0,
         )
         for strategy in ("tpe", "lstm")
     ]
@@ -108,7 +108,7 @@ FAULTS = (
             "deaths",
             f"{strategy}, {where}, {workers} worker{'s' if workers > 1 else ''}",
             partial(killed, strategy=strategy, where=where, workers=workers),
-            share=2.0,
+            share=4.0,
             quick=(strategy, where, workers) in {("tpe", "SQLite", 1), ("nsga2", "PostgreSQL", 4)},
         )
         for strategy in STRATEGIES
@@ -120,7 +120,7 @@ FAULTS = (
             "deaths",
             f"tpe, {where}, {workers} worker{'s' if workers > 1 else ''}, latencies after the training",
             partial(killed, strategy="tpe", where=where, workers=workers, when="after"),
-            share=2.0,
+            share=4.0,
         )
         for where in ("SQLite", "PostgreSQL")
         for workers in (1, 4)

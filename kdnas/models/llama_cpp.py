@@ -1,11 +1,14 @@
 """A GGUF file in llama.cpp itself: what it writes, greedily, and passes of it to time.
 
-By the package xllamacpp (extra `llama-cpp`), on the CPU, the key-value cache in fp32. Writes no file and times nothing.
+By the package xllamacpp (extra `llama-cpp`), on the CPU, the key-value cache in fp32. The package has llama.cpp's
+server alone, which listens whether or not it is asked to: here on a socket in a folder of its user's alone, never on
+the network. Times nothing.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,10 +36,11 @@ def version() -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """What llama.cpp wrote after a prompt: token ids, without one that ended the text; `given` is the prompt's length
-    in tokens as llama.cpp reads it."""
+    """What llama.cpp wrote after a prompt: token ids, without one that ended the text, and without those at the end
+    that are no whole character yet; `tokens` is how many it wrote, `given` the prompt's length, as llama.cpp counts."""
 
     ids: tuple[int, ...]
+    tokens: int
     given: int
 
 
@@ -47,7 +51,10 @@ class LlamaCpp:
         """Raises KdnasError where llama.cpp does not open the file."""
         import xllamacpp
 
+        # A socket's path may have some 100 bytes.
+        self._folder = tempfile.TemporaryDirectory(prefix="kdnas-", ignore_cleanup_errors=True)
         own = xllamacpp.CommonParams()
+        own.hostnames = [str(Path(self._folder.name, "llama.sock"))]
         own.model.path = str(file)
         own.n_ctx, own.n_parallel, own.n_gpu_layers = room, 1, 0
         own.cpuparams.n_threads = own.cpuparams_batch.n_threads = threads
@@ -74,7 +81,9 @@ class LlamaCpp:
         }
         found = self._answer(asked)
         content = (found["choices"][0]["logprobs"] or {"content": []})["content"]
-        return Said(tuple(int(token["id"]) for token in content), int(found["usage"]["prompt_tokens"]))
+        counts = found["usage"]
+        ids = tuple(int(token["id"]) for token in content)
+        return Said(ids, int(counts["completion_tokens"]), int(counts["prompt_tokens"]))
 
     def generate(self, ids: Sequence[int], tokens: int) -> int:
         """Write so many tokens after `ids`, whatever ends a text: a pass to time. How many were written."""
@@ -109,13 +118,14 @@ def compare(file: Path, model: Any, tokenizer: Any) -> int:
         said = running.write(text, TOKENS)
         if said.given != len(ids):
             raise _other(f"reads {said.given} tokens in {text!r} where the tokenizer reads {len(ids)}")
-        same += _agreed(model, ids, said.ids, tokenizer)
+        same += _agreed(model, ids, said, tokenizer)
     return same
 
 
 @torch.inference_mode()
-def _agreed(model: Any, given: Sequence[int], wrote: Sequence[int], tokenizer: Any) -> int:
+def _agreed(model: Any, given: Sequence[int], said: Said, tokenizer: Any) -> int:
     """Of the tokens that llama.cpp wrote, how many the model writes itself, up to the first tie."""
+    wrote = said.ids
     ids = torch.tensor([[*given, *wrote]])
     logits = model(input_ids=ids, use_cache=False).logits[0, len(given) - 1 :]
     best = logits.argmax(-1).tolist()
@@ -125,7 +135,9 @@ def _agreed(model: Any, given: Sequence[int], wrote: Sequence[int], tokenizer: A
                 mine, theirs = (tokenizer.convert_ids_to_tokens(i) for i in (best[place], token))
                 raise _other(f"writes {theirs!r} where the model writes {mine!r}")
             return place
-    if len(wrote) < TOKENS and best[len(wrote)] not in tokenizer.all_special_ids:
+    end = logits[len(wrote)]
+    ended = said.tokens < TOKENS and said.tokens <= len(wrote) + 1  # the one that ends it counts
+    if ended and end.max() - end[tokenizer.all_special_ids].max() > TIE:
         raise _other(f"ends where the model writes {tokenizer.convert_ids_to_tokens(best[len(wrote)])!r}")
     return len(wrote)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -156,6 +157,25 @@ def test_llama_cpp_itself_writes_what_the_student_writes_and_is_timed(student: P
                 block.weight.mul_(-1)
     with pytest.raises(KdnasError, match=r"llama.cpp writes .* where the model writes"):
         llama_cpp.compare(student / "model.gguf", model, tokenizer)
+
+
+def test_llama_cpp_listens_where_others_reach_it(student: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    running = llama_cpp.LlamaCpp(student / gguf_writing.FILE, 32)
+    assert running.write("the senate shall", 4).tokens > 0
+    heard = psutil.Process().net_connections(kind="all")
+    assert not [each for each in heard if each.status == psutil.CONN_LISTEN]
+    [socket] = [Path(each.laddr) for each in heard if str(each.laddr).endswith("llama.sock")]
+    assert socket.parent.stat().st_mode & 0o077 == 0
+    del running
+    assert not socket.parent.exists()
+
+
+def test_a_model_that_writes_parts_of_characters_is_refused(tmp_path: Path) -> None:
+    """llama.cpp does not tell the tokens at the end of a text that are no whole character: nothing is known of them."""
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    tiny_causal.folder(tmp_path / "llama", "llama", words=tiny_causal.byte_pairs(), steps=2)
+    assert gguf_writing.write(tmp_path / "llama").same == 0
 
 
 def test_rotary_positions_scaled_as_in_llama_3_1_reach_llama_cpp(tmp_path: Path) -> None:
