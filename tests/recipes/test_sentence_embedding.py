@@ -27,6 +27,7 @@ from kdnas.students import model_folder
 from kdnas.students.distil import Job, Telling, distil, weights_digest
 from kdnas.students.finalize import finalize
 from kdnas.students.from_config import given
+from kdnas.study.ground import ground_of, require_same_ground
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import BadOptionError, UsageError
@@ -193,6 +194,13 @@ def test_beginnings_of_documents_are_learned_from_with_their_own_embeddings_and_
 
 
 # ------------------------------------------------------------------------------------------------- learning
+
+
+def test_a_study_that_learned_from_chunks_alone_goes_on_with_other_losses(make: Any) -> None:
+    bench = make()
+    before = {**bench.provenance(), "data_fingerprint": bench.chunks.fingerprint}
+    with pytest.raises(UsageError, match="data are not those that the study was begun with"):
+        require_same_ground(ground_of(before), ground_of(bench.provenance()), "the study was begun with", "")
 
 
 @pytest.mark.parametrize("weights", [{}, {"hidden": 0, "pairwise": 0}])
