@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ def command(*words: str, lines: int = 1) -> Said:
 
     `lines` is how many a refusal has on standard error, the last of them saying why.
     """
+    gc.callbacks.clear()  # Hypothesis's has no room left where a document is nested too deeply, and Python says so
     out, err = Terminal("strict"), Terminal("backslashreplace")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(Lazy("kdnas", COMMANDS), words)

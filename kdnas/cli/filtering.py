@@ -15,5 +15,5 @@ def parsed(text: str | None, scored: list[Scored]) -> Filter | None:
         return parse(text, keys_of([s.row for s in scored]))
     except FilterError as error:
         for line in error.underlined:
-            frame.say(line)
+            frame.say(f"  {line}")  # what was typed looks like no message
         raise

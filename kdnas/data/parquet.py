@@ -9,6 +9,7 @@ from typing import Any
 from kdnas.data.table import Table, require_unique
 from kdnas.system.errors import UsageError, first_line
 
+PART = 65_536  # rows that are read at once
 HINT = "Give a sound file, or write it again."
 
 
@@ -26,34 +27,20 @@ def read_parquet(name: str, raw: bytes, wanted: Sequence[str]) -> Table:
     require_unique(name, header)
     there = [column for column in wanted if column in header]
     try:
-        _require_counts(file.metadata, there)
-        # Without a column to read, the footer still says how many rows there are.
-        table = file.read(columns=there, use_threads=False)
-        columns = {column: _values(table.column(column)) for column in there}
-        count = int(file.metadata.num_rows)
+        # In parts: pyarrow takes memory for whatever number of rows a footer says, before it looks for the values.
+        parts = list(file.iter_batches(PART, columns=there, use_threads=False)) if there else []
+        columns = {column: [value for part in parts for value in _values(part.column(column))] for column in there}
+        footer = file.metadata
+        count = int(footer.num_rows)
+        counted = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
     except Exception as error:
         raise UsageError(f"{name} is damaged: {first_line(error)}.", HINT) from None
+    if counted != count:
+        raise UsageError(f"{name} is damaged: its parts have {counted:,} rows, and the whole {count:,}.", HINT)
     short = next((column for column, values in columns.items() if len(values) != count), None)
     if short is not None:
         raise UsageError(f"{name} is damaged: {len(columns[short]):,} values for {count:,} rows.", HINT)
     return Table(name, header, columns, count, None, _class_names(schema.metadata))
-
-
-def _require_counts(footer: Any, columns: Sequence[str]) -> None:
-    """Raises ValueError where the counts of a footer contradict each other: pyarrow takes memory for whatever number of
-    rows one of them says, before it looks for the values."""
-    places = [n for n in range(footer.num_columns) if footer.schema.column(n).path.partition(".")[0] in columns]
-    counted = 0
-    for n in range(footer.num_row_groups):
-        group = footer.row_group(n)
-        counted += group.num_rows
-        for place in places:
-            values = group.column(place).num_values
-            flat = footer.schema.column(place).max_repetition_level == 0  # else a list has one for being empty, or more
-            if not 0 <= group.num_rows <= values or (flat and group.num_rows != values):
-                raise ValueError(f"{values:,} values for {group.num_rows:,} rows")
-    if counted != footer.num_rows:
-        raise ValueError(f"its parts have {counted:,} rows, and the whole {footer.num_rows:,}")
 
 
 def _values(column: Any) -> list[Any]:

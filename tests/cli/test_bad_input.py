@@ -201,7 +201,7 @@ def test_studies_and_filters_that_are_not_there(quick: Quick, unharmed: Path) ->
     refused(quick("show", "kpet"), "'kpet'", "Did you mean 'kept'?")
     said = quick("show", "kept", "--filter", "latncy<8")
     assert said.code == 2 and "Did you mean" in said.line
-    assert "latncy<8\n^^^^^^" in said.err
+    assert "  latncy<8\n  ^^^^^^" in said.err
     refused(quick("rescore", "kept", "--alpha", "1"), "reward.alpha", "from -2 to 0")
     refused(quick("export", "kept", "--output", "best.txt"), "best.txt", ".json")
     refused(quick("export", "kept", "--output", "no/best.json"), "does not exist")

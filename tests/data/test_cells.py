@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from kdnas.data import labelled
+from kdnas.data.parquet import read_parquet
 from kdnas.system.errors import UsageError
 from tests.data.reading import jsonl, parquet, put, read
+from tests.forks import Forked
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TEXTS = ["one two", "three four", "five six", "seven eight"]
@@ -41,6 +43,24 @@ def test_bytes_are_read_as_utf8_and_refused_by_their_row_where_they_are_not(tmp_
     assert read(parquet(tmp_path, {"text": [b"caf\xc3\xa9", b"plain"]})).texts == ["café", "plain"]
     with pytest.raises(UsageError, match=r"bytes that are not UTF-8 \(0xe9\) as its text in row 2"):
         read(parquet(tmp_path, {"text": [b"plain", b"caf\xe9"]}))
+
+
+ABORTS = bytes.fromhex(  # pyarrow 26 ends the process where the sizes of a column of this footer are asked for
+    "b641523115061510151015baecaebb024c150615001506150615041500121c1801011801001600ff01011801001111000000"
+    "06010200000003051500192c35001806736368656d611502001500251718056c6162656c001606191c191c26001c15001915"
+    "061918056c6162656c150c1606166c166c26083c1801011801001600280101180100111100191c150015061502003c290619"
+    "260006000000166c16062608166c002820706172397518742d6370702d6172726f772076657273696f6e2032362e302e3119"
+    "1c1c0000009300000050415231"
+)
+
+
+def test_a_damaged_footer_ends_the_process() -> None:
+    def read() -> int:
+        with pytest.raises(UsageError, match="is damaged: "):
+            read_parquet("x.parquet", ABORTS, ["label"])
+        return 0
+
+    assert Forked(read).wait() == 0
 
 
 def test_memory_is_taken_for_rows_that_a_damaged_footer_invents(tmp_path: Path) -> None:
