@@ -253,7 +253,8 @@ def _of_gguf(gguf: Mapping[str, Any]) -> str:
     if there is None:
         return said
     doubt = f" ({there['flag']})" if there["flag"] else ""
-    times = f"{there['first_ms']:.3g} ms to the first token, {there['token_ms']:.3g} ms for each later one{doubt}"
+    later = "" if there["token_ms"] is None else f", {there['token_ms']:.3g} ms for each later one"
+    times = f"{there['first_ms']:.3g} ms to the first token{later}{doubt}"
     return f"{said} In llama.cpp {gguf['same']} tokens were written, the same as in PyTorch; {times}."
 
 

@@ -108,12 +108,14 @@ def _opened(file: Path, rotary: Mapping[str, Any] | None) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
 
-    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(file.parent, **where)
+        config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False, **where)
         config.update(_left_out(file) if rotary is None else {"rope_parameters": dict(rotary)})
-        read = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **where)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        read = AutoModelForCausalLM.from_pretrained(
+            file.parent, config=config, dtype=torch.float32, trust_remote_code=False, **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **where)
     except UsageError:
         raise
     except Exception as error:  # the readers of GGUF raise types of their own

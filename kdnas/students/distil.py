@@ -80,6 +80,7 @@ class Job:
             for field, usual in later.items():
                 if parts[name].get(field) == usual:
                     del parts[name][field]
+        del parts["latency"]["when"]  # of a search; a distillation times its student in the end
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 

@@ -149,7 +149,9 @@ def test_a_file_with_one_changed_weight_is_not_kept(student: Path, tmp_path: Pat
 def test_llama_cpp_itself_writes_what_the_student_writes_and_is_timed(student: Path) -> None:
     pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
     told = json.loads((student / "kdnas.json").read_text())["gguf"]
-    assert told["same"] >= llama_cpp.TOKENS and told["llama_cpp"]["token_ms"] > 0 < told["llama_cpp"]["first_ms"]
+    timed = told["llama_cpp"]
+    assert told["same"] >= llama_cpp.TOKENS and timed["first_ms"] > 0
+    assert timed["token_ms"] > 0 if timed["token_ms"] is not None else timed["flag"]  # so small a model takes no time
     model, tokenizer = generate.open_model(student, torch.device("cpu"))
     with torch.no_grad():
         for block in model.base_model.modules():
