@@ -54,13 +54,13 @@ def stepping(ground: Ground) -> int:
 
 def slept(ground: Ground) -> int:
     """A worker is stopped as by a machine that sleeps, another one dies meanwhile; it wakes up and goes on."""
-    spec = spec_of("random", ground.seed, budget={"trials": 16, "pruner": "none"})
+    spec = spec_of("random", ground.seed, budget={"trials": 120, "pruner": "none"})
     place = file_store(ground)
     begin(spec, place)
     sleeper, other = ground.fork(working(place)), ground.fork(working(place))
     until(ground, lambda: len(told(place)) > 0)
     ground.moment(0.3)
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    sleeper.send_signal(signal.SIGSTOP)
     kill(ground, other)
     with open_reader(place) as store:
         alive = queries.study_row(store, "fake").workers
@@ -68,7 +68,7 @@ def slept(ground: Ground) -> int:
         raise Lost(f"{alive} workers are taken for alive, where one sleeps")
     third = ground.fork(working(place))
     ground.moment(1.0)
-    os.kill(sleeper.pid, signal.SIGCONT)
+    sleeper.send_signal(signal.SIGCONT)
     for process in (sleeper, third):
         if (code := ground.ended(process)) != 0:
             raise Lost(f"a worker ended with {code}: {said_last(ground)}")
