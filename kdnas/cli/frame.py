@@ -115,10 +115,12 @@ def asked() -> list[str]:
 
 
 _asked: list[str] = []
+_places: list[str] = []  # stores that it has asked for
 
 
 def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
     _asked[:] = sys.argv[1:] if arguments is None else arguments
+    _places.clear()
     try:
         # A tuple of arguments is what click wants; standalone mode would print usage blocks of its own.
         code = root.main(args=None if arguments is None else list(arguments), prog_name="kdnas", standalone_mode=False)
@@ -140,6 +142,11 @@ def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("Interrupted.", INTERRUPTED)
+    except (TypeError, ValueError, LookupError, ArithmeticError):
+        damage = _damage()
+        if damage is None:
+            raise
+        return _fail(damage, 2)
     except BrokenPipeError:
         # The reader of the data (head, less) has enough; a second complaint at exit helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -223,10 +230,25 @@ def place(given: str | None) -> str:
     from kdnas.system.paths import default_storage
 
     if given is None or "://" not in given:
-        return given or default_storage()
-    from kdnas.store import addresses
+        found = given or default_storage()
+    else:
+        from kdnas.store import addresses
 
-    return addresses.whole(given)
+        found = addresses.whole(given)
+    _places.append(found)
+    return found
+
+
+def _damage() -> str | None:
+    """What is wrong with a row of a store that the command asked, which it may have fallen over."""
+    from kdnas.store.check import damaged_rows
+    from kdnas.store.database import open_reader
+
+    for where in dict.fromkeys(_places):
+        with contextlib.suppress(KdnasError), open_reader(where) as store:
+            for found in damaged_rows(store):
+                return f"The store {store.place} is damaged: {found.what}. {found.hint}"
+    return None
 
 
 def shown(storage: str) -> str:

@@ -34,6 +34,13 @@ class Found:
     hint: str = ""
 
 
+def damaged_rows(store: Store) -> Iterator[Found]:
+    """Tables with rows that hold what no such column holds: for whoever has fallen over one of them."""
+    with store.connect() as connection:
+        there = set(sa.inspect(connection).get_table_names())
+        yield from _rows(connection, {name: table for name, table in t.metadata.tables.items() if name in there})
+
+
 def check(store: Store) -> Iterator[Found]:
     """What is found of the store, the file first. Raises StoreError where it cannot be read at all."""
     with store.connect() as connection:

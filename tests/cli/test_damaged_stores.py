@@ -146,6 +146,29 @@ def test_a_damaged_trial_is_taken_for_another_or_ends_in_a_traceback(
     assert quick("delete", "fake", "--yes").code == 0
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "kdnas_trial SET loss = 'low'",
+        "kdnas_trial SET latency_ms = x'00ff'",
+        "kdnas_trial SET number = 'one' WHERE number = 1",
+        "kdnas_study SET trials = 'many'",
+        "kdnas_study SET alpha = 'low'",
+    ],
+)
+def test_a_value_of_another_type_ends_in_a_traceback(change: str, rows: sqlite3.Connection, quick: Quick) -> None:
+    rows.execute(f"UPDATE {change}")
+    rows.close()
+    refused = 0
+    for words in (["studies"], ["show", "fake"], ["show", "fake", "--json"], ["logs", "fake"], ["export", "fake"]):
+        said = quick(*words)
+        assert said.code in (0, 2)
+        if said.code:
+            refused += "is damaged" in said.line
+    assert refused
+    assert "are damaged: in the first, " in quick("doctor", "--store").out
+
+
 @pytest.mark.parametrize("gone", [["trial_params"], ["alembic_version"], ["studies", "trials"], ["trials"]])
 def test_a_study_whose_side_of_optuna_is_gone_cannot_be_deleted(
     gone: list[str], rows: sqlite3.Connection, quick: Quick
