@@ -95,6 +95,7 @@ class Feed(threading.Thread):
         self._waiting = waiting
         self._wake = threading.Event()
         self._stopping = False
+        self._mishap: tuple[str, KdnasError] | None = None  # the last fault that is none of the store's own
         self._lock = threading.Lock()
         self._basket: News | None = None
         self._wanted: tuple[str | None, int] = (None, 0)  # study name, None for the list; times asked
@@ -154,12 +155,21 @@ class Feed(threading.Thread):
         try:
             news = self._new()
         except Exception as fault:  # the thread must go on, whatever happens
-            error = fault if isinstance(fault, KdnasError) else mishaps.recorded(fault)
+            error = fault if isinstance(fault, KdnasError) else self._said(fault)
             self._reopen()
             news = News(error=error) if str(error) != self._look.failed else None
             self._look = _Look(wanted, failed=str(error))
         if news is not None:
             self._offer(news)
+
+    def _said(self, fault: Exception) -> KdnasError:
+        """A damaged row of the store, or else a mistake of ours, which is written down once: it comes at each look."""
+        text = repr(fault)
+        if self._mishap is None or self._mishap[0] != text:
+            from kdnas.store.check import damage_of  # no start should pay for it
+
+            self._mishap = text, damage_of(self.url) or mishaps.recorded(fault)
+        return self._mishap[1]
 
     def _load_ahead(self) -> None:
         """Import what the next screen will need here, where it keeps nobody waiting."""

@@ -146,7 +146,7 @@ def _run(root: click.Group, arguments: Sequence[str] | None) -> int:
         damage = _damage()
         if damage is None:
             raise
-        return _fail(damage, 2)
+        return _fail(str(damage), damage.exit_code)
     except BrokenPipeError:
         # The reader of the data (head, less) has enough; a second complaint at exit helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -239,16 +239,11 @@ def place(given: str | None) -> str:
     return found
 
 
-def _damage() -> str | None:
+def _damage() -> KdnasError | None:
     """What is wrong with a row of a store that the command asked, which it may have fallen over."""
-    from kdnas.store.check import damaged_rows
-    from kdnas.store.database import open_reader
+    from kdnas.store.check import damage_of
 
-    for where in dict.fromkeys(_places):
-        with contextlib.suppress(KdnasError), open_reader(where) as store:
-            for found in damaged_rows(store):
-                return f"The store {store.place} is damaged: {found.what}. {found.hint}"
-    return None
+    return next((found for where in dict.fromkeys(_places) if (found := damage_of(where)) is not None), None)
 
 
 def shown(storage: str) -> str:

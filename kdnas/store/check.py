@@ -5,6 +5,7 @@ What a death leaves half done is no damage: the next worker puts it right, and a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +15,13 @@ from sqlalchemy.engine import Connection
 
 from kdnas.store import migration, queries
 from kdnas.store import tables as t
-from kdnas.store.database import Store
+from kdnas.store.complaints import StoreError
+from kdnas.store.database import Store, open_reader
 from kdnas.store.sound_rows import fault
 from kdnas.study.rows import StudyRow
 from kdnas.study.spec_part import FLOOR
 from kdnas.study.states import ENDED_SLOTS, SlotState, TrialState
+from kdnas.system.errors import KdnasError
 
 SETTLED = (*sorted(ENDED_SLOTS), SlotState.WAITING)  # states that a slot and its trial are in together
 THEIRS = {TrialState.DONE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAILED: "FAIL"}
@@ -34,11 +37,14 @@ class Found:
     hint: str = ""
 
 
-def damaged_rows(store: Store) -> Iterator[Found]:
-    """Tables with rows that hold what no such column holds: for whoever has fallen over one of them."""
-    with store.connect() as connection:
+def damage_of(place: str) -> StoreError | None:
+    """What is wrong with a row of the store, for whoever may have fallen over it; None where all hold what their
+    columns say, or nobody can look."""
+    with contextlib.suppress(KdnasError), open_reader(place) as store, store.connect() as connection:
         there = set(sa.inspect(connection).get_table_names())
-        yield from _rows(connection, {name: table for name, table in t.metadata.tables.items() if name in there})
+        for found in _rows(connection, {name: table for name, table in t.metadata.tables.items() if name in there}):
+            return StoreError(f"The store {store.place} is damaged: {found.what}.", found.hint)
+    return None
 
 
 def check(store: Store) -> Iterator[Found]:
