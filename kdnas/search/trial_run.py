@@ -203,15 +203,8 @@ class TrialRuns:
 
     def leave_latency(self, slot: int, number: int, found: Untimed) -> None:
         """The trial waits for its latency from now on, and is nobody's."""
-        columns = {
-            "loss": found.loss,
-            "raw_loss": found.raw_loss,
-            "parameters": found.parameters,
-            "memory_mib": found.memory_mib,
-            "extra": json.dumps(dict(found.extra)),
-            "epoch": found.epoch,
-        }
         self.steering.carried(number)
+        columns = score_columns(found)
         waiting.scored(self.store, self.study_id, slot, self.steering.worker_id, number, **columns)
         self.trials.forget_own()
         self.steering.log("info", f"trial {number}: loss {found.loss:.4f}, {WAITS}")
@@ -224,12 +217,7 @@ class TrialRuns:
             "reward": rewarded,
             "alpha": at.alpha,
             "beta": at.beta,
-            "loss": found.loss,
-            "raw_loss": found.raw_loss,
-            "parameters": found.parameters,
-            "memory_mib": found.memory_mib,
-            "extra": json.dumps(dict(found.extra)),
-            "epoch": found.epoch,
+            **score_columns(found),
             **latency_columns(found.timed),
         }
         state = SlotState.PRUNED if found.pruned else SlotState.DONE
@@ -270,3 +258,15 @@ class TrialRuns:
         if row.failed == row.done and row.failed >= (HOPELESS if row.open else min(HOPELESS, row.trials)):
             which = "" if row.done == row.trials else "of the first "
             raise KdnasError(f"All {which}{row.failed} trials failed, the last one so: {error}")
+
+
+def score_columns(found: Untimed | Measurement) -> dict[str, Any]:
+    """What training and scoring found, as the store's columns."""
+    return {
+        "loss": found.loss,
+        "raw_loss": found.raw_loss,
+        "parameters": found.parameters,
+        "memory_mib": found.memory_mib,
+        "extra": json.dumps(dict(found.extra)),
+        "epoch": found.epoch,
+    }
