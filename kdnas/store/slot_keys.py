@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store import tables as t
 from kdnas.study.states import ENDED_SLOTS, SlotState
 
-PART = 1024  # slots that are read at once; behind so many that nobody holds, none is held
+PART = 512  # slots that are read at once; behind half as many free ones none is held
 
 
 class Taken(Set[str]):
@@ -53,11 +53,17 @@ class SlotKeys:
     def look(self, connection: Connection, study_id: int) -> None:
         """Reads what may have changed."""
         s = t.slot.c
-        query = sa.select(s.slot, s.state, s.worker_id, s.trial, s.candidate_key)
+        query = sa.select(s.slot, s.state, s.worker_id, s.trial, s.candidate_key).order_by(s.slot)
         held = sa.or_(s.state != SlotState.FREE, s.candidate_key.is_not(None))
-        rows = connection.execute(
-            query.where(s.study_id == study_id, s.slot >= self.below, held).order_by(s.slot)
-        ).all()
+        rows: list[Any] = []
+        first = self.below
+        while True:
+            part = sa.and_(s.study_id == study_id, s.slot >= first, s.slot < first + PART)
+            found = connection.execute(query.where(part, held)).all()
+            rows += found
+            first += PART
+            if not found or found[-1].slot < first - PART // 2:
+                break
         known = 0
         for row in rows:
             if row.slot != self.below or row.state not in ENDED_SLOTS:

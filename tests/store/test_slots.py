@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -74,6 +75,29 @@ def test_what_was_read_before_hides_a_candidate_or_a_free_slot(store: Store, stu
     lost = slots.claim(store, study_id, 8, keys=keys)
     assert isinstance(lost, slots.Claim) and (lost.slot, lost.taken) == (1, {"5", "7"})
     assert lost.candidate == fakes.SPACE.from_ordinal(6)
+
+
+def test_a_look_costs_no_more_where_more_slots_are_free(tmp_path: Path) -> None:
+    def instructions(budget: int) -> int:
+        """Of SQLite's virtual machine, in hundreds, for the first look at such a study."""
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with open_store(str(tmp_path / f"{budget}.db"), create=True) as store:
+            study_id = create_study(store, fakes.spec(budget={"trials": budget}))
+            slots.claim(store, study_id, 1)
+            with store.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.set_progress_handler(count, 100)
+                SlotKeys().look(connection, study_id)
+                driver.set_progress_handler(None, 100)
+        return counted
+
+    assert instructions(20_000) <= instructions(2_000)
 
 
 def test_nothing_is_claimed_while_people_want_no_new_trial(store: Store, study_id: int) -> None:
