@@ -146,6 +146,8 @@ _TOKEN = re.compile(
 )
 _SAME = {"==": "=", "≤": "<=", "≥": ">=", "≠": "!="}
 _DEEPEST = 40
+_LONGEST = 10_000  # characters
+_SHOWN = 60  # of one that is longer
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,9 @@ class _Parser:
     """Recursive descent; `or` binds loosest, then `and` or mere adjacency, then `not`."""
 
     def __init__(self, text: str, keys: frozenset[str]) -> None:
+        if len(text) > _LONGEST:
+            problem = f"The filter has {len(text):,} characters; {_LONGEST:,} are the most."
+            raise FilterError(text[:_SHOWN], 0, _SHOWN, problem, "Leave conditions out, or take a range.")
         self.text = text
         self.keys = keys
         self.tokens = self._tokens()

@@ -54,6 +54,15 @@ def test_parentheses_that_were_closed_do_not_count_as_open() -> None:
         parse(f"({deepest})")
 
 
+def test_a_page_of_conditions_is_read_and_a_book_of_them_is_refused_with_its_beginning() -> None:
+    longest = " or ".join(["layers=4"] * 800)
+    assert passes(longest.ljust(10_000))
+    with pytest.raises(FilterError, match="has 10,001 characters; 10,000 are the most") as refused:
+        parse(longest.ljust(10_001))
+    shown, below = refused.value.underlined
+    assert longest.startswith(shown) and len(shown) == len(below) == 60
+
+
 def test_only_the_highest_rung_counts_and_unknown_rungs_stand_with_it() -> None:
     nan = float("nan")
     for rungs, on_it in (
