@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdnas.system.text import clean
+
 FIRST = "first"  # what every study timed before there was a choice
 AUTO = "auto"  # the dtype in which every study timed before there was a choice: the device's own
 
@@ -22,7 +24,7 @@ def dtype(latency: Mapping[str, Any]) -> str:
 def in_dtype(latency: Mapping[str, Any]) -> str:
     """`, in bfloat16`; empty where none was asked for."""
     asked = dtype(latency)
-    return "" if asked == AUTO else f", in {asked}"
+    return "" if asked == AUTO else f", in {clean(asked)}"
 
 
 def in_words(latency: Mapping[str, Any]) -> str:

@@ -163,4 +163,5 @@ def test_words_say_the_dtype_that_was_asked_for() -> None:
     given = {"batch_size": 1, "length": 128}
     assert in_words(given) == in_words({**given, "dtype": "auto"})
     assert in_words({**given, "dtype": "bfloat16"}).endswith("128 tokens, in bfloat16")
+    assert in_words({**given, "dtype": "\x1b[31m"}).isprintable()  # as a damaged store may have it
     assert in_words({**given, "what": "token", "dtype": "float32"}).endswith("after 128 tokens, in float32")

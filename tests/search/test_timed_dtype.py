@@ -14,9 +14,12 @@ from kdnas.recipes.contract import Workbench
 from kdnas.search import joining
 from kdnas.search.begin import begin
 from kdnas.search.candidate import Timed
+from kdnas.search.recheck import recheck
+from kdnas.search.set_up import Prepare
 from kdnas.search.worker import run_worker
-from kdnas.store import queries
+from kdnas.store import queries, repeats
 from kdnas.store.database import open_reader, open_store
+from kdnas.students.distil import Job, Telling, distil
 from kdnas.study.rows import Status
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
@@ -42,15 +45,19 @@ class Bench(fakes.FakeBench):
         return super().timed(student)
 
 
-def work(path: Path, whose: str) -> int:
+def bench_of(whose: str) -> Prepare:
     def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
         return Bench(spec, whose)
 
+    return prepare
+
+
+def work(path: Path, whose: str) -> int:
     def measure(bench: Workbench, student: Student, candidate: Candidate) -> Timed:
         bench.timed(student)
         return fakes.measure(bench, student, candidate)
 
-    return run_worker(str(path), "fake", prepare=prepare, measure=measure)
+    return run_worker(str(path), "fake", prepare=bench_of(whose), measure=measure)
 
 
 def test_a_teacher_that_cannot_be_timed_is_refused_and_its_study_may_be_begun_anew(tmp_path: Path) -> None:
@@ -93,8 +100,25 @@ def test_who_leaves_latency_to_others_is_not_asked(tmp_path: Path, how: str | No
         assert joining.measures(store, 1, device) and joining.measures(store, 1, "cpu: Another") is there
 
 
-def told(spec: StudySpec) -> dict[str, Any]:
-    return spec.latency.model_dump()
+def test_leaders_are_not_evaluated_again_where_their_teacher_cannot_be_timed(tmp_path: Path) -> None:
+    path = tmp_path / "kdnas.db"
+    begin(fakes.spec(latency=HALF, budget={"trials": 2}), path)
+    assert run_worker(str(path), "fake", prepare=fakes.prepare, measure=fakes.measure) == 0
+    asked: dict[str, Any] = {"top": 1, "seeds": 1, "device": "cpu", "say": lambda line: None, "measure": fakes.measure}
+    with pytest.raises(UsageError, match="The teacher: BertModel cannot be timed in bfloat16"):
+        recheck(str(path), "fake", prepare=bench_of("teacher"), **asked)
+    with open_store(path) as store:
+        assert not repeats.seeds(store, 1, 0) and not repeats.seeds(store, 1, 1)
+    again = recheck(str(path), "fake", prepare=fakes.prepare, **asked)
+    assert again[0].row.repeats == 1
+
+
+def test_no_student_is_distilled_that_cannot_be_timed(tmp_path: Path) -> None:
+    job = Job(fakes.spec(latency=HALF), fakes.SPACE.from_ordinal(0))
+    bench, begun = bench_of("teacher"), Telling(lambda words, share: None, lambda epoch: pytest.fail("it was trained"))
+    with pytest.raises(UsageError, match="The teacher: BertModel cannot be timed in bfloat16"):
+        distil(job, tmp_path / "student", begun, device="cpu", prepare=bench)
+    assert not (tmp_path / "student").exists()
 
 
 def test_a_study_keeps_the_dtype_that_it_was_begun_with(tmp_path: Path) -> None:
