@@ -26,6 +26,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class Pooled(torch.nn.Module):
     """Tied weights, a buffer of floats and one of whole numbers, and what is no tensor at all."""
 
+    scale: Tensor
+    order: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
