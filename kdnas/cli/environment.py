@@ -191,6 +191,7 @@ def cache(action: str, as_json: bool) -> None:
 @click.option("--batch-size", type=int, help="Sequences in a pass.  [default: 1]")
 @click.option("--length", type=int, help="Tokens of each.  [default: 128]")
 @click.option("--threads", type=int, help="CPU threads.  [default: 1]")
+@click.option("--dtype", metavar="VALUE", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--max-seconds", type=float, metavar="X", help="Measure at most this long.  [default: 20]")
 @frame.as_json
 def latency(
@@ -200,6 +201,7 @@ def latency(
     batch_size: int | None,
     length: int | None,
     threads: int | None,
+    dtype: str | None,
     max_seconds: float | None,
     as_json: bool,
 ) -> None:
@@ -208,22 +210,25 @@ def latency(
 
     from kdnas.study.spec import from_values
 
-    given = {"batch_size": batch_size, "length": length, "threads": threads, "max_seconds": max_seconds}
+    given = {"batch_size": batch_size, "length": length, "threads": threads, "dtype": dtype, "max_seconds": max_seconds}
     spec = from_values({"device": device, "latency": {k: v for k, v in given.items() if v is not None}})
     from kdnas.measuring.devices import resolve_device
+    from kdnas.measuring.passes import dtype_name
     from kdnas.scores.model_latency import measure_model
 
     where = resolve_device(spec.device)
+    served = dtype_name(where, spec.latency.dtype)
     measured, parameters = measure_model(model, spec.latency, where, against)
     if as_json:
-        frame.print_json({"model": model, "parameters": parameters, "device": str(where), **asdict(measured)})
+        about = {"model": model, "parameters": parameters, "device": str(where), "dtype": served}
+        frame.print_json({**about, **asdict(measured)})
         return
     settings = spec.latency
     frame.line(
         f"{measured.p50:.3f} ms   p90 {measured.p90:.3f}   95 % interval of the median "
         f"{measured.low:.3f} to {measured.high:.3f}   {measured.count} rounds"
     )
-    frame.line(f"{parameters:,} parameters, batch {settings.batch_size}, length {settings.length}, {where}")
+    frame.line(f"{parameters:,} parameters, batch {settings.batch_size}, length {settings.length}, {where}, {served}")
     if against is not None:
         frame.line(f"{against}: {measured.teacher_p50:.3f} ms; {model} is {1 / measured.ratio:.2f} times as fast")
     if measured.flag is not None:

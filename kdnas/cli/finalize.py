@@ -14,6 +14,7 @@ from kdnas.cli import frame
 from kdnas.cli.spec_options import base_values, given_fields, spec_from, training_flags
 from kdnas.study import layer_words
 from kdnas.study.full_time import NONE, UNKNOWN
+from kdnas.study.timed_words import in_dtype
 from kdnas.system.errors import UsageError
 from kdnas.system.time_left import duration, words
 
@@ -252,10 +253,13 @@ def _of_gguf(gguf: Mapping[str, Any]) -> str:
     there = gguf.get("llama_cpp")
     if there is None:
         return said
+    wrote = f"{said} In llama.cpp {gguf['same']} tokens were written, the same as in PyTorch"
+    if there["first_ms"] is None:
+        return f"{wrote}; {there['flag']}."
     doubt = f" ({there['flag']})" if there["flag"] else ""
     later = "" if there["token_ms"] is None else f", {there['token_ms']:.3g} ms for each later one"
     times = f"{there['first_ms']:.3g} ms to the first token{later}{doubt}"
-    return f"{said} In llama.cpp {gguf['same']} tokens were written, the same as in PyTorch; {times}."
+    return f"{wrote}; {times}."
 
 
 def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
@@ -268,13 +272,14 @@ def _show(facts: Mapping[str, Any], output: Path, as_json: bool) -> None:
     frame.data(f"{output}\n")
     frame.say(
         f"{facts['parameters']:,} parameters, held-out loss {metrics['loss']:.4f} {best_epoch.words(metrics)}, "
-        f"{latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × as fast as the teacher."
+        f"{latency['student_ms']:.3g} ms{in_dtype(latency)}, {latency['speedup']:.2f} × as fast as the teacher."
     )
     if facts.get("onnx"):
         onnx = facts["onnx"]
         same = f"outputs within {onnx['difference']:.1e}"
         doubt = f" ({onnx['flag']})" if onnx["flag"] else ""
-        frame.say(f"{onnx['file']}: {same}, {onnx['latency_ms']:.3g} ms in onnxruntime{doubt}.")
+        timed = f"{onnx['latency_ms']:.3g} ms in onnxruntime{doubt}" if onnx["latency_ms"] else onnx["flag"]
+        frame.say(f"{onnx['file']}: {same}, {timed}.")
     if facts.get("gguf"):
         frame.say(_of_gguf(facts["gguf"]))
     if facts.get("pushed"):

@@ -10,7 +10,7 @@ from typing import Any
 from kdnas.cli.frame import ago, line, table
 from kdnas.store import queries
 from kdnas.store.database import Store
-from kdnas.study import layer_words, reference_time
+from kdnas.study import layer_words, reference_time, timed_words
 from kdnas.study.constraints import of_study
 from kdnas.study.filter import ALIASES
 from kdnas.study.ranked_rows import rank_of
@@ -70,6 +70,8 @@ def study_head(row: StudyRow) -> None:
         f"recipe {spec['recipe']['name']}, strategy {spec['strategy']['name']}, seed {spec['seed']}",
         f"α {row.alpha:g}, β {row.beta:g}: {exchange(row.alpha)}",
     ]
+    if (asked := timed_words.dtype(spec.get("latency", {}))) != timed_words.AUTO:
+        lines.append(f"teacher and students are timed in {asked}")
     if limits := of_study(row):
         lines.append(f"constraints: {limits}")
     if row.end is not None and row.status != Status.FINISHED:

@@ -28,6 +28,7 @@ from kdnas.measuring.clocks import Crowd, Pass, clock_of
 from kdnas.measuring.device_lock import device_lock
 from kdnas.measuring.passes import Once, captured
 from kdnas.study.spec_latency import LatencySpec
+from kdnas.study.timed_words import AUTO
 
 VERSION = 4  # of the protocol
 GPU_VERSION = 2  # of what it does on a GPU besides
@@ -304,6 +305,8 @@ def protocol_key(settings: LatencySpec, device: torch.device | None = None) -> s
     given = settings.model_dump(mode="json")
     way = given.pop("gpu")
     del given["by"], given["what"], given["when"]  # what a search asks for: all that is measured is measured alike
+    if given["dtype"] == AUTO:
+        del given["dtype"]  # figures were kept before there was a choice
     facts = {"version": VERSION, "torch": torch.__version__, **given}
     if device is not None and device.type == "cuda":
         facts["gpu"] = [GPU_VERSION, way]

@@ -319,6 +319,7 @@ class CausalBench(Workbench):
         return passes.one_pass(
             self._model(student),
             self.device,
+            self.spec.latency.dtype,
             frozen=student is None,
             input_ids=self._timed_ids,
             use_cache=False,
@@ -326,13 +327,14 @@ class CausalBench(Workbench):
         )
 
     def timed_token(self, student: Student | None) -> Once:
-        """One generated token after a text of the spec's length, with the key-value cache."""
-        own = self._model(student)
-        model, where = passes.served(own, frozen=student is None), passes.device_of(own)
+        """One generated token after a text of the spec's length, with the key-value cache, which has the dtype of the
+        model that is served."""
+        own, dtype = self._model(student), self.spec.latency.dtype
+        model, where = passes.served(own, dtype, frozen=student is None), passes.device_of(own)
         ids = self._timed_ids.to(where)
         token = ids[:, -1:]
         past = DynamicCache(config=model.config)
-        with Turn(where), torch.inference_mode():
+        with passes.trying(own, dtype), torch.inference_mode():
             model(input_ids=ids, past_key_values=past, logits_to_keep=1)
         # Taken back before each pass rather than cropped after it: a sliding window cannot be cropped.
         filled = [dict(vars(layer)) for layer in past.layers]

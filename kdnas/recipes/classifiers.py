@@ -174,7 +174,7 @@ class ClassifierBench(Workbench):
     def pass_of(self, model: torch.nn.Module, ids: Tensor | None = None, *, frozen: bool = False) -> Once:
         """`ids` stand in for the teacher's where the model has another vocabulary."""
         inputs = self._timed if ids is None else {**self._timed, "input_ids": ids}
-        return passes.one_pass(model, self.device, frozen=frozen, **inputs)
+        return passes.one_pass(model, self.device, self.spec.latency.dtype, frozen=frozen, **inputs)
 
     def teacher_shape(self) -> dict[str, Any]:
         """What decides the teacher's latency, for `shape_key`."""

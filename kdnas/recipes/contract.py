@@ -93,8 +93,9 @@ class Workbench(ABC):
 
     @abstractmethod
     def timed(self, student: Student | None) -> Once:
-        """One forward pass of the student's body (the teacher's for None), as it is served on the bench's device, on
-        fixed token ids of the spec's latency batch and length: what the latency protocol calls again and again."""
+        """One forward pass of the student's body (the teacher's for None), as it is served on the bench's device in the
+        spec's latency dtype, on fixed token ids of its batch and length: what the latency protocol calls again and
+        again. Raises DtypeError for a model that cannot be."""
 
     def asides(self, student: Student | None) -> Mapping[str, Once]:
         """Further passes (of the teacher for None) to time by the same protocol, by the name that their milliseconds

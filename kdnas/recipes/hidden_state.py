@@ -308,9 +308,9 @@ class HiddenStateBench(Workbench):
         return f"{sizes_of(candidate).layers} layers"
 
     def timed(self, student: Student | None) -> Once:
-        if student is None:
-            return passes.one_pass(self.teacher.body, self.device, frozen=True, input_ids=self._timed_ids)
-        return passes.one_pass(student.body, self.device, input_ids=self._timed_ids)
+        body = self.teacher.body if student is None else student.body
+        dtype = self.spec.latency.dtype
+        return passes.one_pass(body, self.device, dtype, frozen=student is None, input_ids=self._timed_ids)
 
     def shape_key(self, candidate: Candidate | None) -> str:
         # A student's figure is taken beside the teacher's, so that the teacher's sizes belong to the key.

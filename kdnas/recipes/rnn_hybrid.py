@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdnas.measuring import device_lock, latency
+from kdnas.measuring.passes import DtypeError
 from kdnas.models import compression, recurrent, word_vectors
 from kdnas.models.compression import Masks
 from kdnas.models.own_code import carried
@@ -283,21 +284,27 @@ class RnnBench(ClassifierBench):
         """Size, latency and scores of one form; a quantised one is counted by what it was made `of`."""
         counted = body if of is None else of
         body.eval()
-        timed = latency.measure(self.pass_of(body), self.timed(None), self.spec.latency, self.device)
         found: dict[str, Any] = {
             "form": name,
             "parameters": sum(p.numel() for p in counted.parameters()),
             "zeros": compression.zeros(counted),
             "mib": stored_mib(body),
-            "latency_ms": timed.p50,
-            "speedup": timed.teacher_p50 / timed.p50,
-            "flag": timed.flag,
+            **self._form_timed(body),
         }
         for part in ("held_out", "test"):
             examples = getattr(self.text, part)
             if len(examples):
                 found[part] = figures(self.student_logits(body, examples), examples.labels)
         return found
+
+    def _form_timed(self, body: torch.nn.Module) -> dict[str, Any]:
+        """Latency and speed-up of one form; none, and why, where it cannot be in the dtype of the study."""
+        try:
+            once = self.pass_of(body)
+        except DtypeError as error:
+            return {"latency_ms": None, "speedup": None, "flag": f"not timed: {error.problem}"}
+        timed = latency.measure(once, self.timed(None), self.spec.latency, self.device)
+        return {"latency_ms": timed.p50, "speedup": timed.teacher_p50 / timed.p50, "flag": timed.flag}
 
     def _profile(self, body: torch.nn.Module) -> dict[str, Any]:
         """CPU and device time of one pass in ms, and the memory that one pass asks for in MiB, by torch's profiler."""

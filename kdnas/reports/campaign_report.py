@@ -15,7 +15,7 @@ from urllib.parse import quote
 from kdnas import __version__
 from kdnas.reports import pictures
 from kdnas.reports.report import SUFFIXES, TEMPLATES
-from kdnas.study import campaign_words
+from kdnas.study import campaign_words, timed_words
 from kdnas.study.campaign_rows import CampaignRow
 from kdnas.system.errors import UsageError
 from kdnas.system.files import write_atomically
@@ -62,8 +62,9 @@ def _values(row: CampaignRow) -> dict[str, Any]:
         ("Constraints", row.result["constraints"] or "none"),
         (
             "Latency",
-            f"{latency['length']} tokens, batch {latency['batch_size']}, {latency['threads']} thread(s), on "
-            f"{row.result['device']}; all in one process, in turn with {row.result['reference']}. "
+            f"{latency['length']} tokens, batch {latency['batch_size']}, {latency['threads']} thread(s)"
+            f"{timed_words.in_dtype(latency)}, on {row.result['device']}; all in one process, in turn with "
+            f"{row.result['reference']}. "
             f"{row.result.get('timed', '')}",
         ),
         ("Score", "accuracy on the test part; a logistic regression on what the model gives, which stays as it is"),

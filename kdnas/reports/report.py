@@ -298,7 +298,8 @@ def _runs(content: Content) -> list[list[str]]:
         if metrics:
             said.append(f"held-out loss {metrics['loss']:.4f} after {metrics['epochs']} epochs")
         if latency:
-            said.append(f"{latency['student_ms']:.3g} ms, {latency['speedup']:.2f} × the teacher's speed")
+            timed = f"{latency['student_ms']:.3g} ms{timed_words.in_dtype(latency)}"
+            said.append(f"{timed}, {latency['speedup']:.2f} × the teacher's speed")
         for name, entry in (run.result.get("tasks") or {}).items():
             kept = "" if entry["kept"] is None else f" ({entry['kept']:.1f} % of the teacher's)"
             said.append(f"{name} {100 * entry['student']['score']:.1f}{kept}")

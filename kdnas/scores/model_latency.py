@@ -23,7 +23,8 @@ def measure_model(
 ) -> tuple[Measured, int]:
     """A Hugging Face model's body (folder, shipped name or hub id) by the same protocol, with its parameters.
 
-    `against` names a model to interleave with, as the teacher of a study would be. Raises UsageError.
+    `against` names a model to interleave with, as the teacher of a study would be. Both are of the settings' dtype.
+    Raises UsageError.
     """
     once, parameters = _model_pass(model, settings, device)
     other = _model_pass(against, settings, device)[0] if against is not None else None
@@ -63,4 +64,4 @@ def _model_pass(model: str, settings: LatencySpec, device: torch.device) -> tupl
     shape = (settings.batch_size, settings.length)
     low = min(1000, int(config.vocab_size) // 2)
     ids = torch.randint(low, int(config.vocab_size), shape, generator=generator)
-    return one_pass(body, device, input_ids=ids), sum(p.numel() for p in body.parameters())
+    return one_pass(body, device, settings.dtype, input_ids=ids), sum(p.numel() for p in body.parameters())

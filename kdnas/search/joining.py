@@ -69,6 +69,13 @@ def _ended(row: StudyRow) -> bool:
     return row.spent or row.status is Status.FINISHED
 
 
+def measures(store: Store, study_id: int, device: str) -> bool:
+    """Whether a worker on a device of that name is one that measures latency: the first, or one on the study's device,
+    or where people let others measure, too."""
+    theirs = queries.provenance(store, study_id).get("device")
+    return theirs in (None, device) or allowed(store, study_id) is Unlike.MIX
+
+
 def require_like(store: Store, study_id: int, facts: Mapping[str, Any], log: Callable[[str, str], None]) -> str | None:
     """The device that the study was begun on, where this machine's device, named in `facts`, is another one and leaves
     latency to workers that have it; None where it measures itself. Raises UsageError where neither is allowed."""

@@ -16,7 +16,7 @@ import torch
 
 from kdnas.data import documents as reading
 from kdnas.data.splits import require_two
-from kdnas.measuring import devices
+from kdnas.measuring import devices, passes
 from kdnas.models.least_squares_init import TOKENS as FIT_TOKENS
 from kdnas.recipes import recipe_of
 from kdnas.recipes.contract import Description
@@ -31,6 +31,7 @@ from kdnas.study.spec_flags import command
 from kdnas.study.spec_recipes import CausalRecipe, ClassifierRecipe
 from kdnas.study.spec_strategies import AutoStrategy
 from kdnas.study.time_budget import End, end_words, fits, trials_in
+from kdnas.study.timed_words import AUTO
 from kdnas.system import seeds
 from kdnas.system.errors import UsageError
 from kdnas.system.moments import clock_words
@@ -79,6 +80,7 @@ def plan(
     size = described.space.size
     if spec.budget.trials > size and not spec.budget.open:
         notes.append(f"The space has only {size:,} candidates; the search ends when all are evaluated.")
+    notes += _timed_in(spec, described, device)
     notes += _constraints(spec, described)
     if isinstance(spec.strategy, AutoStrategy):
         notes.append(strategy_choice.words(spec.strategy, described.space, spec.budget.trials))
@@ -149,6 +151,20 @@ def _in_time(spec: StudySpec, size: int, each: float | None, now: float) -> tupl
     if fit is None and spec.budget.open:
         return None, (end_words(end, known, now), *notes)
     return known, (end_words(end, spec.budget.trials, now), *notes)
+
+
+def _timed_in(spec: StudySpec, described: Description, device: torch.device) -> list[str]:
+    """That a dtype was asked for, and what the teacher's copy in it takes. Raises DtypeError for one that the device
+    does not have."""
+    dtype = spec.latency.dtype
+    if dtype == AUTO:
+        return []
+    served = passes.dtype_on(device, dtype)
+    count = described.teacher.get("parameters")
+    if served == torch.float32 or count is None:
+        return [f"Teacher and students are timed in {dtype}."]
+    mib = count * served.itemsize / 2**20
+    return [f"Teacher and students are timed in {dtype}; a copy of the teacher is kept for it, about {mib:,.0f} MiB."]
 
 
 def _constraints(spec: StudySpec, described: Description) -> list[str]:

@@ -14,7 +14,7 @@ from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import EvaluationError, Measure, Timed, evaluate
 from kdnas.search.heartbeat import Steering, at_work
 from kdnas.search.set_up import Prepare, place, recipe_of
-from kdnas.search.timing import latency_protocol
+from kdnas.search.timing import latency_protocol, require_timed
 from kdnas.store import changes, queries, repeats, studies
 from kdnas.store.database import Store, open_store
 from kdnas.study.ranked_rows import rank_of
@@ -65,6 +65,7 @@ def recheck(
                     bench = (prepare or recipe_of(spec))(spec, where, on_progress)
                 try:
                     studies.require_ground(store, row.study_id, bench.provenance())
+                    require_timed(bench, on_progress)
                     _evaluate(store, row.study_id, bench, measure or latency_protocol(store), steering, missing, say)
                 finally:
                     bench.close()

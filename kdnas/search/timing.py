@@ -5,14 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from kdnas.measuring import latency
+from kdnas.measuring import latency, memory
+from kdnas.measuring.passes import DtypeError, kept_mib
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Aside, Measure, Timed
 from kdnas.store import latencies
 from kdnas.store.database import Store
 from kdnas.study.rows import PREDICTED
 from kdnas.study.space import Candidate
+from kdnas.study.timed_words import AUTO
+from kdnas.system.errors import UsageError
+from kdnas.system.progress import Progress
 from kdnas.training.contract import Epoch, Student
+
+
+def require_timed(bench: Workbench, on_progress: Progress) -> None:
+    """Tries what is timed of the teacher in the dtype that the spec asks for, and says what its copy takes. Raises
+    UsageError for a teacher that cannot be timed so."""
+    dtype = bench.spec.latency.dtype
+    if dtype == AUTO:
+        return
+    with memory.one_line(bench.device):
+        try:
+            bench.timed(None)
+            bench.asides(None)
+        except DtypeError as error:
+            raise UsageError(f"The teacher: {error.problem}", error.hint) from None
+    copied = f"; the teacher's copy takes {mib:,.0f} MiB" if (mib := kept_mib()) else ""
+    on_progress(f"teacher and students are timed in {dtype}{copied}", None)
 
 
 def latency_protocol(store: Store) -> Measure:

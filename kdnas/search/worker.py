@@ -30,7 +30,7 @@ from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.latency_elsewhere import Answering, Asking
 from kdnas.search.others import Others
 from kdnas.search.set_up import Prepare, place, recipe_of
-from kdnas.search.timing import further_passes, latency_protocol
+from kdnas.search.timing import further_passes, latency_protocol, require_timed
 from kdnas.search.trial_run import TrialRuns
 from kdnas.search.wishes import Wishes
 from kdnas.store import ends, queries, recovery, slots, studies, study_end, waiting
@@ -124,6 +124,8 @@ class Worker:
             "latency_protocol": latency.VERSION,
             **self.bench.provenance(),
         }
+        if joining.measures(self.store, self.study_id, facts["device"]):
+            require_timed(self.bench, on_progress)
         lent = warm_start.lent(self.store, self.study_id, self.spec, self.space, facts, self.log)
         studies.prepared(self.store, self.study_id, self.space.to_json(), facts, lent)
         left = joining.require_like(self.store, self.study_id, facts, self.log)

@@ -100,6 +100,9 @@ def _other(row: StudyRow, spec: StudySpec) -> str:
     theirs = timed_words.what(row.spec.get("latency", {}))
     if theirs != spec.latency.what:
         return f"it times another thing (latency.what is {theirs}, and this one's {spec.latency.what})"
+    theirs = timed_words.dtype(row.spec.get("latency", {}))
+    if theirs != spec.latency.dtype:
+        return f"it times in another dtype (latency.dtype is {theirs}, and this one's {spec.latency.dtype})"
     return ""
 
 

@@ -25,11 +25,12 @@ import torch
 
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
-from kdnas.measuring.devices import as_studies, resolve_device
+from kdnas.measuring.devices import as_studies, device_name, resolve_device
+from kdnas.measuring.passes import dtype_name
 from kdnas.models.tokenizer import opener
 from kdnas.recipes.contract import Workbench
 from kdnas.search.candidate import Measure, Timed
-from kdnas.search.timing import curve_columns
+from kdnas.search.timing import curve_columns, require_timed
 from kdnas.students import best_epoch, model_folder, unfinished
 from kdnas.students.course import Course, Epochs
 from kdnas.students.extras import Extras
@@ -51,7 +52,7 @@ TRAINED = 0.95  # … until the last one, …
 SCORED = 0.98  # … until the folder is written
 KEPT_S = 300.0  # seconds between two checkpoints within an epoch
 LATER: Mapping[str, Mapping[str, Any]] = {  # defaults of later versions, of which earlier folders say nothing
-    "latency": {"gpu": "graph", "what": "first"},
+    "latency": {"gpu": "graph", "what": "first", "dtype": "auto"},
     "training": {"accumulate": 1, "checkpointing": False},
 }
 LATER_OF_RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -169,6 +170,7 @@ def _distil(
                 f"the study {job.study!r} was begun with",
                 "Bring back what was there then, or search again and finalize that study.",
             )
+        require_timed(bench, course.tell)
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         with Turn(device):
             student = bench.build(job.candidate, seed)
@@ -234,7 +236,10 @@ def _distil(
                 "seconds": history[-1]["seconds"],
                 "history": history,
             },
-            "latency": {**_latency(timed, device), **further_passes(None)(bench, student, job.candidate)},
+            "latency": {
+                **_latency(timed, device, job.spec.latency.dtype),
+                **further_passes(None)(bench, student, job.candidate),
+            },
         }
         course.tell("writing the folder", None)
         with folders.whole(output) as work:
@@ -391,7 +396,7 @@ def _of(provenance: Mapping[str, Any], part: str) -> dict[str, Any]:
     return found
 
 
-def _latency(timed: Timed, device: torch.device) -> dict[str, Any]:
+def _latency(timed: Timed, device: torch.device, dtype: str) -> dict[str, Any]:
     whole: dict[str, Any] = asdict(timed) if is_dataclass(timed) and not isinstance(timed, type) else {}
     return {
         "student_ms": timed.p50,
@@ -402,15 +407,10 @@ def _latency(timed: Timed, device: torch.device) -> dict[str, Any]:
         "speedup": timed.teacher_p50 / timed.p50,
         "count": timed.count,
         "flag": timed.flag,
-        "device": _device_words(device),
+        "device": device_name(device),
+        "dtype": dtype_name(device, dtype),
         "measured": whole,
     }
-
-
-def _device_words(device: torch.device) -> str:
-    from kdnas.measuring.devices import device_name
-
-    return device_name(device)
 
 
 def saved_as(work: Path) -> dict[str, Any]:

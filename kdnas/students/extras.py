@@ -23,6 +23,7 @@ from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_latency import LatencySpec
 from kdnas.study.spec_recipes import CausalRecipe, EncoderRecipe, LoraRecipe
+from kdnas.study.timed_words import AUTO
 from kdnas.system.errors import KdnasError, UsageError
 from kdnas.system.progress import Progress
 
@@ -123,7 +124,7 @@ class Extras:
             on_progress("writing GGUF", None)
             found["gguf"] = asdict(gguf_writing.write(folder))
             if llama_cpp.there():
-                on_progress("timing it in llama.cpp", None)
+                on_progress(_not_timed(settings) or "timing it in llama.cpp", None)
                 found["gguf"]["llama_cpp"] = _in_llama_cpp(folder / gguf_writing.FILE, settings)
         return found
 
@@ -165,9 +166,18 @@ def _lies(folder: Path, written: Mapping[str, Any] | None) -> bool:
     return written is not None and (folder / str(written["file"])).is_file()
 
 
+def _not_timed(settings: LatencySpec) -> str | None:
+    """Why a file of fp32 weights is not timed for a study; None where it is."""
+    if settings.dtype in (AUTO, "float32"):
+        return None
+    return f"not timed: the file is in float32, and the study times in {settings.dtype}"
+
+
 def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
     """Median milliseconds of a first token after a text of the spec's length, and of each later one, by the studies'
-    protocol: one text at a time, in llama.cpp on the CPU."""
+    protocol: one text at a time, in llama.cpp on the CPU. None for those of a study that times in another dtype."""
+    if (why := _not_timed(settings)) is not None:
+        return {"version": llama_cpp.version(), "first_ms": None, "token_ms": None, "flag": why}
     from kdnas.models import open as opening
 
     positions = int(opening.open_config(file.parent, str(file.parent)).max_position_embeddings)
@@ -190,14 +200,16 @@ def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
 
 
 def _onnx_facts(exported: Exported, settings: LatencySpec) -> dict[str, Any]:
-    """With the median latency of onnxruntime on the CPU, in ms, by the studies' protocol."""
-    timed = measure(exported.once, None, settings, torch.device("cpu"))
+    """With the median latency of onnxruntime on the CPU, in ms, by the studies' protocol; None for that of a study that
+    times in another dtype."""
+    why = _not_timed(settings)
+    timed = measure(exported.once, None, settings, torch.device("cpu")) if why is None else None
     return {
         "file": exported.file,
         "difference": exported.difference,
-        "latency_ms": timed.p50,
-        "count": timed.count,
-        "flag": timed.flag,
+        "latency_ms": None if timed is None else timed.p50,
+        "count": 0 if timed is None else timed.count,
+        "flag": why if timed is None else timed.flag,
         "opset": exported.opset,
         "output": exported.output,
     }

@@ -133,7 +133,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         constraints=_constraints(facts),
         campaign=facts.get("campaign"),
         protocol=spec["latency"],
-        timed=timed_words.in_words(spec["latency"]),
+        timed=timed_words.in_words({**spec["latency"], **_dtype(facts)}),
         usage=Markdown("\n".join(_usage(facts))),
         classification=_classification(facts.get("classification")),
         forms=_forms(facts.get("forms")),
@@ -156,6 +156,11 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         data_fingerprint=facts["data"].get("fingerprint", "unknown"),
         facts_file=MODEL_FACTS,
     )
+
+
+def _dtype(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the student was timed in, where its folder says so; folders of earlier versions do not."""
+    return {name: value for name, value in facts["latency"].items() if name == "dtype"}
 
 
 def _constraints(facts: Mapping[str, Any]) -> dict[str, str] | None:
@@ -252,12 +257,17 @@ def _forms(forms: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
     rows = [
         (
             form["form"], f"{form['parameters']:,}", f"{form['zeros']:.0%}", f"{form['mib']:.2f}",
-            f"{form['latency_ms']:.3g}", f"{form['speedup']:.1f}", f"{form[part]['accuracy']:.4f}",
-            f"{form[part]['macro_f1']:.4f}",
+            *_times(form), f"{form[part]['accuracy']:.4f}", f"{form[part]['macro_f1']:.4f}",
         )
         for form in forms
     ]  # fmt: skip
-    return {"rows": rows, "part": "the test part" if part == "test" else "the held-out part"}
+    untimed = next((form["flag"] for form in forms if form["latency_ms"] is None), None)
+    return {"rows": rows, "part": "the test part" if part == "test" else "the held-out part", "untimed": untimed}
+
+
+def _times(form: Mapping[str, Any]) -> tuple[str, str]:
+    """Latency and speed-up of a form, as a table has them."""
+    return ("–", "–") if form["latency_ms"] is None else (f"{form['latency_ms']:.3g}", f"{form['speedup']:.1f}")
 
 
 def _classification(found: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -108,6 +108,9 @@ def _timing(side: Side, device: str) -> dict[str, Any]:
     versions = side.provenance.get("versions") or {}
     found = {said: latency.get(name) for name, said in _TIMED.items()}
     found["figures"] = timed_words.what(latency)
+    found["dtypes"] = timed_words.dtype(latency)
+    if found["dtypes"] == timed_words.AUTO and _all_in_float32(side, device):
+        found["dtypes"] = "float32"
     if device.startswith("cuda"):
         found["kinds of pass"] = latency.get("gpu", "eager")
     # A study of an earlier version did not record which protocol it was: the version of kdnas stands for it.
@@ -115,3 +118,9 @@ def _timing(side: Side, device: str) -> dict[str, Any]:
     found["versions of the protocol"] = f"kdnas {versions.get('kdnas')}" if recorded is None else recorded
     found["versions of torch"] = versions.get("torch")
     return found
+
+
+def _all_in_float32(side: Side, device: str) -> bool:
+    """Whether a study that asked for no dtype timed in float32: its device does not time in half, and its teacher lies
+    on no other one."""
+    return not device.startswith("cuda") and side.row.spec.get("teacher", {}).get("device") is None

@@ -29,7 +29,12 @@ from kdnas.system.text import escaped, markdown
 
 FORMAT = "kdnas-export"
 VERSION = 1
-USUAL = {"by": "model", "what": timed_words.FIRST, "when": "now"}  # of the latency's protocol: left out where so
+USUAL = {  # of the latency's protocol: left out where so
+    "by": "model",
+    "what": timed_words.FIRST,
+    "when": "now",
+    "dtype": timed_words.AUTO,
+}
 Style = Literal["json", "csv", "markdown"]
 SUFFIXES: dict[str, Style] = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
 
@@ -296,15 +301,16 @@ def _as_markdown(body: Mapping[str, Any]) -> str:
     latency = body["latency"]
     rungs = sorted({entry["rung"] for entry in body["candidates"] if "rung" in entry})
     on_rung = f" All are on rung {rungs[0]}, the highest that was reached." if rungs else ""
-    later = timed_words.what(latency["protocol"]) != timed_words.FIRST
-    timed = f" Latency is that of {timed_words.in_words(latency['protocol'])}." if later else ""
+    protocol = latency["protocol"]
+    other = timed_words.what(protocol) != timed_words.FIRST or timed_words.dtype(protocol) != timed_words.AUTO
+    timed = f" Latency is that of {timed_words.in_words(protocol)}." if other else ""
     predicted = " Latencies are predicted by a table of blocks, not measured." if _predicted(body) else ""
     teacher_ms = "not measured" if latency["teacher_ms"] is None else f"{latency['teacher_ms']:.3g} ms"
     lines = [
         f"# {markdown(study['name'])}",
         "",
-        f"Teacher {markdown(body['teacher']['model'])} ({teacher_ms}, batch {latency['protocol']['batch_size']}, "
-        f"length {latency['protocol']['length']}), data {markdown(body['data']['source'])}, "
+        f"Teacher {markdown(body['teacher']['model'])} ({teacher_ms}, batch {protocol['batch_size']}, "
+        f"length {protocol['length']}), data {markdown(body['data']['source'])}, "
         f"recipe {markdown(body['recipe']['name'])}, strategy {markdown(body['strategy']['name'])}, "
         f"α {reward['alpha']:g}, β {reward['beta']:g}, seed {study['seed']}, "
         f"{study['done']} of {study['trials']} trials.{on_rung}{timed}{predicted}{_kept(body)}",

@@ -336,6 +336,8 @@ class StudySpec(Part):
             raise ValueError(
                 f"latency.what is token, and students of the recipe {self.recipe.name} generate none; leave it out"
             )
+        if (why := self.latency.cannot_serve(self.device, self.teacher.device)) is not None:
+            raise ValueError(why)
         if self.latency.by == "blocks" and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
             raise ValueError(
                 "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "

@@ -33,6 +33,17 @@ class LatencySpec(Part):
         "now",
         description="now: by the worker that trains, before; after: later, by a latency worker where there is one",
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="what teacher and students are served and timed in; auto: float32, on an NVIDIA GPU half of it",
+    )
+
+    def cannot_serve(self, *devices: str | None) -> str | None:
+        """Why models cannot be timed in this dtype on one of these devices, by their names; None where that is known of
+        none."""
+        if self.dtype == "float16" and "cpu" in devices:
+            return "latency.dtype is float16, which is for GPUs, and a CPU times; take bfloat16 or float32"
+        return None
 
     def cannot_wait(self, pruner: str, rungs: bool) -> str | None:
         """Why latencies of a study with this pruner or with `rungs` cannot be measured after the training; None where

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from kdnas.study import layer_words
+from kdnas.study import layer_words, timed_words
 from kdnas.study.constraints import of_study
 from kdnas.study.ranked_rows import missed
 from kdnas.study.ranking import Scored
@@ -167,7 +167,8 @@ def provenance(spec: Any, found: dict[str, Any], scored: Scored) -> Pairs:
         ),
         (
             "timed with",
-            f"batch {latency['batch_size']}, length {latency['length']}, {words.plural(latency['threads'], 'thread')}",
+            f"batch {latency['batch_size']}, length {latency['length']}, {words.plural(latency['threads'], 'thread')}"
+            f"{timed_words.in_dtype(latency)}",
         ),
     ]
     if found.get("device"):

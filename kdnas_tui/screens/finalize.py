@@ -20,7 +20,7 @@ from textual.widgets import Input, Static
 from kdnas.students import best_epoch, unfinished
 from kdnas.students import model_folder as folders
 from kdnas.students.unfinished import Unfinished
-from kdnas.study import layer_words
+from kdnas.study import layer_words, timed_words
 from kdnas.study.full_time import NONE, UNKNOWN, full_time
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
@@ -357,10 +357,9 @@ def outcome(run: RunRow) -> list[str]:
         after = f"after epoch {curve[-1]['epoch']}" if curve[-1]["epoch"] else "before any step"
         lines.append(f"held-out loss {curve[-1]['loss']:.4f} {after}")
     if metrics and latency:
-        lines.append(
-            f"loss {metrics['loss']:.4f} {best_epoch.words(metrics)}, "
-            f"{words.milliseconds(latency['student_ms'])} ms, {latency['speedup']:.2f} × the teacher"
-        )
+        timed = f"{words.milliseconds(latency['student_ms'])} ms{timed_words.in_dtype(latency)}"
+        found = f"loss {metrics['loss']:.4f} {best_epoch.words(metrics)}"
+        lines.append(f"{found}, {timed}, {latency['speedup']:.2f} × the teacher")
     if run.state == "done" and run.kind == "finalize":
         lines.append(run.folder)
     for name, entry in (run.result.get("tasks") or {}).items():

@@ -16,8 +16,8 @@ from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store
 from kdnas.store.studies import delete_study
 from kdnas.study.campaign_rows import CampaignRow, CampaignStatus
-from kdnas.study.campaign_spec import CampaignSpec
-from kdnas.system.errors import KdnasError, UsageError
+from kdnas.study.campaign_spec import CampaignSpec, campaign_from
+from kdnas.system.errors import BadOptionError, KdnasError, UsageError
 from tests import fakes
 from tests.campaigns import formulas
 
@@ -105,6 +105,16 @@ def test_a_member_is_renamed_deleted_or_replaced_under_its_campaign(tmp_path: Pa
     assert row.result["winner"] == "good" and tried == ["poor", "good"]
     with open_store(storage) as store:
         delete_study(store, "c-poor")  # the table stays
+
+
+def test_all_members_are_timed_in_the_campaigns_dtype() -> None:
+    asked = formulas.spec(10, latency={"dtype": "bfloat16"})
+    assert {asked.member(name).latency.dtype for name in asked.members} == {"bfloat16"}
+    own = {name: {"latency": {"dtype": "float32"}} for name in asked.members}
+    with pytest.raises(BadOptionError, match=r"sets latency: the latency protocol is the campaign's"):
+        campaign_from({**asked.model_dump(), "members": own})
+    with pytest.raises(BadOptionError, match="float16, which is for GPUs"):
+        formulas.spec(10, device="cpu", latency={"dtype": "float16"})
 
 
 def test_a_study_of_somebody_else_is_taken_for_a_member(tmp_path: Path) -> None:

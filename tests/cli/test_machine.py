@@ -20,6 +20,10 @@ def test_any_model_is_measured_by_the_studies_protocol(quick: Quick, shelf: Path
     assert measured["parameters"] > 0 and measured["count"] >= 3
     beside = quick("latency", teacher, "--against", teacher, *briefly)
     assert beside.code == 0 and "times as fast" in beside.out
+    half = quick("latency", teacher, *briefly, "--dtype", "bfloat16")
+    assert half.code == 0 and half.out.rstrip().endswith(", cpu, bfloat16") and measured["dtype"] == "float32"
+    refused = quick("latency", teacher, *briefly, "--dtype", "float16")
+    assert refused.code == 2 and "float16, which is for GPUs" in refused.line
     refused = quick("latency", teacher, "--length", "65", "--device", "cpu")
     assert refused.code == 2 and "at most 64 tokens" in refused.line
     refused = quick("latency", teacher, "--threads", "0")

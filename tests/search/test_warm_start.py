@@ -181,6 +181,16 @@ def test_studies_that_time_different_things_lend_each_other_nothing(path: Path) 
     assert str(loan(path, "again")) == "7 trials of passes"
 
 
+def test_studies_that_time_in_two_dtypes_lend_each_other_nothing(path: Path) -> None:
+    half = borrower(latency={"dtype": "bfloat16"})
+    named = half.model_copy(update={"name": "named", "like": "lender"})
+    assert "it times in another dtype (latency.dtype is auto, and this one's bfloat16)" in refused(path, named)
+    work(path, half)
+    assert not loan(path, "borrower")
+    work(path, half.model_copy(update={"name": "again", "budget": named.budget.model_copy(update={"epochs": 1})}))
+    assert str(loan(path, "again")) == "6 trials of borrower"
+
+
 @pytest.mark.parametrize(
     ("name", "why"), [("nobody", "there is no such study in this store"), ("empty", "it has no finished trials")]
 )

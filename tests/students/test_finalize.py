@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnas.students import best_epoch, finalize, unfinished
+from kdnas.cli.finalize import _of_gguf
+from kdnas.models.onnx import Exported
+from kdnas.students import best_epoch, extras, finalize, unfinished
 from kdnas.students import distil as distillation
 from kdnas.students import model_folder as folders
 from kdnas.students.distil import Job, Telling, distil, weights_digest
@@ -539,6 +541,26 @@ def test_onnx_gives_the_same_outputs_and_a_latency(shelf: Path, tmp_path: Path) 
         wanted = model(**batch).last_hidden_state
     real = batch["attention_mask"].bool()
     assert torch.allclose(torch.from_numpy(found)[real], wanted[real], atol=1e-4)
+
+
+WHY = "not timed: the file is in float32, and the study times in bfloat16"
+
+
+def test_onnx_of_fp32_weights_is_not_timed_for_a_study_of_another_dtype(shelf: Path) -> None:
+    passed: list[int] = []
+    exported = Exported("model.onnx", 1e-6, 18, "last_hidden_state", lambda: passed.append(1))
+    found = extras._onnx_facts(exported, spec_of(shelf, latency={"dtype": "bfloat16"}).latency)
+    assert (found["latency_ms"], found["count"], found["flag"]) == (None, 0, WHY) and not passed
+    quickly = {"dtype": "float32", "precision": 0.5, "max_seconds": 0.02}
+    assert extras._onnx_facts(exported, spec_of(shelf, latency=quickly).latency)["latency_ms"] > 0 and passed
+
+
+def test_gguf_of_fp32_weights_is_not_timed_for_a_study_of_another_dtype(shelf: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    half = spec_of(shelf, latency={"dtype": "bfloat16"}).latency
+    there = extras._in_llama_cpp(tmp_path / "model.gguf", half)  # which nobody opens
+    assert there["first_ms"] is there["token_ms"] is None and there["flag"] == WHY
+    assert _of_gguf({"file": "model.gguf", "mib": 1.0, "same": 9, "llama_cpp": there}).endswith(f"PyTorch; {WHY}.")
 
 
 def test_missing_onnx_packages_are_named_before_the_training(

@@ -115,6 +115,13 @@ def test_names_from_outside_mark_nothing_up() -> None:
         assert len(bars) == 1, block
 
 
+def test_a_card_says_the_dtype_of_its_latencies_where_the_folder_does() -> None:
+    assert ", batch 1, 128 tokens, 1 thread(s)" in card(facts(), NOTHING)  # as an earlier version wrote it
+    told, hostile = (card(facts(latency={**facts()["latency"], "dtype": d}), NOTHING) for d in ("bfloat16", EVIL))
+    assert ", batch 1, 128 tokens, in bfloat16, 1 thread(s)" in told
+    assert "<img" not in hostile and "\n# Owned" not in hostile and not any(c in hostile for c in "\x1b\x07\u202e")
+
+
 def test_the_words_of_a_card() -> None:
     said = card(
         facts(teacher={"parameters": 22_700_000}, classification=CLASSIFIED,

@@ -38,6 +38,7 @@ NEW: list[dict[str, Any]] = [
     {"recipe": {"name": "causal-divergence", "text": "teacher"}},
     {"recipe": {"name": "causal-policy-gradient", "reuse": 2}},
     {"latency": {"what": "token"}},
+    {"latency": {"dtype": "bfloat16"}},
     {"training": {"accumulate": 2}},
     {"training": {"checkpointing": True}},
 ]

@@ -101,6 +101,26 @@ def test_a_first_token_and_a_later_one_are_different_figures() -> None:
     assert verdict([one, side("b", causal)]).latency == ""
 
 
+@pytest.mark.parametrize("device", ["cpu: AMD EPYC", "mps: arm GPU", "cuda: NVIDIA H100"])
+def test_times_of_two_dtypes_are_not_compared(device: str) -> None:
+    bf16, fp32 = ({"latency": {"dtype": dtype}} for dtype in ("bfloat16", "float32"))
+    sides = [side(name, spec, device=device) for name, spec in (("a", {}), ("b", bf16), ("c", fp32))]
+    usual = "auto" if device.startswith("cuda") else "float32"
+    assert verdict(sides[:2]).latency == f"a and b were timed with different dtypes: {usual}, bfloat16."
+    assert verdict(sides[1:]).latency == "b and c were timed with different dtypes: bfloat16, float32."
+    assert verdict([sides[0], sides[2]]).latency == (
+        "a and c were timed with different dtypes: auto, float32." if usual == "auto" else ""
+    )
+    del sides[0].row.spec["latency"]["dtype"]  # as an earlier version wrote it
+    assert verdict([sides[0], side("d", device=device)]).latency == ""
+
+
+def test_a_teacher_on_a_gpu_of_its_own_is_not_in_float32_unasked() -> None:
+    causal = {"recipe": {"name": "causal-divergence"}, "device": "cpu", "teacher": {"device": "cuda"}}
+    one, other = side("a", causal), side("b", {**causal, "latency": {"dtype": "float32"}})
+    assert verdict([one, other]).latency == "a and b were timed with different dtypes: auto, float32."
+
+
 def test_how_a_gpu_passes_matters_on_a_gpu_only() -> None:
     eager = {"latency": {"gpu": "eager"}}
     assert verdict([side("a"), side("b", eager)]).latency == ""

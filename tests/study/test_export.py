@@ -78,6 +78,21 @@ def test_an_export_says_where_a_generated_token_was_timed() -> None:
         assert (words in export.render(body, "markdown")) == (what == "token")
 
 
+def test_an_export_says_in_which_dtype_was_timed() -> None:
+    scored = export.select(rank(made_rows(3), -0.06, 0.6))
+    for dtype in ("auto", "bfloat16"):
+        spec = from_values({"name": "s", "latency": {"dtype": dtype}})
+        body = export.document(
+            study(spec=spec.model_dump(mode="json")), scored, alpha=-0.06, beta=0.6, provenance=PROVENANCE
+        )
+        assert body["latency"]["protocol"].get("dtype") == {"auto": None, "bfloat16": "bfloat16"}[dtype]
+        words = "Latency is that of one forward pass of the body, batch 1, 128 tokens, in bfloat16."
+        assert (words in export.render(body, "markdown")) == (dtype == "bfloat16")
+        assert export.spec_of(body).latency.dtype == dtype
+        del body["spec"]["latency"]["dtype"]  # as an earlier version wrote it
+        assert export.spec_of(body).latency.dtype == "auto"
+
+
 def test_document_fulfils_the_schema_and_lists_the_best_first() -> None:
     body = made(top=5)
     jsonschema.Draft202012Validator(export.schema()).validate(body)

@@ -17,12 +17,12 @@ from textual.widgets import Input
 from kdnas.models.open import locate
 from kdnas.study.spec import TeacherSpec, from_values
 from kdnas.study.spec_differences import flatten
-from kdnas.study.spec_flags import assigned, overlay
+from kdnas.study.spec_flags import assigned, command, overlay
 from kdnas.study.spec_toml import read_toml
 from kdnas.system.errors import UsageError
 from kdnas.system.paths import presets
 from kdnas_tui import workers
-from kdnas_tui.screens import new_study
+from kdnas_tui.screens import form_reading, new_study
 from kdnas_tui.screens.ask import Ask
 from kdnas_tui.screens.new_study import NewStudyScreen
 from kdnas_tui.screens.spec_fields import form_values, number, plan_words, preset_values, split_settings
@@ -212,6 +212,21 @@ def test_what_a_form_shows_of_a_preset_is_the_preset(name: str) -> None:
     texts = {"name", "teacher.model", "data.source", "data.text_column", "device"}
     pairs += [(field, text if field in texts else number(text)) for field, text in shown.items() if text]
     assert flatten(from_values(overlay({}, pairs))) == flatten(read_toml(presets()[name]))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_the_dtype_of_latencies_goes_through_the_form(dtype: str) -> None:
+    shown = form_values({"name": "half", "latency": {"dtype": dtype}})
+    assert shown["more"] == ("" if dtype == "auto" else 'latency.dtype="bfloat16"')
+    read = form_reading.read(shown, [], 0.0)
+    assert read.spec is not None and read.spec.latency.dtype == dtype
+    assert ("--set latency.dtype=bfloat16" in command(read.spec)) == (dtype != "auto")
+
+
+def test_a_dtype_that_a_cpu_does_not_serve_is_said_in_the_form() -> None:
+    shown = form_values({"name": "half"}) | {"device": "cpu", "more": "latency.dtype=float16"}
+    read = form_reading.read(shown, [], 0.0)
+    assert read.spec is None and "float16, which is for GPUs" in " ".join(read.faults.values())
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
