@@ -35,7 +35,7 @@ class LatencySpec(Part):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="what teacher and students are served and timed in; auto: float32, on an NVIDIA GPU half of it",
+        description="what teacher and students are served and timed in; auto: float32, or half precision on a GPU",
     )
 
     def cannot_serve(self, *devices: str | None) -> str | None:
