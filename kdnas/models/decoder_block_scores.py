@@ -17,10 +17,10 @@ from transformers import PreTrainedConfig
 
 from kdnas.models import decoders
 from kdnas.models.decoder_blocks import GPT2, Blocks, States
-from kdnas.models.decoder_fit import READ_HOLD, WRITE_HOLD, BlockFit, Heard, in_directions, row_weights
+from kdnas.models.decoder_fit import READ_HOLD, WRITE_HOLD, BlockFit, Heard, row_weights, seen_by_norms
 from kdnas.models.decoder_measures import normed
 from kdnas.models.decoders import Importance, body_and_head, sizes
-from kdnas.models.stream_directions import Directions
+from kdnas.models.stream_directions import Directions, root_of
 from kdnas.models.tied_head import metric_of
 from kdnas.models.weighted_equations import WeightedEquations
 
@@ -56,9 +56,10 @@ def unexplained(
     the chunks `parts` (`heard_in`), `ends` the places among the `states` that the block may stand up to. `order`
     [units] says which units come first, `counts` how many of them each score is of.
 
-    The share is what `WeightedEquations.left` has, over the variance of the state wanted, both in the student's
-    directions and with the weights of `row_weights`. It is 0, to rounding, where nothing is cut. Raises KdnasError
-    where that is no number.
+    The share is of the whole state, each dimension times the root of the last norm's weight (`root_of`), so that blocks
+    of all widths compare: what `WeightedEquations.left` has in the student's directions, and all that lies outside
+    them. Tokens count by `row_weights`. It is 0, to rounding, where nothing is cut. Raises KdnasError where that is no
+    number.
     """
     device = cast(Any, theirs.model.device)
     cut = decoders.cut_of(theirs.model.config, config, importance, [source])
@@ -68,14 +69,21 @@ def unexplained(
     fit.carried = [fit.centred(states(source)[rows]) for rows in parts]
     places = order.to(device)
     neurons = [part.index_select(-1, places) for part in fit.to_neurons(0, heard)]
+    root = root_of(cast(Any, theirs.body.get_submodule(theirs.layout.last)).weight).float()
+    counted = (root[:, None] * directions.back).norm(dim=0)  # each direction; they are orthogonal in that measure
     prior, offset = fit.held(0, fit.layout.down)
+    prior, root, scale = prior[:, order] * counted[:, None].double(), root.to(device), counted.to(device)
     found = []
     for end in ends:
         equations = WeightedEquations(WRITE_HOLD, offset=offset)
         goals = [fit.centred(states(end)[rows]) for rows in parts]
-        for x, stream, goal in zip(neurons, fit.carried, goals, strict=True):
-            equations.add(x, goal - stream, row_weights(goal))
-        found.append(equations.left(prior[:, order], counts) / _variance(goals, [row_weights(goal) for goal in goals]))
+        weights = [row_weights(goal) for goal in goals]
+        for x, stream, goal, weight in zip(neurons, fit.carried, goals, weights, strict=True):
+            equations.add(x, (goal - stream) * scale, weight)
+        whole = [seen_by_norms(fit.layout, states(end)[rows].to(device).float()) * root for rows in parts]
+        total = _variance(whole, weights)
+        outside = max(0.0, total - _variance([goal * scale for goal in goals], weights))
+        found.append((equations.left(prior, counts) + outside) / total)
     return torch.stack(found)
 
 
@@ -93,7 +101,7 @@ def untold(theirs: Blocks, directions: Directions, final: Tensor, parts: Sequenc
     equations, goals = WeightedEquations(READ_HOLD, offset=True), []
     for rows in parts:
         given = final[rows].to(device).float()
-        stream = in_directions(theirs.layout, given, directions.into.to(device))
+        stream = seen_by_norms(theirs.layout, given) @ directions.into.to(device)
         goals.append(norm(given) @ root.to(given))
         equations.add(normed(stream, centred=theirs.layout is GPT2), goals[-1])
     prior = root.t() @ (norm.weight.detach().cpu().double()[:, None] * directions.back.double())

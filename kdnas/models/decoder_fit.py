@@ -41,11 +41,9 @@ def heard_in(theirs: Blocks, source: int, states: States, parts: Sequence[slice]
     return found
 
 
-def in_directions(layout: Layout, states: Tensor, into: Tensor) -> Tensor:
-    """The teacher's states [..., width] without what its norms leave out, in a student's directions."""
-    if layout is GPT2:
-        states = states - states.mean(-1, keepdim=True)
-    return states @ into
+def seen_by_norms(layout: Layout, states: Tensor) -> Tensor:
+    """The teacher's states [..., width] without what its norms leave out."""
+    return states - states.mean(-1, keepdim=True) if layout is GPT2 else states
 
 
 def row_weights(targets: Tensor) -> Tensor:
@@ -106,7 +104,7 @@ class BlockFit:
 
     def centred(self, states: Tensor) -> Tensor:
         """The teacher's states [..., width] as the student's stream."""
-        return in_directions(self.layout, states.float().to(self.teacher.device), self.down)
+        return seen_by_norms(self.layout, states.float().to(self.teacher.device)) @ self.down
 
     def _read(
         self, index: int, parts: Sequence[str], norm: str, own: Sequence[Tensor], theirs: Sequence[Tensor]

@@ -26,13 +26,6 @@ from kdnas.teachers import cache_folder
 
 VERSION = 1  # of what a score is
 TOKENS = 4096  # on which blocks are scored
-POWER = 0.3
-"""What is lost in place is a part of what a student loses: blocks read its own states, not the teacher's.
-
-Measured with all-MiniLM-L6-v2 on State of the Union addresses, students of three layers: the logarithm of a fitted
-score grows by 0.30 of that of what their blocks leave. It orders nothing, and results correct it.
-"""
-
 Span = tuple[int, int]
 """The teacher's layer that a block is cut from, and the end of the layers that it stands for."""
 
@@ -60,8 +53,11 @@ class Stack:
 class BlockLibrary(ABC):
     """Scores blocks on the first chunks of the text that students are fitted on.
 
-    `spans` holds for each depth those of its blocks from below.
+    `spans` holds for each depth those of its blocks from below. `power`: what is lost in place is a part of what a
+    student loses, since blocks read its own states and not the teacher's. It orders nothing, and results correct it.
     """
+
+    power: float
 
     def __init__(self, spans: Mapping[int, Sequence[Span]]) -> None:
         self.spans = spans
@@ -69,7 +65,7 @@ class BlockLibrary(ABC):
     def losses(self, space: SearchSpace, on_progress: Progress) -> np.ndarray:
         """The predicted loss of each candidate as built, in the order of the space; float64.
 
-        (1 − (1 − f) / Π (1 + 2 i e_i / (n + 1))) ^ POWER over the blocks i = 1 … n: f is what the width alone leaves of
+        (1 − (1 − f) / Π (1 + 2 i e_i / (n + 1))) ^ power over the blocks i = 1 … n: f is what the width alone leaves of
         the teacher's last state, e_i what block i leaves of the state that it stands for. Later blocks count for more:
         each is solved on the student's own states, and makes up for some of what those before it lost.
         """
@@ -78,7 +74,7 @@ class BlockLibrary(ABC):
         floors = self.floors(sorted({stack.shape.width for stack in stacks}))
         scores = self.scores(sorted({stack.shape for stack in stacks}), counts, on_progress)
         kept = np.array([self._kept(s, scores, counts) * (1 - floors[s.shape.width]) for s in stacks])
-        whole: np.ndarray = (1.0 - kept) ** POWER
+        whole: np.ndarray = (1.0 - kept) ** self.power
         return whole
 
     def _kept(self, stack: Stack, scores: Mapping[Shape, Mapping[Span, Tensor]], counts: list[int]) -> float:

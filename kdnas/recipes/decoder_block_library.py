@@ -32,6 +32,8 @@ KEPT = 256 * 2**20  # bytes that a process keeps of what the teacher's blocks he
 class DecoderBlockLibrary(BlockLibrary):
     """Of students of the `depths`. A span ends with the place of the teacher's state that a block may stand up to."""
 
+    power = 1.0  # a slope of 0.95 was measured of SmolLM2-135M-Instruct's students of three layers
+
     def __init__(self, fitted: FittedDecoderStudents, importance: Importance, depths: Iterable[int]) -> None:
         ends = len(fitted.blocks.layers)
         spans: dict[int, list[Span]] = {}

@@ -10,9 +10,9 @@ import numpy as np
 
 from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes import layer_solver
-from kdnas.recipes.block_library import POWER, BlockLibrary
+from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Around, BlockTime, Proposal
-from kdnas.recipes.encoder_block_library import shape_of
+from kdnas.recipes.encoder_block_library import POWER, shape_of
 from kdnas.recipes.spaces.encoder import of_layer
 from kdnas.recipes.spaces.encoder_layers import ACT, DEPTH, HEAD, HEADS, INNER, WIDTH
 from kdnas.study.space import Candidate, SearchSpace, Value

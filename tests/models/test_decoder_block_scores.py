@@ -63,7 +63,7 @@ def test_more_units_and_more_heads_leave_less(fitting: Fitting) -> None:
             found.shape == (2, 4) and bool((found.diff(dim=1) <= 0).all()) and bool((found[:, 0] > found[:, 3]).all())
         )
         assert bool(((found >= 0) & (found < 1.5)).all())
-    assert float(half[0, 3]) > float(whole[0, 3])  # with few units a narrower stream may be easier to give
+    assert bool((half[0] > whole[0]).all())
     assert float(whole[1, 3]) > float(whole[0, 3])  # two more blocks of the teacher to stand for
 
 
