@@ -1,7 +1,7 @@
 """What the forecast of the strategy `blocks` is worth, and what it costs.
 
     python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--teacher encoder|causal]
-        [--only front,order,latency,search] [--table FILE]
+        [--layers N] [--students N] [--only front,order,latency,search] [--table FILE]
 
 All of all-MiniLM-L6-v2's default space on the quickstart's text, or students of SmolLM2-135M-Instruct on the text of
 the preset `causal`; one thread. `front`: seconds from an empty cache to the forecast of every candidate. `order`:
@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ TABLE = search_replay.TABLES / "quickstart-fitted.csv.gz"
 def measure(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
     studied = TEACHERS[options.teacher]
+    studied = replace(studied, layers=options.layers or studied.layers, students=options.students or studied.students)
     parts = options.only.split(",") if options.only else list(PARTS)
     if "search" in parts and options.teacher != "encoder":
         parts.remove("search")  # no table is recorded of others
@@ -306,6 +307,8 @@ def _front(name: str, recorded: search_replay.Recorded, forecast: Forecast, seed
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", choices=tuple(TEACHERS), default="encoder", help="whose students")
+    parser.add_argument("--layers", type=int, metavar="N", help="of the students whose order is looked at")
+    parser.add_argument("--students", type=int, metavar="N", help="how many of them, at most")
     parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--warm", action="store_true", help="the user's cache, which may hold the library already")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE", help="the recorded table of `search`")
