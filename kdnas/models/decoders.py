@@ -91,7 +91,7 @@ def student_config(
     tokens) stays the teacher's. `sources` are the teacher's layers that it keeps, by default evenly spaced ones."""
     whole = sizes(teacher)
     layers, heads = int(candidate["num_hidden_layers"]), int(candidate["num_attention_heads"])
-    width = _width(whole, heads, int(candidate["head_size"]))
+    width = width_of(whole, heads, int(candidate["head_size"]))
     size, inner = int(candidate["head_size"]), int(candidate["intermediate_size"])
     values = copy.deepcopy(teacher.to_dict())
     for key in ("_name_or_path", "quantization_config", "transformers_version", "architectures", "torch_dtype"):
@@ -111,7 +111,7 @@ def student_config(
     return AutoConfig.for_model(teacher.model_type, **values)
 
 
-def _width(whole: Sizes, heads: int, size: int) -> int:
+def width_of(whole: Sizes, heads: int, size: int) -> int:
     """The student's hidden size: its heads side by side where the teacher's is that. Else the share of the teacher's
     that its heads have of the teacher's heads, in multiples of their number."""
     attended, own = heads * size, whole.heads * whole.head_size

@@ -25,6 +25,13 @@ class Directions:
     back: Tensor
 
 
+def root_of(gain: Tensor) -> Tensor:
+    """How much each dimension of a state [width] counts, by the weight of the last norm: its root, nowhere nothing;
+    float64 on the CPU."""
+    root = gain.detach().cpu().double().abs().sqrt()
+    return root.clamp_min(1e-3 * float(root.mean().clamp_min(EPSILON)))
+
+
 def directions_of(moments: Tensor, gain: Tensor, width: int) -> Directions:
     """The directions that a student of `width` keeps, from the `moments` [states, whole width, whole width].
 
@@ -35,8 +42,7 @@ def directions_of(moments: Tensor, gain: Tensor, width: int) -> Directions:
     if width == whole:
         same = torch.eye(whole)
         return Directions(same, same)
-    root = gain.detach().cpu().double().abs().sqrt()
-    root = root.clamp_min(1e-3 * float(root.mean().clamp_min(EPSILON)))
+    root = root_of(gain)
     scaled = moments.double() * root[:, None] * root
     scaled = scaled / scaled.diagonal(dim1=1, dim2=2).mean(1).clamp_min(EPSILON)[:, None, None]
     total = scaled.mean(0)

@@ -20,11 +20,11 @@ def tied_map(pairs: Pairs, theirs: Tensor, own: Tensor, likely: Tensor) -> Tenso
     """The symmetric C [own width, own width] with the least squared error of the logits `own @ C @ x` from those that
     the teacher's head `theirs` [vocabulary, width] gives, of the tied head `own` [vocabulary, own width].
 
-    Tokens count by `likely` [vocabulary], the teacher's mean prediction (`_metric`). Of the normal equations
+    Tokens count by `likely` [vocabulary], the teacher's mean prediction (`metric_of`). Of the normal equations
     A C N + N C A = Q + Qᵀ, with A = ownᵀ F own and N the moments of x, in the basis in which N is the identity and A
     diagonal.
     """
-    metric, cross = _metric(theirs, own, likely)
+    metric, cross = metric_of(theirs, own, likely)
     second, told = torch.zeros_like(metric), torch.zeros_like(metric)
     for mine, wanted in pairs:
         x, y = mine.flatten(0, -2).cpu().double(), wanted.flatten(0, -2).cpu().double()
@@ -41,7 +41,7 @@ def tied_map(pairs: Pairs, theirs: Tensor, own: Tensor, likely: Tensor) -> Tenso
 
 def tied_norm(pairs: Pairs, theirs: Tensor, own: Tensor, likely: Tensor) -> tuple[Tensor, Tensor]:
     """The same of a diagonal C and an offset before the head: weight and bias [own width] of a norm."""
-    metric, cross = _metric(theirs, own, likely)
+    metric, cross = metric_of(theirs, own, likely)
     rows = [tuple(part.flatten(0, -2).cpu().double() for part in pair) for pair in pairs]
     count = sum(len(x) for x, _ in rows)
     mean, goal = (torch.stack([pair[side].sum(0) for pair in rows]).sum(0) / count for side in (0, 1))
@@ -55,7 +55,7 @@ def tied_norm(pairs: Pairs, theirs: Tensor, own: Tensor, likely: Tensor) -> tupl
     return weight, torch.linalg.solve(metric, goal @ cross) - weight * mean
 
 
-def _metric(theirs: Tensor, own: Tensor, likely: Tensor) -> tuple[Tensor, Tensor]:
+def metric_of(theirs: Tensor, own: Tensor, likely: Tensor) -> tuple[Tensor, Tensor]:
     """ownᵀ F own, a little lifted so that it has an inverse, and theirsᵀ F own; float64 on the CPU.
 
     F = diag(p) − p pᵀ is the divergence's curvature at the mean prediction p: what all logits share is nothing to it.

@@ -24,14 +24,16 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedM
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
 from kdnas.measuring import devices, memory, passes
+from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import decoders, gguf_writing
 from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
-from kdnas.recipes.contract import Description, Recipe, Workbench
+from kdnas.recipes.contract import DEPTH, Description, Recipe, Workbench
+from kdnas.recipes.decoder_block_library import DecoderBlockLibrary
 from kdnas.recipes.fitted_decoder_students import FittedDecoderStudents
-from kdnas.recipes.spaces.decoder import space_of
+from kdnas.recipes.spaces.decoder import blocks_of, require_alike, space_of
 from kdnas.recipes.spaces.parameter_count import ParameterCount
 from kdnas.study import spec_recipes
 from kdnas.study.space import Candidate, SearchSpace
@@ -74,6 +76,7 @@ class CausalRecipe(Recipe):
                 )
         own = decoders.sizes(config)
         check_lengths(spec, own)
+        require_alike(spec, base, recipe.student or spec.teacher.model)
         facts = {
             "model": spec.teacher.model,
             "family": config.model_type,
@@ -363,6 +366,18 @@ class CausalBench(Workbench):
         if self.spec.latency.what == "token":
             keep["what"] = "token"  # figures of first tokens were kept before there was a choice
         return json.dumps(keep, sort_keys=True)
+
+    def blocks(self, candidate: Candidate) -> tuple[Block, ...]:
+        return blocks_of(self.base.config, candidate)
+
+    def group(self, candidate: Candidate) -> str:
+        return f"{candidate[DEPTH]} layers"
+
+    def predicted(self, on_progress: Progress) -> np.ndarray:
+        if self.fitted is None:
+            return super().predicted(on_progress)
+        depths = next(d.choices for d in self.space.dimensions if d.name == DEPTH)
+        return DecoderBlockLibrary(self.fitted, self.importance(), map(int, depths)).losses(self.space, on_progress)
 
     def save(self, student: Student, folder: Path) -> None:
         """The whole causal model and its tokenizer."""

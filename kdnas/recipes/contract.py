@@ -91,6 +91,10 @@ class Workbench(ABC):
         """A key: candidates of equal keys may be compared by their scores before training, and after a part of it."""
         return ""
 
+    def group(self, candidate: Candidate) -> str:
+        """A key: losses predicted of candidates of equal keys compare, and results of some correct the others'."""
+        return self.comparable(candidate)
+
     @abstractmethod
     def timed(self, student: Student | None) -> Once:
         """One forward pass of the student's body (the teacher's for None), as it is served on the bench's device in the
@@ -120,8 +124,8 @@ class Workbench(ABC):
         return self.build(candidate, 0)
 
     def predicted(self, on_progress: Progress) -> np.ndarray:
-        """The predicted loss of every candidate as built, in the order of the space; predictions of candidates that are
-        `comparable` compare. Raises UsageError for students of which nothing is predicted."""
+        """The predicted loss of every candidate as built, in the order of the space; those of one `group` compare.
+        Raises UsageError for students of which nothing is predicted."""
         raise UsageError("Nothing is predicted of this recipe's students.", "Take another strategy than blocks.")
 
     def proposals(self, block: BlockTime, around: Around, on_progress: Progress) -> list[Proposal]:

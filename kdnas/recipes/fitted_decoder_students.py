@@ -29,11 +29,12 @@ LAYOUT = 1  # of what is measured; part of its files' names
 class FittedDecoderStudents:
     """Fits one student after another to a teacher on the first chunks of `ids` [chunks, length].
 
+    `blocks` are the teacher's, `states` what enters them, and `measured` what is measured on these once for all.
     Raises UsageError for too few tokens to fit on, and for a teacher whose states are no finite numbers.
     """
 
     def __init__(self, teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str) -> None:
-        self._teacher, self._on_progress = teacher, on_progress
+        self.teacher, self._on_progress = teacher, on_progress
         self.ids = least_squares_init.sample(ids)
         own = sizes(teacher.config)
         needed = max(own.width, own.inner)
@@ -43,62 +44,64 @@ class FittedDecoderStudents:
                 f"to fit students of {teacher.name!r} on: a layer of it has {needed:,} inputs.",
                 'Give more text or a larger budget.proxy_fraction, or take recipe.init = "inherit".',
             )
-        self._states = decoder_states.states_of(teacher, self.ids, on_progress, what)
+        self.states = decoder_states.states_of(teacher, self.ids, on_progress, what)
         with Turn(teacher.device):
-            self._blocks = Blocks(teacher.model, self.ids[:1])
+            self.blocks = Blocks(teacher.model, self.ids[:1])
         self._orders: dict[int, Tensor] = {}
-        self._measured = Measured(**self._once("measured", self._measure))
+        self.measured = Measured(**self._once("measured", self._measure))
 
     def sources(self, layers: int) -> list[int]:
         """The teacher's blocks that a student of so many layers keeps."""
-        return kept_blocks(self._measured.costs, layers)
+        return kept_blocks(self.measured.costs, layers)
 
     def student(self, config: PreTrainedConfig, importance: Importance) -> PreTrainedModel:
         """A fitted student of the configuration, on the teacher's device."""
         sources = self.sources(sizes(config).layers)
-        orders = {source: self._order(source) for source in sources}
+        orders = {source: self.order(source) for source in sources}
 
         def fitted(rows: int) -> PreTrainedModel:
             return fitted_decoders.fitted(
-                self._blocks,
+                self.blocks,
                 config,
                 sources,
                 importance,
                 self.ids,
-                self._states.__getitem__,
+                self.states.__getitem__,
                 orders,
-                self._measured,
+                self.measured,
                 at_once=rows,
             )
 
-        return memory.whole(self._rows, self._teacher.device, fitted)
+        return memory.whole(self.rows, self.teacher.device, fitted)
 
     @property
-    def _rows(self) -> int:
+    def rows(self) -> int:
+        """Chunks that go through a block at a time, as long as they fit."""
         return rows_of(self.ids.shape[1])
 
     def _once(self, what: str, make: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Kept because it ranks: two workers whose sums differ in the last bit must still cut the same student."""
-        path = cache_folder.root() / "moments" / f"{self._states.key}-{what}-{LAYOUT}.safetensors"
+        path = cache_folder.root() / "moments" / f"{self.states.key}-{what}-{LAYOUT}.safetensors"
 
         def measured() -> dict[str, Tensor]:
             self._on_progress("measuring which parts of the teacher carry most", None)
-            with Turn(self._teacher.device):
-                return memory.whole(self._rows, self._teacher.device, make)
+            with Turn(self.teacher.device):
+                return memory.whole(self.rows, self.teacher.device, make)
 
         return computed_once(path, measured)
 
     def _measure(self, rows: int) -> dict[str, Tensor]:
-        return decoder_measures.measured(self._blocks, self.ids, self._states.__getitem__, rows).tensors()
+        return decoder_measures.measured(self.blocks, self.ids, self.states.__getitem__, rows).tensors()
 
-    def _order(self, source: int) -> Tensor:
+    def order(self, source: int) -> Tensor:
+        """The feed-forward units of one of the teacher's blocks, as `unit_order` has them."""
         if source not in self._orders:
 
             def order(rows: int) -> dict[str, Tensor]:
-                return {"order": unit_order(self._blocks, source, self._states[source], rows)}
+                return {"order": unit_order(self.blocks, source, self.states[source], rows)}
 
             self._orders[source] = self._once(f"units-{source}", order)["order"]
         return self._orders[source]
 
     def close(self) -> None:
-        self._states.close()
+        self.states.close()

@@ -29,8 +29,8 @@ from kdnas.models.layer_choice import last, spread, uniform
 from kdnas.models.sentence_encoder import with_length
 from kdnas.models.sentence_layout import Layout
 from kdnas.recipes import latency_tokens, layer_proposals, teacher_space
-from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Around, BlockTime, Description, Proposal, Recipe, Workbench
+from kdnas.recipes.encoder_block_library import EncoderBlockLibrary
 from kdnas.recipes.encoder_folder import EncoderFolder
 from kdnas.recipes.fitted_students import FittedStudents
 from kdnas.recipes.hidden_state_training import STRIDE, HiddenStateTraining, forward, projections
@@ -347,7 +347,7 @@ class HiddenStateBench(Workbench):
             return super().proposals(block, around, on_progress)
         return layer_proposals.best(self.space, self._library(), block, around, on_progress)
 
-    def _library(self) -> BlockLibrary:
+    def _library(self) -> EncoderBlockLibrary:
         assert self.fitted is not None
         depths = next(d.choices for d in self.space.dimensions if d.name == "num_hidden_layers")
         spans = {}
@@ -355,7 +355,7 @@ class HiddenStateBench(Workbench):
             sources = CUTS[self._cut](depth, self.own.layers)
             spans[depth] = list(zip(sources, solved_blocks.ends_at(sources, self.own.layers), strict=True))
         weights, buffers = self._weights, self._buffers
-        return BlockLibrary(self.teacher, self.fitted, weights, buffers, self._importance, spans)
+        return EncoderBlockLibrary(self.teacher, self.fitted, weights, buffers, self._importance, spans)
 
     def probe(self, candidate: Candidate) -> Student:
         with torch.random.fork_rng(devices=[]):  # the program's own numbers stay as they are

@@ -10,8 +10,9 @@ import numpy as np
 
 from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes import layer_solver
-from kdnas.recipes.block_library import POWER, BlockLibrary, Shape
+from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Around, BlockTime, Proposal
+from kdnas.recipes.encoder_block_library import POWER, shape_of
 from kdnas.recipes.spaces.encoder import of_layer
 from kdnas.recipes.spaces.encoder_layers import ACT, DEPTH, HEAD, HEADS, INNER, WIDTH
 from kdnas.study.space import Candidate, SearchSpace, Value
@@ -31,7 +32,7 @@ def best(
     heads = sorted({int(h) for name, listed in choices.items() if name.startswith(HEADS) for h in listed})
     counts = sorted({int(k) for name, listed in choices.items() if name.startswith(INNER) for k in listed})
     likes = {body: Sizes.of_layers(*body, [LayerSizes(heads[0], counts[0])]) for body in bodies}
-    shapes = {(body, h): Shape.of(like, h) for body, like in likes.items() for h in heads}
+    shapes = {(body, h): shape_of(like, h) for body, like in likes.items() for h in heads}
     scores = library.scores(sorted(set(shapes.values())), counts, on_progress)
     floors = library.floors(sorted({width for width, _, _ in bodies}))
     found: list[Proposal] = []

@@ -15,7 +15,7 @@ import numpy as np
 from kdnas.measuring.block_table import Block, BlockTable, Reading
 from kdnas.measuring.device_lock import Turn
 from kdnas.recipes.contract import DEPTH, Workbench
-from kdnas.search.candidate import Measure, Timed
+from kdnas.search.candidate import Aside, Measure, Timed, no_asides
 from kdnas.study.rows import TrialRow
 from kdnas.study.space import Candidate, Value
 from kdnas.study.spec import StudySpec
@@ -150,9 +150,10 @@ def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) 
     return np.array(found)
 
 
-def of_search(spec: StudySpec, measure: Measure) -> Measure:
-    """How the search of a spec comes to its candidates' latencies; `measure` is the protocol."""
-    return ByBlocks(measure) if spec.latency.by == "blocks" else measure
+def of_search(spec: StudySpec, measure: Measure, aside: Aside) -> tuple[Measure, Aside]:
+    """How the search of a spec comes to its candidates' latencies, and to those of further passes; `measure` and
+    `aside` are the protocol. Of further passes nothing is predicted: where no candidate is measured, there are none."""
+    return (ByBlocks(measure), no_asides) if spec.latency.by == "blocks" else (measure, aside)
 
 
 def readings_of(bench: Workbench, rows: Iterable[TrialRow], known: Iterable[Block] | None = None) -> list[Reading]:

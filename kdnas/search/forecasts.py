@@ -28,12 +28,12 @@ def of_bench(bench: Workbench, measure: Measure, on_progress: Progress) -> Forec
         best = bench.proposals(times.block, times.around, on_progress)
         figures = np.array([(one.loss, one.time) for one in best])
         keys = tuple(bench.space.key(one.candidate) for one in best)
-        return Forecast.of(keys, tuple(bench.comparable(one.candidate) for one in best), figures[:, 0], figures[:, 1])
+        return Forecast.of(keys, tuple(bench.group(one.candidate) for one in best), figures[:, 0], figures[:, 1])
     candidates = list(bench.space.candidates())
     keys = tuple(map(bench.space.key, candidates))
     losses = bench.predicted(on_progress)
     ratios = predicted_ratios(bench, measure, on_progress)
-    return Forecast.of(keys, tuple(map(bench.comparable, candidates)), losses, ratios)
+    return Forecast.of(keys, tuple(map(bench.group, candidates)), losses, ratios)
 
 
 def by_now(forecast: Forecast, space: SearchSpace, store: Store, study_id: int) -> Forecast:

@@ -88,8 +88,8 @@ class Worker:
         self.worker_id = steering.worker_id
         self.wishes = Wishes(store, study_id, steering)
         self.log = steering.log
-        self.protocol, self.measure = measure, of_search(spec, measure)
-        self.aside = further_passes(store)
+        self.protocol = measure
+        self.measure, self.aside = of_search(spec, measure, further_passes(store))
         self.answering: Answering | None = None  # those who leave latency to this worker
         self.only_times = only_times
         self.afterwards = False  # whether this worker measures latencies that trials wait for
@@ -137,7 +137,8 @@ class Worker:
         self.afterwards = left is None and self.spec.latency.when == "after"
         if left is not None:
             asking = Asking(self.store, self.study_id, left, self.steering)
-            self.protocol, self.measure, self.aside = asking, of_search(self.spec, asking), asking.aside
+            self.protocol = asking
+            self.measure, self.aside = of_search(self.spec, asking, asking.aside)
         else:
             self.answering = Answering(self.store, self.study_id, facts["device"], self.bench, self.steering)
         self.loan = warm_start.Present(self.store, self.study_id)

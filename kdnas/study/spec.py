@@ -299,7 +299,7 @@ class StudySpec(Part):
 
     def _has_blocks(self) -> bool:
         """Whether a library of fitted blocks can be made for its students."""
-        fitted = isinstance(self.recipe, HiddenStateRecipe) and self.recipe.init == "fitted"
+        fitted = isinstance(self.recipe, HiddenStateRecipe | CausalRecipe) and self.recipe.init == "fitted"
         return fitted and not self.space.variants
 
     @model_validator(mode="after")
@@ -338,17 +338,18 @@ class StudySpec(Part):
             )
         if (why := self.latency.cannot_serve(self.device, self.teacher.device)) is not None:
             raise ValueError(why)
-        if self.latency.by == "blocks" and (not isinstance(self.recipe, EncoderRecipe) or self.space.variants):
+        adds_up = isinstance(self.recipe, EncoderRecipe | CausalRecipe) and not self.space.variants
+        if self.latency.by == "blocks" and not adds_up:
             raise ValueError(
-                "latency.by is blocks, and only students of the recipe hidden-state add up, outside a comparison of "
-                "variants; take model"
+                "latency.by is blocks, and only students of encoders and of causal models add up, outside a comparison "
+                "of variants; take model"
             )
         if (why := self.latency.cannot_wait(self.budget.pruner, bool(self.budget.rungs))) is not None:
             raise ValueError(why)
         if self.strategy.predicts() and not self._has_blocks():
             raise ValueError(
-                f"the strategy {self.strategy.name} predicts students of the recipe hidden-state with init fitted, "
-                "outside a comparison of variants; take such ones, or another strategy"
+                f"the strategy {self.strategy.name} predicts students of the recipe hidden-state or of causal models, "
+                "with init fitted, outside a comparison of variants; take such ones, or another strategy"
             )
         if self.strategy.predicts() and self.reward.loss == "raw":
             raise ValueError(

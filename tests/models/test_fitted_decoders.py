@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from kdnas.models import decoders, fitted_decoders
 from kdnas.models.decoder_blocks import Blocks
+from kdnas.models.decoder_fit import WRITE_HOLD
 from kdnas.models.decoder_measures import Measured, kept_blocks, measured, unit_order, untold
 from kdnas.models.stream_directions import directions_of
 from kdnas.models.tied_head import tied_map, tied_norm
@@ -147,18 +148,18 @@ def test_what_writes_into_the_stream_is_least_on_the_students_own_states(fitting
     assert seen["part"] == fit.layout.down
     x, y, w = (torch.cat(seen[name]).flatten(0, 1).double().numpy() for name in ("x", "y", "w"))
     scale = 1 / np.sqrt((w**2).mean(1, keepdims=True))
-    module = fit._module(1, fit.layout.down)
+    module = fit.module(1, fit.layout.down)
     solved = module.weight.detach().double().numpy()
     solved = solved if fit.layout.block == "h.{}" else solved.T
-    wide, _ = fit._wide_of(1, fit.layout.down)
-    prior = (fit._directions.into.double().T @ wide).numpy().T
+    wide, _ = fit.wide_of(1, fit.layout.down)
+    prior = (fit.directions.into.double().T @ wide).numpy().T
     mass = float((scale**2).sum())
     if module.bias is not None:
         mean = (x * scale**2).sum(0) / mass
         goal = (y * scale**2).sum(0) / mass
         np.testing.assert_allclose(module.bias.detach().numpy(), goal - mean @ solved, atol=1e-4)
         x, y = x - mean, y - goal
-    strength = fitted_decoders.WRITE_HOLD * float(((x * scale) ** 2).sum(0).mean()) / mass
+    strength = WRITE_HOLD * float(((x * scale) ** 2).sum(0).mean()) / mass
     root = np.sqrt(strength * mass)
     stacked = np.concatenate([x * scale, root * np.eye(x.shape[1])])
     goals = np.concatenate([y * scale, root * prior])
@@ -209,12 +210,45 @@ def test_the_equations_are_least_squares_whatever_the_inputs_are(change: Any, of
     np.testing.assert_allclose(shift.numpy(), goal - torch.from_numpy(wanted) @ mean, atol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [True, False])
+def test_one_factorisation_tells_what_any_number_of_inputs_leaves(offset: bool) -> None:
+    """Against least squares of the stacked system of each number of inputs alone; more inputs never leave more."""
+    x, prior = drawn(200, 20) + 0.3, 0.3 * drawn(4, 20, seed=3)
+    w = drawn(200, 1, seed=2).abs() + 0.1
+    y = x @ drawn(20, 4, seed=1) + drawn(200, 4, seed=4) + 2
+    sums = WeightedEquations(0.1, offset=offset)
+    for part in (slice(0, 7), slice(7, None)):
+        sums.add(x[part], y[part], w[part])
+    mass = float(w.square().sum())
+    mean = (x * w**2).sum(0) / mass if offset else torch.zeros(20).double()
+    goal = (y * w**2).sum(0) / mass if offset else torch.zeros(4).double()
+    x, y = (x - mean) * w, (y - goal) * w
+    root = (0.1 * float(x.square().sum(0).mean())) ** 0.5
+    least = []
+    for count in range(1, 21):
+        stacked = torch.cat([x[:, :count], root * torch.eye(count, dtype=x.dtype)]).numpy()
+        wanted = torch.cat([y, root * prior.T[:count]]).numpy()
+        found = np.linalg.lstsq(stacked, wanted, rcond=None)[0]
+        least.append(float(((stacked @ found - wanted) ** 2).sum()) / mass)
+    expected = np.minimum.accumulate(least)
+    np.testing.assert_allclose(sums.left(prior, range(1, 21)).numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sums.left(prior, [20, 3]).numpy(), expected[[19, 2]], rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_weights_give_already_leaves_nothing() -> None:
+    sums, x, prior = WeightedEquations(0.1, offset=True), drawn(60, 5), drawn(3, 5, seed=1)
+    sums.add(x, x @ prior.T + 1)
+    assert float(sums.left(prior, [5])) < 1e-5 < float(sums.left(prior, [4]))
+
+
 def test_inputs_that_are_all_nothing_leave_the_weights() -> None:
     sums = WeightedEquations(0.1, offset=True)
     sums.add(torch.zeros(9, 3), drawn(9, 2))
     weight, shift = sums.solved(drawn(2, 3, seed=1))
     torch.testing.assert_close(weight, drawn(2, 3, seed=1))
     torch.testing.assert_close(shift, drawn(9, 2).mean(0), rtol=1e-5, atol=1e-6)
+    spread = drawn(9, 2).var(0, correction=0).sum()
+    torch.testing.assert_close(sums.left(drawn(2, 3, seed=1), [1, 3]), spread.expand(2), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_no_number_is_refused() -> None:

@@ -137,7 +137,7 @@ def test_no_strategy_proposes_what_is_predicted_too_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]
 ) -> None:
     measure = ByBlocks()
-    monkeypatch.setattr("kdnas.search.worker.of_search", lambda spec, protocol: measure)
+    monkeypatch.setattr("kdnas.search.worker.of_search", lambda spec, protocol, aside: (measure, aside))
     spec = fakes.spec(
         strategy=strategy,
         budget={"trials": 7, "epochs": 1},

@@ -152,7 +152,7 @@ def test_a_leader_evaluated_again_is_measured_and_the_error_told(searched: Any, 
 
 @pytest.mark.parametrize(
     "parts",
-    [{"recipe": {"name": "causal-divergence"}}, {"space": {"variants": {"a": {}, "b": {}}}}],
+    [{"recipe": {"name": "lora"}}, {"space": {"variants": {"a": {}, "b": {}}}}],
     ids=["another recipe", "runs to compare"],
 )
 def test_what_does_not_add_up_is_refused(parts: dict[str, Any]) -> None:

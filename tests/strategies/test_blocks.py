@@ -62,17 +62,20 @@ def test_for_the_front_each_adds_the_most_area_and_the_front_is_better_than_chan
     "parts",
     [
         {"recipe": {"name": "hidden-state", "init": "inherit"}},
-        {"recipe": {"name": "causal-divergence"}},
+        {"recipe": {"name": "causal-divergence", "init": "inherit"}, "budget": {"epochs": 1}},
+        {"recipe": {"name": "sentence-embedding"}},
         {"recipe": {"name": "lora"}},
         {"space": {"variants": {"a": {"recipe": {"cut": "every-kth"}}}}},
     ],
-    ids=["sliced", "causal", "lora", "variants"],
+    ids=["sliced", "sliced decoders", "sentence encoders", "lora", "variants"],
 )
 def test_students_without_a_library_are_refused_with_what_to_do(parts: dict[str, object]) -> None:
-    with pytest.raises(BadOptionError, match=r"blocks predicts students of the recipe hidden-state with init fitted"):
+    with pytest.raises(BadOptionError, match=r"blocks predicts students of the recipe hidden-state or of causal"):
         from_values({"strategy": {"name": "blocks"}, **parts})
 
 
-def test_a_loss_that_is_not_predicted_is_refused() -> None:
+@pytest.mark.parametrize("recipe", ["hidden-state", "causal-divergence", "causal-policy-gradient"])
+def test_a_loss_that_is_not_predicted_is_refused(recipe: str) -> None:
+    assert from_values({"strategy": {"name": "blocks"}, "recipe": {"name": recipe}}).strategy.predicts()
     with pytest.raises(BadOptionError, match=r"predicts the normalised loss, and reward\.loss is raw"):
-        from_values({"strategy": {"name": "blocks"}, "reward": {"loss": "raw"}})
+        from_values({"strategy": {"name": "blocks"}, "recipe": {"name": recipe}, "reward": {"loss": "raw"}})

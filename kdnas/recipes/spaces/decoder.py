@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from kdnas.models.decoders import Sizes, rotates_by_halves, sizes
+from kdnas.measuring.block_table import Block, uniform
+from kdnas.models.decoders import Sizes, rotates_by_halves, sizes, width_of
 from kdnas.recipes.spaces.narrowing import choices_of, dimension, require_whole
-from kdnas.study.space import SearchSpace, Value
-from kdnas.study.spec import SpaceSpec
-from kdnas.system.errors import BadOptionError
+from kdnas.study.space import Candidate, SearchSpace, Value
+from kdnas.study.spec import SpaceSpec, StudySpec
+from kdnas.system.errors import BadOptionError, UsageError
 
 ORDER = ("num_hidden_layers", "num_attention_heads", "head_size", "intermediate_size", "hidden_act")
 LAYERS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80)
@@ -78,4 +79,25 @@ def _check(name: str, value: Value, own: Sizes, halves: bool) -> None:
     if name == "head_size" and (own.head_size % int(value) or int(value) % 2):
         raise BadOptionError(
             field, f"{name} = {value} does not fit.", f"Give an even number that divides the teacher's {own.head_size}."
+        )
+
+
+# ---------------------------------------------------------------------------- students as sums of blocks
+
+
+def blocks_of(config: PreTrainedConfig, candidate: Candidate) -> tuple[Block, ...]:
+    """The blocks of a student of a model of this configuration, of which equal ones take equal time."""
+    heads, size = int(candidate["num_attention_heads"]), int(candidate["head_size"])
+    words = f"{heads} heads of {size}, {candidate['intermediate_size']} neurons, {candidate['hidden_act']}"
+    return uniform(int(candidate["num_hidden_layers"]), Block(width_of(sizes(config), heads, size), words))
+
+
+def require_alike(spec: StudySpec, config: PreTrainedConfig, name: str) -> None:
+    """Raise UsageError where the study adds blocks up, and those of the model attend in different ways."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+    if len(kinds) > 1 and (spec.strategy.predicts() or spec.latency.by == "blocks"):
+        raise UsageError(
+            f"Layers of {name!r} attend in {len(kinds)} ways ({', '.join(kinds)}), so that latencies of its students "
+            "are no sum of equal blocks.",
+            "Take another strategy than blocks, and latency.by = model.",
         )
