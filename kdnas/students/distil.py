@@ -171,10 +171,11 @@ def _distil(
             )
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         with Turn(device):
-            student = bench.build(job.candidate, seed)
+            student = bench.build_in_full(job.candidate, seed)
         epochs = job.spec.full.epochs
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []
+        fitted_tokens = bench.fitted_tokens if saved is None else saved.kept.get("fitted_tokens")
         if saved is not None:
             require_same_ground(
                 saved.kept["ground"],
@@ -192,7 +193,8 @@ def _distil(
                 telling.epoch(_epoch(point, epochs))
         fresh = saved is None
         del saved
-        keeper = _Keeper(key, partial_folder, training, student, _ground(provenance, device))
+        ground = {"ground": _ground(provenance, device), "fitted_tokens": fitted_tokens}
+        keeper = _Keeper(key, partial_folder, training, student, ground)
         unfinished.write(
             partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
         )
@@ -230,6 +232,7 @@ def _distil(
                 "best_epoch": best_number,
                 "epochs": best_epoch.done(history),
                 "stopped_early": best_epoch.done(history) < epochs,
+                **({} if fitted_tokens is None else {"fitted_tokens": fitted_tokens}),
                 "tokens": history[-1]["tokens"],
                 "seconds": history[-1]["seconds"],
                 "history": history,
@@ -259,15 +262,16 @@ def _distil(
 class _Keeper:
     """Writes the checkpoints of one training."""
 
-    def __init__(self, key: str, folder: Path, training: Training, student: Student, ground: Mapping[str, Any]) -> None:
+    def __init__(self, key: str, folder: Path, training: Training, student: Student, facts: Mapping[str, Any]) -> None:
+        """`facts` are kept beside the history: what the training stands on."""
         self._key, self._folder = key, folder
-        self._training, self._student, self._ground = training, student, ground
+        self._training, self._student, self._facts = training, student, facts
         self._written = time.monotonic()
 
     def keep(self, history: list[dict[str, Any]]) -> None:
         """The training as it is now, between two epochs or within one."""
         best = best_epoch.best(history) if history else 0
-        kept = {"key": self._key, "history": history, "best": best, "ground": dict(self._ground)}
+        kept = {"key": self._key, "history": history, "best": best, **self._facts}
         tensors, facts = self._training.state()
         step = self._training.step
         done = best_epoch.done(history)
