@@ -172,7 +172,7 @@ def _distil(
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         with Turn(device):
             student = bench.build_in_full(job.candidate, seed)
-        epochs = job.spec.full.epochs
+        epochs, patience = job.spec.full.epochs, job.spec.full.patience
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []
         fitted_tokens = bench.fitted_tokens if saved is None else saved.kept.get("fitted_tokens")
@@ -193,11 +193,9 @@ def _distil(
                 telling.epoch(_epoch(point, epochs))
         fresh = saved is None
         del saved
-        ground = {"ground": _ground(provenance, device), "fitted_tokens": fitted_tokens}
-        keeper = _Keeper(key, partial_folder, training, student, ground)
-        unfinished.write(
-            partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
-        )
+        stands_on = {"ground": _ground(provenance, device), "fitted_tokens": fitted_tokens}
+        keeper = _Keeper(key, partial_folder, training, student, stands_on)
+        unfinished.write(partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=patience)
         if fresh and scored_as_built(job.spec.recipe):
             course.tell("scoring the student before it learns", None)
             with Turn(device):
@@ -206,7 +204,6 @@ def _distil(
             keeper.keep(history)
             telling.epoch(start)
         rest = Epochs(epochs, _seconds(history))
-        patience = job.spec.full.patience
         while best_epoch.done(history) < epochs and not best_epoch.over(history, patience):
             rest.begins(training.step)
             history = _one_epoch(training, history, device, course, rest, keeper, _held_out(provenance))
@@ -226,13 +223,13 @@ def _distil(
         facts = {
             **_facts(job, key, bench, student, provenance, seed, device),
             "metrics": {
+                **({} if fitted_tokens is None else {"fitted_tokens": fitted_tokens}),
                 "loss": score.loss,
                 "raw_loss": score.raw_loss,
                 "extra": dict(score.extra),
                 "best_epoch": best_number,
                 "epochs": best_epoch.done(history),
                 "stopped_early": best_epoch.done(history) < epochs,
-                **({} if fitted_tokens is None else {"fitted_tokens": fitted_tokens}),
                 "tokens": history[-1]["tokens"],
                 "seconds": history[-1]["seconds"],
                 "history": history,
@@ -260,10 +257,9 @@ def _distil(
 
 
 class _Keeper:
-    """Writes the checkpoints of one training."""
+    """Writes the checkpoints of one training, with `facts` of what it stands on."""
 
     def __init__(self, key: str, folder: Path, training: Training, student: Student, facts: Mapping[str, Any]) -> None:
-        """`facts` are kept beside the history: what the training stands on."""
         self._key, self._folder = key, folder
         self._training, self._student, self._facts = training, student, facts
         self._written = time.monotonic()
