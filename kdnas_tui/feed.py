@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas.system.errors import KdnasError, UsageError
@@ -197,16 +196,17 @@ class Feed(threading.Thread):
     def _new(self) -> News | None:
         # Imported here: the first look happens after the first paint.
         from kdnas.store import campaigns, queries
-        from kdnas.store.addresses import store_url
         from kdnas.store.database import open_reader
+        from kdnas.store.sqlite_file import NoStoreError
 
         if self._store is None:
-            address = store_url(self.url)
-            nothing_yet = address.get_backend_name() == "sqlite" and not Path(address.database or "").exists()
-            if nothing_yet and self._look.wanted[0] is None:
+            try:
+                self._store = open_reader(self.url)
+            except NoStoreError:
+                if self._look.wanted[0] is not None:
+                    raise
                 first, self._look.studies = self._look.studies is None, ([], {}, [])
                 return News(studies=[], crew={}, campaigns=[]) if first else None
-            self._store = open_reader(self.url)
         store, look = self._store, self._look
         version = queries.changed(store)
         now = time.monotonic()

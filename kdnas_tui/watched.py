@@ -223,10 +223,11 @@ class Watched:
         if trials is None or not trials.whole:
             return None
         took = trials.column("duration")
-        took = took[np.isfinite(took) & trials.evaluated()]
+        known = ~trials.mistimed()
+        took = took[known & trials.evaluated()]
         if len(took) < FEWEST:
             return None
-        begun = (now - trials.started()[trials.runs()]).tolist()
+        begun = (now - trials.started()[known & trials.runs()]).tolist()
         left, mean, deviation = row.trials - row.done - row.waiting, float(took.mean()), float(took.std(ddof=1))
         if left <= 0 and row.waiting:
             return None  # nobody knows how soon they are timed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from kdnas.system.moments import CALENDAR_S
+
 
 def duration(seconds: float | None) -> str:
-    """`45s`, `12m`, `3h12`, `2d04h`."""
-    if seconds is None:
+    """`45s`, `12m`, `3h12`, `2d04h`; a dash for what lies between no two times of the calendar."""
+    if seconds is None or not abs(seconds) < CALENDAR_S[1]:
         return "–"
     whole = max(0, int(seconds))
     if whole < 60:

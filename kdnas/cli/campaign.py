@@ -62,14 +62,14 @@ def _shipped(where: str, given: str) -> str:
 
 
 def _found(where: str, name: str) -> CampaignRow | None:
-    """A campaign of the store; None where it has none of that name, or there is no file yet."""
+    """A campaign of the store; None where it has none of that name, or there is no store yet."""
     from kdnas.store import campaigns
-    from kdnas.store.addresses import may_be_there
-    from kdnas.store.database import open_store
+    from kdnas.store.database import reader_if_there
 
-    if not may_be_there(where):
+    there = reader_if_there(where)
+    if there is None:
         return None
-    with open_store(where, create=True) as store:  # a database on a server may be empty
+    with there as store:
         return campaigns.find_campaign(store, name)
 
 

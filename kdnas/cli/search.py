@@ -99,7 +99,7 @@ def search(
     elif engine == "ray":
         from kdnas.search import ray_engine
 
-        workers_of = ray_engine.placed(where, begun, workers, workers_per_gpu or 1, device, address)
+        workers_of = ray_engine.placed(where, begun, workers, workers_per_gpu or 1, device, address, frame.say)
     else:
         seats = worker_options.seats_of(begun, workers, workers_per_gpu, device)
         workers_of = contextlib.nullcontext(start_workers(where, name, seats=seats))

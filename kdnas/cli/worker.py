@@ -39,7 +39,8 @@ def worker(
 
     Give the same --storage as where it was begun. One worker runs in this process. Several, or with --until-done, are
     processes of their own that end with this command. Another teacher, data set, device or version than the study's is
-    refused. With --latency it evaluates nothing, and measures the latencies of trials that wait for theirs.
+    refused. With --latency it evaluates nothing, and measures the latencies of trials that wait for theirs. It may
+    start before those who search, and ends with a line where none of them has been at work for ten minutes.
     """
     from kdnas.search import joining
     from kdnas.store import queries

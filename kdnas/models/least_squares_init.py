@@ -20,7 +20,8 @@ from kdnas.models.encoder_cut import EncoderCut, sliced
 from kdnas.models.encoders import Family
 from kdnas.models.kept_results import KeptResults
 
-TOKENS = 16_384  # most tokens that anything is solved on
+TOKENS = 16_384  # most tokens that a candidate of a search is solved on
+IN_FULL = 4  # times as many for a student that is distilled in full
 BATCH = 32
 BLOCK = 64  # steps of a decomposition after which its matrices are brought up to date
 RIDGE = 1e-3  # of the mean variance, towards nothing: a direction that hardly varies is not trusted
@@ -66,9 +67,9 @@ class _Sums:
         return self.second / self.count - torch.outer(self.mean(), self.mean())
 
 
-def sample(ids: Tensor) -> Tensor:
-    """The first of the chunks `ids` [chunks, length]: those that are looked at."""
-    return ids[: max(1, TOKENS // ids.shape[1])]
+def sample(ids: Tensor, times: int = 1) -> Tensor:
+    """The first of the chunks `ids` [chunks, length], of so many times TOKENS: those that are looked at."""
+    return ids[: max(1, times * TOKENS // ids.shape[1])]
 
 
 class _Seen(Exception):  # noqa: N818 - no error: the rest of a pass is of no use

@@ -22,6 +22,7 @@ from kdnas.system.errors import KdnasError
 
 HOLD = 0.1  # of the mean variance, towards the weights as they are
 STEP = 1024  # tokens that go through a layer at a time: what they leave stays in the processor's cache
+HELD_BYTES = 2**29  # of what a layer makes up to its neurons; beyond that it is made again
 BLOCK = 192  # columns of a Gram matrix that are made at once: its lower half is the upper one's mirror
 
 Listen = Callable[[int, slice, Tensor], None]
@@ -177,23 +178,29 @@ def solve_blocks(
         first = (tuple(cut.sources[:1]), sizes.width, sizes.head_size, own.heads, own.inner, sizes.act)
         name = None if index else first
         equations = _Equations(None if name is None or kept is None else kept.get(name))
-        halves: list[tuple[Tensor, Tensor]] = []
+        halves: list[tuple[Tensor, Tensor] | None] = []
+        room = HELD_BYTES
         for rows, given in zip(parts, carried, strict=True):
             read, neurons = to_neurons(student, family, index, given)
             target = wanted[end][rows].to(device).flatten(0, 1).float()
             target = target.index_select(1, width)
             equations.add(neurons, target.sub_(read))
-            halves.append((read, neurons))
+            room -= read.nbytes + neurons.nbytes
+            halves.append((read, neurons) if room >= 0 else None)
         if name is not None and kept is not None:
             kept.put(name, equations.gram(), equations.gram().bytes)
         weight, bias = equations.solved(down.weight)
-        shift = equations.gram().shift.to("cpu", torch.float64)
+        shift = equations.gram().shift
         down.weight.copy_(weight)
-        down.bias.copy_(bias - weight @ shift)
+        down.bias.copy_(bias - weight @ shift.to("cpu", torch.float64))
         bias = bias.to(down.bias)
         halves.reverse()
         for place, rows in enumerate(parts):
-            read, neurons = halves.pop()
+            half = halves.pop()
+            if half is None:
+                read, neurons = to_neurons(student, family, index, carried[place])
+                half = read, neurons.sub_(shift)
+            read, neurons = half
             shape = carried[place].states.shape
             state = norm(functional.linear(neurons, down.weight, bias).add_(read)).view(shape)
             carried[place].states = state

@@ -61,6 +61,7 @@ class Workbench(ABC):
     spec: StudySpec
     device: torch.device
     space: SearchSpace
+    fitted_tokens: int | None = None  # on which students are solved before they learn; None where they are not
 
     @property
     def budget(self) -> BudgetSpec:
@@ -78,6 +79,10 @@ class Workbench(ABC):
     @abstractmethod
     def build(self, candidate: Candidate, seed: int) -> Student:
         """A student, initialised as the spec says, on the bench's device."""
+
+    def build_in_full(self, candidate: Candidate, seed: int) -> Student:
+        """The same for a distillation in full, which may look at more of the text; the bench builds no other then."""
+        return self.build(candidate, seed)
 
     @abstractmethod
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> Training:

@@ -26,13 +26,13 @@ KEPT = 128 * 2**20  # bytes of Gram matrices that a process keeps, and of predic
 
 
 class FittedStudents:
-    """Fits one student after another to a teacher on the first chunks of `ids` [chunks, length].
+    """Fits one student after another to a teacher on the chunks `ids` [chunks, length].
 
     `students` is how many are about to be fitted. Raises UsageError for too few tokens to fit on.
     """
 
     def __init__(self, teacher: Teacher, ids: Tensor, students: int, on_progress: Progress, what: str) -> None:
-        self.ids = least_squares_init.sample(ids)
+        self.ids = ids
         self._teacher = teacher
         own = teacher.family.sizes(teacher.config)
         needed = max(own.width, own.inner)

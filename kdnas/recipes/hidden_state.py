@@ -22,7 +22,7 @@ from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import encoders, sentence_layout, solved_blocks
+from kdnas.models import encoders, least_squares_init, sentence_layout, solved_blocks
 from kdnas.models.encoder_cut import EncoderCut, sliced
 from kdnas.models.encoders import Family, Sizes
 from kdnas.models.layer_choice import last, spread, uniform
@@ -141,9 +141,14 @@ class HiddenStateBench(Workbench):
         self.fitted: FittedStudents | None = None
         if self._init == "fitted":
             what = f"the proxy set of {spec.data.source}"
-            self.fitted = FittedStudents(self.teacher, self._proxy_ids, spec.budget.trials, on_progress, what)
+            sampled = least_squares_init.sample(self._proxy_ids)
+            self.fitted = FittedStudents(self.teacher, sampled, spec.budget.trials, on_progress, what)
+            self.fitted_tokens = sampled.numel()
         known = None if self.fitted is None else self.fitted.outputs()
         self.proxy = self._states(self._proxy_ids, readings, "the proxy set", known=known)
+        self._as_built = (
+            self.proxy
+        )  # what a student is solved on before it learns, and all that one without epochs sees
         del known
         self.held_out = self._states(self._held_ids, readings, "the held-out part")
         self._configured: tuple[Candidate, dict[str, Any]] | None = None
@@ -214,6 +219,23 @@ class HiddenStateBench(Workbench):
             body = self._cut_out(values, sizes, aids)
         return Student(body, aids)
 
+    def build_in_full(self, candidate: Candidate, seed: int) -> Student:
+        """A fitted one is solved on up to four times the tokens of a search's, where the training part has them."""
+        ids = least_squares_init.sample(torch.from_numpy(self.chunks.train), least_squares_init.IN_FULL)
+        if self.fitted is not None and len(ids) > len(self.fitted.ids):
+            self.fitted.close()
+            what, readings = "the training part", 2  # by the fit, and by what is laid out after it
+            where = f"{what} of {self.spec.data.source}"
+            self.fitted = FittedStudents(self.teacher, ids, readings, self._on_progress, where)
+            self.fitted_tokens = ids.numel()
+            known = self.fitted.outputs()
+            if len(ids) > len(self._proxy_ids):
+                layers = sorted({*self._sources(sizes_of(candidate).layers)})
+                self._as_built = self._states(ids, readings, what, layers, known)
+            del known  # which may be large
+            self._scored_as_built = True
+        return self.build(candidate, seed)
+
     def aids(self, sizes: Sizes) -> Projections:
         """What only the training of a student of these sizes needs, before any of it is solved."""
         return Projections(sizes.layers, sizes.width, 2 * self.own.width)
@@ -230,7 +252,7 @@ class HiddenStateBench(Workbench):
                 return fitted.body(values, cut, self._weights, self._buffers, at_once=rows)
             # The projections of a score before any step come from the states that the fit passes by.
             first, second = uniform(sizes.layers, self.own.layers), last(sizes.layers, self.own.layers)
-            targets = self.proxy.first(len(fitted.ids), sorted({*first, *second}))
+            targets = self._as_built.first(len(fitted.ids), sorted({*first, *second}))
             sums = ProjectionSums(aids)
 
             def listen(layer: int, part: slice, states: torch.Tensor) -> None:
@@ -251,7 +273,7 @@ class HiddenStateBench(Workbench):
         return full_cut.last_state(self.teacher.body, ids), full_cut.last_state(whole, ids)
 
     def training(self, student: Student, *, epochs: int, seed: int, full: bool = False) -> HiddenStateTraining:
-        states = self._full_states(student, epochs) if full and epochs else self.proxy  # without epochs none is read
+        states = self._full_states(student, epochs) if full and epochs else self._as_built
         return HiddenStateTraining(self, student, states, epochs, seed)
 
     def _full_states(self, student: Student, epochs: int) -> hidden_state_cache.HiddenStates:
@@ -374,7 +396,7 @@ class HiddenStateBench(Workbench):
     def lay_out(self, student: Student, folder: Path, layout: Layout, on_progress: Progress) -> dict[str, Any]:
         on_progress("solving its way into the teacher's space", None)
         space = teacher_space.TeacherSpace(layout, student.body.eval())
-        known = self.proxy if self._full is None else self._full
+        known = self._as_built if self._full is None else self._full
 
         def solved(rows: int) -> Layout:
             return space.solved(self._lessons(layout, known, rows), rows)
@@ -418,8 +440,8 @@ class HiddenStateBench(Workbench):
         }
 
     def close(self) -> None:
-        self.proxy.close()
-        self.held_out.close()
+        for states in (self.proxy, self._as_built, self.held_out):
+            states.close()
         if self.fitted is not None:
             self.fitted.close()
         if self._full is not None:

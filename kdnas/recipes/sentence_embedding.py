@@ -195,6 +195,9 @@ class SentenceEmbeddingBench(HiddenStateBench):
         """A static student is solved by its training, which solves and no more."""
         return self._table() if is_static(candidate) else super().build(candidate, seed)
 
+    def build_in_full(self, candidate: Candidate, seed: int) -> Student:
+        return self._table() if is_static(candidate) else super().build_in_full(candidate, seed)
+
     def probe(self, candidate: Candidate) -> Student:
         return self._table() if is_static(candidate) else super().probe(candidate)
 
@@ -217,8 +220,7 @@ class SentenceEmbeddingBench(HiddenStateBench):
             ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
             texts = ids, self.chunks.beginnings
             return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, *texts))
-        # Without an epoch the student is the search's own, and the whole training part is read for nothing.
-        states = self._full_states(student, epochs) if full and epochs else self.proxy
+        states = self._full_states(student, epochs) if full and epochs else self._as_built
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
 
     def _solve_table(self, ids: Tensor, begun: Sequence[np.ndarray], student: Student) -> None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdnas.store import changes, ends, lending, limits, queries
-from kdnas.store.addresses import may_be_there
-from kdnas.store.database import Store, open_store
+from kdnas.store.database import Store, open_store, reader_if_there
 from kdnas.study.loan import AUTO, NOBODY
 from kdnas.study.rows import Status, StudyRow
 from kdnas.study.spec import StudySpec, from_values
@@ -58,8 +57,11 @@ def begin(
     """
     from kdnas.store.studies import delete_study, refuse_other_spec
 
-    if spec.like not in (AUTO, NOBODY) and not may_be_there(storage):
-        raise lending.cannot_lend(spec, "there is no store yet")  # and none is left behind
+    if spec.like not in (AUTO, NOBODY):
+        there = reader_if_there(storage)
+        if there is None:
+            raise lending.cannot_lend(spec, "there is no store yet")  # and none is left behind
+        there.close()
     with open_store(storage, create=True) as store:
         row = queries.find_study(store, spec.name)
         if row is not None:

@@ -16,6 +16,7 @@ from kdnas.store.database import Store
 
 LOOK_S = 1.0  # how often a worker whose trials are short looks for others
 LISTENING_LOOK_S = 10.0  # the same while it waits for news
+NOBODY_S = 600.0  # for which nobody has searched, until a worker that only times gives up
 
 
 class Others:
@@ -25,6 +26,8 @@ class Others:
         self._store, self._study_id, self._steering = store, study_id, steering
         self._known: Sequence[Any] = ()
         self._due = Every(LOOK_S)
+        self._counted = Every(LISTENING_LOOK_S)
+        self._without = 0  # looks in a row at which nobody searched
 
     def any_dead(self) -> bool:
         """Whether one has died by now."""
@@ -35,7 +38,15 @@ class Others:
     def any_latency_worker(self) -> bool:
         """Whether one that only times is at work."""
         self.any_dead()
-        return recovery.any_latency_worker(self._known)
+        return recovery.any_with(self._known, recovery.LATENCY)
+
+    def nobody_searches(self) -> bool:
+        """Whether none has been at work that searches, for NOBODY_S. Looks are LISTENING_LOOK_S apart:
+        what lies between two of them, be it a pause or a time in which the store was away, counts for no more."""
+        if self._counted.due():
+            workers = recovery.at_work(self._store, self._study_id)
+            self._without = 0 if recovery.any_with(workers, recovery.SEARCH) else self._without + 1
+        return self._without * LISTENING_LOOK_S > NOBODY_S
 
     def look_again(self) -> None:
         """Those that are known have been put right."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ TAIL = 20  # lines of a worker's log that come back from its node
 # Ray then takes loopback for this machine's address, as it does where it supports no clusters.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+_ATTEMPTS = "RAY_NUM_REDIS_GET_RETRIES", "3"  # to reach a Ray that runs: by itself it tries twenty times
+_REFUSED = "InvalidAuthToken"  # what a Ray says to a token that is not its own
 OBJECTS_BYTES = 80 * 2**20  # Ray's smallest store of objects: workers exchange none
 
 
@@ -157,10 +159,16 @@ class Placed:
 
 @contextlib.contextmanager
 def placed(
-    where: str, row: StudyRow, workers: Count, per_gpu: int, device: str | None, address: str | None
+    where: str,
+    row: StudyRow,
+    workers: Count,
+    per_gpu: int,
+    device: str | None,
+    address: str | None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Placed]]:
-    """Inside, workers are on Ray; afterwards none is left, nor a Ray of one's own. Raises UsageError where Ray cannot
-    be had, or has too little."""
+    """Inside, workers are on Ray; afterwards none is left, nor a Ray of one's own. `tell` hears lines for people.
+    Raises UsageError where Ray cannot be had, or has too little."""
     url = addresses.store_url(where)
     if address is not None and url.get_backend_name() == "sqlite":
         raise UsageError(
@@ -174,7 +182,7 @@ def placed(
         )
     folder = paths.private_folder(paths.state_folder() / "logs")
     cores = max(len(placing.this_machine().cores), workers if isinstance(workers, int) else 1)
-    with _ray(where, address, cores) as ray:
+    with _ray(where, address, cores, tell) as ray:
         has = ray.cluster_resources()
         share = share_of(
             row,
@@ -202,12 +210,15 @@ def placed(
 
 
 @contextlib.contextmanager
-def _ray(where: str, address: str | None, cores: int) -> Iterator[Any]:
+def _ray(where: str, address: str | None, cores: int, tell: Callable[[str], None]) -> Iterator[Any]:
     """Ray, joined at an address, or begun here with so many `cores`."""
     own = address is None
     settings = {**_QUIET, **(_LOOPBACK if own else {})}
     if own:  # what its processes inherit
         settings |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "KDNAS_STORAGE": where}
+    else:
+        tell(f"Joining Ray at {address}; where nothing answers, that is said within some two minutes.")
+        os.environ.setdefault(*_ATTEMPTS)
     os.environ.update(settings)
     try:
         import ray
@@ -216,18 +227,46 @@ def _ray(where: str, address: str | None, cores: int) -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="kdnas-ray-") if own else None
     more: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS_BYTES}
     more = {**more, "_temp_dir": folder} if own else {}
+    said: list[str] = []
     try:
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **more)
+            with contextlib.nullcontext() if own else _heard(said):
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **more)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            if any(_REFUSED in line for line in said):
+                raise UsageError(
+                    f"Ray at {address} does not take this token.", "Give its own in RAY_AUTH_TOKEN."
+                ) from None
             raise UsageError(
                 f"Ray cannot be used at {address or 'this machine'}: {first_line(error)}.",
                 "See that it runs there, and that RAY_AUTH_TOKEN is its token.",
             ) from None
         try:
+            for line in said:  # by which it could be joined all the same
+                tell(line)
             yield ray
         finally:
             ray.shutdown()
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _heard(lines: list[str]) -> Iterator[None]:
+    """What comes to standard error inside is in `lines` afterwards, and nowhere else: Ray's libraries in C++ write the
+    same at each attempt, whatever the level of their log."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                file.seek(0)
+                lines += file.read().decode(errors="replace").splitlines()
+    finally:
+        os.close(kept)

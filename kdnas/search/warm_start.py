@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from kdnas.store import lending, queries
-from kdnas.store.addresses import store_url
-from kdnas.store.database import Store, open_reader
+from kdnas.store.database import Store, reader_if_there
 from kdnas.study.loan import AUTO, NOBODY, SAVES, Lender, Loan
 from kdnas.study.space import Dimension, SearchSpace
 from kdnas.study.spec import StudySpec
@@ -49,14 +47,14 @@ def notes(spec: StudySpec, dimensions: Mapping[str, tuple[Any, ...]], storage: s
     the study that the spec names cannot lend."""
     if spec.like == NOBODY or not spec.strategy.borrows():
         return ()
-    address = store_url(storage)
-    if address.get_backend_name() == "sqlite" and not Path(str(address.database)).exists():
+    there = reader_if_there(storage)
+    if there is None:
         if spec.like != AUTO:
             raise BadOptionError("like", f"There is no study {spec.like!r}, since there is no store yet.", lending.HINT)
         return ()
-    # Whether a choice is ordered plays no part in which trials lie in the space.
-    space = SearchSpace(tuple(Dimension(name, tuple(choices)) for name, choices in dimensions.items()))
-    with open_reader(storage) as store:
+    with there as store:
+        # Whether a choice is ordered plays no part in which trials lie in the space.
+        space = SearchSpace(tuple(Dimension(name, tuple(choices)) for name, choices in dimensions.items()))
         if queries.find_study(store, spec.name) is not None:
             return ()
         found = lending.lenders(store, spec, space)

@@ -28,7 +28,7 @@ from kdnas.search.heartbeat import Leave, Steering
 from kdnas.search.hindsight import Hindsight
 from kdnas.search.in_time import InTime, TooLate
 from kdnas.search.latency_elsewhere import Answering, Asking
-from kdnas.search.others import Others
+from kdnas.search.others import NOBODY_S, Others
 from kdnas.search.set_up import Prepare, place, recipe_of
 from kdnas.search.timing import further_passes, latency_protocol, require_timed
 from kdnas.search.trial_run import TrialRuns
@@ -253,7 +253,8 @@ class Worker:
             self.others.wait(claimed.wanted, seen, self.answer_others)
 
     def time_trials(self) -> None:
-        """Measures the latencies that trials wait for, until the study has ended or people want it to."""
+        """Measures the latencies that trials wait for, until the study has ended or people want it to. Raises
+        KdnasError where nobody searches any more, so that none would ever come."""
         self.close_orphans()
         while self.wishes.wait_while_paused().wanted == Wanted.RUN:
             seen = self.steering.changed()
@@ -265,7 +266,17 @@ class Worker:
             if study_end.has_ended(self.store, self.study_id):
                 return
             self.steering.doing = "waiting for a trial to time"
-            self.others.wait(Wanted.RUN, seen, self.answer_others)
+            self.require_searchers()
+            self.others.wait(Wanted.RUN, seen, self.require_searchers)
+
+    def require_searchers(self) -> None:
+        self.answer_others()
+        if self.others.nobody_searches():
+            row = queries.study_of(self.store, self.study_id)
+            raise KdnasError(
+                f"Nobody has searched {row.name} for {NOBODY_S / 60:.0f} minutes, and it has {row.counted_words}.",
+                f"Let it go on with `kdnas worker {row.name}`, and start this one again.",
+            )
 
     def time_one(self) -> bool:
         """Times the trial that has waited longest; False where there is none, or this worker times none."""
@@ -395,7 +406,8 @@ def run_worker(
         row = queries.study_row(store, name)
         spec = from_store(row.spec)
         try:
-            with heartbeat.at_work(store, row.study_id, recovery.LATENCY if only_times else "search") as steering:
+            task = recovery.LATENCY if only_times else recovery.SEARCH
+            with heartbeat.at_work(store, row.study_id, task) as steering:
                 worker = Worker(store, row.study_id, spec, steering, measure or latency_protocol(store), only_times)
                 try:
                     worker.prepare(prepare or recipe_of(spec), place(steering, device or spec.device))

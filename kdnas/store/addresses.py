@@ -53,13 +53,6 @@ def store_url(given: str | Path) -> URL:
     raise UsageError(f"kdnas cannot keep its store in {backend!r}.", "Give a sqlite:/// or postgresql:// address.")
 
 
-def may_be_there(given: str | Path) -> bool:
-    """Whether a store can be at the address: not as a file that does not exist. Asks no server. Raises UsageError as
-    `store_url` does."""
-    url = store_url(given)
-    return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
-
-
 def _sqlite(url: URL) -> URL:
     if url.host or url.username or url.port:
         raise UsageError(

@@ -36,12 +36,12 @@ TOLD: dict[str, TrialState] = {
 
 
 RUNNING, WAITING = states.SlotState.RUNNING, states.SlotState.WAITING
-LATENCY = "latency"  # the task of a worker that only times
+SEARCH, LATENCY = "search", "latency"  # tasks of workers: one that evaluates candidates, one that only times
 
 
-def any_latency_worker(workers: Sequence[Any]) -> bool:
-    """Whether one of `at_work` that lives only times; asks no database."""
-    return any(row.task == LATENCY and _lives(row) for row in workers)
+def any_with(workers: Sequence[Any], task: str) -> bool:
+    """Whether one of `at_work` that lives has the task; asks no database."""
+    return any(row.task == task and _lives(row) for row in workers)
 
 
 def any_dead(workers: Sequence[Any]) -> bool:

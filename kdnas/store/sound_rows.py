@@ -8,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kdnas.system.moments import CALENDAR_S
+
 OBJECTS: Mapping[str, frozenset[str]] = {  # table → its columns that hold a JSON object where they hold anything
     "kdnas_study": frozenset({"spec", "provenance"}),
     "kdnas_slot": frozenset({"candidate"}),
@@ -20,6 +22,7 @@ OBJECTS: Mapping[str, frozenset[str]] = {  # table → its columns that hold a J
     "kdnas_campaign_score": frozenset({"facts"}),
     "kdnas_campaign_decision": frozenset({"facts"}),
 }
+MOMENTS = frozenset({"created", "updated", "finished", "started", "ended", "heartbeat", "time"})  # UTC seconds
 SHOWN = 40  # letters of a value that a message repeats
 
 
@@ -35,6 +38,8 @@ def fault(table: sa.Table, values: Mapping[Any, Any]) -> str | None:
             return f"{column.name} is {repr(value)[:SHOWN]}"
         elif column.name in objects and not _is_object(value):
             return f"{column.name} is no JSON object"
+        elif column.name in MOMENTS and isinstance(value, int | float) and not CALENDAR_S[0] <= value < CALENDAR_S[1]:
+            return f"{column.name} is {value:g}, which is no time"
     return None
 
 

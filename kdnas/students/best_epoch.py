@@ -28,10 +28,11 @@ def over(history: History, patience: int) -> bool:
 
 
 def words(metrics: Mapping[str, Any]) -> str:
-    """Which epoch of how many was kept, from `best_epoch`, `epochs` and perhaps `stopped_early`."""
+    """Which epoch of how many was kept, from `best_epoch`, `epochs` and perhaps `stopped_early` and `fitted_tokens`."""
     epochs, kept = metrics["epochs"], metrics["best_epoch"]
     if not epochs:
-        return "as built, without a step"
+        fitted = metrics.get("fitted_tokens")
+        return f"as built{f' on {fitted:,} tokens' if fitted else ''}, without a step"
     early = ", stopped early" if metrics.get("stopped_early") else ""
     if not kept:
         return f"as built, since no epoch of {epochs} made it less{early}"

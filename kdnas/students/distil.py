@@ -173,10 +173,11 @@ def _distil(
         require_timed(bench, course.tell)
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         with Turn(device):
-            student = bench.build(job.candidate, seed)
-        epochs = job.spec.full.epochs
+            student = bench.build_in_full(job.candidate, seed)
+        epochs, patience = job.spec.full.epochs, job.spec.full.patience
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []
+        fitted_tokens = bench.fitted_tokens if saved is None else saved.kept.get("fitted_tokens")
         if saved is not None:
             require_same_ground(
                 saved.kept["ground"],
@@ -194,10 +195,9 @@ def _distil(
                 telling.epoch(_epoch(point, epochs))
         fresh = saved is None
         del saved
-        keeper = _Keeper(key, partial_folder, training, student, _ground(provenance, device))
-        unfinished.write(
-            partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=job.spec.full.patience
-        )
+        stands_on = {"ground": _ground(provenance, device), "fitted_tokens": fitted_tokens}
+        keeper = _Keeper(key, partial_folder, training, student, stands_on)
+        unfinished.write(partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=patience)
         if fresh and scored_as_built(job.spec.recipe):
             course.tell("scoring the student before it learns", None)
             with Turn(device):
@@ -206,7 +206,6 @@ def _distil(
             keeper.keep(history)
             telling.epoch(start)
         rest = Epochs(epochs, _seconds(history))
-        patience = job.spec.full.patience
         while best_epoch.done(history) < epochs and not best_epoch.over(history, patience):
             rest.begins(training.step)
             history = _one_epoch(training, history, device, course, rest, keeper, _held_out(provenance))
@@ -226,6 +225,7 @@ def _distil(
         facts = {
             **_facts(job, key, bench, student, provenance, seed, device),
             "metrics": {
+                **({} if fitted_tokens is None else {"fitted_tokens": fitted_tokens}),
                 "loss": score.loss,
                 "raw_loss": score.raw_loss,
                 "extra": dict(score.extra),
@@ -262,17 +262,17 @@ def _distil(
 
 
 class _Keeper:
-    """Writes the checkpoints of one training."""
+    """Writes the checkpoints of one training, with `facts` of what it stands on."""
 
-    def __init__(self, key: str, folder: Path, training: Training, student: Student, ground: Mapping[str, Any]) -> None:
+    def __init__(self, key: str, folder: Path, training: Training, student: Student, facts: Mapping[str, Any]) -> None:
         self._key, self._folder = key, folder
-        self._training, self._student, self._ground = training, student, ground
+        self._training, self._student, self._facts = training, student, facts
         self._written = time.monotonic()
 
     def keep(self, history: list[dict[str, Any]]) -> None:
         """The training as it is now, between two epochs or within one."""
         best = best_epoch.best(history) if history else 0
-        kept = {"key": self._key, "history": history, "best": best, "ground": dict(self._ground)}
+        kept = {"key": self._key, "history": history, "best": best, **self._facts}
         tensors, facts = self._training.state()
         step = self._training.step
         done = best_epoch.done(history)

@@ -28,6 +28,7 @@ from kdnas.study.ranking import SCORED_STATES
 from kdnas.study.rows import RUNG, TrialRow
 from kdnas.study.states import TrialState
 from kdnas.study.trial_fields import CODED, FLOATS, INTS, MAPPINGS, SMALL
+from kdnas.system.moments import CALENDAR_S
 
 
 class TrialArrays:
@@ -99,8 +100,16 @@ class TrialArrays:
         return self._columns["started"][: self._n]
 
     def began(self) -> float:
-        """When the first trial began, UTC seconds."""
-        return float(self._columns["started"][: self._n].min()) if self._n else 0.0
+        """When the first trial of those that are not `mistimed` began, UTC seconds; 0 where there is none."""
+        known = self.started()[~self.mistimed()]
+        return float(known.min()) if len(known) else 0.0
+
+    def mistimed(self) -> np.ndarray:
+        """Which trials began or ended at no time of the calendar, as those of damaged rows do; bool [n]."""
+        started, ended = self.started(), self.ended()
+        open_end = np.isnan(ended) & ~self.evaluated()
+        odd: np.ndarray = ~(_dated(started) & (_dated(ended) | open_end))
+        return odd
 
     def rungs(self) -> np.ndarray:
         """The rung that each trial reached, NaN where none; float [n]."""
@@ -209,3 +218,9 @@ class TrialArrays:
         for columns in (self._coded, *self._mappings.values()):
             for column in columns.values():
                 column.codes = grown(column.codes, capacity, fill=0)
+
+
+def _dated(moments: np.ndarray) -> np.ndarray:
+    """Which of these UTC seconds a calendar has, bool [n]."""
+    found: np.ndarray = (moments >= CALENDAR_S[0]) & (moments < CALENDAR_S[1])
+    return found

@@ -12,6 +12,7 @@ from kdnas.system.errors import UsageError
 
 FORMS = "a time such as 07:30, a date with one as in 2027-03-01 07:30, or with its zone as in 2027-03-01T07:30+01:00"
 LONGEST_S = 366 * 86400.0  # a moment further away is a slip of the pen
+CALENDAR_S = 0.0, 253_402_128_000.0  # from 1970 to the end of 9999, in every zone: beyond it no time was recorded
 
 _TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<part>\d{1,6}))?)?"
 _DATE = r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"

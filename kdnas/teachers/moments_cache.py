@@ -16,7 +16,7 @@ import torch
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.devices import autocasts
-from kdnas.models.least_squares_init import Moments, moments, sample
+from kdnas.models.least_squares_init import Moments, moments
 from kdnas.system.tensor_files import computed_once
 from kdnas.teachers import cache_folder, hidden_state_cache
 from kdnas.teachers.encoder import Teacher
@@ -26,22 +26,21 @@ MOMENTS_BATCH = 32  # chunks at a time, as long as they fit
 
 
 def moments_of(teacher: Teacher, ids: torch.Tensor, beside: dict[Kind, Known] | None = None) -> Moments:
-    """The moments of what leads into the teacher's layers, on the first of the chunks `ids`.
+    """The moments of what leads into the teacher's layers, on the chunks `ids` [chunks, length].
 
     Cached because they rank: two workers whose sums differ in the last bit must still cut the same student.
 
     Where they have to be measured and memory is not short, `beside` gets what else these passes gave: the teacher's
     states on the same chunks, which `hidden_states` takes as `known`.
     """
-    chunks = sample(ids)
-    path = cache_folder.root() / "moments" / f"{hidden_state_cache.entry_key(teacher, chunks, [-1])}.safetensors"
-    listening = _Beside(teacher, chunks) if beside is not None else None
+    path = cache_folder.root() / "moments" / f"{hidden_state_cache.entry_key(teacher, ids, [-1])}.safetensors"
+    listening = _Beside(teacher, ids) if beside is not None else None
 
     def measure(rows: int) -> dict[str, torch.Tensor]:
         if listening is None or not listening.begins(rows):
-            return moments(teacher.body, teacher.family, chunks, rows).tensors()
+            return moments(teacher.body, teacher.family, ids, rows).tensors()
         also, outputs = listening.inputs(), listening.outputs()
-        return moments(teacher.body, teacher.family, chunks, rows, also, outputs).tensors()
+        return moments(teacher.body, teacher.family, ids, rows, also, outputs).tensors()
 
     def make() -> dict[str, torch.Tensor]:
         with Turn(teacher.device):

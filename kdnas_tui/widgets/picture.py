@@ -182,9 +182,10 @@ class Picture(Lines, can_focus=True):
         self._strips = [strip_of(pieces) for pieces in looks]
         self.redraw()
 
-    def say_none(self, sketch: Sketch) -> bool:
-        """Say that nothing has finished, or that none of it passes the filter."""
-        self._say(sketch, "No finished trial yet." if self._mask is None else "No finished trial passes the filter.")
+    def say_none(self, sketch: Sketch, why: str = "") -> bool:
+        """Say `why` nothing is drawn: that nothing has finished, or that none of it passes the filter."""
+        none = "No finished trial yet." if self._mask is None else "No finished trial passes the filter."
+        self._say(sketch, why or none)
         return False
 
     def _say(self, sketch: Sketch, words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.cells import cell_len
 
 from kdnas.study.ranking import Scored
@@ -30,6 +31,12 @@ def _pieces(scored: Scored) -> tuple[str, ...]:
     if (latency_ms := scored.told.latency_ms) is not None:
         figures.append(f"{words.milliseconds(latency_ms)} ms")
     return tuple(figures)
+
+
+def undated(board: Board, chosen: np.ndarray) -> str:
+    """How many of the trials where `chosen`, bool [n], have no time of the calendar; nothing where all have one."""
+    count = int((board.mistimed() & chosen).sum())
+    return f"{words.plural(count, 'trial')} of no known time" if count else ""
 
 
 def as_fits(pieces: Sequence[str], room: int) -> str:

@@ -16,7 +16,7 @@ from kdnas.study.trial_columns import Board
 from kdnas_tui.widgets.axis_scale import logarithm, spans_decades
 from kdnas_tui.widgets.axis_ticks import Ticks, outward, round_step
 from kdnas_tui.widgets.plot import BRAILLE, Plot
-from kdnas_tui.widgets.readout import readout
+from kdnas_tui.widgets.readout import readout, undated
 
 MOST = 2000  # points drawn
 
@@ -70,6 +70,9 @@ class RewardHistory(Plot):
             reward = hypervolume_so_far(np.where(self._counting(places), loss, np.nan), ratio)
         self.y_name = "covered" if self.hypervolume else "reward"
         self.remark = f"hypervolume to loss {REFERENCE[0]:g}, ratio {REFERENCE[1]:g}" if self.hypervolume else ""
+        if self.by_time and (without := undated(self.board, self.board.standing.rank > 0)):
+            self.remark = "  ".join(filter(None, (self.remark, without)))
+            self.empty = f"{without}."
         self.y_log = spans_decades(reward)
         reward = logarithm(reward) if self.y_log else reward
         self._places, self._x, self._reward = places, x, reward
@@ -135,7 +138,8 @@ def placed(
     board: Board, by_time: bool = False, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same for those of the mask, after their places on the board. A filter changes no trial's place in time."""
-    places = np.flatnonzero(board.standing.rank > 0)
+    ranked = board.standing.rank > 0
+    places = np.flatnonzero(ranked & ~board.mistimed() if by_time else ranked)
     ended = board.ended()[places]
     order = np.lexsort((board.numbers[places], np.nan_to_num(ended, nan=0.0)))
     reward = board.standing.reward[places[order]]

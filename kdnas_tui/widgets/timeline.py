@@ -18,6 +18,7 @@ from kdnas_tui import words
 from kdnas_tui.widgets.devices import Moment, draw_devices, draw_doubtful, named
 from kdnas_tui.widgets.lines import clean, fitted
 from kdnas_tui.widgets.picture import Picture, paged, title, title_end
+from kdnas_tui.widgets.readout import undated
 from kdnas_tui.widgets.sketch import Sketch
 from kdnas_tui.widgets.time_axis import said, ticks
 
@@ -58,7 +59,7 @@ class Bars:
         state = known[states.codes[: len(board)]]
         start, end = board.started(), board.ended()
         end = np.where(np.isfinite(end), end, now)
-        kept = chosen & (state >= 0) & np.isfinite(start) & (end >= start)
+        kept = chosen & (state >= 0) & ~board.mistimed() & (end >= start)
         worker = board.column("worker")
         worker = np.where(np.isfinite(worker), worker, _UNKNOWN)
         return Bars(*(column[kept] for column in (board.numbers, worker, start, end, state)))
@@ -138,8 +139,9 @@ class Timeline(Picture):
     def put(self, sketch: Sketch, board: Board, passing: np.ndarray) -> bool:
         live = bool(board.runs().any())
         every = Bars.of(board, np.ones(len(board), dtype=bool), self._clock() if live else 0.0)
+        without = undated(board, passing)
         if not len(every.number):
-            return self.say_none(sketch)
+            return self.say_none(sketch, without and f"{without}.")
         shown = Bars.of(board, passing, self._clock() if live else 0.0)
         order = self._order(every)
         doubtful = self._doubtful(board, shown)
@@ -168,7 +170,9 @@ class Timeline(Picture):
         self._legend(sketch, shown)
         whole = f" of {words.duration(float(every.end.max() - every.start.min()))}" if self._closer else ""
         self._title = paged(
-            f"{words.plural(len(order), 'worker')}, {words.duration(end - start)}{whole}", self.page, self._pages
+            f"{words.plural(len(order), 'worker')}, {words.duration(end - start)}{whole}{without and f'; {without}'}",
+            self.page,
+            self._pages,
         )
         title(sketch, self._title)
         return True

@@ -180,3 +180,54 @@ def test_a_local_ray_runs_a_study_with_one_worker_killed_and_leaves_nothing(plac
     _, left = psutil.wait_procs(family, timeout=30)
     assert not left, left
     assert set(Path(tempfile.gettempdir()).glob("kdnas-ray-*")) <= before
+
+
+def test_what_ray_says_of_each_attempt_is_seen_or_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    with pytest.raises(ConnectionError), ray_engine._heard(lines):
+        os.write(2, b"attempt 1 failed\nattempt 2 fai\xffled\n")
+        raise ConnectionError
+    assert lines == ["attempt 1 failed", "attempt 2 fai\ufffdled"] and capfd.readouterr().err == ""
+    os.write(2, b"seen\n")
+    assert capfd.readouterr().err == "seen\n"
+
+
+HEAD = """
+import sys, ray
+options = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20, "_temp_dir": sys.argv[1]}
+print(ray.init(address="local", log_to_driver=False, **options).address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+JOIN = """
+import sys
+from kdnas.search import ray_engine
+from kdnas.system.errors import KdnasError
+try:
+    with ray_engine._ray("", sys.argv[1], 1, lambda _: None) as ray:
+        print(f"{ray.cluster_resources()['CPU']:g} core")
+except KdnasError as error:
+    print(error)
+"""
+
+
+@pytest.mark.long
+def test_a_wrong_token_fills_the_terminal_before_it_is_named(place: Place) -> None:
+    # Beyond loopback Ray would look for this machine's address.
+    environment = {**place.environment, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+    def python(code: str, argument: str, token: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", code, argument]
+        env = {**environment, "RAY_AUTH_TOKEN": token * 64, "PYTHONPATH": os.pathsep.join(sys.path)}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, cwd=ROOT, env=env, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # of a short name: sockets lie in it
+        head = python(HEAD, folder, "a")
+        try:
+            assert head.stdout is not None
+            address = head.stdout.readline().strip()
+            wrong, right = (python(JOIN, address, token).communicate(timeout=300) for token in "ba")
+        finally:
+            head.communicate(timeout=60)
+    assert wrong == (f"Ray at {address} does not take this token. Give its own in RAY_AUTH_TOKEN.\n", "")
+    assert right == ("1 core\n", "")

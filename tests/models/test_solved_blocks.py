@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdnas.models import solved_blocks
+from kdnas.models.encoders import Family
 from kdnas.models.kept_results import KeptResults
 from kdnas.models.least_squares_init import RIDGE, moments, predicted, taken_over
-from kdnas.models.solved_blocks import HOLD, STEP, Gram, _Equations, ends_of, solve_blocks
+from kdnas.models.solved_blocks import HOLD, STEP, Carried, Gram, _Equations, ends_of, solve_blocks
 from kdnas.system.errors import KdnasError
 from kdnas.training.losses.hidden_states import RIDGE as PROJECTION_RIDGE
 from kdnas.training.losses.hidden_states import Projections, ProjectionSums
@@ -156,6 +158,27 @@ def test_a_student_is_heard_as_it_then_runs(family: str, tmp_path: Path) -> None
     assert len(states) == len(heard) == CUT.layers
     for layer, state in enumerate(states):
         torch.testing.assert_close(torch.cat(heard[layer]), state, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_is_short_changes_a_bit_of_a_solved_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, cut, student = unsolved(tmp_path, "bert")
+    short = copy.deepcopy(student)
+    solve(student, body, cut)
+    made: list[int] = []
+    to_neurons = solved_blocks.to_neurons
+
+    def counted(student: torch.nn.Module, family: Family, index: int, given: Carried) -> tuple[Tensor, Tensor]:
+        made.append(index)
+        return to_neurons(student, family, index, given)
+
+    monkeypatch.setattr(solved_blocks, "to_neurons", counted)
+    monkeypatch.setattr(solved_blocks, "HELD_BYTES", 0)
+    solve(short, body, cut)
+    assert made == [layer for layer in range(CUT.layers) for _ in range(2)]  # to be solved, and to go on
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, short.state_dict()[name]), name
 
 
 def test_gram_matrices_that_are_kept_change_no_bit_of_what_follows(tmp_path: Path) -> None:

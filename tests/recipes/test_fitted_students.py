@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from kdnas.models import least_squares_init
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.study.space import Candidate
@@ -186,3 +187,39 @@ def test_a_dead_neuron_and_a_constant_dimension_of_the_teacher_are_no_trouble(ma
     model.save_pretrained(folder)
     losses = [scored(make(folder, **UNTRAINED), {**THIN, "intermediate_size": inner}).score.loss for inner in (24, 64)]
     assert 0 < losses[1] <= losses[0] * 1.05 < 1
+
+
+# ---------------------------------------------------------------- in full
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_in_full_is_solved_on_no_more_than_a_search_reads(
+    make: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(least_squares_init, "TOKENS", 256)
+    bench = make(family, **UNTRAINED)
+    candidate = {**THIN, "hidden_act": bench.own.act}
+    assert bench.fitted_tokens == 256
+    searched = bench.training(bench.build(candidate, 0), epochs=0, seed=0).begin()
+    student = bench.build_in_full(candidate, 0)
+    assert bench.fitted_tokens == 1024
+    monkeypatch.setattr(bench.teacher.body, "forward", lambda *args, **named: pytest.fail("the teacher ran again"))
+    full = bench.training(student, epochs=0, seed=0, full=True).begin()
+    assert full.score.loss < 0.98 * searched.score.loss
+    again = make(family, **UNTRAINED).build_in_full(candidate, 0)
+    for name, tensor in student.modules().state_dict().items():
+        assert torch.equal(tensor, again.modules().state_dict()[name]), name
+
+
+def test_a_text_that_a_search_reads_whole_is_read_again_in_full(make: Any) -> None:
+    bench = make(**FITTED, budget={"epochs": 0, "proxy_fraction": 1.0})
+    fitted = bench.fitted
+    student = bench.build_in_full(THIN, 0)
+    assert bench.fitted is fitted and bench.fitted_tokens == bench.chunks.train.size
+    for name, tensor in bench.build(THIN, 0).modules().state_dict().items():
+        assert torch.equal(tensor, student.modules().state_dict()[name]), name
+
+
+def test_students_that_are_not_fitted_are_said_to_be(make: Any) -> None:
+    bench = make(recipe={"name": "hidden-state", "init": "inherit"}, budget={"epochs": 0})
+    assert bench.build_in_full(THIN, 0).size == bench.build(THIN, 0).size and bench.fitted_tokens is None

@@ -276,7 +276,8 @@ def test_a_study_ranks_by_the_embedding_and_its_best_becomes_a_sentence_encoder(
     row = next(row for row in rows if row.number == facts["trial"])
     assert facts["metrics"]["loss"] < 1 and facts["embedding"]["width"] == 32
     assert row.candidate == facts["candidate"]
-    assert facts["metrics"]["loss"] == pytest.approx(row.loss, rel=1e-6)  # the search's own student, not another one
+    assert facts["metrics"]["loss"] < row.loss  # it is solved on the whole text
+    assert facts["metrics"]["fitted_tokens"] == facts["provenance"]["training_tokens"]
     vectors = open_encoder(tmp_path / "student", "m", CPU).encode([" ".join(WORDS[:6]), ""])
     assert vectors.shape == (2, 32) and torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from kdnas.measuring import devices
 from kdnas.recipes.contract import Workbench
-from kdnas.search import joining
+from kdnas.search import every, joining, others
 from kdnas.search.candidate import Measure, Timed
 from kdnas.search.worker import run_worker
 from kdnas.store import changes, ends, queries, recovery, slots, waiting
@@ -24,13 +25,13 @@ from kdnas.store import tables as t
 from kdnas.store.check import check
 from kdnas.store.database import Store, open_reader, open_store
 from kdnas.store.optuna_storage import optuna_storage
-from kdnas.store.studies import create_study, enter
+from kdnas.store.studies import create_study, enter, leave
 from kdnas.study.rows import Status
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
 from kdnas.study.states import SlotState, Wanted
 from kdnas.system import liveness
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import KdnasError, UsageError
 from kdnas.training.contract import Student
 from tests import fakes
 from tests.forks import Forked
@@ -275,7 +276,7 @@ def test_who_trains_times_while_there_is_a_latency_worker(address: str) -> None:
     times = Forked(lambda: work(place, only_times=True))
     early = []
     with open_store(place) as store:
-        wait_for(lambda: recovery.any_latency_worker(recovery.at_work(store, 1)))
+        wait_for(lambda: recovery.any_with(recovery.at_work(store, 1), recovery.LATENCY))
 
         def measure(bench: Workbench, student: Student, chosen: Candidate) -> Timed:
             if slots.counts(store, 1).get(SlotState.FREE):
@@ -358,3 +359,71 @@ def test_a_study_that_is_stopped_ends_without_what_waits(tmp_path: Path) -> None
     assert work(place) == 0
     with open_reader(place) as store:
         assert states(store) == ["done"] * 3
+
+
+# ---------------------------------------------------------------------------- nobody who searches
+
+
+def test_a_latency_worker_waits_without_end_for_those_who_were_killed(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = begun(address, spec(2))
+    scored(place, 2)
+    monkeypatch.setattr(others, "NOBODY_S", 0.0)
+    said = "Nobody has searched fake for 10 minutes, and it has 2 of 6 trials. Let it go on with `kdnas worker fake`"
+    with open_store(place) as store:
+        changes.set_trials(store, 1, 6)
+
+        def given_up() -> int:
+            with pytest.raises(KdnasError, match=said) as caught:
+                work(place, only_times=True)
+            return caught.value.exit_code
+
+        times = Forked(given_up)
+        try:
+            assert times.wait(60) == 1
+        finally:
+            times.kill()
+        assert states(store) == ["done"] * 2  # what waited it has timed
+        [worker] = [worker for worker in queries.workers(store, 1) if worker.task == "latency"]
+        assert worker.state == "failed" and said in str(worker.error)
+        assert [row.level for row in queries.logs(store, 1) if said in row.line] == ["error"]
+        assert queries.study_row(store, "fake").status is Status.DEAD
+    assert work(place) == 0
+    with open_reader(place) as store:
+        assert states(store) == ["done"] * 6
+
+
+def test_a_latency_worker_gives_up_before_who_searches_has_begun_or_while_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = begun(tmp_path / "kdnas.db", spec(2))
+    now = [1e6]
+    monkeypatch.setattr(every, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with open_store(place) as store:
+        crew = others.Others(store, 1, None)  # type: ignore[arg-type]  # it does not wait
+
+        def given_up_after() -> float:
+            began = now[0]
+            while not crew.nobody_searches():
+                now[0] += 1
+                assert now[0] - began < 10_000
+            return now[0] - began
+
+        def looks(seconds: int) -> list[bool]:
+            found = []
+            for _ in range(seconds):
+                now[0] += 1
+                found.append(crew.nobody_searches())
+            return found
+
+        assert not any(looks(590))
+        hold = liveness.Hold()
+        worker = enter(store, 1, lock=str(hold.path), device=None, task="search")
+        assert not any(looks(2000))
+        leave(store, 1, worker, device=None, error=None)
+        hold.release()
+        assert not any(looks(300))
+        now[0] += 7200  # paused
+        assert not any(looks(200))
+        assert given_up_after() <= 110

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from kdnas.search import joining
+from kdnas.search import joining, warm_start
 from kdnas.search.begin import begin
 from kdnas.search.heartbeat import ASK_S
 from kdnas.search.worker import run_worker
@@ -23,10 +23,14 @@ from kdnas.store.copies import copy
 from kdnas.store.database import open_reader, open_store, reader_if_there
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study, delete_study
+from kdnas.study.campaign_rows import CampaignStatus
 from kdnas.study.rows import Status
 from kdnas.system import moments
-from kdnas.system.errors import UsageError
+from kdnas.system.errors import BadOptionError, UsageError
+from kdnas_tui.feed import Feed
 from tests import fakes
+from tests.campaigns import two_classes
+from tests.encoders import tiny_encoder
 from tests.forks import Forked
 from tests.postgres import EmptyStore, Server, needs_server
 from tests.search.asked import long_study, waited
@@ -285,6 +289,58 @@ def test_the_first_search_on_a_server_finds_no_store_to_look_for_its_study_in(ba
     assert there is not None
     with there as store:
         assert queries.find_study(store, "fake") == row
+
+
+CAMPAIGN = """
+name = "c"
+device = "cpu"
+[task]
+source = 'rows.csv'
+label_column = "label"
+length = 16
+max_held_out = 24
+[budget]
+trials = 10
+[latency]
+length = 16
+[members.one]
+teacher = {model = 'bert'}
+[members.other]
+teacher = {model = 'roberta'}
+"""
+
+
+def test_a_campaign_makes_a_store_on_a_server_before_it_begins_or_begins_none(
+    bare: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdnas.cli.campaign import _begun, _found
+
+    monkeypatch.chdir(tmp_path)
+    for family in ("bert", "roberta"):
+        tiny_encoder(tmp_path / family, family)
+    two_classes.write(tmp_path / "rows.csv")
+    Path("c.toml").write_text(CAMPAIGN)
+    planned = _begun(bare, "c.toml", None, only_plan=True)
+    assert reader_if_there(bare) is None
+    row = _begun(bare, "c.toml", None, only_plan=False)
+    assert row.status is CampaignStatus.NEW and [one.name for one in row.members] == ["one", "other"]
+    assert (row.spec, row.folder) == (planned.spec, planned.folder)
+    assert _found(bare, "c") == row == _begun(bare, "c.toml", None, only_plan=False)
+
+
+def test_who_looks_at_a_server_before_the_first_study_is_refused_or_makes_a_store(bare: str) -> None:
+    asked = fakes.spec(strategy={"name": "auto"})
+    dimensions = {one.name: one.choices for one in fakes.SPACE.dimensions}
+    assert warm_start.notes(asked, dimensions, bare) == ()
+    lent = asked.model_copy(update={"like": "nobody"})
+    for ask in (lambda: begin(lent, bare), lambda: warm_start.notes(lent, dimensions, bare)):
+        with pytest.raises(BadOptionError, match="there is no store yet"):
+            ask()
+    feed = Feed(bare, lambda: None)
+    feed.tick()
+    news = feed.take()
+    assert news is not None and (news.studies, news.campaigns, news.error) == ([], [], None)
+    assert reader_if_there(bare) is None
 
 
 def test_a_worker_that_cannot_listen_asks_more_than_once_a_second(url: str) -> None:

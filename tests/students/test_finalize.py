@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from kdnas.cli.finalize import _of_gguf
+from kdnas.models import least_squares_init
 from kdnas.models.onnx import Exported
+from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.students import best_epoch, extras, finalize, unfinished
 from kdnas.students import distil as distillation
 from kdnas.students import model_folder as folders
@@ -54,6 +56,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNAS_CACHE", str(place / "cache"))
         patch.setenv("KDNAS_STATE", str(place / "state"))
+        patch.setattr(least_squares_init, "TOKENS", 296)  # so that what is fitted in full has something left to learn
         yield place
 
 
@@ -597,6 +600,41 @@ def test_what_no_epoch_makes_better_is_kept_as_it_was_built(
     assert min(point["loss"] for point in metrics["history"][1:]) > metrics["loss"]
     assert weights_digest(tmp_path / "spoilt") == weights_digest(tmp_path / "untrained") != weights_digest(made[0])
     assert "the student kept as built, since no epoch of 2 made it less" in (tmp_path / "spoilt/README.md").read_text()
+
+
+def test_a_student_says_that_it_was_fitted_on_more_than_an_earlier_version_did(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(Exception):  # noqa: N818 - it is no error
+        pass
+
+    told: list[Epoch] = []
+
+    def leave(epoch: Epoch) -> None:
+        told.append(epoch)
+        raise Left
+
+    def forgetful(
+        folder: Any, epoch: int, tensors: Any, facts: Any, kept: Any, best: Any = None, step: int = 0
+    ) -> None:
+        known = {name: value for name, value in kept.items() if name != "fitted_tokens"}
+        write(folder, epoch, tensors, facts, known, best, step)
+
+    write = checkpoints.write
+    job, telling = job_of(shelf, full={"epochs": 0}), Telling(QUIET.on_progress, leave)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(HiddenStateBench, "build_in_full", HiddenStateBench.build)
+        earlier.setattr(checkpoints, "write", forgetful)
+        with pytest.raises(Left):
+            distil(job, tmp_path / "earlier", telling, device="cpu")
+    with pytest.raises(Left):
+        distil(job, tmp_path / "now", telling, device="cpu")
+    assert told[1].score.loss < told[0].score.loss
+    earlier_one, now = (distil(job, tmp_path / name, QUIET, device="cpu")["metrics"] for name in ("earlier", "now"))
+    assert (earlier_one["loss"], now["loss"]) == (told[0].score.loss, told[1].score.loss)
+    assert "fitted_tokens" not in earlier_one and best_epoch.words(earlier_one) == "as built, without a step"
+    assert now["fitted_tokens"] == 4 * 296
+    assert best_epoch.words(now) == "as built on 1,184 tokens, without a step"
 
 
 def test_without_a_step_nothing_can_come_of_fresh_weights(shelf: Path) -> None:
