@@ -146,9 +146,7 @@ class HiddenStateBench(Workbench):
             self.fitted_tokens = sampled.numel()
         known = None if self.fitted is None else self.fitted.outputs()
         self.proxy = self._states(self._proxy_ids, readings, "the proxy set", known=known)
-        self._as_built = (
-            self.proxy
-        )  # what a student is solved on before it learns, and all that one without epochs sees
+        self._as_built = self.proxy  # what a student is solved on, and all that one without epochs sees
         del known
         self.held_out = self._states(self._held_ids, readings, "the held-out part")
         self._configured: tuple[Candidate, dict[str, Any]] | None = None
