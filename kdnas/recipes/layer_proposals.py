@@ -12,7 +12,7 @@ from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes import layer_solver
 from kdnas.recipes.block_library import BlockLibrary
 from kdnas.recipes.contract import Around, BlockTime, Proposal
-from kdnas.recipes.encoder_block_library import POWER, shape_of
+from kdnas.recipes.encoder_block_library import shape_of
 from kdnas.recipes.spaces.encoder import of_layer
 from kdnas.recipes.spaces.encoder_layers import ACT, DEPTH, HEAD, HEADS, INNER, WIDTH
 from kdnas.study.space import Candidate, SearchSpace, Value
@@ -49,7 +49,7 @@ def best(
                 left = [float(scores[shapes[body, h]][span][counts.index(k)]) for h, k in own]
                 costs.append(np.log1p(2 * layer / (depth + 1) * np.array(left)))
             front = layer_solver.front(costs, [np.array([taken[o] for o in own]) for own in options])
-            losses = (1.0 - np.exp(-front.cost) * (1.0 - floors[body[0]])) ** POWER
+            losses = (1.0 - np.exp(-front.cost) * (1.0 - floors[body[0]])) ** library.power
             times = front.time + around(likes[body])
             for place in range(len(losses)):
                 each = [options[layer][option] for layer, option in enumerate(front.chosen[place])]
