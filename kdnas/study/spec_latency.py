@@ -42,7 +42,7 @@ class LatencySpec(Part):
         """Why models cannot be timed in this dtype on one of these devices, by their names; None where that is known of
         none."""
         if self.dtype == "float16" and "cpu" in devices:
-            return "latency.dtype is float16, which is for GPUs, and a CPU times; take bfloat16 or float32"
+            return "latency.dtype is float16, which is for GPUs, and a CPU is timed; take bfloat16 or float32"
         return None
 
     def cannot_wait(self, pruner: str, rungs: bool) -> str | None:
