@@ -48,8 +48,9 @@ def run(
     subject: str,
     measure: Callable[[argparse.Namespace], Result],
     options: Callable[[argparse.ArgumentParser], None] | None = None,
-) -> None:
-    """Read the command line, measure, print, write. `subject` is one sentence; `options` adds a benchmark's own flags.
+) -> Result:
+    """Read the command line, measure, print, write; what was measured. `subject` is one sentence; `options` adds a
+    benchmark's own flags.
 
     `measure` gets the parsed flags, `quick` among them; it narrates on standard error only (see `say`).
     """
@@ -77,6 +78,7 @@ def run(
             + "\n",
             encoding="utf-8",
         )
+    return result
 
 
 def say(line: str) -> None:

@@ -3,10 +3,12 @@
 Slots are claimed and planned from the lowest free one on, and an ended one keeps its candidate for ever. So only those
 behind the first that has not ended are looked at anew, as far as any is held. With tens of thousands of slots all else
 takes longer than the trials. A candidate that were overlooked for that would be refused when it is proposed again.
+What is kept of an ended slot is one bit, where many candidates of the space have been tried.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
@@ -17,6 +19,36 @@ from kdnas.store import tables as t
 from kdnas.study.states import ENDED_SLOTS, SlotState
 
 PART = 512  # slots that are read at once; behind half as many free ones none is held
+_KEY = re.compile(r"0|[1-9][0-9]{0,39}")  # SearchSpace.key; whatever else a damaged row holds nobody proposes
+_BITS = 64
+
+
+class _Keys(Set[str]):
+    """Keys of candidates that lie one beside the other and the next, some 64 to an entry."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}  # place // 64 → one bit for each of the 64
+        self._many = 0
+
+    def add(self, key: object) -> None:
+        if key in self or not _KEY.fullmatch(str(key)):
+            return
+        part, bit = divmod(int(str(key)), _BITS)
+        self._places[part] = self._places.get(part, 0) | 1 << bit
+        self._many += 1
+
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            return False
+        part, bit = divmod(int(key), _BITS)
+        return bool(self._places.get(part, 0) >> bit & 1)
+
+    def __len__(self) -> int:
+        return self._many
+
+    def __iter__(self) -> Iterator[str]:
+        for part, bits in self._places.items():
+            yield from (str(part * _BITS + bit) for bit in range(_BITS) if bits >> bit & 1)
 
 
 class Taken(Set[str]):
@@ -47,7 +79,7 @@ class SlotKeys:
 
     def __init__(self) -> None:
         self.below = 0  # slots before it have ended
-        self._ended: set[str] = set()  # their keys
+        self._ended = _Keys()  # their candidates
         self._rest: Sequence[Any] = ()  # what else is held, as last seen
 
     def look(self, connection: Connection, study_id: int) -> None:

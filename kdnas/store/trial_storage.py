@@ -48,6 +48,8 @@ TRIALS, STUDIES = TrialModel.__table__, StudyModel.__table__
 VALUES, PARAMETERS = TrialValueModel.__table__, TrialParamModel.__table__
 EPOCHS = TrialIntermediateValueModel.__table__
 USER, SYSTEM = TrialUserAttributeModel.__table__, TrialSystemAttributeModel.__table__
+ENDED = tuple(state for state in TrialState if state.is_finished())
+OPEN = tuple(state for state in TrialState if not state.is_finished())
 KEYS = {  # of each table the columns that make a row one of its kind
     PARAMETERS: ("trial_id", "param_name"),
     VALUES: ("trial_id", "objective"),
@@ -67,7 +69,8 @@ class TrialStorage(_CachedStorage):
         super().__init__(backend)
         self._store, self._follow = store, follow
         self._own: dict[int, FrozenTrial] = {}  # running trials of this worker, by Optuna's id
-        self._ended: set[int] = set()  # trials that ended here: nothing is to be read of them
+        self._past: list[int] = []  # own trials that have ended since the last one began
+        self._read = False  # whether anybody has asked for trials that have ended
         self._unwritten: Rows = {}
         self._holding = False
 
@@ -177,6 +180,7 @@ class TrialStorage(_CachedStorage):
             row = connection.execute(made).one()
         trial = _frozen(row.trial_id, row.number, TrialState.RUNNING, now.astimezone().replace(tzinfo=None), None)
         with self._lock:
+            self._let_go()
             self._own[row.trial_id] = trial
             self._studies.setdefault(study_id, _StudyInfo())
             self._add_trials_to_cache(study_id, [trial])
@@ -206,7 +210,7 @@ class TrialStorage(_CachedStorage):
         check_distribution_compatibility(before, distribution)
         study.param_distribution[param_name] = before
         own.params[param_name] = distribution.to_external_repr(param_value_internal)
-        own.distributions[param_name] = distribution
+        own.distributions[param_name] = before if before == distribution else distribution  # one object for all trials
         text = distribution_to_json(distribution)
         row = {"param_name": param_name, "param_value": param_value_internal, "distribution_json": text}
         self._set(PARAMETERS, trial_id, **row)
@@ -259,20 +263,38 @@ class TrialStorage(_CachedStorage):
             own.state, own.datetime_complete = state, now.astimezone().replace(tzinfo=None)
             own.values = None if values is None else list(values)
             del self._own[trial_id]
-            self._ended.add(trial_id)
+            self._past.append(trial_id)
         return True
+
+    def _let_go(self) -> None:
+        """Of own trials that have ended, where the strategy learns from none: memory does not grow with the study."""
+        for trial_id in () if self._read else self._past:
+            study_id, number = self._trial_id_to_study_id_and_number.pop(trial_id)
+            del self._study_id_and_number_to_trial_id[study_id, number]
+            del self._studies[study_id].trials[number]
+        self._past.clear()
 
     # ------------------------------------------------------------------------ everybody's trials
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
+        if states is not None and not any(state in states for state in ENDED):
+            return self._unfinished(study_id, states)
+        self._read = True
         self._read_trials_from_remote_storage(study_id)
         with self._lock:
             known = self._studies[study_id].trials
             trials = [known[number] for number in sorted(known)]
         trials = trials if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+    def _unfinished(self, study_id: int, states: Container[TrialState]) -> list[FrozenTrial]:
+        c = TRIALS.c
+        query = sa.select(c.trial_id, c.number, c.state, c.datetime_start, c.datetime_complete).order_by(c.number)
+        query = query.where(c.study_id == study_id, c.state.in_([one for one in OPEN if one in states]))
+        with self._store.look() as connection:
+            return _whole(connection, connection.execute(query).all())
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         c = TRIALS.c
@@ -292,15 +314,21 @@ class TrialStorage(_CachedStorage):
                 if row.state.is_finished():
                     study.last_finished_trial_id = max(study.last_finished_trial_id, row.trial_id)
                     study.unfinished_trial_ids.discard(row.trial_id)
-                elif row.trial_id not in self._own and row.trial_id not in self._ended:
+                elif row.trial_id not in self._own and not _has_ended(study, row):
                     study.unfinished_trial_ids.add(row.trial_id)
 
     def _to_be_read(self, study: _StudyInfo, row: Any) -> bool:
-        if row.trial_id in self._own or row.trial_id in self._ended:
+        if row.trial_id in self._own or _has_ended(study, row):
             return False
         known = study.trials.get(row.number)
         same = known is not None and known._trial_id == row.trial_id and known.state == row.state
         return self._follow or not (same and known is not None and known.params)
+
+
+def _has_ended(study: _StudyInfo, row: Any) -> bool:
+    """Whether the row's trial is known with its end: nothing more is to be read of it."""
+    known = study.trials.get(row.number)
+    return known is not None and known._trial_id == row.trial_id and known.state.is_finished()
 
 
 def _whole(connection: Connection, rows: Sequence[Any]) -> list[FrozenTrial]:

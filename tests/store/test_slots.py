@@ -77,6 +77,23 @@ def test_what_was_read_before_hides_a_candidate_or_a_free_slot(store: Store, stu
     assert lost.candidate == fakes.SPACE.from_ordinal(6)
 
 
+def test_keys_that_lie_together_or_far_apart_are_lost(store: Store) -> None:
+    """Kept as bits: places 63, 64 and 65, a huge one, the same twice, and what a damaged row may hold."""
+    study_id = create_study(store, fakes.spec(budget={"trials": 12}))
+    held = ["0", "63", "64", "65", "128", "4095", str(10**39 + 7), "x", "07", "٣", ""]
+    with store.begin() as connection:
+        for slot, key in enumerate(held):
+            mine = sa.and_(t.slot.c.study_id == study_id, t.slot.c.slot == slot)
+            connection.execute(sa.update(t.slot).where(mine).values(candidate_key=key, state="done"))
+    keys = SlotKeys()
+    claimed = slots.claim(store, study_id, 1, keys=keys)
+    assert isinstance(claimed, slots.Claim) and claimed.slot == keys.below == len(held)
+    sound = held[:7]
+    assert set(claimed.taken) == set(sound) and len(claimed.taken) == len(sound)
+    assert all(key in claimed.taken for key in sound)
+    assert not any(key in claimed.taken for key in ("1", "62", "66", "127", "x", "07", "٣", ""))
+
+
 def test_a_look_costs_no_more_where_more_slots_are_free(tmp_path: Path) -> None:
     def instructions(budget: int) -> int:
         """Of SQLite's virtual machine, in hundreds, for the first look at such a study."""

@@ -124,6 +124,33 @@ def test_what_has_ended_is_read_again(store: Store) -> None:
     assert asked.count("SELECT") == 1
 
 
+def test_what_nobody_learns_from_stays_in_memory(store: Store) -> None:
+    mine, other = ours(store), ours(store)
+    written(other, TrialState.COMPLETE, [0.5])
+    for _ in range(4):
+        own = written(mine, TrialState.COMPLETE, [0.7])
+        assert mine.get_trial(own).values == [0.7]  # as Optuna asks for it once more
+        assert mine.get_all_trials(1, states=(TrialState.RUNNING,)) == []
+        assert mine.known == 1
+    # Whoever asks for them gets them all, those that end from then on without another look.
+    assert [t.values for t in mine.get_all_trials(1)] == [[0.5]] + [[0.7]] * 4
+    own = written(mine, TrialState.PRUNED, [0.9])
+    running = mine.create_new_trial(1)
+    with Asked().listening() as asked:
+        seen = mine.get_all_trials(1, deepcopy=False, states=(TrialState.PRUNED, TrialState.RUNNING))
+    assert [t._trial_id for t in seen] == [own, running] and asked.count("SELECT") == 1
+    assert mine.known == 7
+
+
+def test_a_trial_that_runs_elsewhere_is_missed_by_who_looks_for_running_ones(store: Store) -> None:
+    mine, other = ours(store), ours(store)
+    written(other, TrialState.COMPLETE, [0.5])
+    running, own = other.create_new_trial(1), mine.create_new_trial(1)
+    other.set_trial_param(running, "inner", 5, PLACES)
+    seen = mine.get_all_trials(1, states=(TrialState.RUNNING,))
+    assert [(t._trial_id, t.params) for t in seen] == [(running, {"inner": 5}), (own, {})]
+
+
 def test_a_trial_that_runs_elsewhere_is_read_again_though_nobody_prunes(store: Store) -> None:
     mine, other = TrialStorage(store, optuna_storage(store), follow=False), ours(store)
     running = other.create_new_trial(1)
