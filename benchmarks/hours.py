@@ -163,7 +163,7 @@ def _ended(store: Path, name: str, workers: int, asked: float, begun: float | No
     return Ended(name, workers, asked, len(took), sum(took) / len(took), max(took), last - end)
 
 
-def main(arguments: list[str], serve: Callable[[], None]) -> None:
+def main(arguments: list[str], serve: Callable[[], object]) -> None:
     if arguments[:1] == [WORKER]:
         sys.exit(run_worker(paths.default_storage(), arguments[1], prepare=prepare, measure=fakes.measure))
     serve()
