@@ -48,7 +48,7 @@ class Bounded:
     kept_until: int
     counted_until: int
     said: int | None  # after so many evaluations; None where it never was
-    ended: int | None  # after so many the advice would have ended it, since every one left would rather be too slow
+    ended: int | None  # after so many the advice would have ended it, since none left had more than a slim chance
 
 
 def bound(recorded: Recorded) -> tuple[Limits, np.ndarray]:
@@ -165,7 +165,7 @@ def measured(path: Path, names: Sequence[str], searches: int, gp_searches: int, 
                 (
                     f"{FAST_ENOUGH:.0%} of the candidates are fast enough; {LIMIT} evaluations, which also stand for "
                     "more. Proposals count while a feasible candidate is left. Said: that no candidate left is likely "
-                    "to be fast enough. Ended: by the advice, since each left would rather be too slow; too early "
+                    "to be fast enough. Ended: by the advice, since none left had more than a slim chance; too early "
                     "where none within the goal had been found by then.",
                 ),
             )

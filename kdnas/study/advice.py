@@ -25,7 +25,7 @@ NEXT = 20  # trials of which the gain is told
 POOL = 4096  # candidates that are looked at; smaller spaces are seen whole
 DRAWS = 256
 DONE = 0.001  # of the best reward: an expected gain below it is not worth going on for
-EVEN = 0.5  # where none that is left keeps the constraints with such a chance, going on is not worth it either
+SLIM = 0.3  # where none that is left keeps the constraints with such a chance, going on is not worth it either
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Advice:
 
     @property
     def doubtful(self) -> bool:
-        """Whether every candidate that is left is more likely to miss a constraint than to keep them all."""
-        return self._below(EVEN)
+        """Whether every candidate that is left has but a slim chance to keep all constraints."""
+        return self._below(SLIM)
 
     def _below(self, chance: float) -> bool:
         return self.finished >= SETTLED and self.likeliest is not None and self.likeliest < chance
 
     @property
     def done(self) -> bool:
-        """Whether going on is expected to bring next to nothing, or what would rather miss a constraint."""
+        """Whether going on is expected to bring next to nothing, or has but a slim chance to keep all constraints."""
         enough = self.finished >= SETTLED or not self.trials
         return self.doubtful or (enough and self.gain < DONE * abs(self.best))
 
