@@ -3,7 +3,7 @@
 Slots are claimed and planned from the lowest free one on, and an ended one keeps its candidate for ever. So only those
 behind the first that has not ended are looked at anew, as far as any is held. With tens of thousands of slots all else
 takes longer than the trials. A candidate that were overlooked for that would be refused when it is proposed again.
-What is kept of an ended slot is one bit, where many candidates of the space have been tried.
+Each ended slot is kept as one bit. Neighbours share an entry, which helps studies that try much of their space.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kdnas.store import tables as t
 from kdnas.study.states import ENDED_SLOTS, SlotState
 
 PART = 512  # slots that are read at once; behind half as many free ones none is held
-_KEY = re.compile(r"0|[1-9][0-9]{0,39}")  # SearchSpace.key; whatever else a damaged row holds nobody proposes
+_KEY = re.compile(r"0|[1-9][0-9]{0,39}")  # a damaged row may hold something else, which nobody proposes
 _BITS = 64
 
 
 class _Keys(Set[str]):
-    """Keys of candidates that lie one beside the other and the next, some 64 to an entry."""
+    """Keys of candidates (`SearchSpace.key`), a bit for each: 64 neighbouring places share an entry."""
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}  # place // 64 → one bit for each of the 64

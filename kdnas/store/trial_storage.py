@@ -267,7 +267,7 @@ class TrialStorage(_CachedStorage):
         return True
 
     def _let_go(self) -> None:
-        """Of own trials that have ended, where the strategy learns from none: memory does not grow with the study."""
+        """Forgets own trials that have ended, unless somebody has asked for ended ones: then memory does not grow."""
         for trial_id in () if self._read else self._past:
             study_id, number = self._trial_id_to_study_id_and_number.pop(trial_id)
             del self._study_id_and_number_to_trial_id[study_id, number]
@@ -290,6 +290,7 @@ class TrialStorage(_CachedStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
     def _unfinished(self, study_id: int, states: Container[TrialState]) -> list[FrozenTrial]:
+        """Trials that have not ended, as the store has them; no ended one is read for it."""
         c = TRIALS.c
         query = sa.select(c.trial_id, c.number, c.state, c.datetime_start, c.datetime_complete).order_by(c.number)
         query = query.where(c.study_id == study_id, c.state.in_([one for one in OPEN if one in states]))
