@@ -89,10 +89,14 @@ def _inherited() -> tuple[list[Store], list[Hold]]:
 
     SQLite counts a file's connections within a process, and its locks are the process's: a child that inherits an open
     connection believes that it holds locks which only its parent has. Once the parent is dead, the next process to
-    close the file takes itself for the last one and removes the log that the child still writes to.
+    close the file takes itself for the last one and removes the log that the child still writes to. For the same reason
+    a thread that is in the middle of a transaction, as a heartbeat may be, gets a second to end it.
     """
     objects = gc.get_objects()
     stores = [found for found in objects if type(found) is Store]
+    end = time.monotonic() + 1
+    while any(store.engine.pool.checkedout() for store in stores) and time.monotonic() < end:  # type: ignore[attr-defined]
+        time.sleep(0.001)
     for store in stores:
         store.engine.dispose()
     holds = [found for found in objects if type(found) is Hold and _is_open(found)]

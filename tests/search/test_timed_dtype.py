@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 
-from kdnas.measuring import devices
+from kdnas.measuring import devices, passes
 from kdnas.measuring.passes import DtypeError, Once
 from kdnas.recipes.contract import Workbench
 from kdnas.search import joining
@@ -74,7 +75,8 @@ def test_a_teacher_that_cannot_be_timed_is_refused_and_its_study_may_be_begun_an
     assert work(path, "teacher") == 0  # without a dtype nothing is tried
 
 
-def test_a_student_that_cannot_be_timed_fails_with_the_reason(tmp_path: Path) -> None:
+def test_a_student_that_cannot_be_timed_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "_frozen", WeakKeyDictionary())  # copies of other tests' teachers, which would be told
     path = tmp_path / "kdnas.db"
     begin(fakes.spec(latency=HALF, budget={"trials": 2}), path)
     with pytest.raises(KdnasError, match="All 2 trials failed, the last one so: BertModel cannot be timed in bfloat16"):
