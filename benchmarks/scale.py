@@ -40,6 +40,7 @@ HISTORIES = (100, 1000)
 ONLY_SHORT = {"gp"}  # whose spec allows budgets up to 200
 SETTLED = 6  # trials before the first that counts: the history is read in them
 COUNTED = 20  # trials that count; a multiple of five, of an episode's size
+OPTUNA_AT_MOST = 64  # workers of its own loop; more take it many minutes
 AT_5S, AT_HALF = (5.0, 4), (0.5, 12)  # seconds of a trial, and trials of each worker
 CASES = (  # storage, trial, workers
     ("postgres", AT_5S, (4, 16, 32, 64, 128, 256, 512)),
@@ -171,6 +172,8 @@ def _efficiency(places: list[Place], options: argparse.Namespace, figures: dict[
             for name, who in (("kdnas", ""), *((("optuna", "optuna_"),) if not options.quick else ())):
                 alone = None
                 for count in (1, *few):
+                    if name == "optuna" and count > OPTUNA_AT_MOST:
+                        continue
                     say(f"efficiency: {name}, {place.kind}, {count} workers, {seconds:g} s a trial")
                     size = f"{str(seconds).replace('.', '_').removesuffix('_0')}s"
                     store = place.new(f"e_{name}_{size}_{count}")
@@ -213,6 +216,7 @@ def _efficiency(places: list[Place], options: argparse.Namespace, figures: dict[
     notes = (
         f"TPE with {done} finished trials. Of linear: trials per hour beside those of one worker, times the workers.",
         "Database CPU has the start of the workers in it.",
+        f"Optuna's own loop is run with {OPTUNA_AT_MOST} workers at most.",
     )
     return Table("Many workers of one study", columns, rows, notes)
 
