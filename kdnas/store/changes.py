@@ -22,6 +22,7 @@ from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.notices import News, channel, notify
 from kdnas.store.patience import patient
+from kdnas.store.turns import in_turn
 from kdnas.study.constraints import EVENT, PART
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec import NAME
@@ -37,9 +38,10 @@ def bump(connection: Connection, study_id: int, news: News | None = None, **colu
 
     First statement of a writing transaction: on PostgreSQL it also makes writers of one study wait for each other, so
     that revisions are committed in their order. Raises StoreError for a study that is gone."""
-    told = news is not None and connection.dialect.name == "postgresql"
+    dialect = connection.dialect.name
+    told = news is not None and dialect == "postgresql"
     given = {"of_study": study_id, "at": time.time()} | ({"channel": channel(study_id, news)} if news and told else {})
-    statement = _next_revision(told)
+    statement = _next_revision(dialect, told)
     new = connection.execute(statement.values(**columns) if columns else statement, given).scalar_one_or_none()
     if new is None:
         raise StoreError("The study was deleted.", "Begin another one.")
@@ -47,11 +49,12 @@ def bump(connection: Connection, study_id: int, news: News | None = None, **colu
 
 
 @functools.cache
-def _next_revision(told: bool) -> Any:
+def _next_revision(dialect: str, told: bool) -> Any:
     """Made once: that takes longer than to run it. `told`: it also tells those who listen."""
     c = t.study.c
     notice = (sa.func.pg_notify(sa.bindparam("channel"), ""),) if told else ()
-    made = sa.update(t.study).where(c.study_id == sa.bindparam("of_study"))
+    study_id = sa.bindparam("of_study", type_=sa.Integer)
+    made = sa.update(t.study).where(c.study_id == study_id, *in_turn(dialect, study_id))
     return made.values(revision=c.revision + 1, updated=sa.bindparam("at")).returning(c.revision, *notice)
 
 
@@ -59,7 +62,8 @@ def hold(connection: Connection, study_id: int) -> Wanted:
     """What people want of the study's workers, in a transaction that may yet find nothing to write: until its end
     nobody else writes to the study. Raises StoreError for a study that is gone."""
     c = t.study.c
-    query = sa.select(c.wanted).where(c.study_id == study_id).with_for_update()
+    here = sa.and_(c.study_id == study_id, *in_turn(connection.dialect.name, study_id))
+    query = sa.select(c.wanted).where(here).with_for_update()
     wanted = connection.execute(query).scalar_one_or_none()
     if wanted is None:
         raise StoreError("The study was deleted.", "Begin another one.")

@@ -42,6 +42,7 @@ from sqlalchemy.engine import Connection
 from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.patience import persist
+from kdnas.store.turns import in_turn
 
 _IN = 500  # values in one IN (…)
 TRIALS, STUDIES = TrialModel.__table__, StudyModel.__table__
@@ -173,7 +174,8 @@ class TrialStorage(_CachedStorage):
         columns = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": now.replace(tzinfo=None)}
         with self._store.begin() as connection:
             # Numbers are given one by one: SQLite writes for one at a time, elsewhere the study's row is held.
-            locked = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+            here = sa.and_(STUDIES.c.study_id == study_id, *in_turn(connection.dialect.name, study_id))
+            locked = sa.select(STUDIES.c.study_id).where(here).with_for_update()
             if connection.execute(locked).first() is None:
                 raise StoreError("The study was deleted.", "Begin another one.")
             made = TRIALS.insert().values(**columns, number=number).returning(TRIALS.c.trial_id, TRIALS.c.number)
