@@ -1,7 +1,8 @@
 """Workers of `benchmarks.scale` that evaluate nothing: real stores, strategies, slots and locks, trials that sleep.
 
-A worker is a thread, so that many of them share one process and its libraries. `of_kdnas` runs the worker of a search,
-`of_optuna` Optuna's own loop on the same history. Prints nothing.
+A worker is a thread, so that several of them share one process and its libraries; more than TOGETHER have several
+processes, since threads of one wait for each other in a way that workers do not. `of_kdnas` runs the worker of a
+search, `of_optuna` Optuna's own loop on the same history. Prints nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier as SharedBarrier
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ SPACE = SearchSpace(
     )
 )
 NAME = "scale"
+TOGETHER = 16  # workers in one process
+Barrier = threading.Barrier | SharedBarrier
 
 
 @dataclass
@@ -181,7 +185,7 @@ def server_cpu(pid: int | None) -> float:
 def of_kdnas(storage: str, workers: int, seconds: float, server: int | None) -> Marks:
     """So many workers of the study, until its budget is spent; each evaluation sleeps."""
     marks = Marks()
-    together = threading.Barrier(workers)
+    together = _barrier(workers)
 
     def one(nth: int) -> None:
         wait = _waiting(marks, nth, seconds, server, together)
@@ -206,7 +210,7 @@ def of_optuna(
     """Optuna's own loop on the study: so many trials by each worker, one report each, in a storage of its own that
     `made` opens."""
     marks = Marks()
-    together = threading.Barrier(workers)
+    together = _barrier(workers)
     asked: Mapping[str, BaseDistribution] = distributions(SPACE)
 
     def one(nth: int) -> None:
@@ -265,9 +269,7 @@ def _answers(opened: Callable[[], Any]) -> Marks:
     return Marks()
 
 
-def _waiting(
-    marks: Marks, nth: int, seconds: float, server: int | None, together: threading.Barrier
-) -> Callable[[], None]:
+def _waiting(marks: Marks, nth: int, seconds: float, server: int | None, together: Barrier) -> Callable[[], None]:
     """What worker `nth` does in place of an evaluation. Before the first one all wait for each other, and that one is
     shorter by a share drawn at random, so that they do not go on in step."""
     walls: list[float] = []
@@ -304,21 +306,37 @@ def _run(one: Callable[[int], None], workers: int, marks: Marks) -> Marks:
             failed.append(error)
             raise
 
+    def side_by_side(numbers: range) -> Marks:
+        threads = [threading.Thread(target=guarded, args=(nth,)) for nth in numbers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+        return marks
+
     if workers == 1:
         one(0)
         return marks
-    threads = [threading.Thread(target=guarded, args=(nth,)) for nth in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return marks
+    if workers <= TOGETHER:
+        return side_by_side(range(workers))
+    parts = [range(first, min(first + TOGETHER, workers)) for first in range(0, workers, TOGETHER)]
+    begun = [_begun_apart(side_by_side, numbers) for numbers in parts]
+    return Marks({nth: walls for done in begun for nth, walls in done().walls.items()})
+
+
+def _barrier(workers: int) -> Barrier:
+    return threading.Barrier(workers) if workers <= TOGETHER else get_context("fork").Barrier(workers)
 
 
 def apart(work: Callable[..., Marks], *given: Any) -> Marks:
     """What `work` returns, done in a process of its own that has the libraries loaded."""
+    return _begun_apart(work, *given)()
+
+
+def _begun_apart(work: Callable[..., Marks], *given: Any) -> Callable[[], Marks]:
+    """Begins it; what is returned waits for its end."""
     context = get_context("fork")
     here, there = context.Pipe(duplex=False)
 
@@ -329,9 +347,13 @@ def apart(work: Callable[..., Marks], *given: Any) -> Marks:
     process = context.Process(target=run)
     process.start()
     there.close()
-    try:
-        found: Marks = here.recv()
-    except EOFError:
-        raise SystemExit("The simulated workers ended with an error.") from None
-    process.join()
-    return found
+
+    def ended() -> Marks:
+        try:
+            found: Marks = here.recv()
+        except EOFError:
+            raise SystemExit("The simulated workers ended with an error.") from None
+        process.join()
+        return found
+
+    return ended
