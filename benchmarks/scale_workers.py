@@ -60,6 +60,7 @@ SPACE = SearchSpace(
 )
 NAME = "scale"
 TOGETHER = 16  # workers in one process
+APART_S = 0.2  # seconds from the start of one worker to that of the next, where there are more than these
 Barrier = threading.Barrier | SharedBarrier
 
 
@@ -301,6 +302,8 @@ def _run(one: Callable[[int], None], workers: int, marks: Marks) -> Marks:
 
     def guarded(nth: int) -> None:
         try:
+            if workers > TOGETHER:
+                time.sleep(APART_S * nth)
             one(nth)
         except BaseException as error:
             failed.append(error)

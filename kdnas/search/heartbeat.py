@@ -169,14 +169,14 @@ class Steering(threading.Thread):
 
     def _write(self) -> None:
         now = (self.state, self.doing, self.device)
-        due = liveness.HEARTBEAT_S if now == self._written else (0.0 if self._changed_state(now) else WRITE_S)
+        news = self._written is None or self._written[0] != self.state
+        due = 0.0 if news else WRITE_S if now != self._written else liveness.HEARTBEAT_S
         if time.monotonic() - self._last >= due:
             self._last = time.monotonic()
-            studies.beat(self._store, self._study_id, self.worker_id, state=now[0], doing=now[1], device=now[2])
+            state, doing, device = now
+            one = self._study_id, self.worker_id
+            studies.beat(self._store, *one, state=state, doing=doing, device=device, news=news)
             self._written = now
-
-    def _changed_state(self, now: tuple[str, str | None, str | None]) -> bool:
-        return self._written is None or self._written[0] != now[0]
 
     def carry(self, number: int, **columns: Any) -> None:
         """What is to be written of a running trial with whatever is written of it next, or in a second by itself: most

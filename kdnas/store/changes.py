@@ -33,6 +33,10 @@ from kdnas.study.time_budget import end_of
 from kdnas.system.errors import BadOptionError, UsageError
 
 
+def gone() -> StoreError:
+    return StoreError("The study was deleted.", "Begin another one.")
+
+
 def bump(connection: Connection, study_id: int, news: News | None = None, **columns: Any) -> int:
     """The study's next revision, and other columns of its row; those who listen are told of the news.
 
@@ -44,7 +48,7 @@ def bump(connection: Connection, study_id: int, news: News | None = None, **colu
     statement = _next_revision(dialect, told)
     new = connection.execute(statement.values(**columns) if columns else statement, given).scalar_one_or_none()
     if new is None:
-        raise StoreError("The study was deleted.", "Begin another one.")
+        raise gone()
     return int(new)
 
 
@@ -66,7 +70,7 @@ def hold(connection: Connection, study_id: int) -> Wanted:
     query = sa.select(c.wanted).where(here).with_for_update()
     wanted = connection.execute(query).scalar_one_or_none()
     if wanted is None:
-        raise StoreError("The study was deleted.", "Begin another one.")
+        raise gone()
     return Wanted(wanted)
 
 

@@ -157,16 +157,19 @@ def enter(store: Store, study_id: int, *, lock: str | None, device: str | None, 
         )
 
 
-def beat(store: Store, study_id: int, worker_id: int, *, state: str, doing: str | None, device: str | None) -> None:
-    """The worker lives, and this is what it does."""
+def beat(
+    store: Store, study_id: int, worker_id: int, *, state: str, doing: str | None, device: str | None, news: bool
+) -> None:
+    """The worker lives, and this is what it does. `news`: that is a revision of the study, as another state is. All
+    else screens see when they next look at its workers, so that hundreds of these need not queue to say that they
+    live. Raises StoreError for a study that is gone."""
     with store.begin() as connection:
-        changes.bump(connection, study_id)
-        now = clock_column(connection.dialect.name)
-        connection.execute(
-            sa.update(t.worker)
-            .where(t.worker.c.worker_id == worker_id)
-            .values(heartbeat=now, state=state, doing=doing, device=device)
-        )
+        if news:
+            changes.bump(connection, study_id)
+        values = {"heartbeat": clock_column(connection.dialect.name), "state": state, "doing": doing, "device": device}
+        mine = sa.update(t.worker).where(t.worker.c.worker_id == worker_id)
+        if not connection.execute(mine.values(**values)).rowcount:
+            raise changes.gone()
 
 
 def leave(

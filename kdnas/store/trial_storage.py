@@ -39,7 +39,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from kdnas.store.complaints import StoreError
+from kdnas.store import changes
 from kdnas.store.database import Store
 from kdnas.store.patience import persist
 from kdnas.store.turns import in_turn
@@ -177,7 +177,7 @@ class TrialStorage(_CachedStorage):
             here = sa.and_(STUDIES.c.study_id == study_id, *in_turn(connection.dialect.name, study_id))
             locked = sa.select(STUDIES.c.study_id).where(here).with_for_update()
             if connection.execute(locked).first() is None:
-                raise StoreError("The study was deleted.", "Begin another one.")
+                raise changes.gone()
             made = TRIALS.insert().values(**columns, number=number).returning(TRIALS.c.trial_id, TRIALS.c.number)
             row = connection.execute(made).one()
         trial = _frozen(row.trial_id, row.number, TrialState.RUNNING, now.astimezone().replace(tzinfo=None), None)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from kdnas.store import changes, queries, repeats, slots, studies
 from kdnas.store import tables as t
+from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.studies import create_study
 from kdnas.study.reward import reward
@@ -96,7 +97,7 @@ def test_status_while_a_worker_holds_its_lock_and_after(store: Store, study_id: 
     assert status(store) == Status.RUNNING
     changes.set_wanted(store, study_id, "pause")
     assert status(store) == Status.PAUSING
-    studies.beat(store, study_id, worker_id, state="paused", doing=None, device=None)
+    studies.beat(store, study_id, worker_id, state="paused", doing=None, device=None, news=True)
     assert status(store) == Status.PAUSED
     changes.set_wanted(store, study_id, "stop")
     assert status(store) == Status.STOPPING
@@ -107,6 +108,27 @@ def test_status_while_a_worker_holds_its_lock_and_after(store: Store, study_id: 
     studies.leave(store, study_id, worker_id, device=None, error=None)
     assert status(store) == Status.STOPPED
     hold.path.unlink()
+
+
+def test_a_heartbeat_alone_is_no_revision_of_the_study_and_one_with_news_is(store: Store, study_id: int) -> None:
+    worker_id = worker(store, study_id)
+    with store.begin() as connection:
+        connection.execute(t.worker.update().values(heartbeat=1.0))
+    before = queries.study_row(store, "fake").revision
+    studies.beat(store, study_id, worker_id, state="running", doing="trial 3", device="cpu", news=False)
+    (row,) = queries.workers(store, study_id)
+    assert row.heartbeat == pytest.approx(time.time(), abs=60) and row.doing == "trial 3"
+    assert queries.study_row(store, "fake").revision == before
+    studies.beat(store, study_id, worker_id, state="paused", doing="trial 3", device="cpu", news=True)
+    assert queries.study_row(store, "fake").revision == before + 1
+
+
+def test_a_heartbeat_of_a_deleted_study_says_so(store: Store, study_id: int) -> None:
+    worker_id = worker(store, study_id)
+    studies.leave(store, study_id, worker_id, device=None, error=None)
+    studies.delete_study(store, "fake")
+    with pytest.raises(StoreError, match="The study was deleted"):
+        studies.beat(store, study_id, worker_id, state="running", doing=None, device=None, news=False)
 
 
 def test_a_worker_that_failed_says_why(store: Store, study_id: int) -> None:
