@@ -103,7 +103,7 @@ def measure(chosen: argparse.Namespace) -> Result:
         assert isinstance(bench, CausalBench)
         if not facts:
             begin = time.process_time()
-            built = bench.build(STUDENT, 0)
+            built = bench.build_in_full(STUDENT, 0)
             facts = {
                 "student": STUDENT,
                 "parameters": built.size,
@@ -113,6 +113,7 @@ def measure(chosen: argparse.Namespace) -> Result:
                 "start_perplexity": float(np.exp(bench.score(built).raw_loss)),
                 "epochs": epochs,
                 "chunks": len(bench.chunks.train),
+                "fitted_tokens": bench.fitted_tokens,
                 "length": spec.data.length,
                 "threads": torch.get_num_threads(),
                 "spec": spec.model_dump(mode="json"),
@@ -134,7 +135,7 @@ def measure(chosen: argparse.Namespace) -> Result:
 
 
 def one(bench: CausalBench, spec: StudySpec, epochs: int, seed: int) -> Found:
-    student = bench.build(STUDENT, number(seed, Purpose.STUDENT, 0))
+    student = bench.build_in_full(STUDENT, number(seed, Purpose.STUDENT, 0))
     training = bench.training(student, epochs=epochs, seed=number(seed, Purpose.STUDENT, 0), full=True)
     prepared = time.process_time()
     steps: list[float] = []

@@ -27,7 +27,7 @@ from kdnas.measuring import devices, memory, passes
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
-from kdnas.models import decoders, gguf_writing
+from kdnas.models import decoders, gguf_writing, least_squares_init
 from kdnas.models.decoders import Importance, Sizes
 from kdnas.recipes import latency_tokens
 from kdnas.recipes.contract import DEPTH, Description, Recipe, Workbench
@@ -209,7 +209,9 @@ class CausalBench(Workbench):
         self.fitted: FittedDecoderStudents | None = None
         if self.recipe.init == "fitted":
             what = f"the proxy set of {spec.data.source}"
-            self.fitted = FittedDecoderStudents(self.base, self.proxy_ids, on_progress, what)
+            sampled = least_squares_init.sample(self.proxy_ids)
+            self.fitted = FittedDecoderStudents(self.base, sampled, on_progress, what)
+            self.fitted_tokens = sampled.numel()
         if self.recipe.init != "random":
             full_cut.require_repeated(self.base.name, self.base.fingerprint, self.base.device, self._both_states)
 
@@ -292,6 +294,19 @@ class CausalBench(Workbench):
         else:
             model = decoders.fresh(config, seeds.number(seed, seeds.Student.WEIGHTS))
         return Student(cast(torch.nn.Module, model).to(self.device))
+
+    def build_in_full(self, candidate: Candidate, seed: int) -> Student:
+        """A fitted one is solved on up to four times the tokens of a search's, where the training part has them. It
+        keeps the blocks that the search chose, so that it has the shape that was timed."""
+        ids = least_squares_init.sample(self._train_ids(), least_squares_init.IN_FULL)
+        if self.fitted is not None and len(ids) > len(self.fitted.ids):
+            layers = int(candidate["num_hidden_layers"])
+            kept = {layers: self.fitted.sources(layers)}
+            self.fitted.close()
+            what = f"the training part of {self.spec.data.source}"
+            self.fitted = FittedDecoderStudents(self.base, ids, self.on_progress, what, kept)
+            self.fitted_tokens = ids.numel()
+        return self.build(candidate, seed)
 
     def probe(self, candidate: Candidate) -> Student:
         model = decoders.fresh(copy.deepcopy(self.configuration(candidate)), 0)  # nothing is solved or cut for it

@@ -6,14 +6,14 @@ Knows no loss and no store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.measuring import memory
 from kdnas.measuring.device_lock import Turn
-from kdnas.models import decoder_measures, fitted_decoders, least_squares_init
+from kdnas.models import decoder_measures, fitted_decoders
 from kdnas.models.decoder_blocks import Blocks, rows_of
 from kdnas.models.decoder_measures import Measured, kept_blocks, unit_order
 from kdnas.models.decoders import Importance, sizes
@@ -27,15 +27,23 @@ LAYOUT = 1  # of what is measured; part of its files' names
 
 
 class FittedDecoderStudents:
-    """Fits one student after another to a teacher on the first chunks of `ids` [chunks, length].
+    """Fits one student after another to a teacher on the chunks `ids` [chunks, length].
 
-    `blocks` are the teacher's, `states` what enters them, and `measured` what is measured on these once for all.
-    Raises UsageError for too few tokens to fit on, and for a teacher whose states are no finite numbers.
+    `blocks` are the teacher's, `states` what enters them, and `measured` what is measured on these once for all. `kept`
+    are the blocks that students of so many layers keep, where that was chosen before. Raises UsageError for too few
+    tokens to fit on, and for a teacher whose states are no finite numbers.
     """
 
-    def __init__(self, teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str) -> None:
-        self.teacher, self._on_progress = teacher, on_progress
-        self.ids = least_squares_init.sample(ids)
+    def __init__(
+        self,
+        teacher: CausalModel,
+        ids: Tensor,
+        on_progress: Progress,
+        what: str,
+        kept: Mapping[int, list[int]] | None = None,
+    ) -> None:
+        self.teacher, self._on_progress, self.ids = teacher, on_progress, ids
+        self._kept = dict(kept or {})
         own = sizes(teacher.config)
         needed = max(own.width, own.inner)
         if self.ids.numel() < needed or len(self.ids) < 2:
@@ -52,7 +60,9 @@ class FittedDecoderStudents:
 
     def sources(self, layers: int) -> list[int]:
         """The teacher's blocks that a student of so many layers keeps."""
-        return kept_blocks(self.measured.costs, layers)
+        if layers not in self._kept:
+            self._kept[layers] = kept_blocks(self.measured.costs, layers)
+        return self._kept[layers]
 
     def student(self, config: PreTrainedConfig, importance: Importance) -> PreTrainedModel:
         """A fitted student of the configuration, on the teacher's device."""

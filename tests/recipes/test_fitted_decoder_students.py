@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdnas.recipes import recipe
+from kdnas.models import least_squares_init
+from kdnas.recipes import fitted_decoder_students, recipe
 from kdnas.recipes.causal import CausalBench
 from kdnas.study.spec import StudySpec, from_store, from_values
 from kdnas.system.errors import BadOptionError, UsageError
@@ -164,3 +165,48 @@ def test_a_fitted_student_learns_on_from_there(make: Any) -> None:
     training = bench.training(student, epochs=1, seed=0)
     begun = training.begin().score.loss
     assert training.run_epoch().score.loss < begun
+
+
+# ---------------------------------------------------------------- in full
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_in_full_is_solved_on_more_and_has_the_shape_of_the_searchs(
+    make: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(least_squares_init, "TOKENS", 256)
+    bench = make(family)
+    assert bench.fitted_tokens == 256
+    config, kept = bench.config(small(family)), bench.fitted.sources(2)
+    searched = bench.score(bench.build(small(family), 0))
+    full = bench.build_in_full(small(family), 0)
+    assert bench.fitted_tokens == min(1024, bench.chunks.train.size)
+    assert bench.config(small(family)) == config and bench.fitted.sources(2) == kept
+    assert bench.score(full).loss < searched.loss
+    again = make(family).build_in_full(small(family), 0)
+    for name, tensor in full.body.state_dict().items():
+        assert torch.equal(tensor, again.body.state_dict()[name]), name
+
+
+def test_a_text_that_a_search_reads_whole_is_read_no_second_time_in_full(make: Any) -> None:
+    bench = make("llama")
+    fitted, built = bench.fitted, bench.build(small("llama"), 0)
+    full = bench.build_in_full(small("llama"), 0)
+    assert bench.fitted is fitted and bench.fitted_tokens == bench.chunks.train.size
+    for name, tensor in built.body.state_dict().items():
+        assert torch.equal(tensor, full.body.state_dict()[name]), name
+
+
+def test_a_student_in_full_keeps_the_blocks_that_the_search_timed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares_init, "TOKENS", 256)
+    bench = make("llama")
+    kept = bench.fitted.sources(2)
+    monkeypatch.setattr(fitted_decoder_students, "kept_blocks", lambda costs, layers: pytest.fail("chosen anew"))
+    bench.build_in_full(small("llama"), 0)
+    assert bench.fitted.sources(2) == kept
+
+
+def test_causal_students_that_are_not_fitted_are_said_to_be(make: Any) -> None:
+    bench = make("llama", recipe={"name": "causal-divergence", "init": "inherit", "top_k": 6}, budget={"epochs": 1})
+    assert bench.build_in_full(small("llama"), 0).size == bench.build(small("llama"), 0).size
+    assert bench.fitted_tokens is None
