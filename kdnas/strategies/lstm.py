@@ -70,7 +70,7 @@ class Plan:
     controller_loss: float | None  # mean squared error at the end of the training, in units of squared reward
     global_best: float | None
     previous_best: float | None
-    state: bytes  # safetensors: weights and the optimiser's moments
+    state: bytes | None  # safetensors: weights and the optimiser's moments, as the next episode begins
     facts: dict[str, Any]
 
 
@@ -193,6 +193,8 @@ def _plan(
     ours = options.controller == "ours"
     lent, first, ahead = _borrowed(options, space, seed, episode, history, taken, loan if ours else None)
     history = [*lent, *history]
+    # What was learnt of lent rewards is not handed on: the next episode may no longer believe them.
+    handed_on, state = state, None if lent else state
     rng = generator(seed, Purpose.EPISODE, episode)
     torch_rng = torch.Generator().manual_seed(number(seed, Purpose.CONTROLLER, episode))
     controller = Controller(space, options.embedding, options.hidden, MEMBERS if ours else 1, ours, torch_rng)
@@ -247,7 +249,7 @@ def _plan(
         loss,
         None if best is None else best.reward,
         None if previous is None else previous.reward,
-        _state(controller, optimiser),
+        handed_on if lent else _state(controller, optimiser),
         {
             "controller": options.controller,
             "lessons": len(lessons),
@@ -267,8 +269,8 @@ def _borrowed(
     loan: Loan | None,
 ) -> tuple[list[Rewarded], Choice | None, int]:
     """Of a loan: lent candidates with the rewards that they would have here, as of the episode before the first; the
-    candidate that its model finds best; and how many episodes ε is ahead. Nothing once the own trials speak against it.
-    """
+    candidate that its model finds best; and how many episodes ε is ahead. Only that candidate before there are own
+    trials, and nothing where these do not bear the loan out."""
     if loan is None:
         return [], None, 0
     from kdnas.strategies import warm
@@ -278,8 +280,7 @@ def _borrowed(
     told = warm.lessons(space, loan, pool, [(r.candidate, r.reward) for r in history])
     lent = [Rewarded(candidate, reward, -1) for candidate, reward in told.rewards]
     first = None if told.best is None else Choice(told.best[0], "controller", told.best[1], None)
-    # Before own trials bear the loan out, the others of the first episode are as random as without it.
-    return lent, first, len(lent) // options.samples if history else 0
+    return lent, first, len(lent) // options.samples
 
 
 def _anchor(controller: Controller, space: SearchSpace, leader: Rewarded | None) -> Tensor:

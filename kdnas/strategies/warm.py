@@ -33,6 +33,7 @@ from kdnas.study.transfer import Lent, Transfer
 ENOUGH = 60  # own trials from which the lent ones no longer count
 FIRST = 3  # proposals of `tpe` and `gp` that are the model's
 BELIEVED = 0.5  # probability that no study that lends says anything, from which on lent trials are not shown
+BORNE_OUT = 0.25  # the same for `lstm`, whose controller takes what it is taught for true
 
 
 def sampler(asked: Asked[StrategyOptions], made: WholeSampler) -> WholeSampler:
@@ -229,7 +230,8 @@ class Lessons:
 def lessons(
     space: SearchSpace, loan: Loan, pool: Sequence[Candidate], known: Sequence[tuple[Candidate, float]]
 ) -> Lessons:
-    """Of the own finished candidates and their rewards; nothing once these are enough, or speak against the loan.
+    """Of the own finished candidates and their rewards; nothing once these are enough, or do not bear the loan out.
+    Before there are any, no rewards: the best candidate alone shows what the loan is worth.
 
     Where there are constraints, rewards are lowered by what a trial misses, those of lent trials as the own ones; then
     nothing is found best, since such a reward is no figure to extrapolate."""
@@ -241,7 +243,7 @@ def lessons(
     lent = [trial.candidate for trial in loan.trials]
     places = Places(space, [*(c for c, _ in known), *pool, *lent])
     model = Transfer(places, np.arange(len(known)), figures, lent_figures(loan, len(places.points), REWARD))
-    if model.none > BELIEVED:
+    if model.none > BORNE_OUT:
         return Lessons((), None)
     told = np.exp(model.predict(np.arange(len(places.points) - len(lent), len(places.points))).mean)
     best = None
@@ -254,4 +256,4 @@ def lessons(
         worth = expected_improvement(found, float(figures.max())) if len(known) else found.mean
         place = int(np.argmax(worth))
         best = pool[place], float(np.exp(found.mean[place]))
-    return Lessons(tuple(zip(lent, map(float, told), strict=True)), best)
+    return Lessons(tuple(zip(lent, map(float, told), strict=True)) if known else (), best)
