@@ -10,12 +10,14 @@ import optuna
 import pytest
 
 from benchmarks.search_replay import strategy_loop
+from kdnas.strategies import lstm
 from kdnas.strategies.surrogate import POOL
 from kdnas.study.constraints import limits_of
 from kdnas.study.loan import Lender, LentTrial, Loan
 from kdnas.study.reward import reward
 from kdnas.study.space import Candidate, Dimension, SearchSpace
 from kdnas.study.spec import from_values
+from kdnas.study.spec_strategies import LstmStrategy
 from kdnas.system.errors import BadOptionError
 from tests.strategies.loop import SPACE, STRATEGIES, measured
 
@@ -145,3 +147,50 @@ def test_a_strategy_that_learns_from_nobody_refuses_a_lender(strategy: dict[str,
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+# ---------------------------------------------------------------- what the controller is taught
+
+
+def reversed_rewards(lent: Loan) -> Loan:
+    """The same candidates, the best with the figures of the worst."""
+    (lender,) = lent.lenders
+    ranked = sorted(lender.trials, key=lent.reward)
+    turned = [
+        replace(mine, loss=other.loss, ratio=other.ratio) for mine, other in zip(ranked, ranked[::-1], strict=True)
+    ]
+    return Loan((Lender("lender", tuple(turned)),), ALPHA, BETA)
+
+
+def own_trials(count: int) -> list[lstm.Rewarded]:
+    rows = np.random.default_rng(2).permutation(len(CANDIDATES))[:count]
+    return [lstm.Rewarded(CANDIDATES[row], float(REWARDS[row]), place // 5) for place, row in enumerate(rows)]
+
+
+def planned_with(lent: Loan | None, own: list[lstm.Rewarded], state: bytes | None = None) -> lstm.Plan:
+    taken = {SPACE.key(one.candidate) for one in own}
+    return lstm.plan(LstmStrategy(), SPACE, 1, len(own) // 5, own, taken, state, 5, lent)
+
+
+def test_a_loan_teaches_the_controller_nothing_before_there_are_own_trials() -> None:
+    with_loan, without = planned_with(loan(), []), planned_with(None, [])
+    assert with_loan.facts["lessons"] == without.facts["lessons"] == 0
+    assert with_loan.state == without.state
+    assert with_loan.choices[0].origin == "controller" and with_loan.choices[0].predicted is not None
+    assert [choice.origin for choice in with_loan.choices[1:]] == ["random"] * 4
+
+
+def test_what_the_controller_learns_of_a_loan_that_is_borne_out_is_not_handed_on() -> None:
+    own = own_trials(10)
+    before = planned_with(None, own[:5]).state
+    made = planned_with(loan(), own, before)
+    assert made.facts["lessons"] == 10 + 20
+    assert made.state == before != planned_with(None, own, before).state
+
+
+def test_a_loan_that_own_trials_speak_against_changes_nothing() -> None:
+    own = own_trials(10)
+    before = planned_with(None, own[:5]).state
+    made, alone = planned_with(reversed_rewards(loan()), own, before), planned_with(None, own, before)
+    assert made.facts["lessons"] == 10
+    assert made.state == alone.state and made.choices == alone.choices
