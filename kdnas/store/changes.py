@@ -22,7 +22,6 @@ from kdnas.store.complaints import StoreError
 from kdnas.store.database import Store
 from kdnas.store.notices import News, channel, notify
 from kdnas.store.patience import patient
-from kdnas.store.turns import in_turn
 from kdnas.study.constraints import EVENT, PART
 from kdnas.study.plain_values import unwritable
 from kdnas.study.spec import NAME
@@ -42,10 +41,9 @@ def bump(connection: Connection, study_id: int, news: News | None = None, **colu
 
     First statement of a writing transaction: on PostgreSQL it also makes writers of one study wait for each other, so
     that revisions are committed in their order. Raises StoreError for a study that is gone."""
-    dialect = connection.dialect.name
-    told = news is not None and dialect == "postgresql"
+    told = news is not None and connection.dialect.name == "postgresql"
     given = {"of_study": study_id, "at": time.time()} | ({"channel": channel(study_id, news)} if news and told else {})
-    statement = _next_revision(dialect, told)
+    statement = _next_revision(told)
     new = connection.execute(statement.values(**columns) if columns else statement, given).scalar_one_or_none()
     if new is None:
         raise gone()
@@ -53,12 +51,11 @@ def bump(connection: Connection, study_id: int, news: News | None = None, **colu
 
 
 @functools.cache
-def _next_revision(dialect: str, told: bool) -> Any:
+def _next_revision(told: bool) -> Any:
     """Made once: that takes longer than to run it. `told`: it also tells those who listen."""
     c = t.study.c
     notice = (sa.func.pg_notify(sa.bindparam("channel"), ""),) if told else ()
-    study_id = sa.bindparam("of_study", type_=sa.Integer)
-    made = sa.update(t.study).where(c.study_id == study_id, *in_turn(dialect, study_id))
+    made = sa.update(t.study).where(c.study_id == sa.bindparam("of_study"))
     return made.values(revision=c.revision + 1, updated=sa.bindparam("at")).returning(c.revision, *notice)
 
 
@@ -66,8 +63,7 @@ def hold(connection: Connection, study_id: int) -> Wanted:
     """What people want of the study's workers, in a transaction that may yet find nothing to write: until its end
     nobody else writes to the study. Raises StoreError for a study that is gone."""
     c = t.study.c
-    here = sa.and_(c.study_id == study_id, *in_turn(connection.dialect.name, study_id))
-    query = sa.select(c.wanted).where(here).with_for_update()
+    query = sa.select(c.wanted).where(c.study_id == study_id).with_for_update()
     wanted = connection.execute(query).scalar_one_or_none()
     if wanted is None:
         raise gone()

@@ -42,7 +42,6 @@ from sqlalchemy.engine import Connection
 from kdnas.store import changes
 from kdnas.store.database import Store
 from kdnas.store.patience import persist
-from kdnas.store.turns import in_turn
 
 _IN = 500  # values in one IN (…)
 TRIALS, STUDIES = TrialModel.__table__, StudyModel.__table__
@@ -174,8 +173,7 @@ class TrialStorage(_CachedStorage):
         columns = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": now.replace(tzinfo=None)}
         with self._store.begin() as connection:
             # Numbers are given one by one: SQLite writes for one at a time, elsewhere the study's row is held.
-            here = sa.and_(STUDIES.c.study_id == study_id, *in_turn(connection.dialect.name, study_id))
-            locked = sa.select(STUDIES.c.study_id).where(here).with_for_update()
+            locked = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
             if connection.execute(locked).first() is None:
                 raise changes.gone()
             made = TRIALS.insert().values(**columns, number=number).returning(TRIALS.c.trial_id, TRIALS.c.number)

@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy as sa
 
 from kdnas.search import joining, warm_start
 from kdnas.search.begin import begin
@@ -147,30 +146,6 @@ def test_a_worker_that_waits_for_others_does_not_hear_that_one_asks_for_its_late
         assert [other.wait(), waits.wait()] == [0, 0]
         [row] = [row for row in queries.trial_rows(store, 1) if row.slot == 1]
         assert (row.state, row.latency_ms) == ("done", fakes.latency_ms(row.candidate))
-
-
-def test_writers_of_a_study_queue_and_each_is_woken_alone(url: str) -> None:
-    begin(fakes.spec(), url)
-    writers = 6
-    with open_store(url) as store, ThreadPoolExecutor(writers) as pool:
-        waiting = sa.text("SELECT locktype, count(*) FROM pg_locks WHERE NOT granted GROUP BY locktype")
-
-        def waits() -> dict[str, int]:
-            with store.connect() as connection:
-                return {row.locktype: row.count for row in connection.execute(waiting)}
-
-        def write(nth: int) -> int:
-            with open_store(url) as own, own.begin() as connection:
-                if nth % 2:
-                    changes.hold(connection, 1)
-                return changes.bump(connection, 1)
-
-        with store.begin() as connection:
-            first = changes.bump(connection, 1)
-            revisions = [pool.submit(write, nth) for nth in range(writers)]
-            wait_for(lambda: sum(waits().values()) == writers)
-            assert waits() == {"advisory": writers}  # nobody waits for a row, whose waiters would all wake at once
-        assert sorted(one.result() for one in revisions) == [first + 1 + nth for nth in range(writers)]
 
 
 def test_many_first_starts_at_once_make_one_store(bare: str) -> None:
