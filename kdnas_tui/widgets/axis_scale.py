@@ -45,11 +45,13 @@ class Scale:
         return Scale(float(known.min()), float(known.max()), chosen)
 
     def at(self, values: np.ndarray) -> np.ndarray:
-        """Places from 0 to 1, [n]; in the middle where all are equal, NaN for NaN; float [n]."""
+        """Places from 0 to 1; what lies beyond the scale is at its ends, all that are equal in the middle, NaN for NaN;
+        float [n]."""
         low, high = (log10(self.low), log10(self.high)) if self.log else (self.low, self.high)
         with np.errstate(all="ignore"):
             figures = np.log10(values) if self.log else values
-            return np.where(np.isfinite(values), (figures - low) / (high - low) if high > low else 0.5, np.nan)
+            places = np.clip((figures - low) / (high - low), 0.0, 1.0) if high > low else 0.5
+        return np.where(np.isfinite(values), places, np.nan)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def axes_of(board: Board, shown: np.ndarray) -> tuple[list[Axis], list[Axis]]:
     for name in RESULTS:
         values = board.column(name)
         scale = scale_of(values[shown & np.isfinite(values)], name)
-        at = np.clip(scale.at(values), 0.0, 1.0)
+        at = scale.at(values)
         ends = ((0.0, f"{scale.low:.3g}"), (1.0, f"{scale.high:.3g}"))
         shown_name = f"{name} ms" if name == "latency" else name
         results.append(Axis(f"{shown_name} log" if scale.log else shown_name, at, ends))

@@ -96,7 +96,7 @@ class Slices(Picture):
         if not shown.any():
             return self.say_none(sketch)
         scale = scale_of(values[shown], self.measure)
-        heights = np.clip(scale.at(values), 0.0, 1.0)
+        heights = scale.at(values)
         plots = list(dimensions(board).items())
         ends = [_figure(scale.high), _figure(scale.low)]
         grid = Grid.of(len(plots), sketch.width, sketch.height - 1, max(map(len, ends)) + 1)
