@@ -59,7 +59,7 @@ SPACE = SearchSpace(
     )
 )
 NAME = "scale"
-TOGETHER = 16  # workers in one process
+TOGETHER = 8  # workers in one process
 APART_S = 0.2  # seconds from the start of one worker to that of the next, where there are more than these
 Barrier = threading.Barrier | SharedBarrier
 
