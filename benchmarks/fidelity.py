@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Any
@@ -99,13 +100,17 @@ def spread_over(space: SearchSpace, count: int, seed: int) -> list[Candidate]:
 
 def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> dict[str, Any]:
     """Losses after each share of the mini budget and after the long one, latency and size."""
-    student = bench.build(candidate, spec.seed)
-    timed = latency.measure(bench.timed(student), bench.timed(None), spec.latency, CPU)
+    began = time.process_time()
     epochs = spec.budget.epochs
+    student = bench.build(candidate, spec.seed)
     training = bench.training(student, epochs=epochs, seed=spec.seed)
     all_steps = ceil(len(bench.chunks.proxy) / min(spec.data.batch_size, len(bench.chunks.proxy))) * epochs
     fitted = training.begin().score
-    shares = [fitted, *_along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES if share])]
+    fitted_s = time.process_time() - began
+    along, mini_s = _along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES if share])
+    shares = [fitted, *along]
+    probe = bench.build(candidate, spec.seed)
+    timed = latency.measure(bench.timed(probe), bench.timed(None), spec.latency, CPU)
     long_student = bench.build(candidate, spec.seed)
     long_epochs = max(1, round(LONGER * epochs * len(bench.chunks.proxy) / len(bench.chunks.train)))
     long = bench.training(long_student, epochs=long_epochs, seed=spec.seed + 1, full=True)
@@ -120,22 +125,28 @@ def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> 
         "teacher_ms": timed.teacher_p50,
         "flag": timed.flag,
         "parameters": student.size,
+        "fitted_cpu_s": fitted_s,
+        "mini_cpu_s": mini_s,
     }
 
 
-def _along(training: HiddenStateTraining, epochs: int, wanted: list[int]) -> list[Any]:
-    """Scores of one training after so many steps each."""
+def _along(training: HiddenStateTraining, epochs: int, wanted: list[int]) -> tuple[list[Any], float]:
+    """Scores of one training after so many steps each, and its CPU seconds without the looks on the way."""
     found: dict[int, Any] = {}
-    before = 0
+    before, looking = 0, 0.0
+    began = time.process_time()
 
     def on_step(done: int, steps: int) -> None:
+        nonlocal looking
         if before + done in wanted and before + done not in found:
+            looked = time.process_time()
             found[before + done] = training.peek()
+            looking += time.process_time() - looked
 
     for _ in range(epochs):
         epoch = training.run_epoch(on_step)
         before = wanted[-1] * epoch.epoch // epochs
-    return [found[step] for step in wanted]
+    return [found[step] for step in wanted], time.process_time() - began - looking
 
 
 def kendall(one: list[float], two: list[float], groups: list[Any] | None = None) -> float:
