@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fidelity import spread_over
+from benchmarks.kept_rows import spread_over
 from benchmarks.report import Result, Table, say
 from kdnas.measuring import devices, latency
 from kdnas.measuring.block_table import Check, Reading, check

@@ -10,14 +10,12 @@ written down at once, so that an interrupted run goes on; `--fresh` forgets what
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from typing import Any
 
 import torch
 
-from benchmarks.fidelity import kendall, spread_over
-from benchmarks.report import Result, Table, run, say
+from benchmarks.kept_rows import kendall, kept, spread_over
+from benchmarks.report import Result, Table, run
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench
 from kdnas.study.space import Candidate
@@ -49,23 +47,14 @@ def measure(chosen: argparse.Namespace) -> Result:
     spec = spec_of(chosen.quick)
     bench = recipe(spec.recipe.name).prepare(spec, CPU, lambda what, share: None)
     assert isinstance(bench, CausalBench)
-    folder = paths.state_folder() / "fidelity"
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = json.dumps([spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], LONGER])
-    path = folder / f"causal-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.jsonl"
-    if chosen.fresh:
-        path.unlink(missing_ok=True)
-    known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
-    rows = []
-    count = 3 if chosen.quick else chosen.candidates
-    for place, candidate in enumerate(spread_over(bench.space, count, spec.seed)):
-        key = bench.space.key(candidate)
-        if key not in known:
-            say(f"candidate {place + 1} of {count}: {candidate}")
-            known[key] = {"key": key, **evaluate(bench, spec.seed, candidate)}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[key]) + "\n")
-        rows.append(known[key])
+    rows = kept(
+        "causal-",
+        [spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], LONGER],
+        bench.space,
+        spread_over(bench.space, 3 if chosen.quick else chosen.candidates, spec.seed),
+        lambda candidate: evaluate(bench, spec.seed, candidate),
+        chosen.fresh,
+    )
     return _result(bench, spec, rows)
 
 

@@ -7,40 +7,40 @@ Candidates are drawn over the whole space of the study (Latin-hypercube, seeded)
 budget and looked at before its first step and on the way, and once with ten times its steps on the whole training part.
 Every finished candidate is written down at once, so that an interrupted run goes on; `--fresh` forgets what is there.
 
-What each pruner would have made of these candidates, met in many orders: the steps it saves, and what they cost.
+What rungs and each pruner would have made of these candidates, met in many orders: what they save, and what they cost.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 
+from benchmarks.kept_rows import Row, kendall, kept, spread_over
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import shipped
 from kdnas.measuring import latency
 from kdnas.recipes import recipe
 from kdnas.recipes.hidden_state import HiddenStateBench
 from kdnas.recipes.hidden_state_training import HiddenStateTraining
+from kdnas.search import rungs
 from kdnas.strategies.pruners import SLOT, pruner
 from kdnas.study import reward
-from kdnas.study.space import Candidate, SearchSpace
+from kdnas.study.space import Candidate
 from kdnas.study.spec import BudgetSpec, StudySpec, from_values
-from kdnas.system import paths, seeds
+from kdnas.system import seeds
 
 CPU = torch.device("cpu")
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the mini budget; none of it is the fitted student
 LONGER = 10
 LOOKS = (0.2, 0.5, 1.0)  # shares after which a pruner is asked, the last one the whole
+RUNGS: tuple[tuple[float, ...], ...] = ((), (0.5, 0.5), (0.33, 0.5), (0.2, 0.5), (0.5,))
 ORDERS = 100
 SPEC: dict[str, Any] = {
     "name": "fidelity",
@@ -63,42 +63,19 @@ def measure(options: argparse.Namespace) -> Result:
     count = 6 if options.quick else options.candidates
     bench = recipe("hidden-state").prepare(spec, CPU, lambda what, share: None)
     assert isinstance(bench, HiddenStateBench)
-    folder = paths.state_folder() / "fidelity"
-    folder.mkdir(parents=True, exist_ok=True)
-    protocol = latency.protocol_key(spec.latency)
-    facts = json.dumps(
-        [spec.model_dump(mode="json"), bench.provenance()["teacher_fingerprint"], protocol, LONGER, SHARES]
+    ground = bench.provenance()["teacher_fingerprint"], latency.protocol_key(spec.latency)
+    rows = kept(
+        "",
+        [spec.model_dump(mode="json"), *ground, LONGER, SHARES],
+        bench.space,
+        spread_over(bench.space, count, spec.seed),
+        lambda candidate: evaluate(bench, spec, candidate),
+        options.fresh,
     )
-    path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.jsonl"
-    if options.fresh:
-        path.unlink(missing_ok=True)
-    known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
-    rows = []
-    for place, candidate in enumerate(spread_over(bench.space, count, spec.seed)):
-        key = bench.space.key(candidate)
-        if key not in known:
-            say(f"candidate {place + 1} of {count}: {candidate}")
-            known[key] = {"key": key, **evaluate(bench, spec, candidate)}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[key]) + "\n")
-        rows.append(known[key])
     return _result(bench, spec, rows)
 
 
-def spread_over(space: SearchSpace, count: int, seed: int) -> list[Candidate]:
-    """Different candidates that use each choice of each dimension as evenly as can be."""
-    rng = seeds.generator(seed, seeds.Benchmark.SPREAD)
-    chosen: dict[str, Candidate] = {}
-    while len(chosen) < min(count, space.size):
-        columns = [rng.permutation(np.arange(count) * n // count) for n in space.shape]
-        for indices in zip(*columns, strict=True):
-            candidate = space.canonical(space.at(tuple(int(i) for i in indices)))
-            if len(chosen) < count:
-                chosen.setdefault(space.key(candidate), candidate)
-    return list(chosen.values())
-
-
-def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> dict[str, Any]:
+def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> Row:
     """Losses after each share of the mini budget and after the long one, latency and size."""
     began = time.process_time()
     epochs = spec.budget.epochs
@@ -149,22 +126,10 @@ def _along(training: HiddenStateTraining, epochs: int, wanted: list[int]) -> tup
     return [found[step] for step in wanted], time.process_time() - began - looking
 
 
-def kendall(one: list[float], two: list[float], groups: list[Any] | None = None) -> float:
-    """Kendall's τ-b, from all pairs, or from those of one group each."""
-    a, b = np.asarray(one, dtype=float), np.asarray(two, dtype=float)
-    upper = np.triu_indices(len(a), 1)
-    if groups is not None:
-        alike = np.asarray(groups)[upper[0]] == np.asarray(groups)[upper[1]]
-        upper = upper[0][alike], upper[1][alike]
-    signs = np.sign(a[:, None] - a)[upper], np.sign(b[:, None] - b)[upper]
-    norm = np.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
-    return float((signs[0] * signs[1]).sum() / norm) if norm else 0.0
-
-
-def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]) -> Result:
+def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[Row]) -> Result:
     long = [row["long"] for row in rows]
 
-    def worth(loss: float, row: dict[str, Any]) -> float:
+    def worth(loss: float, row: Row) -> float:
         return reward.reward(loss, row["latency_ms"], row["teacher_ms"], spec.reward.alpha, spec.reward.beta)
 
     long_reward = [worth(row["long"], row) for row in rows]
@@ -181,7 +146,7 @@ def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]
         "tau_raw_mse": lines[-1][3],
         "tau_parameters": size,
     }
-    depths = [row["candidate"]["num_hidden_layers"] for row in rows]
+    depths = list(map(_depth, rows))
     within = [kendall([row["losses"][place] for row in rows], long, depths) for place in (0, len(SHARES) - 1)]
     figures |= {"tau_fitted": lines[0][1], "tau_fitted_within_depth": within[0], "tau_within_depth": within[1]}
     for place, share in enumerate(SHARES[:-1]):
@@ -212,13 +177,74 @@ def _result(bench: HiddenStateBench, spec: StudySpec, rows: list[dict[str, Any]]
         ],
     )
     pruners, saved = _pruners(spec, rows, worth)
+    climbed, ranked = _rungs(spec, rows, worth)
     facts = {"spec": spec.model_dump(mode="json"), "bench": bench.provenance()}
-    return Result([table, pruners, each], figures | saved, facts)
+    return Result([table, climbed, pruners, each], figures | saved | ranked, facts)
 
 
-def _pruners(
-    spec: StudySpec, rows: list[dict[str, Any]], worth: Callable[[float, dict[str, Any]], float]
-) -> tuple[Table, dict[str, float]]:
+def _rungs(spec: StudySpec, rows: list[Row], worth: Callable[[float, Row], float]) -> tuple[Table, dict[str, float]]:
+    """What a study ranks by in the end, where candidates climb RUNGS in ORDERS random orders by the rule of a search.
+
+    τ: of the losses of those on the highest rung to their long ones. Best: share of the orders in which the candidate
+    of the best long reward is among them. Cost: CPU seconds over those of the whole mini budget for each candidate.
+    """
+    rng = seeds.generator(spec.seed, seeds.Benchmark.ORDERS)
+    orders = [rng.permutation(len(rows)) for _ in range(ORDERS)]
+    best = max(range(len(rows)), key=lambda i: worth(rows[i]["long"], rows[i]))
+    whole = sum(row["fitted_cpu_s"] + row["mini_cpu_s"] for row in rows)
+    lines: list[tuple[Any, ...]] = []
+    for shares in RUNGS:
+        places = [SHARES.index(rung / len(shares)) if shares else 0 for rung in range(len(shares) + 1)]
+        runs = [_climbed(rows, shares, places, order, worth) for order in orders]
+        lines.append((
+            " ".join(map(str, shares)) or "none: as fitted",
+            statistics.fmean(len(top) for _, top in runs),
+            statistics.fmean(
+                kendall([rows[i]["losses"][places[-1]] for i in top], [rows[i]["long"] for i in top]) for _, top in runs
+            ),
+            statistics.fmean(best in top for _, top in runs),
+            statistics.fmean(spent for spent, _ in runs) / whole,
+        ))  # fmt: skip
+    table = Table(
+        f"What a study with rungs ranks by, the mean of {ORDERS} orders",
+        ["rungs", "ranked in the end", "τ of them", "the best is among them", "cost over mini-KD for all"],
+        lines,
+    )
+    figures = {
+        f"{name}_{place}": line[column]
+        for place, line in enumerate(lines)
+        for column, name in ((2, "tau_rungs"), (4, "cost_rungs"))
+    }
+    return table, figures
+
+
+def _climbed(
+    rows: list[Row], shares: tuple[float, ...], places: list[int], order: Iterable[int], worth: Callable[..., float]
+) -> tuple[float, list[int]]:
+    """CPU seconds of one study, and the candidates on its highest rung."""
+    spent = 0.0
+    at: list[list[int]] = [[] for _ in places]
+    for place in (int(i) for i in order):
+        row = rows[place]
+        spent += row["fitted_cpu_s"]
+        for rung, look in enumerate(places):
+            reached = [_reached(rows[i], look, worth) for i in at[rung] if _depth(rows[i]) == _depth(row)]
+            at[rung].append(place)
+            if rung == len(shares) or not rungs.goes_on(_reached(row, look, worth), reached, shares[rung]):
+                break
+            spent += row["mini_cpu_s"] / len(shares)
+    return spent, at[-1]
+
+
+def _reached(row: Row, look: int, worth: Callable[..., float]) -> rungs.Reached:
+    return rungs.Reached(worth(row["losses"][look], row), row["losses"][look], row["latency_ms"])
+
+
+def _depth(row: Row) -> int:
+    return int(row["candidate"]["num_hidden_layers"])
+
+
+def _pruners(spec: StudySpec, rows: list[Row], worth: Callable[[float, Row], float]) -> tuple[Table, dict[str, float]]:
     """Each pruner over the candidates in `ORDERS` random orders, as a study's worker asks it.
 
     Saved: share of the mini budget's steps. Best: share of the orders in which the candidate of the best mini reward

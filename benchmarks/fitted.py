@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fidelity import spread_over
+from benchmarks.kept_rows import spread_over
 from benchmarks.plain_kd import PlainKD, batches
 from benchmarks.report import Result, Table, say
 from kdnas.recipes import recipe
