@@ -1,10 +1,13 @@
-"""From search to a scored model on the embedded default, beside students made by hand with the same budget.
+"""From search to scored models on the embedded default, beside students made by hand with the same budget.
 
-The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences, finalize the
-best student that is at least three times as fast as its teacher, evaluate it: as it is, beside the taught teacher, and
-fine-tuned, beside the teacher as it ships. Then distil and evaluate, in the same way from the same teacher on the same
-text, the students that a person would make, of whole teacher layers at full width: every third one, every second one,
-and as many as the found student has (`--by-hand` names other depths). Goes on where an earlier run was cut off.
+    python -m benchmarks.final [--quick] [--json FILE] [--folder DIR] [--speeds N …] [--seeds N] [--fresh]
+
+The teacher first learns the task, on its training sentences (`kdnas finetune`). Search on these sentences for the front
+of loss and latency, finalize the best student that is so many times as fast as its teacher, evaluate it: as it is,
+beside the taught teacher, and fine-tuned, beside the teacher as it ships. Then do the same at the other speeds, and
+distil and evaluate, in the same way from the same teacher on the same text, what a person would make by hand at each:
+whole teacher layers at full width where some number of them is about as fast, else the teacher's proportions at a
+smaller width. Goes on where an earlier run was cut off.
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import report
 from benchmarks.report import Result, Table, say
 from kdnas.data.glue import OWN, TASKS, load
+from kdnas.measuring import latency
+from kdnas.recipes import recipe
 from kdnas.scores.finetuning import FineTuning
 from kdnas.scores.score_folder import Wanted, score
 from kdnas.store import queries
 from kdnas.store.database import open_reader
-from kdnas.students.distil import Telling, distil
+from kdnas.students.distil import Job, Telling, distil
 from kdnas.students.finalize import finalize
 from kdnas.students.from_config import given
 from kdnas.study.spec import StudySpec, from_values
@@ -39,7 +46,8 @@ from kdnas.system import paths
 from kdnas.system.files import write_atomically
 from kdnas.system.paths import presets
 
-FASTER = 3.0
+CPU = torch.device("cpu")
+SPEEDS = (5.0, 3.0, 8.0, 12.0)  # times the teacher's; the first one's students are finished first
 # The quickstart's study around what can be so fast: from few whole layers to many thin ones. Chunks are as short as the
 # task's sentences: the first token, which a classifier reads, is learned from as often.
 NARROWED = {
@@ -51,15 +59,17 @@ NARROWED = {
     "budget.epochs": 0,
     "budget.proxy_fraction": 0.15,
     "strategy.two_objectives": True,
-    "space.choices.num_hidden_layers": [2, 3, 4, 5],
-    "space.choices.hidden_size": [320, 384],
+    "space.choices.num_hidden_layers": [1, 2, 3, 4, 5],
+    "space.choices.hidden_size": [192, 256, 320, 384],
     "space.choices.head_size": [32],
-    "space.choices.intermediate_size": [64, 96, 128, 192, 256, 384, 448, 768, 1280],
+    "space.choices.intermediate_size": [64, 128, 192, 256, 384, 448, 768, 1280],
     "space.choices.hidden_act": ["gelu"],
     "full.epochs": 4,
     "latency.precision": 0.02,
     "latency.max_seconds": 5.0,
 }
+BY_HAND = [(layers, width) for width in (384, 256, 192, 128) for layers in (1, 2, 3, 4)]  # four neurons a dimension
+AS_FAST = 0.15  # whole layers are taken where they are as fast to within this
 QUICK = {
     **NARROWED,
     "data.limit": 384,
@@ -73,9 +83,7 @@ QUICK = {
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where studies and models are kept, to go on from them")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each model (3)")
-    parser.add_argument(
-        "--by-hand", type=int, nargs="+", metavar="LAYERS", help="depths of the students made by hand, instead of three"
-    )
+    parser.add_argument("--speeds", type=float, nargs="+", default=SPEEDS, help="of the students (5 3 8 12)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="another value of the spec")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
 
@@ -128,8 +136,10 @@ class Clock:
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
 
     def time(self, step: str, began: float) -> None:
+        if self.path.is_file():  # another process may make other students in the same folder
+            self.seconds = json.loads(self.path.read_text())
         self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - began
-        self.path.write_text(json.dumps(self.seconds))
+        write_atomically(self.path, json.dumps(self.seconds))
 
 
 def told(title: str) -> Telling:
@@ -155,28 +165,76 @@ def measure(chosen: argparse.Namespace) -> Result:
     storage = f"sqlite:///{folder / 'studies.db'}"
 
     search(spec, storage, clock)
-    only = _fast(storage, spec)
-    found = model("found", folder, clock, lambda out, t: finalize(storage, spec.name, out, t, only=only))
-    sizes = _teacher_sizes(spec)
-    made: dict[str, Mapping[str, Any]] = {"found": found}
+    made: dict[str, Mapping[str, Any]] = {}
     plain: dict[str, Mapping[str, Any]] = {}
     tuned: dict[str, Mapping[str, Any]] = {}
+    fine = FineTuning(seeds=tuple(range(1 if chosen.quick else chosen.seeds)))
 
     def evaluate(name: str) -> None:
+        """The student first, so that its own time is told apart from the teacher's."""
         asked, shipped = str(spec.teacher.checkpoint), spec.teacher.model
-        plain[name] = evaluated(folder / name, asked, FineTuning(finetune=False), chosen, storage, clock)
-        fine = FineTuning(seeds=tuple(range(1 if chosen.quick else chosen.seeds)))
-        tuned[name] = evaluated(folder / name, shipped, fine, chosen, storage, clock)
+        for teacher, step in (("", f"evaluate {name}"), (None, f"evaluate teacher beside {name}")):
+            began = time.monotonic()
+            beside = (asked, shipped) if teacher is None else (teacher, teacher)
+            plain[name] = evaluated(folder / name, beside[0], FineTuning(finetune=False), chosen, storage)
+            tuned[name] = evaluated(folder / name, beside[1], fine, chosen, storage)
+            clock.time(step, began)
 
-    evaluate("found")
-    layers = int(sizes["num_hidden_layers"])
-    depths = chosen.by_hand or (layers // 3, layers // 2, int(found["config"]["num_hidden_layers"]))
-    for depth in dict.fromkeys(depths):
-        job = given(every_kth(spec), {**sizes, "num_hidden_layers": depth})
-        name = f"by-hand-{depth}"
-        made[name] = model(name, folder, clock, partial(distil, job, device=spec.device))
+    for speed in chosen.speeds:
+        name = f"found-{speed:g}"
+        only = _fast(storage, spec, speed)
+        if only is None:
+            say(f"The search found no student {speed:g} times as fast.")
+            continue
+        made[name] = model(
+            name, folder, clock, lambda out, t, only=only: finalize(storage, spec.name, out, t, only=only)
+        )
+        evaluate(name)
+    latencies = by_hand_latencies(spec, folder)
+    for found in list(made.values()):
+        layers, width = as_fast(latencies, found["latency"]["speedup"])
+        name = f"by-hand-{layers}x{width}"
+        made[name] = model(name, folder, clock, partial(distil, by_hand(spec, layers, width), device=spec.device))
         evaluate(name)
     return tabled(spec, made, plain, tuned, clock)
+
+
+def by_hand(spec: StudySpec, layers: int, width: int) -> Job:
+    """The teacher's proportions at that width: heads of its size, four neurons a dimension; cut, not solved."""
+    sizes = {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "hidden_act": "gelu",
+    }
+    return given(every_kth(spec), sizes)
+
+
+def by_hand_latencies(spec: StudySpec, folder: Path) -> dict[tuple[int, int], float]:
+    """Of BY_HAND, how many times as fast as the teacher each is; measured once for a folder."""
+    file = folder / "by-hand.json"
+    if not file.is_file():
+        say(f"measuring {len(BY_HAND)} students made by hand")
+        jobs = [by_hand(spec, layers, width) for layers, width in BY_HAND]
+        bench = recipe(spec.recipe.name).prepare(jobs[0].spec, CPU, lambda words, share: None)
+        speeds = []
+        for job in jobs:
+            timed = latency.measure(bench.timed(bench.probe(job.candidate)), bench.timed(None), bench.spec.latency, CPU)
+            speeds.append(timed.teacher_p50 / timed.p50)
+        bench.close()
+        write_atomically(file, json.dumps(speeds))
+    return dict(zip(BY_HAND, json.loads(file.read_text()), strict=True))
+
+
+def as_fast(speeds: Mapping[tuple[int, int], float], wanted: float) -> tuple[int, int]:
+    """Layers and width of the student by hand that is nearest in speed: of whole layers, where AS_FAST lets them."""
+
+    def off(shape: tuple[int, int]) -> float:
+        return abs(math.log(speeds[shape] / wanted))
+
+    whole = min((shape for shape in speeds if shape[1] == BY_HAND[0][1]), key=off)
+    return whole if off(whole) <= math.log1p(AS_FAST) else min(speeds, key=off)
 
 
 def search(spec: StudySpec, storage: str, clock: Clock) -> None:
@@ -195,17 +253,14 @@ def search(spec: StudySpec, storage: str, clock: Clock) -> None:
             raise SystemExit(code)
 
 
-def _fast(storage: str, spec: StudySpec) -> str | None:
-    """The filter for students that are fast enough; none where the (quick) search found none."""
-    wanted = f"speedup>={FASTER:g}"
+def _fast(storage: str, spec: StudySpec, speed: float) -> str | None:
+    """The filter for students that are fast enough; None where the search found none."""
     with open_reader(storage) as store:
         rows = queries.trial_rows(store, queries.study_row(store, spec.name).study_id)
-    return wanted if any((row.speedup or 0) >= FASTER and row.state == "done" for row in rows) else None
+    return f"speedup>={speed:g}" if any((row.speedup or 0) >= speed and row.state == "done" for row in rows) else None
 
 
 def _teacher_sizes(spec: StudySpec) -> dict[str, Any]:
-    from kdnas.recipes import recipe
-
     facts = recipe(spec.recipe.name).describe(spec).teacher
     return {
         "num_hidden_layers": facts["layers"],
@@ -226,14 +281,12 @@ def model(name: str, folder: Path, clock: Clock, make: Any) -> Mapping[str, Any]
 
 
 def evaluated(
-    folder: Path, beside: str, protocol: FineTuning, chosen: argparse.Namespace, storage: str, clock: Clock
+    folder: Path, beside: str, protocol: FineTuning, chosen: argparse.Namespace, storage: str
 ) -> Mapping[str, Any]:
-    """The scores of a model on the task beside another's."""
-    began = time.monotonic()
+    """The scores of a model on the task beside another's, or alone for ""."""
     protocol = replace(protocol, limit=192 if chosen.quick else None)
     on_progress = told(f"evaluating {folder.name}").on_progress
     result = score(folder, Wanted((OWN,), protocol, teacher=beside, device="cpu"), on_progress, storage)
-    clock.time(f"evaluate {folder.name}", began)
     return dict(result["tasks"][OWN])
 
 
@@ -244,45 +297,47 @@ def tabled(
     scores: Mapping[str, Mapping[str, Any]],
     clock: Clock,
 ) -> Result:
-    teacher, found = _teacher_sizes(spec), made["found"]
-    teacher_score = scores["found"]["teacher"]
+    teacher, first = _teacher_sizes(spec), next(iter(made))
+    taught, shipped = plain[first]["teacher"], scores[first]["teacher"]
     sizes = (teacher["num_hidden_layers"], teacher["hidden_size"], teacher["intermediate_size"])
     rows: list[tuple[object, ...]] = [
-        ("teacher", *sizes, None, found["latency"]["teacher_ms"], 1.0, 0.0, 100 * plain["found"]["teacher"]["score"],
-         100 * teacher_score["score"], _range(teacher_score), 100.0)
+        ("teacher", *sizes, None, made[first]["latency"]["teacher_ms"], 1.0, 0.0, 100 * taught["score"], 100.0,
+         100 * shipped["score"], _range(shipped), 100.0)
     ]  # fmt: skip
     figures: dict[str, float] = {
-        "score_teacher": 100 * teacher_score["score"],
-        "as_it_is_teacher": 100 * plain["found"]["teacher"]["score"],
+        "score_teacher": 100 * shipped["score"],
+        "as_it_is_teacher": 100 * taught["score"],
     }
     for name, facts in made.items():
-        config, entry, latency = facts["config"], scores[name], facts["latency"]
+        config, entry, timed = facts["config"], scores[name], facts["latency"]
         rows.append((
             name, config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], facts["parameters"],
-            latency["student_ms"], latency["speedup"], facts["metrics"]["loss"],
-            100 * plain[name]["student"]["score"], 100 * entry["student"]["score"],
+            timed["student_ms"], timed["speedup"], facts["metrics"]["loss"],
+            100 * plain[name]["student"]["score"], plain[name]["kept"], 100 * entry["student"]["score"],
             _range(entry["student"]), entry["kept"],
         ))  # fmt: skip
         figures |= {
             f"{name}_kept_percent": entry["kept"],
             f"{name}_as_it_is": 100 * plain[name]["student"]["score"],
             f"{name}_score": 100 * entry["student"]["score"],
-            f"{name}_speedup": latency["speedup"],
+            f"{name}_speedup": timed["speedup"],
             f"{name}_loss": facts["metrics"]["loss"],
         }
+    metrics = made[first]["metrics"]
     seconds = {name: round(value) for name, value in clock.seconds.items()}
-    figures["teach_search_finalize_evaluate_s"] = sum(
-        value for name, value in clock.seconds.items() if "by-hand" not in name
-    )
+    to_scores = ("teacher", "search", first, f"evaluate {first}")
+    figures["to_scores_s"] = sum(clock.seconds.get(step, 0.0) for step in to_scores)
+    figures["with_teacher_s"] = figures["to_scores_s"] + clock.seconds.get(f"evaluate teacher beside {first}", 0.0)
     table = Table(
         f"{spec.teacher.model} on the training text of {OWN}, scored on {OWN}",
         ("model", "layers", "width", "inner", "parameters", "latency ms", "× teacher", "held-out loss", "as it is %",
-         "fine-tuned %", "seeds", "kept %"),
+         "kept %", "fine-tuned %", "seeds", "kept %"),
         rows,
         (
             "as it is: with the taught teacher's head, its last layer solved for it; the teacher as it was taught.",
-            "by-hand-N: N evenly spaced teacher layers at full width, the same teacher, text, epochs and seed.",
-            f"{spec.full.epochs} epochs of {found['metrics']['tokens'] // found['metrics']['epochs']:,} tokens; "
+            "by-hand-LxW: L teacher layers (every k-th) cut to width W; the same teacher, text, epochs and seed.",
+            f"to_scores_s: until {first} is scored, teaching and search included; with_teacher_s: and its teacher.",
+            f"{spec.full.epochs} epochs of {metrics['tokens'] // metrics['epochs']:,} tokens; "
             f"seconds: {seconds}",
         ),
     )  # fmt: skip
