@@ -29,7 +29,7 @@ class Remarks:
     """What a screen says of a study beside its trials; None of each where there is nothing to say."""
 
     strategy: str | None = None
-    advice: str | None = None
+    advice: Advice | None = None
 
 
 @patient
@@ -83,8 +83,7 @@ def remarks(store: Store, row: StudyRow) -> Remarks:
     """Of a study whose strategy is `auto`, or that is to end by the advice: it goes by what is said here."""
     if row.spec["strategy"]["name"] != "auto" and not row.spec["budget"].get("stop_when_done"):
         return Remarks()
-    told = advised_soon(store, row)
-    return Remarks(taken(store, row), None if told is None else str(told))
+    return Remarks(taken(store, row), advised_soon(store, row))
 
 
 def _within(space: SearchSpace, candidate: Candidate) -> bool:

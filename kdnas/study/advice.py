@@ -64,12 +64,24 @@ class Advice:
         """As plain values for JSON."""
         return {**asdict(self), "done": self.done, "words": str(self)}
 
+    @property
+    def brief(self) -> str:
+        """The same where there is no room for sentences."""
+        if not self.trials:
+            return "every candidate evaluated"
+        if self.doubtful:
+            return "none left likely feasible"
+        return "hardly worth going on" if self.done else f"next {self.trials}: gain of {self._gain} expected"
+
+    @property
+    def _gain(self) -> str:
+        return f"{self.gain:.1g}" if self.gain >= 5e-5 else "less than 0.0001"
+
     def __str__(self) -> str:
         if not self.trials:
             return "Every candidate of the space has been evaluated."
         many = "the next trial is" if self.trials == 1 else f"the next {self.trials} trials are"
-        gain = f"{self.gain:.1g}" if self.gain >= 5e-5 else "less than 0.0001"
-        told = f"{many[0].upper()}{many[1:]} expected to gain {gain} (best {self.best:.4f})."
+        told = f"{many[0].upper()}{many[1:]} expected to gain {self._gain} (best {self.best:.4f})."
         if self.unlikely:
             unlikely = f"No candidate left is likely feasible ({_percent(self.likeliest)})."
             told = unlikely if self.doubtful else f"{unlikely} {told}"

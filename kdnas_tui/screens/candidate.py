@@ -51,7 +51,7 @@ class CandidateScreen(Page):
             parts.append(("provenance", provenance(study.spec, self.watched.provenance, scored)))
         if (remarks := self.watched.remarks) is not None:
             said = (("strategy", remarks.strategy), ("next", remarks.advice))
-            parts.append(("study", [(name, told) for name, told in said if told is not None]))
+            parts.append(("study", [(name, str(told)) for name, told in said if told is not None]))
         return head, parts
 
     def action_copy(self) -> None:

@@ -325,6 +325,7 @@ class StudyScreen(Plotting, Opening):
                 watched.doing(),
                 watched.current(),
                 None if watched.remarks is None else watched.remarks.advice,
+                self.query_one("#below", Says).content_size.width,
             )
             table = self.query_one(TrialsTable)
             legend = study_head.legend(

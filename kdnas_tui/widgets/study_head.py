@@ -11,6 +11,7 @@ import numpy as np
 from rich.cells import cell_len
 from rich.text import Text
 
+from kdnas.study.advice import Advice
 from kdnas.study.filter import Filter
 from kdnas.study.ranked_rows import nearest_of
 from kdnas.study.ranking import Scored
@@ -123,10 +124,11 @@ def below(
     crew: Sequence[WorkerRow],
     doing: str | None,
     scored: Scored | None,
-    advice: str | None = None,
+    advice: Advice | None = None,
+    width: int = 0,
 ) -> Text:
     """One line under the table: what stands in it, or why the study does not run; remarks on the cursor's trial; and
-    what going on is expected to gain."""
+    what going on is expected to gain, in few words where a line of `width` has no room for sentences."""
     text = Text(no_wrap=True, overflow="ellipsis", style="dim")
     if (nearest := standing_nearest(trials)) is not None and chosen.empty:
         text.append(f"none feasible, {nearest_of([nearest], trials.limits)}   ")
@@ -149,7 +151,8 @@ def below(
         said = " · ".join(part for part in (" ".join(scored.row.tags), scored.row.note) if part)
         text.append(f"   #{scored.number}: {clean(said)}")
     if advice is not None and chosen.empty and not row.ending:
-        text.append(f"{'   ' if text.plain else ''}{advice}")
+        gap = "   " if text.plain else ""
+        text.append(gap + (str(advice) if text.cell_len + len(gap) + len(str(advice)) <= width else advice.brief))
     return text
 
 

@@ -119,7 +119,7 @@ def test_what_auto_takes_is_told_with_the_advice_and_of_no_other_strategy(tmp_pa
         row = queries.study_row(store, "fake")
         told = remarks(store, row)
         assert told.strategy is not None and told.strategy.startswith("Strategy auto takes surrogate: the reward is")
-        assert told.advice == str(advised(store, row))
+        assert told.advice == advised(store, row) is not None
         assert remarks(store, replace(row, done=MOST + 1)) == Remarks(told.strategy, None)
         tpe = {**row.spec, "strategy": {"name": "tpe"}}
         assert remarks(store, replace(row, spec=tpe)) == Remarks()
@@ -140,7 +140,7 @@ def test_a_search_ends_once_no_candidate_left_is_likely_to_keep_the_constraints(
     with open_reader(tmp_path / "kdnas.db") as store:
         row = queries.study_row(store, spec.name)
         kept = sum(s.miss == 0 for s in rank_of(row, queries.trial_rows(store, row.study_id)))
-        told = remarks(store, row).advice
+        told = str(remarks(store, row).advice)
     assert row.status is Status.FINISHED and 20 <= row.done < 60 and kept == 3
     assert row.ending is not None and row.ending == told
     assert row.ending.startswith("No candidate left is likely feasible (")

@@ -62,6 +62,20 @@ def test_twenty_trials_are_told_of_unless_asked_or_fewer_are_left() -> None:
     assert advice(SPACE, SOME, EVERY) == Advice(0.0, 0, max(reward for _, reward in SOME))
 
 
+@pytest.mark.parametrize(
+    ("told", "brief"),
+    [
+        (Advice(0.0, 0, 0.5), "every candidate evaluated"),
+        (Advice(0.02, 20, 0.5, likeliest=0.1), "none left likely feasible"),
+        (Advice(0.0, 20, 0.5), "hardly worth going on"),
+        (Advice(0.0, 3, 0.5, finished=9), "next 3: gain of less than 0.0001 expected"),
+        (Advice(0.02, 20, 0.5), "next 20: gain of 0.02 expected"),
+    ],
+)
+def test_the_advice_in_few_words(told: Advice, brief: str) -> None:
+    assert told.brief == brief
+
+
 def test_nothing_is_said_of_too_few_trials_or_of_rewards_without_a_logarithm() -> None:
     assert advice(SPACE, SOME[: FEWEST - 1], TAKEN) is None
     assert advice(SPACE, SOME[:FEWEST], TAKEN) is not None
