@@ -76,7 +76,7 @@ class Ended:
     @property
     def trials_late(self) -> float:
         """By how many of its longest trials it ended too late."""
-        return max(0.0, self.late) / self.longest
+        return max(0.0, self.late) / self.longest if self.trials else 0.0
 
 
 def prepare(spec: StudySpec, device: torch.device, on_progress: Progress) -> Workbench:
@@ -160,7 +160,8 @@ def _ended(store: Path, name: str, workers: int, asked: float, begun: float | No
     took = [trial.ended - trial.started for trial in rows if trial.state == "done" and trial.ended is not None]
     end = row.until if begun is None else begun + asked
     say(json.dumps({"study": name, "trials": len(took), "ending": row.ending}))
-    return Ended(name, workers, asked, len(took), sum(took) / len(took), max(took), last - end)
+    mean = sum(took) / len(took) if took else 0.0
+    return Ended(name, workers, asked, len(took), mean, max(took, default=0.0), last - end)
 
 
 def main(arguments: list[str], serve: Callable[[], object]) -> None:

@@ -5,7 +5,8 @@
 The quickstart's text and sizes, heads of 32, one thread. Every student of equal layers is fitted. Of those on their
 front, four give a latency budget each. For each, the students of layers that differ that the block library puts first
 at that latency are fitted, and the best of them stands beside the best of equal layers. Both are measured, and both
-distilled in full, with the same seeds. Fitted scores are kept, so that a run that was interrupted goes on.
+distilled in full, with the same seeds. Each fitted score and each distillation is kept, so that a run that was
+interrupted goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +98,7 @@ def measure(chosen: argparse.Namespace) -> Result:
             distilled[kind] = [
                 _distilled(bench, student.candidate, epochs, seed) for seed in range(seeds if epochs else 0)
             ]
-            ended = float(np.mean(distilled[kind])) if epochs else None
+            ended = float(np.median(distilled[kind])) if epochs else None
             spread = float(np.ptp(distilled[kind])) if len(distilled[kind]) > 1 else None
             real = taken.p50 / taken.teacher_p50
             rows.append(
@@ -104,7 +106,7 @@ def measure(chosen: argparse.Namespace) -> Result:
             )
             figures[f"ratio_{kind}_{number}"] = real
         if epochs:
-            figures[f"distilled_{number}"] = float(np.mean(distilled["differ"]) / np.mean(distilled["equal"]))
+            figures[f"distilled_{number}"] = float(np.median(distilled["differ"]) / np.median(distilled["equal"]))
     names = ["budget", "layers", "student", "predicted", "measured", "fitted", f"after {epochs} epochs", "spread"]
     note = "predicted and measured: latency over the teacher's; figures fitted_N and distilled_N: differ over equal"
     facts = {"bench": differ.provenance(), "space": differ.space.size, "device": devices.device_name(CPU)}
@@ -146,18 +148,27 @@ def _by_processor(bench: Workbench, student: Student, candidate: Candidate) -> T
     return Passes(own[middle], teacher[middle], own[ROUNDS // 3], own[-ROUNDS // 3])
 
 
-def _fitted(bench: Workbench, candidate: Candidate) -> float:
+def _kept(bench: Workbench, name: str, measured: Callable[[], float]) -> float:
+    """A figure of that name on this bench's teacher and text, from an earlier run where there is one."""
     facts = bench.provenance()
-    name = f"{facts['teacher_fingerprint'][:16]}-{facts['data_fingerprint'][:16]}-{facts['proxy_tokens']}.json"
-    file = paths.state_folder() / "per_layer" / name
+    ground = f"{facts['teacher_fingerprint'][:16]}-{facts['data_fingerprint'][:16]}-{facts['proxy_tokens']}.json"
+    file = paths.state_folder() / "per_layer" / ground
     file.parent.mkdir(parents=True, exist_ok=True)
     known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    own = _words(sizes_of(candidate))
-    if own not in known:
-        say(f"fitting {own}")
-        known[own] = bench.training(bench.build(candidate, 0), epochs=0, seed=0).begin().score.loss
+    if name not in known:
+        known[name] = measured()
         write_atomically(file, json.dumps(known))
-    return known[own]
+    return known[name]
+
+
+def _fitted(bench: Workbench, candidate: Candidate) -> float:
+    own = _words(sizes_of(candidate))
+
+    def fit() -> float:
+        say(f"fitting {own}")
+        return bench.training(bench.build(candidate, 0), epochs=0, seed=0).begin().score.loss
+
+    return _kept(bench, own, fit)
 
 
 def _tried(bench: Workbench, proposals: list[Proposal], budget: float) -> list[Found]:
@@ -172,12 +183,17 @@ def _tried(bench: Workbench, proposals: list[Proposal], budget: float) -> list[F
 
 def _distilled(bench: Workbench, candidate: Candidate, epochs: int, seed: int) -> float:
     """The held-out loss of the best epoch of a full distillation."""
-    training = bench.training(bench.build(candidate, seed), epochs=epochs, seed=seed, full=True)
-    losses = []
-    for epoch in range(epochs):
-        losses.append(training.run_epoch().score.loss)
-        say(f"{_words(sizes_of(candidate))}, seed {seed}: epoch {epoch + 1} of {epochs}, loss {losses[-1]:.4f}")
-    return min(losses)
+    own = f"{_words(sizes_of(candidate))}, seed {seed}"
+
+    def train() -> float:
+        training = bench.training(bench.build(candidate, seed), epochs=epochs, seed=seed, full=True)
+        losses = []
+        for epoch in range(epochs):
+            losses.append(training.run_epoch().score.loss)
+            say(f"{own}: epoch {epoch + 1} of {epochs}, loss {losses[-1]:.4f}")
+        return min(losses)
+
+    return _kept(bench, f"{own}, {epochs} epochs of {bench.provenance()['training_tokens']} tokens", train)
 
 
 def _words(sizes: Sizes) -> str:
