@@ -5,8 +5,8 @@
 The quickstart's text and sizes, heads of 32, one thread. Every student of equal layers is fitted. Of those on their
 front, four give a latency budget each. For each, the students of layers that differ that the block library puts first
 at that latency are fitted, and the best of them stands beside the best of equal layers. Both are measured, and both
-distilled in full, with the same seeds. Each fitted score and each distillation is kept, so that a run that was
-interrupted goes on.
+distilled in full, with the same seeds. Each fitted score, the students of each budget and each distillation are kept,
+so that a run that was interrupted goes on; `--fresh` forgets them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from kdnas.models.encoder_sizes import Sizes
 from kdnas.recipes import layer_solver, recipe
 from kdnas.recipes.contract import Proposal, Workbench
 from kdnas.recipes.spaces.encoder import sizes_of
-from kdnas.search.candidate import Timed
+from kdnas.search.candidate import Measure, Timed
 from kdnas.search.layer_latency import layer_times
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
@@ -36,6 +37,7 @@ from kdnas.system import paths
 from kdnas.system.files import write_atomically
 from kdnas.training.contract import Student
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 BUDGETS, EPOCHS, SEEDS = 4, 3, 3
 FITTED = 4  # students of each depth whose layers differ that are fitted for a budget
@@ -71,6 +73,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of full distillation; 0: none")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="distillations of each student")
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run has kept")
     parser.add_argument("--cpu-time", action="store_true", help="time passes by the processor: for a busy machine")
 
 
@@ -79,18 +82,14 @@ def measure(chosen: argparse.Namespace) -> Result:
     epochs, seeds, budgets = (1, 1, 1) if chosen.quick else (chosen.epochs, chosen.seeds, chosen.budgets)
     equal, differ = (_bench(per_layer, chosen.quick) for per_layer in (False, True))
     timed = _by_processor if chosen.cpu_time else _protocol
-    times = layer_times(differ, timed, lambda words, _: say(words))
-    uniform = [Found(c, _fitted(equal, c), times.whole(sizes_of(c))) for c in equal.space.candidates()]
-    proposals = differ.proposals(times.block, times.around, lambda words, _: say(words))
-    losses, ratios = (np.array([getattr(one, name) for one in uniform]) for name in ("loss", "ratio"))
-    front = layer_solver.thinned(losses, ratios, len(losses))
-    marks = [front[round((i + 0.5) * (len(front) - 1) / BUDGETS)] for i in range(BUDGETS)]
+    if chosen.fresh:
+        _file(equal).unlink(missing_ok=True)
+    way = "processor time" if chosen.cpu_time else "protocol"
+    pairs = _kept(equal, f"students by {way}", lambda: _pairs(equal, differ, timed))
     rows: list[tuple[Any, ...]] = []
     figures: dict[str, float] = {}
-    for number, mark in list(enumerate(marks, start=1))[:: max(1, BUDGETS // budgets)][:budgets]:
-        budget = float(ratios[mark]) * SLACK
-        best = min((one for one in uniform if one.ratio <= budget), key=lambda one: one.loss)
-        own = min(_tried(differ, proposals, budget), key=lambda one: one.loss)
+    for number, pair in list(enumerate(pairs, start=1))[:: max(1, BUDGETS // budgets)][:budgets]:
+        best, own = (Found(*one) for one in pair)
         figures[f"fitted_{number}"] = own.loss / best.loss
         distilled: dict[str, list[float]] = {}
         for kind, bench, student in (("equal", equal, best), ("differ", differ, own)):
@@ -115,6 +114,22 @@ def measure(chosen: argparse.Namespace) -> Result:
     return Result(
         [Table("The best students of equal layers, and of layers that differ", names, rows, [note])], figures, facts
     )
+
+
+def _pairs(equal: Workbench, differ: Workbench, timed: Measure) -> list[list[tuple[Candidate, float, float]]]:
+    """For each latency budget the best student of equal layers and of layers that differ, as parts of Found."""
+    times = layer_times(differ, timed, lambda words, _: say(words))
+    uniform = [Found(c, _fitted(equal, c), times.whole(sizes_of(c))) for c in equal.space.candidates()]
+    proposals = differ.proposals(times.block, times.around, lambda words, _: say(words))
+    losses, ratios = (np.array([getattr(one, name) for one in uniform]) for name in ("loss", "ratio"))
+    front = layer_solver.thinned(losses, ratios, len(losses))
+    pairs = []
+    for mark in (front[round((i + 0.5) * (len(front) - 1) / BUDGETS)] for i in range(BUDGETS)):
+        budget = float(ratios[mark]) * SLACK
+        best = min((one for one in uniform if one.ratio <= budget), key=lambda one: one.loss)
+        own = min(_tried(differ, proposals, budget), key=lambda one: one.loss)
+        pairs.append([(one.candidate, one.loss, one.ratio) for one in (best, own)])
+    return pairs
 
 
 def _bench(per_layer: bool, quick: bool) -> Workbench:
@@ -148,17 +163,24 @@ def _by_processor(bench: Workbench, student: Student, candidate: Candidate) -> T
     return Passes(own[middle], teacher[middle], own[ROUNDS // 3], own[-ROUNDS // 3])
 
 
-def _kept(bench: Workbench, name: str, measured: Callable[[], float]) -> float:
-    """A figure of that name on this bench's teacher and text, from an earlier run where there is one."""
+def _file(bench: Workbench) -> Path:
+    """What earlier runs found on this bench's teacher and text, JSON values by name."""
     facts = bench.provenance()
     ground = f"{facts['teacher_fingerprint'][:16]}-{facts['data_fingerprint'][:16]}-{facts['proxy_tokens']}.json"
-    file = paths.state_folder() / "per_layer" / ground
+    return paths.state_folder() / "per_layer" / ground
+
+
+def _kept(bench: Workbench, name: str, measured: Callable[[], T]) -> T:
+    """What has that name on this bench's teacher and text, from an earlier run where there is one."""
+    file = _file(bench)
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if name in known:
+        return known[name]
+    found = measured()
     file.parent.mkdir(parents=True, exist_ok=True)
-    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    if name not in known:
-        known[name] = measured()
-        write_atomically(file, json.dumps(known))
-    return known[name]
+    known = json.loads(file.read_text()) if file.exists() else {}
+    write_atomically(file, json.dumps({**known, name: found}))
+    return found
 
 
 def _fitted(bench: Workbench, candidate: Candidate) -> float:
