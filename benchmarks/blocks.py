@@ -1,10 +1,10 @@
 """What the forecast of the strategy `blocks` is worth, and what it costs.
 
-    python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--teacher encoder|causal]
+    python -m benchmarks.blocks [--quick] [--json FILE] [--warm] [--threads N] [--teacher encoder|causal]
         [--layers N] [--students N] [--only front,order,latency,search] [--table FILE]
 
 All of all-MiniLM-L6-v2's default space on the quickstart's text, or students of SmolLM2-135M-Instruct on the text of
-the preset `causal`; one thread. `front`: seconds from an empty cache to the forecast of every candidate. `order`:
+the preset `causal`; one thread, or `--threads`. `front`: seconds from an empty cache to the forecast of every candidate. `order`:
 Kendall's τ of predicted losses and fitted scores, students of one depth. `latency`: predicted latency ratios beside
 measured ones. `search`: the front that the strategy finds on a table of fitted scores (benchmarks.record_table), beside
 those of other strategies after as many scores; of encoders only.
@@ -49,6 +49,7 @@ from kdnas.training.contract import Student
 CPU = torch.device("cpu")
 PARTS = ("front", "order", "latency", "search")
 TIMED = 50
+WHOLE = {"precision": 0.01, "max_seconds": 10.0}  # of what predictions are held against; their table is the preset's
 CORRECTED_BY = 6  # results after which the forecast's error is told anew
 SCORES, SEEDS = 24, 3  # real scores of a search, and searches
 
@@ -84,7 +85,7 @@ TABLE = search_replay.TABLES / "quickstart-fitted.csv.gz"
 
 
 def measure(options: argparse.Namespace) -> Result:
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     studied = TEACHERS[options.teacher]
     studied = replace(studied, layers=options.layers or studied.layers, students=options.students or studied.students)
     parts = options.only.split(",") if options.only else list(PARTS)
@@ -149,8 +150,11 @@ def _empty_cache() -> Iterator[None]:
                 os.environ["KDNAS_CACHE"] = before
 
 
-def _protocol(bench: Workbench, student: Student, candidate: Candidate) -> Timed:
-    return latency.measure(bench.timed(student), bench.timed(None), bench.spec.latency, CPU)
+def _protocol(
+    bench: Workbench, student: Student, candidate: Candidate, settings: Mapping[str, float] | None = None
+) -> Timed:
+    asked = bench.spec.latency.model_copy(update=settings or {})
+    return latency.measure(bench.timed(student), bench.timed(None), asked, CPU)
 
 
 def _drawn(bench: Workbench, candidates: list[int], count: int) -> list[int]:
@@ -220,7 +224,7 @@ def latencies(bench: Workbench, ratios: np.ndarray, quick: bool) -> Result:
     rows, errors = [], []
     for place in _drawn(bench, list(range(len(candidates))), 4 if quick else TIMED):
         say(f"timing {candidates[place]}")
-        timed = _protocol(bench, bench.probe(candidates[place]), candidates[place])
+        timed = _protocol(bench, bench.probe(candidates[place]), candidates[place], WHOLE)
         real = timed.p50 / timed.teacher_p50
         errors.append(float(ratios[place] / real - 1))
         rows.append(("/".join(map(str, candidates[place].values())), ratios[place], real, errors[-1], timed.flag or ""))
@@ -310,6 +314,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, metavar="N", help="of the students whose order is looked at")
     parser.add_argument("--students", type=int, metavar="N", help="how many of them, at most")
     parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of all but latencies (default 1)")
     parser.add_argument("--warm", action="store_true", help="the user's cache, which may hold the library already")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE", help="the recorded table of `search`")
 
