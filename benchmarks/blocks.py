@@ -4,10 +4,10 @@
         [--layers N] [--students N] [--only front,order,latency,search] [--table FILE]
 
 All of all-MiniLM-L6-v2's default space on the quickstart's text, or students of SmolLM2-135M-Instruct on the text of
-the preset `causal`; one thread, or `--threads`. `front`: seconds from an empty cache to the forecast of every candidate. `order`:
-Kendall's τ of predicted losses and fitted scores, students of one depth. `latency`: predicted latency ratios beside
-measured ones. `search`: the front that the strategy finds on a table of fitted scores (benchmarks.record_table), beside
-those of other strategies after as many scores; of encoders only.
+the preset `causal`; one thread, or `--threads`. `front`: seconds from an empty cache to the forecast of every
+candidate. `order`: Kendall's τ of predicted losses and fitted scores, students of one depth. `latency`: predicted
+latency ratios beside measured ones. `search`: the front that the strategy finds on a table of fitted scores
+(benchmarks.record_table), beside those of other strategies after as many scores; of encoders only.
 """
 
 from __future__ import annotations
