@@ -37,42 +37,29 @@ class Process(Protocol):
 
 
 def watch(store: Store, name: str, processes: Sequence[Process]) -> StudyRow:
-    """Show a study until all of `processes` have ended; returns its last row. Ctrl-C comes through as it is.
-
-    What ended the only worker is left to whoever asked: it is what the command ends with.
-    """
+    """Show a study until all of `processes` have ended; returns its last row. Ctrl-C comes through as it is."""
     console = narration()
     first = queries.study_row(store, name)
     log_id = max((line.log_id for line in queries.logs(store, first.study_id, limit=1)), default=0)
     shown = {row.number for row in queries.trial_rows(store, first.study_id) if has_ended(row)}
     revision = -1
-    errors: list[str] = []  # not shown yet: the worker's row comes a moment after its line
-    told: set[str | None] = set()  # by one of several workers, of which each may say the same
     with _Line(console, first) as line:
         while True:
             # Before the look, so that it is the last. Each one is asked, since a killed one may be replaced just then.
             codes = [process.poll() for process in processes]
             over = None not in codes
             row = queries.study_row(store, name)
-            workers = queries.workers(store, row.study_id)
-            last = {worker.error for worker in workers} if len(processes) == 1 else told
-            loud, errors = [f"error: {words}" for words in errors if words not in last], []
             for said in queries.logs(store, row.study_id, log_id):
                 log_id = said.log_id
-                if said.level == "error" and not over:
-                    errors.append(said.line)
-                elif said.level in LOUD and said.line not in last:
-                    loud.append(f"{said.level}: {said.line}")
-            for words in dict.fromkeys(loud):
-                told.add(words.removeprefix("error: "))
-                console.print(Text(clean(words), style="yellow"), soft_wrap=True)
+                if said.level in LOUD:
+                    console.print(Text(clean(f"{said.level}: {said.line}"), style="yellow"), soft_wrap=True)
             if row.revision != revision:
                 for trial in queries.trial_rows(store, row.study_id, revision):
                     if has_ended(trial) and trial.number not in shown:
                         shown.add(trial.number)
                         console.print(Text(clean(ended(trial, row.teacher_latency_ms))), soft_wrap=True)
                 revision = row.revision
-            doing = next((w.doing for w in workers if w.alive and w.doing), None)
+            doing = next((w.doing for w in queries.workers(store, row.study_id) if w.alive and w.doing), None)
             line.update(row, doing)
             if over:
                 return row
