@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks import search_replay
-from benchmarks.kept_rows import kendall
+from benchmarks.kendall import kendall
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import shipped
 from kdnas.measuring import devices, latency

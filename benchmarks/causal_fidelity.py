@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.kept_rows import kendall, kept, spread_over
+from benchmarks.kendall import kendall
+from benchmarks.kept_rows import kept, spread_over
 from benchmarks.report import Result, Table, run
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench

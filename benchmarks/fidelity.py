@@ -22,7 +22,8 @@ from typing import Any
 import optuna
 import torch
 
-from benchmarks.kept_rows import Row, kendall, kept, spread_over
+from benchmarks.kendall import kendall
+from benchmarks.kept_rows import Row, kept, spread_over
 from benchmarks.report import Result, Table, run, say
 from kdnas.data import shipped
 from kdnas.measuring import latency
@@ -86,8 +87,7 @@ def evaluate(bench: HiddenStateBench, spec: StudySpec, candidate: Candidate) -> 
     fitted_s = time.process_time() - began
     along, mini_s = _along(training, epochs, [max(1, round(share * all_steps)) for share in SHARES if share])
     shares = [fitted, *along]
-    probe = bench.build(candidate, spec.seed)
-    timed = latency.measure(bench.timed(probe), bench.timed(None), spec.latency, CPU)
+    timed = latency.measure(bench.timed(bench.probe(candidate)), bench.timed(None), spec.latency, CPU)
     long_student = bench.build(candidate, spec.seed)
     long_epochs = max(1, round(LONGER * epochs * len(bench.chunks.proxy) / len(bench.chunks.train)))
     long = bench.training(long_student, epochs=long_epochs, seed=spec.seed + 1, full=True)

@@ -172,13 +172,12 @@ def measure(chosen: argparse.Namespace) -> Result:
 
     def evaluate(name: str) -> None:
         """The student first, so that its own time is told apart from the teacher's."""
-        asked, shipped = str(spec.teacher.checkpoint), spec.teacher.model
-        for teacher, step in (("", f"evaluate {name}"), (None, f"evaluate teacher beside {name}")):
+        teachers = str(spec.teacher.checkpoint), spec.teacher.model
+        for step, (taught, shipped) in (("evaluate", ("", "")), ("evaluate teacher beside", teachers)):
             began = time.monotonic()
-            beside = (asked, shipped) if teacher is None else (teacher, teacher)
-            plain[name] = evaluated(folder / name, beside[0], FineTuning(finetune=False), chosen, storage)
-            tuned[name] = evaluated(folder / name, beside[1], fine, chosen, storage)
-            clock.time(step, began)
+            plain[name] = evaluated(folder / name, taught, FineTuning(finetune=False), chosen, storage)
+            tuned[name] = evaluated(folder / name, shipped, fine, chosen, storage)
+            clock.time(f"{step} {name}", began)
 
     for speed in chosen.speeds:
         name = f"found-{speed:g}"

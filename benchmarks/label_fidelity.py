@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.fidelity import SPEC
 from benchmarks.final import Clock, taught_teacher, text_of_the_task
-from benchmarks.kept_rows import Row, kendall, kept, spread_over
+from benchmarks.kendall import kendall
+from benchmarks.kept_rows import Row, kept, spread_over
 from benchmarks.report import Result, Table, run, say
 from kdnas.data.glue import OWN
 from kdnas.recipes import recipe

@@ -124,8 +124,8 @@ def below(
     crew: Sequence[WorkerRow],
     doing: str | None,
     scored: Scored | None,
-    advice: Advice | None = None,
-    width: int = 0,
+    advice: Advice | None,
+    width: int,
 ) -> Text:
     """One line under the table: what stands in it, or why the study does not run; remarks on the cursor's trial; and
     what going on is expected to gain, in few words where a line of `width` has no room for sentences."""

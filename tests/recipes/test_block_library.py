@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kept_rows import kendall
+from benchmarks.kendall import kendall
 from kdnas.models import block_scores, decoder_block_scores, decoders
 from kdnas.models.encoders import FAMILIES
 from kdnas.recipes import recipe
