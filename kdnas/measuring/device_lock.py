@@ -13,7 +13,7 @@ from typing import IO
 
 import torch
 
-from kdnas.measuring import devices, gpus
+from kdnas.measuring import device_waits, devices, gpus
 from kdnas.measuring.lock_files import lock_file
 from kdnas.system import locks
 
@@ -26,8 +26,8 @@ def device_lock(device: torch.device) -> Iterator[None]:
     if _place_of(device) in _places():
         raise RuntimeError(f"a thread that trains on {device} would wait for itself")
     with _file(device, "gate") as gate, _file(device, "room") as room:
-        locks.take(gate)
-        locks.take(room)
+        device_waits.take(device.type, gate)
+        device_waits.take(device.type, room)
         yield
 
 
@@ -81,8 +81,8 @@ class _Place:
         self.entered = 0
 
     def take(self) -> None:
-        locks.take(self._gate, shared=True)
-        locks.take(self._room, shared=True)
+        device_waits.take(self._device.type, self._gate, shared=True)
+        device_waits.take(self._device.type, self._room, shared=True)
         locks.drop(self._gate)
 
     def step(self) -> None:

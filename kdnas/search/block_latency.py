@@ -111,8 +111,8 @@ def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) 
     """Latency over the teacher's for every candidate of the space, in its order, from few models measured whole; [n].
 
     Of each width and number of heads the blocks with the fewest neurons, the most and some between are measured in the
-    deepest students, the fewest and the most in one layer, too; further activations in one width, since what they cost
-    is by the neuron. Raises UsageError, KdnasError.
+    deepest students, the fewest and the most in one layer, too; further activations in one width, with the fewest and
+    the most neurons: what they cost more has a part that no number of neurons changes. Raises UsageError, KdnasError.
     """
     choices = {d.name: d.choices for d in bench.space.dimensions}
     deepest, inners, acts = max(2, *map(int, choices[DEPTH])), sorted(map(int, choices[INNER])), choices[ACT]
@@ -127,7 +127,8 @@ def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) 
             probe = {**body, DEPTH: depth, INNER: inner}
             wanted.setdefault(bench.shape_key(probe), probe)
     middle = list(bodies.values())[len(bodies) // 2]
-    others = [{**middle, DEPTH: deepest, INNER: points[-1], ACT: act} for act in acts[1:]]
+    ends = sorted({points[0], points[-1]})
+    others = [{**middle, DEPTH: deepest, INNER: end, ACT: act} for act in acts[1:] for end in ends]
     wanted |= {bench.shape_key(probe): probe for probe in others}
     readings = []
     for done, probe in enumerate(wanted.values()):
@@ -139,13 +140,13 @@ def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) 
     def block(candidate: Candidate, inner: int, act: Value) -> float:
         return table.blocks[bench.blocks({**candidate, INNER: inner, ACT: act})[0]]
 
-    dearer = {act: (block(middle, points[-1], act) - block(middle, points[-1], acts[0])) / points[-1] for act in acts}
+    extra = {act: [block(middle, end, act) - block(middle, end, acts[0]) for end in ends] for act in acts}
     lines = {key: [block(body, point, acts[0]) for point in points] for key, body in bodies.items()}
     found = []
     for candidate in bench.space.candidates():
         line = lines[bench.shape_key({**candidate, DEPTH: 1, INNER: points[0], ACT: acts[0]})]
         inner = int(candidate[INNER])
-        one = float(np.interp(inner, points, line)) + dearer[candidate[ACT]] * inner
+        one = float(np.interp(inner, points, line) + np.interp(inner, ends, extra[candidate[ACT]]))
         found.append(table.around[bench.blocks(candidate)[0].width] + int(candidate[DEPTH]) * one)
     return np.array(found)
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kdnas.measuring import device_waits
 from kdnas.search.every import Every
 from kdnas.store import changes, queries, slots, studies
 from kdnas.store.complaints import StoreError
@@ -30,6 +31,7 @@ LISTENING_LOOK_S = 20.0  # the same where the store tells of news by itself
 AGAIN_S = 10.0  # how often it is tried to listen again once the connection was lost
 TRIM_S = 5.0  # how often it looks whether a file's log has grown large
 WRITE_S = 1.0  # how often it writes down how far it is
+WAIT_S = 2.0  # how often it looks whether the worker waits for its device
 
 
 def look_s(store: Store) -> float:
@@ -62,6 +64,9 @@ class Steering(threading.Thread):
         self._listened = Every(AGAIN_S)
         self._asked = Every(LISTENING_LOOK_S)
         self._trimmed = Every(TRIM_S)
+        self._looked_at_wait = Every(WAIT_S)
+        self._wait: device_waits.Wait | None = None
+        self._told_of: int | None = None  # the stopped process that the log names already
         self._carried: tuple[int, dict[str, Any]] | None = None  # a trial, and what is still to be written of it
         self._carried_since = 0.0
         self._over = threading.Event()
@@ -77,6 +82,7 @@ class Steering(threading.Thread):
                 self._notice_loss()
                 if self._anything_new():
                     self.look()
+                self._notice_wait()
                 self._write()
                 self._write_carried()
                 if self._trimmed.due():
@@ -158,6 +164,17 @@ class Steering(threading.Thread):
             self.gone = gone
             raise
 
+    def _notice_wait(self) -> None:
+        """A worker that waits long for its device says for whom; in the log, too, where it would wait for ever."""
+        if not self._looked_at_wait.due():
+            return
+        self._wait = wait = device_waits.long_wait()
+        if wait is None or not wait.stopped:
+            self._told_of = None
+        elif wait.process != self._told_of:
+            self._told_of = wait.process
+            self.log("warning", f"{wait.words}. Continue it (kill -CONT {wait.process}) or end it.")
+
     def _anything_new(self) -> bool:
         """Whether the store may say something else than at the last look: on SQLite that costs no query."""
         if self._ear is not None:
@@ -168,7 +185,7 @@ class Steering(threading.Thread):
         return self._version != before
 
     def _write(self) -> None:
-        now = (self.state, self.doing, self.device)
+        now = (self.state, self.doing if self._wait is None else self._wait.words, self.device)
         news = self._written is None or self._written[0] != self.state
         due = 0.0 if news else WRITE_S if now != self._written else liveness.HEARTBEAT_S
         if time.monotonic() - self._last >= due:

@@ -28,13 +28,13 @@ Body = tuple[int, int]
 @dataclass(frozen=True)
 class LayerTimes:
     """Ratios to the teacher's time, for each width and head size: of what is not in a layer, and of layers by their
-    numbers of heads and of neurons, each as points and their values. `dearer` is what each further activation takes
-    more for a neuron."""
+    numbers of heads and of neurons, each as points and their values. `extra` is what each activation takes more than
+    the first one in a layer, by the number of neurons."""
 
     outside: dict[Body, float]
     heads: dict[Body, tuple[list[int], list[float]]]
     neurons: dict[Body, tuple[list[int], list[float]]]
-    dearer: dict[str, float]
+    extra: dict[str, tuple[list[int], list[float]]]
 
     def around(self, sizes: Sizes) -> float:
         return self.outside[sizes.width, sizes.head_size]
@@ -42,7 +42,7 @@ class LayerTimes:
     def block(self, sizes: Sizes, layer: LayerSizes) -> float:
         body = sizes.width, sizes.head_size
         attention, feed_forward = np.interp(layer.heads, *self.heads[body]), np.interp(layer.inner, *self.neurons[body])
-        return float(attention + feed_forward) + self.dearer[sizes.act] * layer.inner
+        return float(attention + feed_forward + np.interp(layer.inner, *self.extra[sizes.act]))
 
     def whole(self, sizes: Sizes) -> float:
         """Of a student."""
@@ -67,7 +67,8 @@ def layer_times(bench: Workbench, measure: Measure, on_progress: Progress) -> La
         wanted += [probe(body, acts[0], kind, 1) for kind in ends]
         wanted += [probe(body, acts[0], kind, deepest) for kind in kinds]
     middle = bodies[len(bodies) // 2]
-    wanted += [probe(middle, act, kinds[-1], deepest) for act in acts[1:]]
+    least_and_most = sorted({inners[0], inners[-1]})
+    wanted += [probe(middle, act, (heads[-1], k), deepest) for act in acts[1:] for k in least_and_most]
     found: dict[Body, list[Reading]] = {}
     for done, one in enumerate(wanted):
         on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
@@ -86,9 +87,9 @@ def layer_times(bench: Workbench, measure: Measure, on_progress: Progress) -> La
         corner = told(body, (heads[-1], inners[0]), acts[0])
         by_heads[body] = heads, [told(body, (h, inners[0]), acts[0]) for h in heads]
         by_neurons[body] = inners, [told(body, (heads[-1], k), acts[0]) - corner for k in inners]
-    whole = [told(middle, kinds[-1], act) for act in acts]
-    dearer = {act: (ms - whole[0]) / kinds[-1][1] for act, ms in zip(acts, whole, strict=True)}
-    return LayerTimes(outside, by_heads, by_neurons, dearer)
+    by_act = {act: [told(middle, (heads[-1], k), act) for k in least_and_most] for act in acts}
+    extra = {act: [one - first for one, first in zip(by_act[act], by_act[acts[0]], strict=True)] for act in acts}
+    return LayerTimes(outside, by_heads, by_neurons, {act: (least_and_most, extra[act]) for act in acts})
 
 
 def _points(numbers: set[int]) -> list[int]:

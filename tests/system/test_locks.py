@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from kdnas.system import locks
 
@@ -51,6 +54,25 @@ def test_readers_shut_each_other_out_or_let_a_writer_in(tmp_path: Path) -> None:
     process.communicate()
     with locks.held(path) as mine:
         assert mine
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="this system does not say who has a lock")
+def test_who_has_a_lock_is_known_and_who_waits_for_it_is_not_among_them(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    several = [holder(path, "shared") for _ in range(2)]
+    with path.open("ab") as file, tmp_path.joinpath("another").open("ab") as other:
+        waits = subprocess.Popen([sys.executable, "-c", HOLD, str(path), "alone"], stdin=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while f"-> FLOCK  ADVISORY  WRITE {waits.pid} " not in Path("/proc/locks").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert locks.holders(file) == tuple(sorted(process.pid for process in several))
+        assert locks.holders(other) == ()
+        several[0].communicate()
+        assert locks.holders(file) == (several[1].pid,)
+        several[1].communicate()
+        assert waits.wait(60) == 0
+        assert locks.holders(file) == ()
 
 
 def test_a_lock_that_is_dropped_is_free_while_its_file_stays_open(tmp_path: Path) -> None:
