@@ -10,8 +10,8 @@ import contextlib
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -19,17 +19,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from kdnas.data.causal_text import chunks, ids_fingerprint
 from kdnas.data.tokens import tokenizer_fingerprint
-from kdnas.measuring import devices, memory, passes
+from kdnas.measuring import devices, memory
 from kdnas.measuring.block_table import Block
 from kdnas.measuring.device_lock import Turn
 from kdnas.measuring.passes import Once
 from kdnas.models import decoders, gguf_writing, least_squares_init
 from kdnas.models.decoders import Importance, Sizes
-from kdnas.recipes import latency_tokens
+from kdnas.recipes import causal_passes, latency_tokens
 from kdnas.recipes.contract import DEPTH, Description, Recipe, Workbench
 from kdnas.recipes.decoder_block_library import DecoderBlockLibrary
 from kdnas.recipes.fitted_decoder_students import FittedDecoderStudents
@@ -125,16 +125,6 @@ def parameters_of(space: SearchSpace, base: PreTrainedConfig) -> ParameterCount:
 def causal_part(spec: StudySpec) -> spec_recipes.CausalRecipe:
     assert isinstance(spec.recipe, spec_recipes.CausalRecipe)
     return spec.recipe
-
-
-def _timed_shape(config: Any) -> dict[str, Any]:
-    """What decides a decoder's latency."""
-    return {
-        "family": config.model_type,
-        **asdict(decoders.sizes(config)),
-        "window": getattr(config, "sliding_window", None),
-        "layer_types": getattr(config, "layer_types", None),
-    }
 
 
 def _student_spec(name: str) -> TeacherSpec:
@@ -333,37 +323,14 @@ class CausalBench(Workbench):
         return {"token_ms": self.timed_token(student)}
 
     def timed_first(self, student: Student | None) -> Once:
-        """One forward pass of the spec's length that ends in the next token's logits."""
-        return passes.one_pass(
-            self._model(student),
-            self.device,
-            self.spec.latency.dtype,
-            frozen=student is None,
-            input_ids=self._timed_ids,
-            use_cache=False,
-            logits_to_keep=1,
-        )
+        return self._timed(causal_passes.first_token, student)
 
     def timed_token(self, student: Student | None) -> Once:
-        """One generated token after a text of the spec's length, with the key-value cache, which has the dtype of the
-        model that is served."""
-        own, dtype = self._model(student), self.spec.latency.dtype
-        model, where = passes.served(own, dtype, frozen=student is None), passes.device_of(own)
-        ids = self._timed_ids.to(where)
-        token = ids[:, -1:]
-        past = DynamicCache(config=model.config)
-        with passes.trying(own, dtype), torch.inference_mode():
-            model(input_ids=ids, past_key_values=past, logits_to_keep=1)
-        # Taken back before each pass rather than cropped after it: a sliding window cannot be cropped.
-        filled = [dict(vars(layer)) for layer in past.layers]
+        return self._timed(causal_passes.next_token, student)
 
-        def once() -> None:
-            for layer, state in zip(past.layers, filled, strict=True):
-                vars(layer).update(state)
-            with torch.inference_mode():
-                model(input_ids=token, past_key_values=past, logits_to_keep=1)
-
-        return once if where == self.device else passes.waiting(once, where)
+    def _timed(self, what: Callable[..., Once], student: Student | None) -> Once:
+        frozen = student is None
+        return what(self._model(student), self._timed_ids, self.device, self.spec.latency.dtype, frozen=frozen)
 
     def _model(self, student: Student | None) -> PreTrainedModel:
         return self.teacher.model if student is None else cast(PreTrainedModel, student.body)
@@ -373,8 +340,8 @@ class CausalBench(Workbench):
         config = None if candidate is None else self.configuration(candidate)
         keep = {
             "causal": True,
-            "teacher": _timed_shape(self.teacher.config),
-            "student": None if config is None else _timed_shape(config),
+            "teacher": causal_passes.timed_shape(self.teacher.config),
+            "student": None if config is None else causal_passes.timed_shape(config),
             "batch": list(self._timed_ids.shape),
             "bf16": devices.autocasts(self.device),
         }
