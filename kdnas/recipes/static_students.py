@@ -82,7 +82,10 @@ def lesson(
 
 
 def without_special(teacher: Teacher, rows: Tensor) -> list[list[int]]:
-    special = set(teacher.tokenizer.all_special_ids)
+    """What of each row of ids is text: unknown words, too, since a static student embeds them."""
+    tokenizer = teacher.tokenizer
+    framing = {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | framing
     return [[token for token in row if token not in special] for row in rows.tolist()]
 
 

@@ -19,10 +19,12 @@ from kdnas.models import sentence_layout, static_encoder
 from kdnas.models.sentence_encoder import open_encoder
 from kdnas.models.sentence_layout import Layout
 from kdnas.models.static_encoder import Lesson, TokenMeans, bags, corrected, mapped, solved
+from kdnas.recipes import static_students
 from kdnas.scores.score_folder import Wanted, score
 from kdnas.students.static import make
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.system.errors import UsageError
+from kdnas.teachers import encoder
 from tests.encoders import WORDS, text_folder, texts, tiny_encoder
 from tests.sentence_folders import laid_out, module
 
@@ -122,6 +124,15 @@ def test_the_vectors_are_those_that_the_files_mean(shelf: Path) -> None:
         wanted = table[ids].mean(0) if ids else torch.zeros(table.shape[1])
         assert torch.allclose(vector, torch.nn.functional.normalize(wanted, dim=0), atol=1e-6)
     assert not given[1].any()
+
+
+def test_an_unknown_word_counts_where_a_table_is_solved_as_it_does_where_it_is_used(shelf: Path) -> None:
+    teacher = encoder.load(spec_of(shelf).teacher, torch.device("cpu"), quiet)
+    text = f"{WORDS[0]} ☃☃ {WORDS[1]}"
+    rows = torch.tensor([teacher.tokenizer(text)["input_ids"]])
+    used = Tokenizer.from_file(str(shelf / "student" / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    assert teacher.tokenizer.unk_token_id in used
+    assert static_students.without_special(teacher, rows) == [used]
 
 
 def test_another_pooling_and_asymmetric_prompts_are_the_teachers(shelf: Path) -> None:
