@@ -32,6 +32,12 @@ class Wait:
         whom = "another process" if self.process is None else f"process {self.process}"
         return f"waiting for the {self.device}: {whom} has it{' and is stopped' if self.stopped else ''}"
 
+    @property
+    def advice(self) -> str:
+        """The words as a sentence, with what to do where nothing else helps."""
+        sentence = f"{self.words[0].upper()}{self.words[1:]}."
+        return f"{sentence} Continue it (kill -CONT {self.process}) or end it." if self.stopped else sentence
+
 
 def take(device: str, file: IO[bytes], *, shared: bool = False) -> None:
     """Waits for a device's lock, and lets `long_wait` know."""

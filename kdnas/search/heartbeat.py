@@ -173,7 +173,7 @@ class Steering(threading.Thread):
             self._told_of = None
         elif wait.process != self._told_of:
             self._told_of = wait.process
-            self.log("warning", f"{wait.words}. Continue it (kill -CONT {wait.process}) or end it.")
+            self.log("warning", wait.advice)
 
     def _anything_new(self) -> bool:
         """Whether the store may say something else than at the last look: on SQLite that costs no query."""

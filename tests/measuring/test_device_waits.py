@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdnas.cli import progress
 from kdnas.measuring import device_waits
 from kdnas.measuring.device_lock import device_lock
 from kdnas.search import heartbeat
@@ -113,4 +114,20 @@ def test_a_worker_that_waits_for_a_stopped_process_says_so(
         until(lambda: shown() == "timing trial 3")
         steering.end()
         lines = [(one.level, one.line) for one in queries.logs(store, 1)]
-    assert lines == [("warning", f"{words}. Continue it (kill -CONT {measures.pid}) or end it.")]
+    assert lines == [("warning", f"{words.capitalize()}. Continue it (kill -CONT {measures.pid}) or end it.")]
+
+
+def test_a_command_that_waits_says_for_whom_and_once(
+    measures: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device_waits, "LONG_S", 0.0)
+    monkeypatch.setattr(progress, "WAIT_S", 0.02)
+    os.kill(measures.pid, signal.SIGSTOP)
+    with progress.Told("distilling") as told, measuring_too():
+        told.on_progress("timing the student", None)
+        time.sleep(0.6)
+        os.kill(measures.pid, signal.SIGCONT)
+        measures.communicate()
+    words = f"Waiting for the cpu: process {measures.pid} has it and is stopped."
+    advice = f"Continue it (kill -CONT {measures.pid}) or end it."
+    assert capsys.readouterr().err.splitlines()[:2] == ["timing the student", f"{words} {advice}"]
