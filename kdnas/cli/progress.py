@@ -43,11 +43,13 @@ class Told:
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=1.0)
         self._over = threading.Event()
-        threading.Thread(target=self._tell_waits, name="waits", daemon=True).start()
+        self._waits = threading.Thread(target=self._tell_waits, name="waits", daemon=True)
+        self._waits.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        self._waits.join()
         self.bar.stop()
 
     def _tell_waits(self) -> None:

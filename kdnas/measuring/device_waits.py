@@ -59,7 +59,7 @@ def long_wait() -> Wait | None:
     _, device, file = waits[0]
     try:
         found = sorted(locks.holders(file), key=_is_stopped)
-    except ValueError:  # the wait is over, and the file closed
+    except (OSError, ValueError):  # the wait is over, and the file closed
         return None
     return Wait(device, seconds, found[-1] if found else None, bool(found) and _is_stopped(found[-1]))
 

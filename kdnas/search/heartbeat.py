@@ -82,9 +82,9 @@ class Steering(threading.Thread):
                 self._notice_loss()
                 if self._anything_new():
                     self.look()
-                self._notice_wait()
                 self._write()
                 self._write_carried()
+                self._notice_wait()
                 if self._trimmed.due():
                     self._store.trim()
         if self._ear is not None:
@@ -172,8 +172,8 @@ class Steering(threading.Thread):
         if wait is None or not wait.stopped:
             self._told_of = None
         elif wait.process != self._told_of:
+            self.log("warning", wait.advice)  # again at the next look where the store is busy
             self._told_of = wait.process
-            self.log("warning", wait.advice)
 
     def _anything_new(self) -> bool:
         """Whether the store may say something else than at the last look: on SQLite that costs no query."""
