@@ -192,10 +192,10 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
 
 
 def reader_if_there(url: str | Path) -> Store | None:
-    """As `open_reader`; None where nobody has begun a study there yet: a server's database may be empty."""
+    """As `open_reader`; None where nobody has begun a study there yet: a server's database or a file may be empty."""
     try:
         return open_reader(url)
-    except sqlite_file.NoStoreError:
+    except (sqlite_file.NoStoreError, sqlite_file.EmptyFileError):
         return None
 
 

@@ -95,6 +95,13 @@ class NoStoreError(UsageError):
         )
 
 
+class EmptyFileError(UsageError):
+    """A file without a byte: a study may begin there, and nothing else is to be had."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"The store {path} is empty.", "Begin a study there with `kdnas search`.")
+
+
 def cannot_open(path: Path, error: OSError) -> UsageError:
     return UsageError(
         f"The store {path} cannot be opened: {error.strerror}.", "Give a --storage in a folder where you may write."
@@ -116,7 +123,7 @@ def require_database(path: Path) -> None:
     if not os.access(path, os.R_OK):
         raise cannot_open(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     if not found.st_size:
-        raise UsageError(f"The store {path} is empty.", "Begin a study there with `kdnas search`.")
+        raise EmptyFileError(path)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from kdnas.store import changes, queries, sqlite_file
 from kdnas.store import tables as t
 from kdnas.store.addresses import store_url
 from kdnas.store.complaints import StoreError
-from kdnas.store.database import Store, open_reader, open_store
+from kdnas.store.database import Store, open_reader, open_store, reader_if_there
 from kdnas.store.optuna_storage import optuna_storage
 from kdnas.store.studies import create_study
 from kdnas.system.errors import UsageError
@@ -314,3 +314,17 @@ def test_a_reader_sees_each_commit_and_writes_nothing(path: Path) -> None:
         assert queries.changed(watching) != first
         with pytest.raises(UsageError, match="reading only"):
             changes.add_log(watching, 1, "info", "never")
+
+
+def test_the_first_search_on_an_empty_file_begins_there_and_who_only_looks_is_told(tmp_path: Path) -> None:
+    from kdnas.cli.search import _begin
+
+    path = tmp_path / "kdnas.db"
+    path.touch()
+    for look in (open_reader, open_store):
+        with pytest.raises(UsageError, match="is empty"):
+            look(path)
+    assert reader_if_there(path) is None and path.stat().st_size == 0
+    row = _begin(str(path), fakes.spec().model_dump(mode="json"), {}, check=False)
+    with open_reader(path) as store:
+        assert queries.find_study(store, "fake") == row
