@@ -29,14 +29,20 @@ class Wait:
 
     @property
     def words(self) -> str:
-        whom = "another process" if self.process is None else f"process {self.process}"
-        return f"waiting for the {self.device}: {whom} has it{' and is stopped' if self.stopped else ''}"
+        """Few, the most important first: screens have little room for what a worker is at."""
+        return f"{'stopped ' if self.stopped else 'waiting: '}{self._whom} has the {self.device}"
 
     @property
     def advice(self) -> str:
-        """The words as a sentence, with what to do where nothing else helps."""
-        sentence = f"{self.words[0].upper()}{self.words[1:]}."
-        return f"{sentence} Continue it (kill -CONT {self.process}) or end it." if self.stopped else sentence
+        """In sentences, with what to do where nothing else helps."""
+        told = f"Waiting for the {self.device}: {self._whom} has it"
+        return (
+            f"{told} and is stopped. Continue it (kill -CONT {self.process}) or end it." if self.stopped else f"{told}."
+        )
+
+    @property
+    def _whom(self) -> str:
+        return "another process" if self.process is None else f"process {self.process}"
 
 
 def take(device: str, file: IO[bytes], *, shared: bool = False) -> None:

@@ -82,7 +82,8 @@ def test_a_wait_is_told_once_it_is_long(measures: subprocess.Popen[str], monkeyp
         monkeypatch.setattr(device_waits, "LONG_S", 0.0)
         wait = device_waits.long_wait()
         assert wait is not None and not wait.stopped
-        assert wait.words == f"waiting for the cpu: process {measures.pid} has it"
+        assert wait.words == f"waiting: process {measures.pid} has the cpu"
+        assert wait.advice == f"Waiting for the cpu: process {measures.pid} has it."
         assert not done.is_set()
         measures.communicate()
     assert done.is_set() and device_waits.long_wait() is None
@@ -96,7 +97,8 @@ def test_a_worker_that_waits_for_a_stopped_process_says_so(
     monkeypatch.setattr(heartbeat, "WRITE_S", 0.0)
     begin(fakes.spec(), tmp_path / "kdnas.db")
     os.kill(measures.pid, signal.SIGSTOP)
-    words = f"waiting for the cpu: process {measures.pid} has it and is stopped"
+    words = f"stopped process {measures.pid} has the cpu"
+    advice = f"Waiting for the cpu: process {measures.pid} has it and is stopped."
     with open_store(tmp_path / "kdnas.db") as store:
         steering = Steering(store, 1, studies.enter(store, 1, lock=None, device=None, task="search"))
         steering.doing = "timing trial 3"
@@ -114,7 +116,7 @@ def test_a_worker_that_waits_for_a_stopped_process_says_so(
         until(lambda: shown() == "timing trial 3")
         steering.end()
         lines = [(one.level, one.line) for one in queries.logs(store, 1)]
-    assert lines == [("warning", f"{words.capitalize()}. Continue it (kill -CONT {measures.pid}) or end it.")]
+    assert lines == [("warning", f"{advice} Continue it (kill -CONT {measures.pid}) or end it.")]
 
 
 def test_a_command_that_waits_says_for_whom_and_once(
