@@ -26,6 +26,7 @@ from kdnas.system import paths
 
 CPU = torch.device("cpu")
 LONGER = 5
+CHUNKS = 512
 PROXY = 0.4  # of the training part, so that two epochs of all of it are LONGER times one of the proxy set
 SCORES = ("fitted", "mini budget", f"{LONGER} times the mini budget")
 
@@ -37,6 +38,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def spec_of(quick: bool) -> StudySpec:
     values = read_values(paths.presets()["causal"])
+    values["data"] = {**values["data"], "limit": CHUNKS}
     values["budget"] = {**values["budget"], "epochs": 1, "proxy_fraction": PROXY, "short_text": "train"}
     if quick:
         values["data"] = {**values["data"], "limit": 80, "max_held_out": 8}

@@ -103,8 +103,12 @@ def _trained(spec: StudySpec, bench: SentenceEmbeddingBench) -> frozenset[str]:
 
 
 def _sizes(asked: argparse.Namespace) -> tuple[tuple[int, int, int], ...]:
-    chosen = ENCODERS[-1:] if asked.quick else ENCODERS
-    return chosen if asked.encoders is None else ENCODERS[: asked.encoders]
+    return tuple(asked.encoder or (ENCODERS[-1:] if asked.quick else ENCODERS))
+
+
+def _given_sizes(given: str) -> tuple[int, int, int]:
+    layers, width, inner = map(int, given.split("x"))
+    return layers, width, inner
 
 
 def _students(bench: SentenceEmbeddingBench, sizes: tuple[int, int, int], epochs: int) -> Iterator[tuple[str, Student]]:
@@ -179,9 +183,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=int, default=445)
     parser.add_argument("--documents", type=int, default=2225, help="that each query is asked against")
     parser.add_argument("--epochs", type=int, default=0, help="in which encoders are trained, scored after each")
-    parser.add_argument("--rate", type=float, default=1e-4, help="step size of these")
-    parser.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states in these")
-    parser.add_argument("--encoders", type=int, metavar="N", help="only the first so many of the encoders")
+    parser.add_argument("--rate", type=float, default=2e-4, help="step size of these")
+    parser.add_argument("--hidden", type=float, default=1.0, help="weight of the tokens' last states in these")
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        type=_given_sizes,
+        metavar="LxWxN",
+        help="this encoder; may be given more than once",
+    )
     parser.add_argument("--first", action="store_true", help="the corpus that students learn from alone")
 
 

@@ -1,4 +1,4 @@
-"""The training of a student on its teacher's embeddings: of chunks and of parts of them, beside the hidden states.
+"""The training of a student on its teacher's embeddings: of chunks and of parts of them, and of their tokens.
 
 Knows no space and no store; what a candidate is and how it is scored stands in sentence_embedding.py.
 """
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdnas.data.chunks import part_lengths
 from kdnas.models.sentence_layout import Layout
@@ -46,10 +47,6 @@ class EmbeddingsBench(LayersBench, Protocol):
     layout: Layout
     constant: Tensor
 
-    def variance(self, body: torch.nn.Module) -> float:
-        """Mean variance of the student's own targets: what a constant per dimension leaves."""
-        ...
-
     def last(self, states: HiddenStates, places: Tensor) -> Tensor:
         """The teacher's last states of the chunks at `places`."""
         ...
@@ -61,22 +58,26 @@ class EmbeddingsBench(LayersBench, Protocol):
 
 @dataclass(frozen=True)
 class ReadyTexts(Ready):
-    """A batch with the teacher's embeddings [rows, width] of its chunks, on the device."""
+    """A batch with the teacher's embeddings [rows, width] of its chunks, on the device, and where tokens count its last
+    states [rows, length, width]."""
 
     wanted: Tensor
+    last: Tensor | None
 
 
 class SentenceEmbeddingTraining(HiddenStateTraining):
-    """Learns embeddings and, by the weight that the spec says, hidden states.
+    """Learns embeddings and, by the weight that the spec says, what each token adds to them.
 
     Each step embeds its chunks, and parts of them, since short texts are embedded too. The layer into the teacher's
-    space is solved before the first step and trained with the student.
+    space is solved before the first step and trained with the student. The projections onto hidden states are only
+    solved: what a folder takes from them is no target.
     """
 
     bench: EmbeddingsBench
 
     def __init__(self, bench: EmbeddingsBench, student: Student, states: HiddenStates, epochs: int, seed: int) -> None:
         self.part = bench.part
+        self._tokens_count = bench.part.hidden > 0 and teacher_space.of_tokens(bench.layout)
         super().__init__(bench, student, states, epochs, seed)
 
     @cached_property
@@ -88,8 +89,7 @@ class SentenceEmbeddingTraining(HiddenStateTraining):
             return torch.cat([layout.finished(teacher_space.whole_pooled(known(rows), layout)).cpu() for rows in parts])
 
     def named(self) -> dict[str, torch.nn.Parameter]:
-        found = super().named()
-        return found if self.part.hidden else {n: p for n, p in found.items() if n not in ("aids.weight", "aids.bias")}
+        return {n: p for n, p in super().named().items() if n not in ("aids.weight", "aids.bias")}
 
     def solve_as_built(self) -> None:
         super().solve_as_built()
@@ -106,10 +106,7 @@ class SentenceEmbeddingTraining(HiddenStateTraining):
 
     def step_loss(self, batch: Ready, step: int) -> Tensor:
         assert isinstance(batch, ReadyTexts)
-        outputs = self.outputs(batch.ids)
-        loss = self._apart(outputs[-1], batch.wanted)
-        if self.part.hidden:
-            loss = loss + self.part.hidden * self.hidden_loss(batch, outputs) / self.bench.variance(self.student.body)
+        loss = self._apart(self.outputs(batch.ids)[-1], batch.wanted, batch.last)
         parts = part_lengths(batch.ids.shape[1])
         if parts:
             short = parts[step % len(parts)]  # one after the other
@@ -117,18 +114,26 @@ class SentenceEmbeddingTraining(HiddenStateTraining):
             with torch.no_grad():
                 states = self.bench.teacher.body(input_ids=self._rows[compact]).last_hidden_state
                 wanted = self.bench.layout.finished(teacher_space.whole_pooled(states, self.bench.layout))
-            loss = (loss + self._apart(self.outputs(compact)[-1], wanted)) / 2
+            loss = (loss + self._apart(self.outputs(compact)[-1], wanted, states)) / 2
         return loss
 
-    def _apart(self, states: Tensor, wanted: Tensor) -> Tensor:
-        """The weighted losses of the embeddings of texts with the last states [rows, length, width]."""
+    def _apart(self, states: Tensor, wanted: Tensor, theirs: Tensor | None) -> Tensor:
+        """The weighted losses of the embeddings of texts whose last states [rows, length, width] are `states`, and the
+        teacher's `theirs`."""
         aids, layout = into(self.student), self.bench.layout
         made = layout.student(aids.into_weight, aids.into_bias)
         own = made.finished(teacher_space.whole_pooled(states, layout))
         constant = self.bench.constant.to(own.device)
         loss = self.part.cosine * embeddings.apart(own, wanted, constant)
-        return loss + self.part.pairwise * embeddings.pairwise(own, wanted) if self.part.pairwise else loss
+        if self.part.pairwise:
+            loss = loss + self.part.pairwise * embeddings.pairwise(own, wanted)
+        if self._tokens_count and theirs is not None:
+            added = teacher_space.shares(theirs.float(), layout)
+            own_shares = functional.linear(states.float(), aids.into_weight, aids.into_bias)
+            loss = loss + self.part.hidden * embeddings.of_tokens(own_shares, added)
+        return loss
 
     def _ready(self, rows: Tensor, positions: slice) -> ReadyTexts:
-        made = super()._ready(rows, positions)
-        return ReadyTexts(made.ids, made.states, made.positions, self._wanted[rows].to(self.bench.device))
+        device = self.bench.device
+        last = self.bench.last(self._states, rows).to(device) if self._tokens_count else None
+        return ReadyTexts(self._compact[rows].to(device), {}, positions, self._wanted[rows].to(device), last)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from kdnas.data.chunks import part_lengths
 from kdnas.models.classifier_head import regression
 from kdnas.models.sentence_encoder import pooled
-from kdnas.models.sentence_layout import Layout
+from kdnas.models.sentence_layout import Layout, Normalise
 
 CHUNKS = 2048  # most of them that are pooled whole, and most that are pooled in part
 BATCH = 64
@@ -141,6 +141,19 @@ class TeacherSpace:
             taught = self.layout.finished(_pooled(known(places), self.layout))
             total += float(functional.cosine_similarity(own, taught).double().sum())
         return total / len(ids)
+
+
+def of_tokens(layout: Layout) -> bool:
+    """Whether an embedding is the mean of what its tokens add, in its own space: nothing but a length follows it."""
+    return layout.pooling == ("mean",) and all(isinstance(step, Normalise) for step in layout.steps)
+
+
+def shares(states: Tensor, layout: Layout) -> Tensor:
+    """What each token adds to the embedding of its text, of last states [rows, length, width] without padding, of a
+    layout with `of_tokens`: their mean over the length is the embedding."""
+    if not layout.normalised:
+        return states
+    return states / states.mean(1, keepdim=True).norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def _states(body: Any, rows: Tensor) -> Tensor:

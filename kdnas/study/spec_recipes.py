@@ -32,13 +32,20 @@ class HiddenStateRecipe(EncoderRecipe):
 
 
 class SentenceEmbeddingRecipe(EncoderRecipe):
-    """The embeddings of a sentence encoder, solved by least squares; its hidden states where students are trained."""
+    """The embeddings of a sentence encoder, solved by least squares."""
 
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"data": {"source": "bbc-news"}, "budget": {"epochs": 0}}
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "data": {"source": "bbc-news"},
+        "budget": {"epochs": 0},
+        "training": {"learning_rate": 2e-4},
+        "full": {"epochs": 3},
+    }
     name: Literal["sentence-embedding"] = "sentence-embedding"
     cosine: float = Field(1.0, ge=0, le=100, description="weight of the distance from the teacher's embeddings")
     pairwise: float = Field(1.0, ge=0, le=100, description="weight of the difference from their similarities")
-    hidden: float = Field(1.0, ge=0, le=100, description="weight of the hidden states' error")
+    hidden: float = Field(
+        1.0, ge=0, le=100, description="weight of the error of each token's last state, where their mean is pooled"
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> SentenceEmbeddingRecipe:

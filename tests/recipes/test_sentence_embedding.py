@@ -18,7 +18,7 @@ from kdnas.models.sentence_encoder import open_encoder
 from kdnas.recipes import recipe
 from kdnas.recipes.sentence_embedding import SentenceEmbeddingBench
 from kdnas.recipes.sentence_embedding_training import into
-from kdnas.recipes.teacher_space import texts_of
+from kdnas.recipes.teacher_space import of_tokens, shares, texts_of
 from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
@@ -201,6 +201,43 @@ def test_a_study_that_learned_from_chunks_alone_goes_on_with_other_losses(make: 
     before = {**bench.provenance(), "data_fingerprint": bench.chunks.fingerprint}
     with pytest.raises(UsageError, match="data are not those that the study was begun with"):
         require_same_ground(ground_of(before), ground_of(bench.provenance()), "the study was begun with", "")
+
+
+def test_trials_that_learned_from_hidden_states_of_all_layers_stand_on_another_ground_and_scored_ones_do_not(
+    make: Any,
+) -> None:
+    scored, learned = make(budget={"epochs": 0}).provenance(), make().provenance()
+    assert scored["data_fingerprint"] != learned["data_fingerprint"]
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_what_the_tokens_add_is_the_embedding_where_their_mean_is_pooled_and_nothing_else_follows(
+    normalised: bool,
+) -> None:
+    last = (sentence_layout.Normalise(),) if normalised else ()
+    layout = sentence_layout.Layout(steps=last)
+    states = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    assert of_tokens(layout)
+    assert torch.allclose(shares(states, layout).mean(1), layout.finished(states.mean(1)), atol=1e-6)
+    dense = sentence_layout.Dense(torch.eye(5), None, "Tanh")
+    assert not of_tokens(replace(layout, pooling=("cls",))) and not of_tokens(replace(layout, pooling=("mean", "cls")))
+    assert not of_tokens(replace(layout, steps=(dense, *last)))
+
+
+def test_the_weight_of_tokens_is_that_of_their_error_and_counts_nothing_where_a_first_token_is_pooled(
+    make: Any,
+) -> None:
+    rows, step = torch.arange(6), 0
+
+    def first_loss(teacher: str, hidden: float) -> float:
+        bench = make(teacher, recipe={"hidden": hidden})
+        training = bench.training(bench.build(SMALL, 0), epochs=1, seed=0)
+        training.solve_as_built()
+        return float(training.step_loss(training._ready(rows, slice(None)), step).detach())
+
+    none, one, two = (first_loss("mean", weight) for weight in (0, 1, 2))
+    assert one > none and two - one == pytest.approx(one - none, rel=1e-4)
+    assert first_loss("cls", 0) == first_loss("cls", 1)
 
 
 @pytest.mark.parametrize("weights", [{}, {"hidden": 0, "pairwise": 0}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas.training.losses.embeddings import apart, best_constant, pairwise
+from kdnas.training.losses.embeddings import apart, best_constant, of_tokens, pairwise
 
 
 def drawn(rows: int, seed: int) -> torch.Tensor:
@@ -54,6 +54,16 @@ def test_pairs_are_all_pairs_once_and_whatever_turns_the_space_changes_none() ->
     turn = torch.linalg.qr(drawn(5, 4))[0]
     assert float(pairwise(3 * wanted @ turn, wanted)) == pytest.approx(0, abs=1e-12)
     assert float(pairwise(own[:1], wanted[:1])) == 0
+
+
+def test_the_distance_of_tokens_is_0_for_the_teachers_and_1_for_their_mean() -> None:
+    own, wanted = drawn(12, 5).view(3, 4, 5), drawn(12, 6).view(3, 4, 5)
+    mean = wanted.flatten(0, 1).numpy().mean(0)
+    left = sum(((own[i, j] - wanted[i, j]).numpy() ** 2).sum() for i in range(3) for j in range(4))
+    whole = sum(((wanted[i, j].numpy() - mean) ** 2).sum() for i in range(3) for j in range(4))
+    assert float(of_tokens(own, wanted)) == pytest.approx(left / whole)
+    assert float(of_tokens(wanted, wanted)) == 0
+    assert float(of_tokens(torch.from_numpy(mean).expand(3, 4, 5), wanted)) == pytest.approx(1)
 
 
 def test_vectors_of_nothing_and_texts_that_are_all_alike_give_finite_losses_and_gradients() -> None:

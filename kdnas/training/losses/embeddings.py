@@ -1,6 +1,6 @@
-"""Losses of sentence embeddings: each beside its teacher's, and the similarities of all pairs beside the teacher's.
+"""Losses of sentence embeddings: of each beside its teacher's, of all pairs' similarities, and of what each token adds.
 
-Both are shares: 0 is the teacher's, 1 about what vectors that are the same for every text leave. Knows no model.
+All are shares: 0 is the teacher's, 1 about what vectors that are the same for every text leave. Knows no model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def apart(own: Tensor, wanted: Tensor, constant: Tensor) -> Tensor:
 
 
 def spread(wanted: Tensor, constant: Tensor) -> Tensor:
-    """The sum of squared distances of embeddings [texts, width] from one vector [width]."""
+    """The sum of squared distances of embeddings [..., width] from one vector [width]."""
     return (wanted - constant).square().sum().clamp_min(torch.finfo(wanted.dtype).tiny)
 
 
@@ -38,6 +38,13 @@ def pairwise(own: Tensor, wanted: Tensor) -> Tensor:
     ours, theirs = (cosines(vectors)[first, second] for vectors in (own, wanted))
     left = (ours - theirs).square().sum()
     return left / (theirs - theirs.mean()).square().sum().clamp_min(1e-6)
+
+
+def of_tokens(own: Tensor, wanted: Tensor) -> Tensor:
+    """The squared distance of tokens' vectors [texts, length, width] from the wanted ones, over that of the wanted
+    ones' mean: a scalar. Where embeddings are means over tokens, it says which token to change."""
+    left = (own - wanted).square().sum()
+    return left / spread(wanted, wanted.mean((0, 1)))
 
 
 def cosines(vectors: Tensor) -> Tensor:
