@@ -220,7 +220,8 @@ class SentenceEmbeddingBench(HiddenStateBench):
             ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
             texts = ids, self.chunks.beginnings
             return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, *texts))
-        states = self._full_states(student, epochs) if full and epochs else self._as_built
+        # All chunks are read once for the teacher's embeddings of them, and once in each epoch.
+        states = self._full_states(student, 1 + epochs) if full and epochs else self._as_built
         return SentenceEmbeddingTraining(self, student, states, epochs, seed)
 
     def _solve_table(self, ids: Tensor, begun: Sequence[np.ndarray], student: Student) -> None:
