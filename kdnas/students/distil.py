@@ -82,6 +82,8 @@ class Job:
                 if parts[name].get(field) == usual:
                     del parts[name][field]
         del parts["latency"]["when"]  # of a search; a distillation times its student in the end
+        if self.spec.recipe.name == "sentence-embedding" and self.spec.full.epochs:
+            parts["learned"] = "tokens"  # what an earlier version began learned from hidden states of all layers
         proxy = spec["budget"]["proxy_fraction"]  # the loss is normalised by the targets' variance on the proxy set
         return fingerprint.run_key({**parts, "proxy_fraction": proxy, "candidate": self.candidate})
 

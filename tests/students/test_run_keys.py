@@ -32,6 +32,14 @@ def test_a_run_that_an_earlier_version_began_is_the_same_run(name: str) -> None:
     assert key(recipe={"name": name}) == BEFORE[name]
 
 
+def test_a_training_of_sentence_embeddings_that_an_earlier_version_began_is_another_run_and_a_solved_one_is_not() -> (
+    None
+):
+    given = {"recipe": {"name": "sentence-embedding"}, "training": {"learning_rate": 5e-4}}
+    assert key(**given, full={"epochs": 3}) != "062a7462283c18421622a7080e2003f8"
+    assert key(**given, full={"epochs": 0}) == "1c4b5fd5564d21e4ae07f8f06f06d492"
+
+
 NEW: list[dict[str, Any]] = [
     {"recipe": {"name": "causal-divergence", "skew_alpha": 0.2}},
     {"recipe": {"name": "causal-divergence", "on_policy": 0.5}},
