@@ -199,7 +199,7 @@ def _which(rank_wanted: int | None, only: str | None, trial: int | None) -> list
 
 def _beginning(chosen: Chosen) -> Iterator[str]:
     """Which candidate it is, where its folder will lie, and how long that may take."""
-    job, epochs = chosen.job, chosen.job.spec.full.epochs
+    job, epochs = chosen.job, chosen.job.epochs
     sizes = ", ".join(f"{name} {value}" for name, value in layer_words.shown(job.candidate).items())
     yield f"trial {job.trial} of {job.study} ({sizes}) into {chosen.output}"
     if chosen.kept is not None:

@@ -29,9 +29,9 @@ from kdnas.recipes import static_students, teacher_space
 from kdnas.recipes.contract import Description
 from kdnas.recipes.hidden_state import HiddenState, HiddenStateBench
 from kdnas.recipes.sentence_embedding_training import IntoTheSpace, SentenceEmbeddingTraining, into
-from kdnas.recipes.static_students import SolvedOnce, Table, is_static, table_of
+from kdnas.recipes.static_students import SolvedOnce, Table, table_of
 from kdnas.recipes.teacher_space import Lesson, TeacherSpace, Texts
-from kdnas.study.layer_words import KIND, STATIC
+from kdnas.study.layer_words import KIND, STATIC, is_static
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_recipes import SentenceEmbeddingRecipe
@@ -196,7 +196,10 @@ class SentenceEmbeddingBench(HiddenStateBench):
         return self._table() if is_static(candidate) else super().build(candidate, seed)
 
     def build_in_full(self, candidate: Candidate, seed: int) -> Student:
-        return self._table() if is_static(candidate) else super().build_in_full(candidate, seed)
+        if is_static(candidate):
+            self.fitted_tokens = static_students.solved_on(self.chunks.train).numel()
+            return self._table()
+        return super().build_in_full(candidate, seed)
 
     def probe(self, candidate: Candidate) -> Student:
         return self._table() if is_static(candidate) else super().probe(candidate)
@@ -208,16 +211,15 @@ class SentenceEmbeddingBench(HiddenStateBench):
         return STATIC if is_static(candidate) else super().comparable(candidate)
 
     def shape_key(self, candidate: Candidate | None) -> str:
-        key = super().shape_key(None if is_static(candidate) else candidate)
-        return (
-            f"{STATIC} {self.config(candidate)} beside {key}" if candidate is not None and is_static(candidate) else key
-        )
+        if candidate is None or not is_static(candidate):
+            return super().shape_key(candidate)
+        return f"{STATIC} {self.config(candidate)} beside {super().shape_key(None)}"
 
     def training(  # type: ignore[override]  # a table is solved, and learns by no steps
         self, student: Student, *, epochs: int, seed: int, full: bool = False
     ) -> Training:
         if isinstance(student.body, Table):
-            ids = torch.from_numpy(self.chunks.train if full else self.chunks.proxy)
+            ids = static_students.solved_on(self.chunks.train if full else self.chunks.proxy)
             texts = ids, self.chunks.beginnings
             return SolvedOnce(self, student, ids.numel(), epochs, partial(self._solve_table, *texts))
         # All chunks are read once for the teacher's embeddings of them, and once in each epoch.

@@ -23,18 +23,12 @@ from kdnas.models.sentence_layout import Layout, Normalise
 from kdnas.models.static_encoder import Lesson, StaticEncoder, TokenMeans
 from kdnas.recipes import teacher_space
 from kdnas.recipes.teacher_space import Texts
-from kdnas.study.layer_words import KIND, STATIC
-from kdnas.study.space import Candidate
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.teachers.encoder import Teacher
 from kdnas.training.contract import Bench, Epoch, OnStep, Student, Training
 
 CHUNKS = 2048  # most of them that a table is solved on, besides as many parts
-
-
-def is_static(candidate: Candidate | None) -> bool:
-    return candidate is not None and candidate.get(KIND) == STATIC
 
 
 class Table(nn.Module):
@@ -89,13 +83,17 @@ def without_special(teacher: Teacher, rows: Tensor) -> list[list[int]]:
     return [[token for token in row if token not in special] for row in rows.tolist()]
 
 
+def solved_on(chunks: np.ndarray) -> Tensor:
+    """Those of the chunks [chunks, length] that a table is solved on."""
+    return torch.from_numpy(chunks[:CHUNKS])
+
+
 def solved(
     teacher: Teacher, layout: Layout, ids: Tensor, begun: Sequence[np.ndarray], source: str, on_progress: Progress
 ) -> tuple[Tensor, dict[str, float]]:
-    """The table [vocabulary, width] of a teacher, from the first of the chunks `ids` [chunks, length] of training text
-    and from beginnings of its documents; and what was chosen on a fifth of them: the weighting (`sif`) and the ridges.
+    """The table [vocabulary, width] of a teacher, from chunks `ids` [chunks, length] of training text (`solved_on`) and
+    from beginnings of its documents; and what was chosen on a fifth of them: the weighting (`sif`) and the ridges.
     Raises UsageError for too few chunks; `source` is for the message."""
-    ids = ids[:CHUNKS]
     parts = teacher_space.parted(ids, begun)
     if len(parts) == 1:
         raise UsageError(

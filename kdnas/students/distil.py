@@ -35,6 +35,7 @@ from kdnas.students import best_epoch, model_folder, unfinished
 from kdnas.students.course import Course, Epochs
 from kdnas.students.extras import Extras
 from kdnas.study.ground import ground_of, require_same_ground
+from kdnas.study.layer_words import is_static
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec
 from kdnas.study.spec_recipes import scored_as_built
@@ -71,6 +72,11 @@ class Job:
     trial: int | None = None
     found: Mapping[str, Any] | None = None
     ground: Mapping[str, Any] | None = None  # of the study, whose figures say that this candidate is a good one
+
+    @property
+    def epochs(self) -> int:
+        """At most so many; a static student learns by none."""
+        return 0 if is_static(self.candidate) else self.spec.full.epochs
 
     def key(self) -> str:
         """Of all that decides the weights and the figures in the folder."""
@@ -176,7 +182,7 @@ def _distil(
         seed = number(job.spec.seed, Purpose.STUDENT, 0)
         with Turn(device):
             student = bench.build_in_full(job.candidate, seed)
-        epochs, patience = job.spec.full.epochs, job.spec.full.patience
+        epochs, patience = job.epochs, job.spec.full.patience
         training = bench.training(student, epochs=epochs, seed=seed, full=True)
         history: list[dict[str, Any]] = []
         fitted_tokens = bench.fitted_tokens if saved is None else saved.kept.get("fitted_tokens")
@@ -199,7 +205,9 @@ def _distil(
         del saved
         stands_on = {"ground": _ground(provenance, device), "fitted_tokens": fitted_tokens}
         keeper = _Keeper(key, partial_folder, training, student, stands_on)
-        unfinished.write(partial_folder, study=job.study, trial=job.trial, epochs=epochs, patience=patience)
+        unfinished.write(
+            partial_folder, study=job.study, trial=job.trial, epochs=job.spec.full.epochs, patience=patience
+        )
         if fresh and scored_as_built(job.spec.recipe):
             course.tell("scoring the student before it learns", None)
             with Turn(device):

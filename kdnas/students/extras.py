@@ -18,7 +18,7 @@ from kdnas.measuring.latency import measure
 from kdnas.models import gguf, llama_cpp, lora_adapters, merged_adapters
 from kdnas.models.sentence_layout import no_sentence_encoder
 from kdnas.students import model_folder
-from kdnas.study.layer_words import KIND, STATIC
+from kdnas.study.layer_words import is_static
 from kdnas.study.space import Candidate
 from kdnas.study.spec import StudySpec, from_values
 from kdnas.study.spec_latency import LatencySpec
@@ -51,7 +51,7 @@ class Extras:
 
     def check(self, spec: StudySpec, candidate: Candidate | None = None) -> None:
         """Raise UsageError, before anything is trained, for what cannot be of this candidate, where one is given."""
-        if candidate is not None and candidate.get(KIND) == STATIC and (self.onnx or self.library == TRANSFORMERS):
+        if candidate is not None and is_static(candidate) and (self.onnx or self.library == TRANSFORMERS):
             raise UsageError(
                 "A static student is a table of vectors, and no network that transformers or onnxruntime opens.",
                 f"Leave out {'--onnx' if self.onnx else '--for'}: SentenceTransformer opens it.",

@@ -175,7 +175,7 @@ def _expected(store: Store, study_id: int, job: Job, device: str) -> Span | None
     provenance = queries.provenance(store, study_id)
     if job.trial is None or provenance.get("device") != device_name(resolve_device(device)):
         return None
-    return full_time(queries.curves(store, study_id, [job.trial])[job.trial], provenance, job.spec.full.epochs)
+    return full_time(queries.curves(store, study_id, [job.trial])[job.trial], provenance, job.epochs)
 
 
 def _why(error: BaseException, output: Path) -> str:

@@ -146,7 +146,7 @@ def _body(facts: Mapping[str, Any], origin: Origin, results: Mapping[str, Any] |
         length=spec["data"]["length"],
         head=_head(facts.get("head")),
         embedding=facts.get("embedding"),
-        static=facts.get(layer_words.KIND) == layer_words.STATIC,
+        static=layer_words.is_static(facts),
         dtype=facts["dtype"],
         onnx=facts.get("onnx"),
         gguf=facts.get("gguf"),

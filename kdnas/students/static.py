@@ -46,7 +46,7 @@ def make(spec: StudySpec, output: Path, on_progress: Progress) -> dict[str, Any]
     if layout is None:
         raise sentence_layout.no_sentence_encoder(teacher.name)
     chunks = chunking.chunks(spec.data, 1.0, teacher.tokenizer, on_progress)
-    train, held = torch.from_numpy(chunks.train[: static_students.CHUNKS]), torch.from_numpy(chunks.held_out)
+    train, held = static_students.solved_on(chunks.train), torch.from_numpy(chunks.held_out)
     encoder.require_finite(teacher, train[:8])
     table, chosen = static_students.solved(teacher, layout, train, chunks.beginnings, spec.data.source, on_progress)
     scored = static_students.lesson(teacher, layout, Texts(held), None, on_progress, 0.97)

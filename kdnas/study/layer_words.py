@@ -16,6 +16,11 @@ KIND, STATIC = "kind", "static"  # a student of this kind has no layers
 _OF_LAYER = re.compile(rf"({'|'.join(SIZES)})_([1-9][0-9]*)")
 
 
+def is_static(candidate: Mapping[str, Any]) -> bool:
+    """Whether it is a static student, which has no sizes and learns by no steps."""
+    return candidate.get(KIND) == STATIC
+
+
 def size_of(key: str) -> tuple[str, int] | None:
     """Which size of which layer a key names; None for any other key."""
     found = _OF_LAYER.fullmatch(key)
@@ -25,7 +30,7 @@ def size_of(key: str) -> tuple[str, int] | None:
 def shown(candidate: Mapping[str, Any]) -> dict[str, Any]:
     """The candidate as tables show it; one without sizes by layer is as it was, but for the sizes of an encoder that a
     static student lacks."""
-    if candidate.get(KIND) == STATIC:
+    if is_static(candidate):
         return {KIND: STATIC}
     depth = candidate.get(DEPTH)
     if not isinstance(depth, int) or not any(f"{name}_1" in candidate for name in SIZES):

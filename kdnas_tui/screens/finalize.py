@@ -22,6 +22,7 @@ from kdnas.students import model_folder as folders
 from kdnas.students.unfinished import Unfinished
 from kdnas.study import layer_words, timed_words
 from kdnas.study.full_time import NONE, UNKNOWN, full_time
+from kdnas.study.layer_words import is_static
 from kdnas.study.ranking import Scored
 from kdnas.study.rows import RunRow, WorkerRow
 from kdnas.study.spec import from_store
@@ -194,7 +195,8 @@ class FinalizeScreen(Frame):
             text.append(f"{in_words(scored)}\n")
         text.append("into ", style="dim").append(f"{place}\n")
         kept = unfinished.read(place)
-        text.append(f"{self._time(trial, epochs, kept)}\n")
+        learned = 0 if scored is not None and is_static(scored.row.candidate) else epochs
+        text.append(f"{self._time(trial, learned, kept)}\n")
         if kept is not None and (kept.done or kept.step):
             text.append("done already ", style="dim").append(f"{kept.words()}, from where it goes on\n")
         elif kept is None and partial_of(place).exists():

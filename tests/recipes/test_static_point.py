@@ -19,7 +19,7 @@ from kdnas.search.begin import begin
 from kdnas.search.worker import run_worker
 from kdnas.store import queries
 from kdnas.store.database import open_store
-from kdnas.students import model_folder
+from kdnas.students import best_epoch, model_folder
 from kdnas.students.distil import Telling, distil
 from kdnas.students.extras import Extras
 from kdnas.students.finalize import finalize
@@ -125,7 +125,12 @@ def test_a_static_student_is_given_to_distill_by_its_kind_alone(shelf: Path, tmp
     facts = distil(
         job, tmp_path / "student", Telling(QUIET.on_progress, lambda epoch: told.append(epoch.epoch)), device="cpu"
     )
-    assert facts["kind"] == "static" and told == [0, 1, 2] and facts["metrics"]["best_epoch"] == 0
+    assert facts["kind"] == "static" and told == [0] and facts["metrics"]["best_epoch"] == 0
+    tokens = facts["metrics"]["fitted_tokens"]
+    assert tokens == facts["metrics"]["tokens"] == facts["provenance"]["training_tokens"]
+    assert best_epoch.words(facts["metrics"]) == f"as built on {tokens:,} tokens, without a step"
+    card = (tmp_path / "student" / model_folder.CARD).read_text()
+    assert "\n- As it was built from its teacher, without a step; seed " in card and "AdamW" not in card
     for extras in (Extras(onnx=True), Extras(library="transformers")):
         with pytest.raises(UsageError, match=r"static student is a table of vectors"):
             distil(job, tmp_path / "other", QUIET, device="cpu", extras=extras)
