@@ -37,12 +37,25 @@ def block_config(teacher: PreTrainedConfig, heads: int, head_size: int, act: str
 
 
 @torch.no_grad()
-def unexplained(
+def in_place(
     theirs: Blocks,
     config: PreTrainedConfig,
     source: int,
     importance: Importance,
     directions: Directions,
+    length: int,
+) -> BlockFit:
+    """The teacher's block `source` as the only one of a student, with all its units, ready to be solved for chunks of
+    `length` tokens. `config` is that of `block_config`."""
+    cut = decoders.cut_of(theirs.model.config, config, importance, [source])
+    cut = replace(cut, units=(torch.arange(sizes(config).inner),))
+    model = decoders.unset(config).to(cast(Any, theirs.model.device)).eval()
+    return BlockFit(theirs, model, cut, directions, length)
+
+
+@torch.no_grad()
+def unexplained(
+    fit: BlockFit,
     states: States,
     heard: Heard,
     parts: Sequence[slice],
@@ -52,21 +65,18 @@ def unexplained(
 ) -> Tensor:
     """Shares [ends, counts] of the variance of the teacher's states that the block does not give, float64 on the CPU.
 
-    `config` is that of one block with all units (`block_config`), `heard` what the teacher's block `source` hears on
-    the chunks `parts` (`heard_in`), `ends` the places among the `states` that the block may stand up to. `order`
-    [units] says which units come first, `counts` how many of them each score is of.
+    `fit` is the block (`in_place`), `heard` what the teacher's own hears on the chunks `parts` (`heard_in`), `ends` the
+    places among the `states` that the block may stand up to. `order` [units] says which units come first, `counts` how
+    many of them each score is of.
 
     The share is of the whole state, each dimension times the root of the last norm's weight (`root_of`), so that blocks
     of all widths compare: what `WeightedEquations.left` has in the student's directions, and all that lies outside
     them. Tokens count by `row_weights`. It is 0, to rounding, where nothing is cut. Raises KdnasError where that is no
     number.
     """
-    device = cast(Any, theirs.model.device)
-    cut = decoders.cut_of(theirs.model.config, config, importance, [source])
-    cut = replace(cut, units=(torch.arange(len(order)),))
-    model = decoders.unset(config).to(device).eval()
-    fit = BlockFit(theirs, model, cut, directions, states(source).shape[1])
-    fit.carried = [fit.centred(states(source)[rows]) for rows in parts]
+    theirs, directions, device = fit.theirs, fit.directions, cast(Any, fit.teacher.device)
+    entering = states(fit.cut.layers[0])
+    fit.carried = [fit.centred(entering[rows]) for rows in parts]
     places = order.to(device)
     neurons = [part.index_select(-1, places) for part in fit.to_neurons(0, heard)]
     root = root_of(cast(Any, theirs.body.get_submodule(theirs.layout.last)).weight).float()

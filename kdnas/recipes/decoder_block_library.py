@@ -74,19 +74,10 @@ class DecoderBlockLibrary(BlockLibrary):
         config = decoder_block_scores.block_config(
             self._fitted.teacher.config, shape.heads, shape.head_size, shape.act, source
         )
-        return decoder_block_scores.unexplained(
-            blocks,
-            config,
-            source,
-            self._importance,
-            self._directions_of(shape.width),
-            self._fitted.states.__getitem__,
-            self._heard_in(source, parts, rows),
-            parts,
-            order,
-            ends,
-            counts,
-        )
+        directions, length = self._directions_of(shape.width), self._fitted.ids.shape[1]
+        fit = decoder_block_scores.in_place(blocks, config, source, self._importance, directions, length)
+        heard = self._heard_in(source, parts, rows)
+        return decoder_block_scores.unexplained(fit, self._fitted.states.__getitem__, heard, parts, order, ends, counts)
 
     def _heard_in(self, source: int, parts: Sequence[slice], rows: int) -> Heard:
         known = self._heard.get((source, rows))

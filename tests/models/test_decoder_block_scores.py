@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdnas.models import decoders
-from kdnas.models.decoder_block_scores import block_config, unexplained, untold
+from kdnas.models.decoder_block_scores import block_config, in_place, unexplained, untold
 from kdnas.models.decoder_blocks import parts_of
 from kdnas.models.decoder_fit import heard_in
 from kdnas.models.decoder_measures import unit_order
@@ -34,19 +34,10 @@ def scored(fitting: Fitting, source: int, ends: list[int], counts: list[int], **
     states = fitting._states.__getitem__
     with torch.no_grad():
         heard = heard_in(fitting.blocks, source, states, PARTS)
-    return unexplained(
-        fitting.blocks,
-        config,
-        source,
-        fitting.importance,
-        directions_of(fitting.measured.moments, norm.weight, sizes(config).width),
-        states,
-        heard,
-        PARTS,
-        unit_order(fitting.blocks, source, states(source), 16),
-        ends,
-        counts,
-    )
+    directions = directions_of(fitting.measured.moments, norm.weight, sizes(config).width)
+    fit = in_place(fitting.blocks, config, source, fitting.importance, directions, states(source).shape[1])
+    order = unit_order(fitting.blocks, source, states(source), 16)
+    return unexplained(fit, states, heard, PARTS, order, ends, counts)
 
 
 def test_a_block_of_which_nothing_is_cut_leaves_nothing(fitting: Fitting) -> None:
