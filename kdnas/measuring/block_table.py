@@ -19,6 +19,10 @@ from kdnas.study.rows import PREDICTED
 from kdnas.system.errors import KdnasError, UsageError
 
 
+class NoiseError(KdnasError):
+    """The readings say that a part of a model takes no time."""
+
+
 @dataclass(frozen=True, order=True)
 class Block:
     """What decides how long one layer takes: its width, which all layers of a model share, and its other sizes."""
@@ -69,8 +73,8 @@ class BlockTable:
     def of(cls, readings: Sequence[Reading]) -> BlockTable:
         """From models measured whole, by least squares of relative errors over each width.
 
-        Raises UsageError where they do not tell a block from what is around it, KdnasError where a part comes out as no
-        time at all, which is noise.
+        Raises UsageError where they do not tell a block from what is around it, NoiseError where a part comes out as no
+        time at all.
         """
         blocks: dict[Block, float] = {}
         around: dict[int, float] = {}
@@ -84,7 +88,7 @@ class BlockTable:
                     "Measure each block in models of two depths.",
                 )
             if (found <= 0).any():
-                raise KdnasError(
+                raise NoiseError(
                     f"A part of the models of width {width} comes out at {found.min():.3g} ms, which is noise.",
                     "Measure again while nothing else runs, or more precisely (latency.precision).",
                 )

@@ -7,12 +7,13 @@ measures them again. Evaluates no candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from kdnas.measuring.block_table import Block, BlockTable, Reading
+from kdnas.measuring.block_table import Block, BlockTable, NoiseError, Reading
 from kdnas.measuring.device_lock import Turn
 from kdnas.recipes.contract import DEPTH, Workbench
 from kdnas.search.candidate import Aside, Measure, Timed, no_asides
@@ -22,6 +23,8 @@ from kdnas.study.spec import StudySpec
 from kdnas.system.errors import UsageError
 from kdnas.system.progress import Progress
 from kdnas.training.contract import Student
+
+AGAIN = 2  # times that doubtful models are measured again
 
 
 def probes(bench: Workbench, candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -50,17 +53,50 @@ def timed_reading(bench: Workbench, measure: Measure, probe: Candidate) -> tuple
     return Reading(bench.blocks(probe), timed.p50, (timed.high - timed.low) / 2, timed.flag), timed.teacher_p50
 
 
+def over_teacher(bench: Workbench, measure: Measure, probe: Candidate) -> Reading:
+    """The same as a ratio to the teacher's time."""
+    reading, teacher = timed_reading(bench, measure, probe)
+    return Reading(reading.blocks, reading.ms / teacher, reading.half / teacher, reading.flag)
+
+
+def filled(
+    wanted: Sequence[Candidate],
+    read: Callable[[Candidate], Reading],
+    on_progress: Progress,
+    before: int = 0,
+    of: int = 0,
+) -> BlockTable:
+    """The table of these models. Where a part comes out as no time at all, those whose figures are doubtful are
+    measured again, at most `AGAIN` times. `before` models of `of` are told of already.
+
+    Raises UsageError, KdnasError.
+    """
+    of = of or len(wanted)
+    readings = []
+    for done, probe in enumerate(wanted, before):
+        on_progress(f"measuring blocks, {done + 1} of {of}", done / of)
+        readings.append(read(probe))
+    for _ in range(AGAIN):
+        try:
+            return BlockTable.of(readings)
+        except NoiseError:
+            doubtful = [place for place, reading in enumerate(readings) if reading.flag]
+            if not doubtful:
+                raise
+            on_progress(f"measuring {len(doubtful)} doubtful models again: a part came out below zero", None)
+            for place in doubtful:
+                readings[place] = read(wanted[place])
+    return BlockTable.of(readings)
+
+
 def table_of(
-    bench: Workbench, measure: Measure, candidates: Sequence[Candidate], on_progress: Progress | None = None
+    bench: Workbench,
+    measure: Measure,
+    candidates: Sequence[Candidate],
+    on_progress: Progress = lambda words, share: None,
 ) -> BlockTable:
     """The table that predicts every candidate of these blocks and depths. Raises UsageError, KdnasError."""
-    wanted = probes(bench, candidates)
-    readings = []
-    for done, probe in enumerate(wanted):
-        if on_progress is not None:
-            on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
-        readings.append(timed_reading(bench, measure, probe)[0])
-    return BlockTable.of(readings)
+    return filled(probes(bench, candidates), lambda probe: timed_reading(bench, measure, probe)[0], on_progress)
 
 
 @dataclass(frozen=True)
@@ -92,15 +128,17 @@ class ByBlocks:
 
     def predicted(self, bench: Workbench, chosen: Candidate) -> PredictedTime:
         """The same for a candidate that nobody has built."""
-        readings, teachers = zip(*(self._read(bench, probe) for probe in probes(bench, [chosen])), strict=True)
-        found = BlockTable.of(readings).predict(bench.blocks(chosen))
-        return PredictedTime(found.ms, found.low, found.high, found.flag, teachers[-1])
+        wanted, asked = probes(bench, [chosen]), set[str]()
 
-    def _read(self, bench: Workbench, probe: Candidate) -> tuple[Reading, float]:
-        key = bench.shape_key(probe)
-        if key not in self._known:
-            self._known[key] = timed_reading(bench, self._measure, probe)
-        return self._known[key]
+        def read(probe: Candidate) -> Reading:
+            key = bench.shape_key(probe)
+            if key in asked or key not in self._known:  # asked for twice: what is known is doubtful
+                self._known[key] = timed_reading(bench, self._measure, probe)
+            asked.add(key)
+            return self._known[key][0]
+
+        found = filled(wanted, read, lambda words, share: None).predict(bench.blocks(chosen))
+        return PredictedTime(found.ms, found.low, found.high, found.flag, self._known[bench.shape_key(wanted[-1])][1])
 
 
 INNER, ACT = "intermediate_size", "hidden_act"
@@ -130,12 +168,7 @@ def predicted_ratios(bench: Workbench, measure: Measure, on_progress: Progress) 
     ends = sorted({points[0], points[-1]})
     others = [{**middle, DEPTH: deepest, INNER: end, ACT: act} for act in acts[1:] for end in ends]
     wanted |= {bench.shape_key(probe): probe for probe in others}
-    readings = []
-    for done, probe in enumerate(wanted.values()):
-        on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
-        reading, teacher = timed_reading(bench, measure, probe)
-        readings.append(Reading(reading.blocks, reading.ms / teacher, reading.half / teacher, reading.flag))
-    table = BlockTable.of(readings)
+    table = filled(list(wanted.values()), partial(over_teacher, bench, measure), on_progress)
 
     def block(candidate: Candidate, inner: int, act: Value) -> float:
         return table.blocks[bench.blocks({**candidate, INNER: inner, ACT: act})[0]]

@@ -7,14 +7,15 @@ numbers of neurons, and the two add up. Figures are remembered like those of any
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from kdnas.measuring.block_table import BlockTable, Reading
+from kdnas.measuring.block_table import BlockTable
 from kdnas.models.encoder_sizes import LayerSizes, Sizes
 from kdnas.recipes.contract import DEPTH, Workbench
 from kdnas.recipes.spaces.encoder_layers import ACT, HEAD, HEADS, INNER, WIDTH, alike
-from kdnas.search.block_latency import timed_reading
+from kdnas.search.block_latency import filled, over_teacher
 from kdnas.search.candidate import Measure
 from kdnas.study.space import Candidate
 from kdnas.system.progress import Progress
@@ -62,21 +63,19 @@ def layer_times(bench: Workbench, measure: Measure, on_progress: Progress) -> La
     def probe(body: Body, act: str, kind: tuple[int, int], depth: int) -> Candidate:
         return alike(bench.space, Sizes.of_layers(*body, act, [LayerSizes(*kind)] * depth), LayerSizes(*kind))
 
-    wanted: list[Candidate] = []
-    for body in bodies:
-        wanted += [probe(body, acts[0], kind, 1) for kind in ends]
-        wanted += [probe(body, acts[0], kind, deepest) for kind in kinds]
+    wanted = {
+        body: [probe(body, acts[0], kind, 1) for kind in ends] + [probe(body, acts[0], kind, deepest) for kind in kinds]
+        for body in bodies
+    }
     middle = bodies[len(bodies) // 2]
     least_and_most = sorted({inners[0], inners[-1]})
-    wanted += [probe(middle, act, (heads[-1], k), deepest) for act in acts[1:] for k in least_and_most]
-    found: dict[Body, list[Reading]] = {}
-    for done, one in enumerate(wanted):
-        on_progress(f"measuring blocks, {done + 1} of {len(wanted)}", done / len(wanted))
-        reading, teacher = timed_reading(bench, measure, one)
-        ratio = Reading(reading.blocks, reading.ms / teacher, reading.half / teacher, reading.flag)
-        found.setdefault((int(one[WIDTH]), int(one[HEAD])), []).append(ratio)
+    wanted[middle] += [probe(middle, act, (heads[-1], k), deepest) for act in acts[1:] for k in least_and_most]
     # Students of one width but heads of another size are told apart: what is around their layers is not the same.
-    tables = {body: BlockTable.of(readings) for body, readings in found.items()}
+    tables: dict[Body, BlockTable] = {}
+    before, of = 0, sum(map(len, wanted.values()))
+    for body, models in wanted.items():
+        tables[body] = filled(models, partial(over_teacher, bench, measure), on_progress, before, of)
+        before += len(models)
 
     def told(body: Body, kind: tuple[int, int], act: str) -> float:
         return tables[body].blocks[bench.blocks(probe(body, act, kind, 1))[0]]

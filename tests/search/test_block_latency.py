@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from kdnas.measuring import latency
-from kdnas.measuring.block_table import check
+from kdnas.measuring.block_table import NoiseError, check
 from kdnas.recipes import recipe
 from kdnas.recipes.contract import Workbench
-from kdnas.search.block_latency import probes, readings_of, table_of, timed_reading
+from kdnas.search.block_latency import ByBlocks, probes, readings_of, table_of, timed_reading
+from kdnas.search.candidate import Measure
 from kdnas.search.timing import latency_protocol
 from kdnas.store.database import open_store
 from kdnas.study.space import Candidate
@@ -78,6 +79,42 @@ def test_each_block_is_measured_in_two_depths_and_every_depth_is_told(bench: Any
         assert table.predict(bench.blocks(chosen)).ms == pytest.approx(ms(chosen))
     with pytest.raises(UsageError):
         table.predict(bench.blocks(candidate(2, width=32)))
+
+
+class Noisy(Formula):
+    """Its first figures of shallow models are far too high, as beside another program, and say so or not."""
+
+    def __init__(self, flag: str | None, times: int) -> None:
+        super().__init__()
+        self._flag, self._times = flag, times
+
+    def __call__(self, bench: Workbench, student: Student, chosen: Candidate) -> fakes.FakeTimed:
+        exact = super().__call__(bench, student, chosen)
+        layers, _ = self.seen[-1]
+        if layers > 1 or [n for n, _ in self.seen].count(1) > self._times:
+            return exact
+        return replace(exact, p50=exact.p50 * 100, flag=self._flag)
+
+
+def by_table(bench: Any, measure: Measure, asked: Candidate) -> float:
+    return table_of(bench, measure, [asked]).predict(bench.blocks(asked)).ms
+
+
+def by_blocks(bench: Any, measure: Measure, asked: Candidate) -> float:
+    return ByBlocks(measure).predicted(bench, asked).p50
+
+
+@pytest.mark.parametrize("ask", [by_table, by_blocks])
+def test_doubtful_models_are_measured_again_where_a_part_comes_out_below_zero(bench: Any, ask: Any) -> None:
+    asked = candidate(3)
+    for times in (1, 2):
+        noisy = Noisy("contended", times)
+        assert ask(bench, noisy, asked) == pytest.approx(ms(asked))
+        assert [layers for layers, _ in noisy.seen] == [1, 4] + [1] * times
+    for noisy, seen in ((Noisy("contended", 9), [1, 4, 1, 1]), (Noisy(None, 9), [1, 4])):
+        with pytest.raises(NoiseError, match="which is noise"):
+            ask(bench, noisy, asked)
+        assert [layers for layers, _ in noisy.seen] == seen
 
 
 def test_trials_measured_whole_check_the_sums(bench: Any) -> None:
