@@ -39,6 +39,7 @@ FILES = (
     "causal/*.safetensors",
     "scores/*.json",
 )
+MARK = "rows"  # of a folder that is being built: how many rows of it stay, whatever happens
 UNFINISHED = "classifiers/*.partial"  # checkpoints of trainings that were interrupted: the next call goes on from them
 
 YOUNG_S = 60.0  # what was made so recently may not be locked yet
@@ -130,7 +131,8 @@ def clear() -> tuple[int, int]:
 
 
 def sweep(given_up_s: float = GIVEN_UP_S) -> None:
-    """Delete what killed processes left behind, and trainings that nobody went on with for so many seconds."""
+    """Delete what killed processes left behind, and trainings and teachers' outputs that nobody went on with for so
+    many seconds."""
     root, now = paths.cache_folder(), time.time()
     for kind in FOLDERS:
         for folder in root.glob(f"{kind}/.*"):
@@ -138,9 +140,7 @@ def sweep(given_up_s: float = GIVEN_UP_S) -> None:
                 if folder.name.startswith(".gone-"):
                     shutil.rmtree(folder, ignore_errors=True)
                 elif folder.name.startswith(".build-"):
-                    with locked(folder.name.removeprefix(".build-").rpartition("-")[0], wait=False) as mine:
-                        if mine:
-                            shutil.rmtree(folder, ignore_errors=True)
+                    _sweep_build(folder, now - given_up_s)
                 elif folder.is_dir() and now - folder.stat().st_mtime > YOUNG_S:
                     _remove_unlocked(folder, folder)
     for folder in root.glob(UNFINISHED):
@@ -153,6 +153,16 @@ def sweep(given_up_s: float = GIVEN_UP_S) -> None:
             with contextlib.suppress(OSError):
                 if now - file.stat().st_mtime > HALF_WRITTEN_S:
                     file.unlink()
+
+
+def _sweep_build(folder: Path, since: float) -> None:
+    """Delete a folder that nobody builds, unless rows of it were marked later than `since`: the next call goes on."""
+    with contextlib.suppress(FileNotFoundError):
+        if (folder / MARK).stat().st_mtime > since:
+            return
+    with locked(folder.name.removeprefix(".build-").partition("-")[0], wait=False) as mine:
+        if mine:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_unlocked(folder: Path, lock: Path) -> None:

@@ -7,9 +7,11 @@ those of system/disk_cache.py. Knows nothing of tensors; imports nothing heavy, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import IO, Any
 
 from kdnas.system import disk_cache, locks, paths
 from kdnas.system.errors import KdnasError
+from kdnas.system.files import write_atomically
 
 MANIFEST = disk_cache.FOLDERS["teacher"]
 GIB = disk_cache.GIB
+KEPT_S = 60.0  # seconds between two marks of what is built so far
 
 
 @dataclass(frozen=True)
@@ -88,22 +92,78 @@ def building(key: str) -> Iterator[None]:
         yield
 
 
+class Build:
+    """An entry under way: rows of one size in each of its files, taken up where an earlier attempt was left."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is there; what an earlier attempt marked in it counts."""
+        self.folder, self.done = folder, 0
+        self._files: list[IO[bytes]] = []
+        self._marked = time.monotonic()
+        with contextlib.suppress(OSError, ValueError):
+            self.done = int((folder / disk_cache.MARK).read_text(encoding="utf-8"))
+
+    def file(self, name: str, row_bytes: int) -> IO[bytes]:
+        """A file of rows, open behind the `done` ones, until the build ends. Rows without a mark are cut off; they may
+        not be whole."""
+        path, there = self.folder / name, self.done * row_bytes
+        size = path.stat().st_size if path.exists() else 0
+        if size < there:
+            raise OSError(errno.EIO, f"{name} lost what was written, and is begun anew next time")
+        file = path.open("r+b" if size else "w+b")
+        self._files.append(file)
+        file.truncate(there)
+        file.seek(there)
+        return file
+
+    def wrote(self, rows: int) -> None:
+        """So many more rows are in every file."""
+        self.done += rows
+        if time.monotonic() - self._marked >= KEPT_S:
+            self.mark()
+
+    def mark(self) -> None:
+        """What is written so far stays, whatever happens next."""
+        for file in self._files:
+            on_disk(file)
+        write_atomically(self.folder / disk_cache.MARK, f"{self.done}\n")
+        self._marked = time.monotonic()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
 @contextlib.contextmanager
-def written(key: str, facts: dict[str, Any]) -> Iterator[Path]:
-    """A working folder, which becomes the entry when all is in it: a killed build leaves nothing that looks finished.
+def written(key: str, facts: dict[str, Any]) -> Iterator[Build]:
+    """What becomes the entry when all is in it; nothing that looks finished is left before. Rows that an interrupt or a
+    death leaves are taken up by whoever builds the entry next, who holds its lock (`building`).
 
     `facts` is the manifest, completed by the time that the block ends. Raises KdnasError where the disk refuses."""
-    work = root() / f".build-{key}-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
+    work = root() / f".build-{key}"
     try:
         paths.own_folder(work)
-        yield work
+        build = Build(work)
+        try:
+            yield build
+            for file in build._files:
+                on_disk(file)
+        except OSError:
+            raise
+        except BaseException:
+            if build.done:
+                build.mark()
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        finally:
+            build.close()
+        (work / disk_cache.MARK).unlink(missing_ok=True)
         (work / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         work.rename(root() / key)
     except OSError as error:
-        raise unwritable(error) from None
-    finally:
         shutil.rmtree(work, ignore_errors=True)
+        raise unwritable(error) from None
 
 
 def manifest(key: str) -> dict[str, Any]:

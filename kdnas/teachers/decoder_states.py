@@ -6,12 +6,10 @@ student.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -75,14 +73,14 @@ def states_of(teacher: CausalModel, ids: Tensor, on_progress: Progress, what: st
     shape = (*ids.shape, own.width)
     folder = cache_folder.root() / key
     mapped = [
-        torch.from_file(str(_file(folder, place)), size=ids.numel() * own.width, dtype=torch.bfloat16).view(shape)
+        torch.from_file(str(folder / _name(place)), size=ids.numel() * own.width, dtype=torch.bfloat16).view(shape)
         for place in range(count)
     ]
     return DecoderStates(key, mapped, lock)
 
 
-def _file(folder: Path, place: int) -> Path:
-    return folder / f"stream-{place:03d}.bf16"
+def _name(place: int) -> str:
+    return f"stream-{place:03d}.bf16"
 
 
 def _build(key: str, teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str) -> None:
@@ -98,17 +96,19 @@ def _build(key: str, teacher: CausalModel, ids: Tensor, on_progress: Progress, w
         "hidden": own.width,
         "dtype": "bfloat16",
     }
-    with cache_folder.written(key, facts) as work, contextlib.ExitStack() as opened:
-        files = [opened.enter_context(_file(work, place).open("wb")) for place in range(own.layers + 1)]
-        for states in _passes(teacher, ids, on_progress, what):
+    with cache_folder.written(key, facts) as build:
+        row = ids.shape[1] * own.width * 2
+        files = [build.file(_name(place), row) for place in range(own.layers + 1)]
+        for states in _passes(teacher, ids, on_progress, what, build.done):
             for file, state in zip(files, states, strict=True):
                 file.write(state.contiguous().view(torch.uint8).numpy().data)
-        for file in files:
-            cache_folder.on_disk(file)
+            build.wrote(len(states[0]))
 
 
-def _passes(teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str) -> Iterator[list[Tensor]]:
-    """The states of all chunks in order; where memory runs out, of fewer chunks at a time."""
+def _passes(
+    teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str, done: int = 0
+) -> Iterator[list[Tensor]]:
+    """The states of all chunks after `done` of them in order; where memory runs out, of fewer chunks at a time."""
     body, layout = body_and_head(teacher.model)[0], layout_of(teacher.config)
     names = [*map(layout.name, range(sizes(teacher.config).layers)), layout.last]
 
@@ -121,9 +121,8 @@ def _passes(teacher: CausalModel, ids: Tensor, on_progress: Progress, what: str)
         watched(body, part, {name: partial(keep, name) for name in names}, last=layout.last, batch=len(part))
         return [found[name][0] for name in names]
 
-    done = 0
     with Turn(teacher.device) as turn:
-        for part, made in memory.halving(ids, BUILD_BATCH, teacher.device, states):
+        for part, made in memory.halving(ids[done:], BUILD_BATCH, teacher.device, states):
             odd = next((place for place, state in enumerate(made) if not bool(state.isfinite().all())), None)
             if odd is not None:
                 raise UsageError(

@@ -6,14 +6,13 @@ or to compute them again. Knows no student and no loss.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
 from typing import IO, Any, Literal
 
 import psutil
@@ -271,15 +270,15 @@ def _mapped(key: str, ids: torch.Tensor, layers: Sequence[int], hidden: int) -> 
     shape = (*ids.shape, hidden)
     count = ids.numel() * hidden
     return {
-        layer: torch.from_file(
-            str(_layer_file(cache_folder.root() / key, layer)), size=count, dtype=torch.bfloat16
-        ).view(shape)
+        layer: torch.from_file(str(cache_folder.root() / key / _name(layer)), size=count, dtype=torch.bfloat16).view(
+            shape
+        )
         for layer in layers
     }
 
 
-def _layer_file(folder: Path, layer: int) -> Path:
-    return folder / f"layer-{layer:02d}.bf16"
+def _name(layer: int) -> str:
+    return f"layer-{layer:02d}.bf16"
 
 
 class _Moments:
@@ -304,12 +303,18 @@ class _Moments:
 
 
 def _passes(
-    teacher: Teacher, ids: torch.Tensor, layers: Sequence[int], on_progress: Progress, doing: str, kind: Kind
+    teacher: Teacher,
+    ids: torch.Tensor,
+    layers: Sequence[int],
+    on_progress: Progress,
+    doing: str,
+    kind: Kind,
+    done: int = 0,
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """The states of all chunks in order, bf16 on the CPU. Where memory runs out, with fewer chunks at a time."""
-    done = 0
+    """The states of all chunks after `done` of them in order, bf16 on the CPU. Where memory runs out, with fewer chunks
+    at a time."""
     with Turn(teacher.device) as turn, torch.inference_mode():
-        for part, states in _halved(teacher, ids, BUILD_BATCH, layers, kind):
+        for part, states in _halved(teacher, ids[done:], BUILD_BATCH, layers, kind):
             yield {layer: state.cpu() for layer, state in states.items()}
             done += len(part)
             turn.step()
@@ -361,39 +366,55 @@ def _build(
         "dtype": "bfloat16",
     }
     moments = _Moments(layers, teacher.hidden)
-    with cache_folder.written(key, facts) as work:
-        with contextlib.ExitStack() as opened:
-            files = {layer: opened.enter_context(_layer_file(work, layer).open("wb")) for layer in layers}
+    with cache_folder.written(key, facts) as build:
+        files = {layer: build.file(_name(layer), ids.shape[1] * teacher.hidden * 2) for layer in layers}
+        for states in _again(build, ids, layers, teacher.hidden):
+            moments.add(states)
 
-            def keep(states: Mapping[int, torch.Tensor]) -> None:
-                moments.add(states)
-                for layer, state in states.items():
-                    files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
+        def keep(states: Mapping[int, torch.Tensor]) -> None:
+            moments.add(states)
+            for layer, state in states.items():
+                files[layer].write(state.contiguous().view(torch.uint8).numpy().data)
+            build.wrote(len(state))
 
-            done = 0
-            for place, part in enumerate(known.get(layers[0], ())):
-                if len(part) == BUILD_BATCH or done + len(part) == len(ids):  # the batches in which they would be built
-                    keep({layer: known[layer][place] for layer in layers})
-                    done += len(part)
-            rest = ids[done:]
-            begin = time.perf_counter()
-            for states in _passes(teacher, rest, layers, on_progress, f"caching the teacher on {what}", kind):
-                keep(states)
-            if len(rest):
-                cost = (time.perf_counter() - begin) * 1000 / len(rest)
-            for file in files.values():
-                cache_folder.on_disk(file)
+        given, before = known.get(layers[0], ()), 0
+        for place, part in enumerate(given):
+            before += len(part)
+            if before - len(part) == build.done and (len(part) == BUILD_BATCH or before == len(ids)):
+                keep({layer: known[layer][place] for layer in layers})  # as they would be built
+        begin, rest = time.perf_counter(), len(ids) - build.done
+        for states in _passes(teacher, ids, layers, on_progress, f"caching the teacher on {what}", kind, build.done):
+            keep(states)
+        if rest:
+            cost = (time.perf_counter() - begin) * 1000 / rest
+        for file in files.values():
+            cache_folder.on_disk(file)
         statistics = moments.statistics()
         save_file(
             {f"mean.{layer}": statistics.mean[layer] for layer in layers}
             | {f"variance.{layer}": statistics.variance[layer] for layer in layers},
-            work / "statistics.safetensors",
+            build.folder / "statistics.safetensors",
         )
         begin = time.perf_counter()
-        sample = _layer_file(work, layers[0]).read_bytes()
+        sample = (build.folder / _name(layers[0])).read_bytes()
         read = (time.perf_counter() - begin) * 1000 * len(layers) / len(ids)
         del sample
         facts["timing"] = {"teacher_ms_per_chunk": cost, "read_ms_per_chunk": read}
+
+
+def _again(
+    build: cache_folder.Build, ids: torch.Tensor, layers: Sequence[int], hidden: int
+) -> Iterator[dict[int, torch.Tensor]]:
+    """What an earlier attempt left, in the batches in which it would be built."""
+    if not build.done:
+        return
+    shape = (build.done, ids.shape[1], hidden)
+    maps = {
+        layer: torch.from_file(str(build.folder / _name(layer)), size=prod(shape), dtype=torch.bfloat16).view(shape)
+        for layer in layers
+    }
+    for rows in torch.arange(build.done).split(BUILD_BATCH):
+        yield {layer: states[rows] for layer, states in maps.items()}
 
 
 def _mib(size: int) -> str:

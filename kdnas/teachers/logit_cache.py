@@ -31,6 +31,7 @@ Logits = Callable[[Tensor], Tensor]
 VERSION = 1  # of what an entry holds
 BUILD_TOKENS = 512
 SAMPLE_CHUNKS = 8  # on which the error is measured
+INDICES, LOG_PROBS = "indices.i32", "log_probs.f16"  # an entry's files
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class LogitCache:
 
     def __init__(self, folder: Path, facts: dict[str, Any], lock: IO[bytes]) -> None:
         chunks, positions, k = facts["chunks"], facts["positions"], facts["k"]
-        self._indices = np.memmap(folder / "indices.i32", np.int32, "r", shape=(chunks, positions, k))
-        self._log_probs = np.memmap(folder / "log_probs.f16", np.float16, "r", shape=(chunks, positions, k + 1))
+        self._indices = np.memmap(folder / INDICES, np.int32, "r", shape=(chunks, positions, k))
+        self._log_probs = np.memmap(folder / LOG_PROBS, np.float16, "r", shape=(chunks, positions, k + 1))
         self._lock: IO[bytes] | None = lock
         self.facts = facts
 
@@ -148,31 +149,28 @@ def open_or_build(wanted: Predictions, on_progress: Progress) -> LogitCache | No
 def _build(key: str, wanted: Predictions, on_progress: Progress) -> None:
     ids, device, k, temperature = wanted.ids, wanted.device, wanted.k, wanted.temperature
     batch = max(1, BUILD_TOKENS // ids.shape[1])
-    done = 0
     facts = wanted.facts()
-    begin = time.perf_counter()
 
     def signal_of(part: Tensor) -> Signal:
         return top_signal(wanted.logits(part), temperature, k)
 
-    with cache_folder.written(key, facts) as work:
-        with (work / "indices.i32").open("wb") as indices, (work / "log_probs.f16").open("wb") as log_probs:
-            with Turn(device) as turn:
-                for part, signal in memory.halving(ids, batch, device, signal_of):
-                    assert signal.indices is not None
-                    indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
-                    log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
-                    done += len(part)
-                    turn.step()
-                    on_progress(f"caching the teacher's predictions on {wanted.what}", done / len(ids))
-                error = memory.whole(
-                    min(SAMPLE_CHUNKS, batch), device, lambda rows: lost(wanted.logits(ids[:rows]), temperature, k)
-                )
-            for file in (indices, log_probs):
-                cache_folder.on_disk(file)
-        seconds = time.perf_counter() - begin
+    with cache_folder.written(key, facts) as build:
+        indices = build.file(INDICES, wanted.positions * k * 4)
+        log_probs = build.file(LOG_PROBS, wanted.positions * (k + 1) * 2)
+        begin, rest = time.perf_counter(), len(ids) - build.done
+        with Turn(device) as turn:
+            for part, signal in memory.halving(ids[build.done :], batch, device, signal_of):
+                assert signal.indices is not None
+                indices.write(signal.indices.to(torch.int32).cpu().contiguous().numpy().data)
+                log_probs.write(signal.log_probs.to(torch.float16).cpu().contiguous().numpy().data)
+                build.wrote(len(part))
+                turn.step()
+                on_progress(f"caching the teacher's predictions on {wanted.what}", build.done / len(ids))
+            error = memory.whole(
+                min(SAMPLE_CHUNKS, batch), device, lambda rows: lost(wanted.logits(ids[:rows]), temperature, k)
+            )
         facts["lost"] = error.facts()
-        facts["timing"] = {"teacher_ms_per_chunk": seconds * 1000 / len(ids)}
+        facts["timing"] = {"teacher_ms_per_chunk": (time.perf_counter() - begin) * 1000 / max(1, rest)}
 
 
 def lost(logits: Tensor, temperature: float, k: int) -> Lost:
