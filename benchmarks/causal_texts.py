@@ -1,14 +1,12 @@
 """What a distilled causal student writes beside its teacher: ten held-out beginnings, each continued greedily by both.
 
-`python -m benchmarks.causal_texts --folder DIR [--llama-cpp] [--json FILE]`, of a folder that kdnas finalize or distill
-wrote. Trains nothing; the times of a token are those that were measured when the folder was written. With `--llama-cpp`
-student and teacher are written as GGUF files in float32, too, and timed one after the other in llama.cpp on one thread.
+`python -m benchmarks.causal_texts --folder DIR [--json FILE]`, of a folder that kdnas finalize or distill wrote. Trains
+nothing; the times of a token are those that were measured when the folder was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,8 @@ from benchmarks.report import Result, Table, run
 from kdnas.recipes import recipe
 from kdnas.recipes.causal import CausalBench
 from kdnas.students import model_folder
-from kdnas.students.extras import Extras
 from kdnas.students.generate import Prompt, Settings, generate, open_model
 from kdnas.study.spec import from_values
-from kdnas.study.spec_latency import LatencySpec
 
 TEXTS = 10
 GIVEN, WRITTEN = 20, 20  # tokens
@@ -29,7 +25,6 @@ GIVEN, WRITTEN = 20, 20  # tokens
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="the student's folder")
-    parser.add_argument("--llama-cpp", action="store_true", help="time both in llama.cpp, too")
 
 
 def measure(chosen: argparse.Namespace) -> Result:
@@ -46,33 +41,9 @@ def measure(chosen: argparse.Namespace) -> Result:
     latency = facts["latency"]
     figures = {name: float(latency[name]) for name in ("token_ms", "teacher_token_ms")}
     notes = [f"Milliseconds a token: {figures['token_ms']:.3g}, the teacher {figures['teacher_token_ms']:.3g}."]
-    if chosen.llama_cpp:
-        for prefix, model, tokens in (("", student, own), ("teacher_", bench.teacher.model, words)):
-            timed = in_llama_cpp(model, tokens, spec.latency)
-            figures |= {f"llama_cpp_{prefix}{name}": timed[name] for name in ("first_ms", "token_ms")}
-            notes.append(
-                f"In llama.cpp {timed['version']}, {'the teacher' if prefix else 'the student'}: first token "
-                f"{timed['first_ms']:.3g} ms, each later one {timed['token_ms']:.3g} ms{_doubt(timed)}."
-            )
     columns = ["given", "the student goes on", "the teacher goes on"]
     cells = [[_line(p.text), _line(mine), _line(theirs)] for p, mine, theirs in rows]
     return Result([Table("Greedy continuations", columns, cells, notes)], figures, {"texts": cells})
-
-
-def in_llama_cpp(model: Any, tokenizer: Any, settings: LatencySpec) -> dict[str, Any]:
-    """What `kdnas finalize --gguf` measures of a model."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        written = Extras(gguf=True).exported(Path(folder), settings, lambda words, share: None)["gguf"]
-    if "llama_cpp" not in written:
-        raise SystemExit("The package xllamacpp is not installed.")
-    found: dict[str, Any] = written["llama_cpp"]
-    return found
-
-
-def _doubt(timed: dict[str, Any]) -> str:
-    return f" ({timed['flag']})" if timed["flag"] else ""
 
 
 def _texts(model: Any, tokenizer: Any, given: list[Prompt]) -> list[str]:
