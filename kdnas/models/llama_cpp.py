@@ -36,8 +36,8 @@ def version() -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """What llama.cpp wrote after a prompt: token ids, without one that ended the text, and without those at the end
-    that are no whole character yet; `tokens` is how many it wrote, `given` the prompt's length, as llama.cpp counts."""
+    """What llama.cpp wrote after a prompt: token ids, without one that ended the text; `tokens` is how many it wrote,
+    `given` the prompt's length, as llama.cpp counts."""
 
     ids: tuple[int, ...]
     tokens: int
@@ -76,13 +76,15 @@ class LlamaCpp:
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "max_tokens": tokens,
             "temperature": 0,
-            "logprobs": 1,  # brings the ids
+            "return_tokens": True,
+            "verbose": True,  # else it returns none: log-probabilities leave out tokens that are no whole character
             "cache_prompt": False,
         }
         found = self._answer(asked)
-        content = (found["choices"][0]["logprobs"] or {"content": []})["content"]
         counts = found["usage"]
-        ids = tuple(int(token["id"]) for token in content)
+        ids = tuple(map(int, found["__verbose"]["tokens"]))
+        if found["choices"][0]["finish_reason"] == "stop":
+            ids = ids[:-1]  # it ended the text
         return Said(ids, int(counts["completion_tokens"]), int(counts["prompt_tokens"]))
 
     def generate(self, ids: Sequence[int], tokens: int) -> int:
@@ -136,8 +138,7 @@ def _agreed(model: Any, given: Sequence[int], said: Said, tokenizer: Any) -> int
                 raise _other(f"writes {theirs!r} where the model writes {mine!r}")
             return place
     end = logits[len(wrote)]
-    ended = said.tokens < TOKENS and said.tokens <= len(wrote) + 1  # the one that ends it counts
-    if ended and end.max() - end[tokenizer.all_special_ids].max() > TIE:
+    if len(wrote) < said.tokens and end.max() - end[tokenizer.all_special_ids].max() > TIE:
         raise _other(f"ends where the model writes {tokenizer.convert_ids_to_tokens(best[len(wrote)])!r}")
     return len(wrote)
 

@@ -173,11 +173,38 @@ def test_llama_cpp_listens_where_others_reach_it(student: Path) -> None:
     assert not socket.parent.exists()
 
 
-def test_a_model_that_writes_parts_of_characters_is_refused(tmp_path: Path) -> None:
-    """llama.cpp does not tell the tokens at the end of a text that are no whole character: nothing is known of them."""
+def test_tokens_that_are_parts_of_characters_are_compared_too(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
-    tiny_causal.folder(tmp_path / "llama", "llama", words=tiny_causal.byte_pairs(), steps=2)
-    assert gguf_writing.write(tmp_path / "llama").same == 0
+    folder = tiny_causal.folder(tmp_path / "llama", "llama", words=tiny_causal.byte_pairs(), steps=2)
+    written = gguf_writing.write(folder)
+    _, tokenizer = generate.open_model(folder, torch.device("cpu"))
+    ids = llama_cpp.LlamaCpp(folder / gguf_writing.FILE, 64).write("the senate shall", llama_cpp.TOKENS).ids
+    assert len(ids) == llama_cpp.TOKENS and "\ufffd" in tokenizer.decode(ids)
+    assert written.same is not None and written.same >= llama_cpp.TOKENS
+
+
+def test_the_token_that_ends_a_text_is_compared(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra llama-cpp is not installed")
+    folder = tiny_causal.folder(tmp_path / "llama", "llama", words=tiny_causal.byte_pairs(), steps=40)
+    model, tokenizer = generate.open_model(folder, torch.device("cpu"))
+    written = llama_cpp_of(folder).write("the senate shall", 8).ids
+    head, end, third = model.get_output_embeddings().weight, tokenizer.eos_token_id, written[2]
+    assert third not in written[:2]
+    with torch.no_grad():
+        head[[end, third]] = head[[third, end]]  # the third token is now the one that ends
+    model.save_pretrained(folder)
+    said = llama_cpp_of(folder).write("the senate shall", 8)
+    assert said.ids == written[:2] and said.tokens == 3
+    assert llama_cpp._agreed(model, tokenizer("the senate shall")["input_ids"], said, tokenizer) == 2
+    with torch.no_grad():
+        head[[end, third]] = head[[third, end]]
+    with pytest.raises(KdnasError, match="ends where the model writes"):
+        llama_cpp._agreed(model, tokenizer("the senate shall")["input_ids"], said, tokenizer)
+
+
+def llama_cpp_of(folder: Path) -> llama_cpp.LlamaCpp:
+    gguf_writing.write(folder)
+    return llama_cpp.LlamaCpp(folder / gguf_writing.FILE, 64)
 
 
 def test_rotary_positions_scaled_as_in_llama_3_1_reach_llama_cpp(tmp_path: Path) -> None:
