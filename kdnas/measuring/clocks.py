@@ -17,7 +17,7 @@ from kdnas.measuring.passes import Once
 
 @dataclass(frozen=True)
 class Pass:
-    """One timed call, milliseconds; `cpu` is what its thread had of a core."""
+    """One timed call, milliseconds; `cpu` is what its thread had of a core, or all threads of its process."""
 
     wall: float
     cpu: float
@@ -71,7 +71,16 @@ def _on_mps(once: Once) -> Pass:
 
 
 def _on_cpu(once: Once) -> Pass:
-    cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
+    return _by(time.thread_time_ns, once)
+
+
+def by_own_threads(once: Once) -> Pass:
+    """Of a pass whose work is done by other threads of this process, while the one that asks for it sleeps."""
+    return _by(time.process_time_ns, once)
+
+
+def _by(had: Callable[[], int], once: Once) -> Pass:
+    cpu, wall = had(), time.perf_counter_ns()
     once()
     wall = time.perf_counter_ns() - wall
-    return Pass(wall / 1e6, (time.thread_time_ns() - cpu) / 1e6)
+    return Pass(wall / 1e6, (had() - cpu) / 1e6)

@@ -93,8 +93,10 @@ def measure(
     teacher_shape: str | None = None,
     lookup: Lookup | None = None,
     remember: Remember | None = None,
+    clock: Callable[[Once], Pass] | None = None,
 ) -> Measured:
-    """Time `student` beside `teacher` (alone where that is None), holding the device's lock.
+    """Time `student` beside `teacher` (alone where that is None), holding the device's lock, by the device's clock
+    unless another one is given.
 
     With `shape`, `lookup` and `remember`, a shape measured before on this device by this protocol is not measured
     again; flagged figures are not remembered. With `teacher_shape` figures are scaled to the teacher's first reading.
@@ -106,9 +108,10 @@ def measure(
             return _read(found)
     count = settings.threads if device.type == "cpu" else None
     with device_lock(device), devices.threads(count), _no_collection():
-        measured = _measure(student, teacher, settings, device)
+        given = (student, teacher, settings, device)
+        measured = _measure(*given) if clock is None else _timed(*given, clock)
         if measured.flag is not None and measured.contended > CONTENDED:
-            again = _measure(student, teacher, settings, device)
+            again = _measure(*given) if clock is None else _timed(*given, clock)
             if again.flag is None or again.contended < measured.contended:
                 measured = again
     if teacher_shape is not None and lookup is not None and remember is not None:
@@ -156,9 +159,15 @@ def _beside(student: Once, teacher: Once | None, device: torch.device) -> tuple[
     return statistics.median(ours for ours, _ in rounds[WINDOW:]), statistics.median(theirs) if theirs else None
 
 
-def _timed(student: Once, teacher: Once | None, settings: LatencySpec, device: torch.device) -> Measured:
+def _timed(
+    student: Once,
+    teacher: Once | None,
+    settings: LatencySpec,
+    device: torch.device,
+    clock: Callable[[Once], Pass] | None = None,
+) -> Measured:
     begin = time.perf_counter()
-    clock, crowd = clock_of(device), Crowd(device)
+    clock, crowd = clock or clock_of(device), Crowd(device)
     _warm(student, teacher, clock, settings)
     rounds = _rounds(student, teacher, clock, settings, begin)
     made = _figures(rounds, settings, crowd.busy())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kdnas.measuring.clocks import by_own_threads
 from kdnas.measuring.devices import as_studies
 from kdnas.measuring.latency import measure
 from kdnas.models import gguf, llama_cpp, lora_adapters, merged_adapters
@@ -187,8 +188,8 @@ def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
     if running.generate(ids, 1 + later) != 1 + later:
         raise KdnasError("llama.cpp writes fewer tokens than asked for.", "Leave out --gguf.")
     cpu = torch.device("cpu")
-    first = measure(lambda: running.generate(ids, 1), None, settings, cpu)
-    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu)
+    first = measure(lambda: running.generate(ids, 1), None, settings, cpu, clock=by_own_threads)
+    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu, clock=by_own_threads)
     per = (whole.p50 - first.p50) / later
     noise = None if per > 0 else "a token takes less than the timing is exact"
     return {

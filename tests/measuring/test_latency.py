@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 import torch
 
 from kdnas.measuring import devices, latency
-from kdnas.measuring.clocks import Pass
+from kdnas.measuring.clocks import Pass, by_own_threads, clock_of
 from kdnas.measuring.device_lock import Turn, device_lock
 from kdnas.measuring.latency import _looks, _Round, _round, interval, measure
 from kdnas.scores import model_latency
@@ -351,3 +354,17 @@ def test_any_model_folder_can_be_measured(tmp_path: Path) -> None:
     assert beside.ratio > 0 and beside.teacher_p50 > 0
     with pytest.raises(UsageError, match="takes at most 40 tokens"):
         model_latency.measure_model(folder, LatencySpec(), CPU)  # type: ignore[call-arg]
+
+
+def test_work_of_other_threads_is_no_contention_by_the_clock_of_all_threads() -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        def once() -> None:
+            pool.submit(lambda: sum(range(200_000))).result()
+
+        shares = [
+            median(r.cpu / r.wall for r in [clock(once) for _ in range(9)]) for clock in (clock_of(CPU), by_own_threads)
+        ]
+    assert shares[1] > 3 * shares[0]
+    asleep = by_own_threads(lambda: time.sleep(0.02))
+    assert asleep.cpu < 0.5 * asleep.wall
