@@ -17,7 +17,7 @@ from kdnas.measuring.passes import Once
 
 @dataclass(frozen=True)
 class Pass:
-    """One timed call, milliseconds; `cpu` is what its thread had of a core, or all threads of its process."""
+    """One timed call, milliseconds; `cpu` is what each thread that computed had of a core."""
 
     wall: float
     cpu: float
@@ -74,13 +74,18 @@ def _on_cpu(once: Once) -> Pass:
     return _by(time.thread_time_ns, once)
 
 
-def by_own_threads(once: Once) -> Pass:
-    """Of a pass whose work is done by other threads of this process, while the one that asks for it sleeps."""
-    return _by(time.process_time_ns, once)
+def by_own_threads(threads: int) -> Callable[[Once], Pass]:
+    """A clock for passes that so many other threads of this process compute, while the one that asks sleeps."""
+
+    def clock(once: Once) -> Pass:
+        made = _by(time.process_time_ns, once)
+        return Pass(made.wall, made.cpu / threads)
+
+    return clock
 
 
-def _by(had: Callable[[], int], once: Once) -> Pass:
-    cpu, wall = had(), time.perf_counter_ns()
+def _by(cpu_time_ns: Callable[[], int], once: Once) -> Pass:
+    cpu, wall = cpu_time_ns(), time.perf_counter_ns()
     once()
     wall = time.perf_counter_ns() - wall
-    return Pass(wall / 1e6, (had() - cpu) / 1e6)
+    return Pass(wall / 1e6, (cpu_time_ns() - cpu) / 1e6)

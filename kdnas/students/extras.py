@@ -187,9 +187,9 @@ def _in_llama_cpp(file: Path, settings: LatencySpec) -> dict[str, Any]:
     ids = [1 + place % 100 for place in range(settings.length)]
     if running.generate(ids, 1 + later) != 1 + later:
         raise KdnasError("llama.cpp writes fewer tokens than asked for.", "Leave out --gguf.")
-    cpu = torch.device("cpu")
-    first = measure(lambda: running.generate(ids, 1), None, settings, cpu, clock=by_own_threads)
-    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu, clock=by_own_threads)
+    cpu, clock = torch.device("cpu"), by_own_threads(settings.threads)
+    first = measure(lambda: running.generate(ids, 1), None, settings, cpu, clock=clock)
+    whole = measure(lambda: running.generate(ids, 1 + later), None, settings, cpu, clock=clock)
     per = (whole.p50 - first.p50) / later
     noise = None if per > 0 else "a token takes less than the timing is exact"
     return {

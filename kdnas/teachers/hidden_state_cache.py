@@ -387,8 +387,7 @@ def _build(
             keep(states)
         if rest:
             cost = (time.perf_counter() - begin) * 1000 / rest
-        for file in files.values():
-            cache_folder.on_disk(file)
+        files[layers[0]].flush()  # it is read below
         statistics = moments.statistics()
         save_file(
             {f"mean.{layer}": statistics.mean[layer] for layer in layers}

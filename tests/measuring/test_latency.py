@@ -363,8 +363,9 @@ def test_work_of_other_threads_is_no_contention_by_the_clock_of_all_threads() ->
             pool.submit(lambda: sum(range(200_000))).result()
 
         shares = [
-            median(r.cpu / r.wall for r in [clock(once) for _ in range(9)]) for clock in (clock_of(CPU), by_own_threads)
+            median(r.cpu / r.wall for r in [clock(once) for _ in range(9)])
+            for clock in (clock_of(CPU), by_own_threads(1))
         ]
     assert shares[1] > 3 * shares[0]
-    asleep = by_own_threads(lambda: time.sleep(0.02))
+    asleep = by_own_threads(1)(lambda: time.sleep(0.02))
     assert asleep.cpu < 0.5 * asleep.wall
